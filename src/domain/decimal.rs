@@ -1,0 +1,286 @@
+//! A decimal number as users write it: a 128-bit mantissa and a scale.
+//!
+//! Owns: parsing, printing, equality of value, the limits of 38 significant and 28 fraction digits.
+//! Leaves to others: arithmetic ([`crate::exact::Exact`], 256 bits wide), rounding.
+//!
+//! Invariants:
+//! - Parsing never rounds: what does not fit is a typed error.
+//! - `1.0` equals `1.00`; the canonical text has no trailing zeros, no exponent and no negative zero.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::limits::{DECIMAL_DIGITS_MAX, DECIMAL_FRACTION_DIGITS_MAX};
+
+/// Why a text or a pair of numbers is not a decimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecimalStatus {
+    /// The text is not digits with at most one point and one leading minus.
+    DecimalMustBeDigits,
+    /// More than 28 fraction digits.
+    DecimalScaleMustFit,
+    /// More than 38 significant digits.
+    DecimalDigitsMustFit,
+}
+
+impl fmt::Display for DecimalStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DecimalStatus::DecimalMustBeDigits => {
+                "a decimal is written with digits, at most one '.' and at most one leading '-'"
+            }
+            DecimalStatus::DecimalScaleMustFit => "a decimal has at most 28 fraction digits",
+            DecimalStatus::DecimalDigitsMustFit => "a decimal has at most 38 significant digits",
+        })
+    }
+}
+
+impl std::error::Error for DecimalStatus {}
+
+/// An exact decimal: `mantissa × 10^-scale`, at most 38 significant and 28 fraction digits.
+#[derive(Clone, Copy)]
+pub struct Decimal {
+    mantissa: i128,
+    scale: u8,
+}
+
+/// The largest magnitude of a mantissa: 38 nines.
+pub const MANTISSA_MAX: i128 = 10i128.pow(DECIMAL_DIGITS_MAX) - 1;
+
+/// `10^exponent`, for exponents up to 38.
+///
+/// # Panics
+/// If the exponent is beyond 38.
+pub const fn power_of_ten(exponent: u8) -> i128 {
+    10i128.pow(exponent as u32)
+}
+
+impl Decimal {
+    /// Zero.
+    pub const ZERO: Decimal = Decimal { mantissa: 0, scale: 0 };
+    /// One.
+    pub const ONE: Decimal = Decimal { mantissa: 1, scale: 0 };
+
+    /// `mantissa × 10^-scale`.
+    ///
+    /// # Errors
+    /// The first broken limit, in the order in which [`DecimalStatus`] declares them.
+    pub fn new(mantissa: i128, scale: u8) -> Result<Self, DecimalStatus> {
+        if scale > DECIMAL_FRACTION_DIGITS_MAX {
+            return Err(DecimalStatus::DecimalScaleMustFit);
+        }
+        if mantissa.unsigned_abs() > MANTISSA_MAX.unsigned_abs() {
+            return Err(DecimalStatus::DecimalDigitsMustFit);
+        }
+        Ok(Self { mantissa, scale })
+    }
+
+    /// The integer `n`.
+    pub fn from_integer(n: i64) -> Self {
+        Self { mantissa: i128::from(n), scale: 0 }
+    }
+
+    /// Parses digits with at most one point and one leading minus: `-12.50`. Never rounds.
+    ///
+    /// # Errors
+    /// [`DecimalStatus`]; trailing fraction zeros beyond the limits are allowed, since they change nothing.
+    pub fn parse(text: &str) -> Result<Self, DecimalStatus> {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let has_point = digits.contains('.');
+        let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.is_empty()
+            || !all_digits(whole)
+            || !all_digits(fraction)
+            || (has_point && fraction.is_empty())
+        {
+            return Err(DecimalStatus::DecimalMustBeDigits);
+        }
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.len() > usize::from(DECIMAL_FRACTION_DIGITS_MAX) {
+            return Err(DecimalStatus::DecimalScaleMustFit);
+        }
+        let mut mantissa: i128 = 0;
+        for byte in whole.bytes().chain(fraction.bytes()) {
+            mantissa = mantissa * 10 + i128::from(byte - b'0');
+            if mantissa > MANTISSA_MAX {
+                return Err(DecimalStatus::DecimalDigitsMustFit);
+            }
+        }
+        let mantissa = if text.starts_with('-') { -mantissa } else { mantissa };
+        Ok(Self { mantissa, scale: fraction.len() as u8 })
+    }
+
+    /// The integer that, divided by `10^scale`, is the number.
+    pub fn mantissa(self) -> i128 {
+        self.mantissa
+    }
+
+    /// Fraction digits of the representation, 0 to 28.
+    pub fn scale(self) -> u8 {
+        self.scale
+    }
+
+    /// Whether the number is zero.
+    pub fn is_zero(self) -> bool {
+        self.mantissa == 0
+    }
+
+    /// Whether the number is below zero.
+    pub fn is_negative(self) -> bool {
+        self.mantissa < 0
+    }
+
+    /// The same number with the smallest scale: `1.50` becomes mantissa 15, scale 1.
+    pub fn normalize(self) -> Self {
+        let (mantissa, scale) = normalize(self.mantissa, self.scale);
+        Self { mantissa, scale }
+    }
+
+    /// The mantissa at a given scale, or `None` if digits would be lost or the result does not fit 128 bits.
+    pub fn mantissa_at(self, scale: u8) -> Option<i128> {
+        let number = self.normalize();
+        let shift = scale.checked_sub(number.scale)?;
+        if shift > DECIMAL_DIGITS_MAX as u8 {
+            return (number.mantissa == 0).then_some(0);
+        }
+        number.mantissa.checked_mul(power_of_ten(shift))
+    }
+}
+
+/// Takes trailing decimal zeros off: the smallest scale that represents the same number.
+#[inline]
+pub fn normalize(mut mantissa: i128, mut scale: u8) -> (i128, u8) {
+    if mantissa == 0 {
+        return (0, 0);
+    }
+    // Most values fit 64 bits, where a division is several times cheaper.
+    if let Ok(mut small) = i64::try_from(mantissa) {
+        while scale > 0 && small % 10 == 0 {
+            small /= 10;
+            scale -= 1;
+        }
+        return (i128::from(small), scale);
+    }
+    while scale > 0 && mantissa % 10 == 0 {
+        mantissa /= 10;
+        scale -= 1;
+    }
+    (mantissa, scale)
+}
+
+impl PartialEq for Decimal {
+    fn eq(&self, other: &Self) -> bool {
+        normalize(self.mantissa, self.scale) == normalize(other.mantissa, other.scale)
+    }
+}
+
+impl Eq for Decimal {}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.normalize();
+        write_decimal(
+            f,
+            number.mantissa < 0,
+            &number.mantissa.unsigned_abs().to_string(),
+            usize::from(number.scale),
+        )
+    }
+}
+
+impl fmt::Debug for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Writes digits with the point `scale` places from the right.
+pub(crate) fn write_decimal(
+    f: &mut fmt::Formatter<'_>,
+    is_negative: bool,
+    digits: &str,
+    scale: usize,
+) -> fmt::Result {
+    let mut text = String::with_capacity(digits.len() + scale + 3);
+    if digits.len() > scale {
+        let (whole, fraction) = digits.split_at(digits.len() - scale);
+        text.push_str(whole);
+        if !fraction.is_empty() {
+            text.push('.');
+            text.push_str(fraction);
+        }
+    } else {
+        text.push_str("0.");
+        text.extend(std::iter::repeat_n('0', scale - digits.len()));
+        text.push_str(digits);
+    }
+    f.pad_integral(!is_negative, "", &text)
+}
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(|status| serde::de::Error::custom(format!("{text:?}: {status}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn parsing_never_rounds_and_names_the_broken_rule() {
+        for (text, expected) in [
+            ("0", "0"),
+            ("-0", "0"),
+            ("1.50", "1.5"),
+            ("007", "7"),
+            ("0.0000000000000000000000000001", "0.0000000000000000000000000001"),
+            ("99999999999999999999999999999999999999", "99999999999999999999999999999999999999"),
+            ("-12.34", "-12.34"),
+            ("1.00000000000000000000000000000000000000000000", "1"),
+        ] {
+            assert_eq!(Decimal::parse(text).map(|d| d.to_string()), Ok(expected.to_string()), "{text}");
+        }
+        for text in [
+            "", "-", ".", "1.", ".5", "1e3", "NaN", "nan", "inf", "+1", " 1", "1 ", "1,5", "--1", "0x1",
+            "1.2.3", "١",
+        ] {
+            assert_eq!(Decimal::parse(text), Err(DecimalStatus::DecimalMustBeDigits), "{text}");
+        }
+        assert_eq!(
+            Decimal::parse("0.00000000000000000000000000001"),
+            Err(DecimalStatus::DecimalScaleMustFit)
+        );
+        assert_eq!(
+            Decimal::parse("100000000000000000000000000000000000000"),
+            Err(DecimalStatus::DecimalDigitsMustFit)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(mantissa in -MANTISSA_MAX..=MANTISSA_MAX, scale in 0u8..=28) {
+            let number = Decimal::new(mantissa, scale).unwrap();
+            prop_assert_eq!(Decimal::parse(&number.to_string()), Ok(number));
+        }
+
+        #[test]
+        fn a_coarser_scale_is_refused_rather_than_rounded(mantissa in -1_000_000i128..1_000_000, scale in 0u8..=9) {
+            let number = Decimal::new(mantissa, scale).unwrap();
+            match number.mantissa_at(3) {
+                Some(at) => prop_assert_eq!(Decimal::new(at, 3).unwrap(), number),
+                None => prop_assert!(number.normalize().scale() > 3),
+            }
+        }
+    }
+}
