@@ -1,0 +1,256 @@
+//! Records of the control log: everything besides usage that can change a verdict, an amount or a journal.
+//!
+//! Owns: the shape of each record and its bytes, canonical JSON, so that a person can read the log.
+//! Leaves to others: when a record is written (`server::control`), what it means (`machine::control`).
+//!
+//! Invariants: records are only ever added to this enum; unknown records and unknown fields are refused, never skipped.
+
+use domain::{EntityId, Span, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Which clock a data directory runs on; fixed by its first record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockKind {
+    /// The machine's clock.
+    Real,
+    /// A clock that only moves by record, for demonstrations and tests.
+    Scenario,
+}
+
+/// The first record of a control log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// Tenant of the directory; 0 today.
+    pub tenant: u32,
+    /// Counts restorations of old backups; part of external ids from 1 on.
+    pub incarnation: u32,
+    /// Secret key of event identities, 32 hex digits.
+    pub identity_key: String,
+    /// The clock that the directory runs on.
+    pub clock: ClockKind,
+    /// Rating semantics and time-zone data that amounts are derived with.
+    pub epoch: String,
+    /// Version of the program that made the directory.
+    pub made_by: String,
+}
+
+/// Settings that decide verdicts and finality. Durations in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRecord {
+    /// Events older than this at arrival are quarantined as `too_old`.
+    pub horizon: i64,
+    /// Events further ahead than this at arrival are quarantined as `future`.
+    pub future_max: i64,
+    /// Pending events of one source in one slot.
+    pub pending_per_slot_max: u32,
+    /// Time after a window's or a period's end in which late usage still belongs to it.
+    pub grace: i64,
+}
+
+/// A version of a catalog resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// Resource kind as in URL paths: `accounts`, `prices`, ...
+    pub kind: String,
+    /// Id of the resource.
+    pub id: String,
+    /// Version that this record makes, from 1.
+    pub version: u32,
+    /// SHA-256 of the canonical JSON of `body`.
+    pub digest: String,
+    /// The resource.
+    pub body: Value,
+    /// Who asked for it: a token's name, or `catalog-file`.
+    pub actor: String,
+}
+
+/// Where rating happens: a barrier in the usage partition, and a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cut {
+    /// Number of the cut, from 1.
+    pub number: u64,
+    /// Offset of the barrier record in usage partition 0.
+    pub barrier: u64,
+    /// Terms known, silence and finality are judged as of this instant.
+    pub at: Timestamp,
+    /// Who or what asked for it: `timer`, `catalog`, a token's name.
+    pub reason: String,
+}
+
+/// Makes a charge batch final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seal {
+    /// Number of the batch, from 1, without gaps.
+    pub batch: u64,
+    /// The cut that it came from.
+    pub cut: u64,
+    /// Chain digest: SHA-256 over the previous batch's digest, a newline and the batch's bytes.
+    pub digest: String,
+    /// Digest of the previous batch; empty for the first.
+    pub previous: String,
+    /// Rating semantics and time-zone data.
+    pub epoch: String,
+    /// Charge lines in the batch.
+    pub lines: u64,
+}
+
+/// Asks for the journals of an entity over a range of sealed batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalRun {
+    /// The legal entity.
+    pub entity: EntityId,
+    /// Number of the first journal of the run; journals of an entity are numbered without gaps.
+    pub first_run: u64,
+    /// First and last sealed batch, inclusive.
+    pub batches: [u64; 2],
+    /// Posting dates are derived from this instant.
+    pub at: Timestamp,
+    /// Who or what asked for it.
+    pub reason: String,
+}
+
+/// Makes the journals of a run final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalSeal {
+    /// The legal entity.
+    pub entity: EntityId,
+    /// Number of the first journal of the run.
+    pub first_run: u64,
+    /// Journals made by the run; zero when nothing moved.
+    pub journals: u64,
+    /// SHA-256 over the previous journal seal's digest, a newline and the journals' bytes.
+    pub digest: String,
+}
+
+/// Billing says that it has a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchAck {
+    /// Number of the batch.
+    pub batch: u64,
+    /// Its digest, so that an ack of another history is refused.
+    pub digest: String,
+    /// The consumer: the token's name.
+    pub consumer: String,
+}
+
+/// A record of the control log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum ControlRecord {
+    /// The first record.
+    Genesis(Genesis),
+    /// Settings that decide verdicts and finality.
+    Policy(PolicyRecord),
+    /// A version of a catalog resource.
+    Put(Put),
+    /// Where rating happens.
+    Cut(Cut),
+    /// Makes a batch final.
+    Seal(Seal),
+    /// Billing has a batch.
+    BatchAck(BatchAck),
+    /// Asks for journals.
+    JournalRun(JournalRun),
+    /// Makes journals final.
+    JournalSeal(JournalSeal),
+    /// Moves the scenario clock.
+    ScenarioClock(ScenarioClock),
+    /// A person accepted a step of the machine's clock.
+    ClockAccepted(Accepted),
+    /// A person accepted other rating semantics or time-zone data.
+    EpochAccepted(EpochAccepted),
+}
+
+/// Moves the scenario clock forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScenarioClock {
+    /// The new present.
+    pub now: Timestamp,
+}
+
+/// Somebody took responsibility for something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accepted {
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Rating semantics or time-zone data changed, and a person accepted it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochAccepted {
+    /// The new epoch.
+    pub epoch: String,
+    /// Who accepted it.
+    pub actor: String,
+}
+
+/// A window of an account is complete: later lines of it are corrections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowFinal {
+    /// The account.
+    pub account: domain::AccountId,
+    /// The tier window.
+    pub window: Span,
+    /// Events that the account's charges of this window count.
+    pub event_count: u64,
+    /// Digest of the set of those events, 32 hex digits.
+    pub event_digest: String,
+}
+
+impl ControlRecord {
+    /// The record as canonical JSON bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        // Through `Value`, whose objects are sorted; there are no floats in any record.
+        let value = serde_json::to_value(self).expect("a control record is plain data");
+        serde_json::to_vec(&value).expect("a JSON value always serializes")
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// If the bytes are not JSON, the record is unknown, or a field is unknown or missing.
+    pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_round_trip_and_unknown_fields_are_refused() {
+        let record = ControlRecord::Seal(Seal {
+            batch: 1,
+            cut: 2,
+            digest: "d".into(),
+            previous: String::new(),
+            epoch: "1".into(),
+            lines: 3,
+        });
+        let bytes = record.encode();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            r#"{"batch":1,"cut":2,"digest":"d","epoch":"1","lines":3,"previous":"","record":"seal"}"#
+        );
+        assert_eq!(ControlRecord::decode(&bytes).unwrap(), record);
+        assert!(ControlRecord::decode(br#"{"record":"scenario_clock","now":"2026-01-01T00:00:00Z","x":1}"#).is_err());
+        assert!(ControlRecord::decode(br#"{"record":"mystery"}"#).is_err());
+    }
+}

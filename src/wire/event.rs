@@ -1,0 +1,225 @@
+//! One usage event as a value of its own: what a producer has in hand before it becomes a row of columns.
+//!
+//! Owns: the owned form and the rules that an event keeps by itself. Leaves to others: columns (`builder`), and what
+//! one batch holds in common, the source and the type.
+//!
+//! Invariants: an event that [`Event::check`] passes is refused by no receiver.
+
+use std::fmt;
+
+use domain::limits::{
+    EVENT_DIMENSIONS_MAX, EVENT_TIME_END, EVENT_TIME_MIN, EVENT_VALUES_MAX, OPAQUE_BYTES_MAX,
+    PROPERTY_BYTES_MAX,
+};
+use domain::{Decimal, DecimalStatus, Timestamp};
+
+/// Which rule an event broke, in order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventStatus {
+    /// The id is empty or longer than 256 bytes.
+    IdMustFit,
+    /// The id is not UTF-8.
+    IdMustBeUtf8,
+    /// The id is not of the kind that the batch holds, or not the next of its sequence.
+    IdMustMatchBatch,
+    /// The subject is empty or longer than 256 bytes.
+    SubjectMustFit,
+    /// The time is outside the years 2000 to 2099.
+    TimeMustBeInRange,
+    /// More than 16 values.
+    ValuesMustFit,
+    /// The name of a value is empty or longer than 256 bytes.
+    ValueNameMustFit,
+    /// Two values have one name.
+    ValueNamesMustBeUnique,
+    /// A value breaks a rule of decimals.
+    ValueMustBeDecimal(DecimalStatus),
+    /// More than 16 dimensions.
+    DimensionsMustFit,
+    /// The name of a dimension is empty or longer than 256 bytes.
+    DimensionNameMustFit,
+    /// Two dimensions have one name.
+    DimensionNamesMustBeUnique,
+    /// The text of a dimension is empty or longer than 256 bytes.
+    DimensionMustFit,
+}
+
+impl fmt::Display for EventStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EventStatus::IdMustFit => "an id has 1 to 256 bytes",
+            EventStatus::IdMustBeUtf8 => "an id is UTF-8",
+            EventStatus::IdMustMatchBatch => {
+                "an id is of the kind that its batch holds, and the next of its sequence"
+            }
+            EventStatus::SubjectMustFit => "a subject has 1 to 256 bytes",
+            EventStatus::TimeMustBeInRange => "the time of an event lies in the years 2000 to 2099",
+            EventStatus::ValuesMustFit => "an event has at most 16 values",
+            EventStatus::ValueNameMustFit => "the name of a value has 1 to 256 bytes",
+            EventStatus::ValueNamesMustBeUnique => "the values of an event have different names",
+            EventStatus::ValueMustBeDecimal(status) => return fmt::Display::fmt(status, f),
+            EventStatus::DimensionsMustFit => "an event has at most 16 dimensions",
+            EventStatus::DimensionNameMustFit => "the name of a dimension has 1 to 256 bytes",
+            EventStatus::DimensionNamesMustBeUnique => "the dimensions of an event have different names",
+            EventStatus::DimensionMustFit => "the text of a dimension has 1 to 256 bytes",
+        })
+    }
+}
+
+impl std::error::Error for EventStatus {}
+
+/// The id of an event, unique within its source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EventIdOwned {
+    /// Given by the producer: 1 to 256 bytes.
+    Text(String),
+    /// Minted by a client: an epoch and a number that rises by one.
+    Sequenced {
+        /// The run of the client that minted the id.
+        epoch: u64,
+        /// The number within the run.
+        sequence: u64,
+    },
+}
+
+/// One usage event; source and type belong to its batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Unique within the source.
+    pub id: EventIdOwned,
+    /// Who used: an API key, a tenant, a seat.
+    pub subject: String,
+    /// When it was used.
+    pub time: Timestamp,
+    /// What was used, by name.
+    pub values: Vec<(String, Decimal)>,
+    /// What meters may group and filter by, by name.
+    pub dimensions: Vec<(String, String)>,
+}
+
+impl Event {
+    /// An event without values and dimensions.
+    pub fn new(id: EventIdOwned, subject: impl Into<String>, time: Timestamp) -> Self {
+        Self { id, subject: subject.into(), time, values: Vec::new(), dimensions: Vec::new() }
+    }
+
+    /// The event with one more value.
+    pub fn value(mut self, name: impl Into<String>, value: Decimal) -> Self {
+        self.values.push((name.into(), value));
+        self
+    }
+
+    /// The event with one more value, from decimal text such as `12.5`.
+    ///
+    /// # Errors
+    /// [`EventStatus::ValueMustBeDecimal`]: text is never rounded, and `NaN` or `1e3` is not a decimal.
+    pub fn value_text(self, name: impl Into<String>, text: &str) -> Result<Self, EventStatus> {
+        let value = Decimal::parse(text).map_err(EventStatus::ValueMustBeDecimal)?;
+        Ok(self.value(name, value))
+    }
+
+    /// The event with one more dimension.
+    pub fn dimension(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.dimensions.push((name.into(), text.into()));
+        self
+    }
+
+    /// Checks what an event must keep by itself.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`EventStatus`] declares them.
+    pub fn check(&self) -> Result<(), EventStatus> {
+        if let EventIdOwned::Text(id) = &self.id {
+            check_id(id.as_bytes())?;
+        }
+        check_subject(&self.subject)?;
+        check_time(self.time.nanoseconds())?;
+        check_value_names(&self.values, |(name, _)| name)?;
+        check_dimension_names(&self.dimensions, |(name, _)| name)?;
+        check_dimension_texts(&self.dimensions, |(_, text)| text)
+    }
+}
+
+#[inline]
+pub(crate) fn check_id(id: &[u8]) -> Result<(), EventStatus> {
+    if !opaque_fits(id) {
+        return Err(EventStatus::IdMustFit);
+    }
+    if !id.is_ascii() && str::from_utf8(id).is_err() {
+        return Err(EventStatus::IdMustBeUtf8);
+    }
+    Ok(())
+}
+
+#[inline]
+pub(crate) fn check_subject(subject: &str) -> Result<(), EventStatus> {
+    if opaque_fits(subject.as_bytes()) { Ok(()) } else { Err(EventStatus::SubjectMustFit) }
+}
+
+#[inline]
+pub(crate) fn check_time(nanoseconds: i64) -> Result<(), EventStatus> {
+    if (EVENT_TIME_MIN..EVENT_TIME_END).contains(&nanoseconds) {
+        Ok(())
+    } else {
+        Err(EventStatus::TimeMustBeInRange)
+    }
+}
+
+#[inline]
+pub(crate) fn check_value_names<T>(values: &[T], name_of: impl Fn(&T) -> &str) -> Result<(), EventStatus> {
+    if values.len() > EVENT_VALUES_MAX {
+        return Err(EventStatus::ValuesMustFit);
+    }
+    if !values.iter().all(|value| property_fits(name_of(value))) {
+        return Err(EventStatus::ValueNameMustFit);
+    }
+    if !names_are_unique(values, name_of) {
+        return Err(EventStatus::ValueNamesMustBeUnique);
+    }
+    Ok(())
+}
+
+#[inline]
+pub(crate) fn check_dimension_names<T>(
+    dimensions: &[T],
+    name_of: impl Fn(&T) -> &str,
+) -> Result<(), EventStatus> {
+    if dimensions.len() > EVENT_DIMENSIONS_MAX {
+        return Err(EventStatus::DimensionsMustFit);
+    }
+    if !dimensions.iter().all(|dimension| property_fits(name_of(dimension))) {
+        return Err(EventStatus::DimensionNameMustFit);
+    }
+    if !names_are_unique(dimensions, name_of) {
+        return Err(EventStatus::DimensionNamesMustBeUnique);
+    }
+    Ok(())
+}
+
+#[inline]
+pub(crate) fn check_dimension_texts<T>(
+    dimensions: &[T],
+    text_of: impl Fn(&T) -> &str,
+) -> Result<(), EventStatus> {
+    let fit = dimensions.iter().all(|dimension| property_fits(text_of(dimension)));
+    if fit { Ok(()) } else { Err(EventStatus::DimensionMustFit) }
+}
+
+/// At most 16 names: comparing each with those before it is cheaper than any set.
+#[inline]
+pub(crate) fn names_are_unique<T>(entries: &[T], name_of: impl Fn(&T) -> &str) -> bool {
+    entries
+        .iter()
+        .enumerate()
+        .all(|(index, entry)| entries[..index].iter().all(|earlier| name_of(earlier) != name_of(entry)))
+}
+
+#[inline]
+pub(crate) fn opaque_fits(bytes: &[u8]) -> bool {
+    (1..=OPAQUE_BYTES_MAX).contains(&bytes.len())
+}
+
+#[inline]
+pub(crate) fn property_fits(text: &str) -> bool {
+    (1..=PROPERTY_BYTES_MAX).contains(&text.len())
+}
