@@ -1,1 +1,12 @@
-//! stub
+//! The rules: catalog, rating, charges and journals, as pure functions over values.
+//!
+//! Owns: what may be sold, what usage is worth, and what the books say of it.
+//! Leaves to others: counting usage (`engine`), when rating happens (`machine`), bytes (`wire`).
+//!
+//! Invariants: no clock, no float, no map with random order; the same input gives the same output. Every rounding is a
+//! named function, and there is one: `Exact::round_to`.
+
+pub mod catalog;
+pub mod charges;
+pub mod ledger;
+pub mod rating;

@@ -1,0 +1,18 @@
+//! The catalog: who sells what to whom at which price, effective-dated and versioned.
+//!
+//! Owns: resources, their rules, their versions, look-ups by time. Leaves to others: storing them (`machine::control`).
+
+mod file;
+mod resource;
+mod state;
+mod status;
+mod timeline;
+
+pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
+pub use self::resource::{
+    Account, Aggregation, Entity, Meter, NegativeUsage, OneOrMany, Plan, Price, PricingModel, Resource,
+    ResourceKind, SubjectBinding, Subscription, Tier, Window,
+};
+pub use self::state::{Catalog, Change};
+pub use self::status::{CatalogStatus, Rule};
+pub use self::timeline::{PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline};

@@ -1,0 +1,469 @@
+//! The resources of the catalog as files and APIs write them.
+//!
+//! Owns: their fields, and the rules that a resource keeps by itself. Leaves to others: rules between resources
+//! (`state`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::limits::{
+    DECIMAL_FRACTION_DIGITS_MAX, METER_GROUP_BY_MAX, METER_SCALE_DEFAULT, OPAQUE_BYTES_MAX, PRICE_PER_MAX,
+    PRICE_TIERS_MAX, PROPERTY_BYTES_MAX,
+};
+use domain::{
+    AccountId, Currency, Decimal, EntityId, MeterId, PlanId, PriceId, Subject, SubscriptionId, Timestamp,
+    Zone,
+};
+use serde::{Deserialize, Serialize};
+
+use super::status::{CatalogStatus, Rule};
+
+/// A legal entity: who sells and keeps the books.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entity {
+    /// Id, at most 24 characters: it is part of journal ids.
+    pub id: EntityId,
+    /// Functional currency.
+    pub currency: Currency,
+    /// Zone of its accounting periods.
+    pub time_zone: Zone,
+}
+
+/// An account: who pays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Id.
+    pub id: AccountId,
+    /// Name for people.
+    pub name: String,
+    /// The legal entity that it contracts with.
+    pub entity: EntityId,
+    /// Currency of its charges.
+    pub currency: Currency,
+    /// Zone of its tier windows.
+    pub time_zone: Zone,
+}
+
+/// How events become one measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// The sum of a value property.
+    Sum,
+    /// The count of events.
+    Count,
+}
+
+/// What a meter makes of negative values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NegativeUsage {
+    /// The event is quarantined.
+    #[default]
+    Reject,
+    /// The value counts as zero.
+    Zero,
+    /// The value counts with its sign.
+    Signed,
+}
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One text.
+    One(String),
+    /// Any of these.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// The texts.
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            OneOrMany::One(text) => std::slice::from_ref(text),
+            OneOrMany::Many(texts) => texts,
+        }
+    }
+}
+
+/// A meter: turns events of a type into a measure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meter {
+    /// Id.
+    pub id: MeterId,
+    /// Events of this type are metered.
+    pub event_type: String,
+    /// How.
+    pub aggregation: Aggregation,
+    /// The value property that is summed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Dimensions that split the measure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_by: Vec<String>,
+    /// Every named dimension must have one of its texts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub filter: BTreeMap<String, OneOrMany>,
+    /// What becomes of negative values.
+    #[serde(default)]
+    pub negative_usage: NegativeUsage,
+    /// Fraction digits that are kept.
+    #[serde(default = "scale_default")]
+    pub scale: u8,
+}
+
+fn scale_default() -> u8 {
+    METER_SCALE_DEFAULT
+}
+
+/// A plan: what is sold, as a set of prices in one currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Id.
+    pub id: PlanId,
+    /// Currency of its prices.
+    pub currency: Currency,
+}
+
+/// How a price turns a quantity into an amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PricingModel {
+    /// Quantity times amount.
+    PerUnit,
+    /// Each unit at the amount of the tier that it falls into.
+    Graduated,
+    /// A recurring amount, whatever was used.
+    Flat,
+}
+
+/// A tier of a graduated price.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tier {
+    /// Last unit of the tier, inclusive; the last tier has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<Decimal>,
+    /// Amount for `per` units.
+    pub unit_amount: Decimal,
+    /// Amount owed once the tier is entered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flat_amount: Option<Decimal>,
+}
+
+/// The span over which tiers accumulate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Window {
+    /// A calendar month in the account's zone.
+    Month,
+}
+
+/// A price: a pricing model over one meter, effective-dated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Id.
+    pub id: PriceId,
+    /// The plan that it belongs to.
+    pub plan: PlanId,
+    /// The meter whose measure it prices; none for a recurring amount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meter: Option<MeterId>,
+    /// How.
+    pub model: PricingModel,
+    /// Amount for `per` units, or the recurring amount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_amount: Option<Decimal>,
+    /// Tiers of a graduated price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiers: Option<Vec<Tier>>,
+    /// Units that an amount is for: a power of ten, 1 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<u64>,
+    /// The span over which tiers accumulate.
+    pub window: Window,
+    /// From when on this version holds; always, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_from: Option<Timestamp>,
+    /// Whether the first tier's flat amount is owed without usage; true if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flat_at_zero: Option<bool>,
+}
+
+impl Price {
+    /// The exponent of `per`: 3 for 1,000.
+    pub fn per_exponent(&self) -> u32 {
+        self.per.unwrap_or(1).ilog10()
+    }
+}
+
+/// An account's subscription to a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subscription {
+    /// Id.
+    pub id: SubscriptionId,
+    /// Who pays.
+    pub account: AccountId,
+    /// What is subscribed to.
+    pub plan: PlanId,
+    /// First instant.
+    pub from: Timestamp,
+    /// First instant after it; open-ended if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// Who owns a subject from when on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubjectBinding {
+    /// The subject as events name it.
+    pub id: Subject,
+    /// The subscription that its usage belongs to.
+    pub subscription: SubscriptionId,
+    /// First instant.
+    pub from: Timestamp,
+    /// First instant after it; open-ended if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// Kinds of resources, in the order in which they may refer to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ResourceKind {
+    /// Legal entities.
+    Entities,
+    /// Accounts.
+    Accounts,
+    /// Meters.
+    Meters,
+    /// Plans.
+    Plans,
+    /// Prices.
+    Prices,
+    /// Subscriptions.
+    Subscriptions,
+    /// Subjects.
+    Subjects,
+}
+
+impl ResourceKind {
+    /// All kinds, in order.
+    pub const ALL: [ResourceKind; 7] = [
+        ResourceKind::Entities,
+        ResourceKind::Accounts,
+        ResourceKind::Meters,
+        ResourceKind::Plans,
+        ResourceKind::Prices,
+        ResourceKind::Subscriptions,
+        ResourceKind::Subjects,
+    ];
+
+    /// The word in URL paths.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ResourceKind::Entities => "entities",
+            ResourceKind::Accounts => "accounts",
+            ResourceKind::Meters => "meters",
+            ResourceKind::Plans => "plans",
+            ResourceKind::Prices => "prices",
+            ResourceKind::Subscriptions => "subscriptions",
+            ResourceKind::Subjects => "subjects",
+        }
+    }
+
+    /// The word for one of them, as in catalog files.
+    pub fn singular(self) -> &'static str {
+        match self {
+            ResourceKind::Entities => "entity",
+            ResourceKind::Accounts => "account",
+            ResourceKind::Meters => "meter",
+            ResourceKind::Plans => "plan",
+            ResourceKind::Prices => "price",
+            ResourceKind::Subscriptions => "subscription",
+            ResourceKind::Subjects => "subject",
+        }
+    }
+
+    /// The kind of a word in a URL path.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// A resource of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A legal entity.
+    Entity(Entity),
+    /// An account.
+    Account(Account),
+    /// A meter.
+    Meter(Meter),
+    /// A plan.
+    Plan(Plan),
+    /// A price.
+    Price(Price),
+    /// A subscription.
+    Subscription(Subscription),
+    /// A subject's binding.
+    Subject(SubjectBinding),
+}
+
+impl Resource {
+    /// Reads a resource from a JSON body; the body may leave out the id.
+    ///
+    /// # Errors
+    /// [`Rule::BodyMustBeReadable`] or [`Rule::IdMustMatchPath`].
+    pub fn from_json(kind: ResourceKind, id: &str, body: serde_json::Value) -> Result<Self, CatalogStatus> {
+        let refuse = |rule| CatalogStatus { kind, id: id.to_string(), rule };
+        let serde_json::Value::Object(mut fields) = body else {
+            return Err(refuse(Rule::BodyMustBeReadable("a resource is a JSON object".to_string())));
+        };
+        match fields.get("id") {
+            None => {
+                fields.insert("id".to_string(), id.into());
+            }
+            Some(given) if given.as_str() == Some(id) => {}
+            Some(_) => return Err(refuse(Rule::IdMustMatchPath)),
+        }
+        let body = serde_json::Value::Object(fields);
+        let read = match kind {
+            ResourceKind::Entities => serde_json::from_value(body).map(Resource::Entity),
+            ResourceKind::Accounts => serde_json::from_value(body).map(Resource::Account),
+            ResourceKind::Meters => serde_json::from_value(body).map(Resource::Meter),
+            ResourceKind::Plans => serde_json::from_value(body).map(Resource::Plan),
+            ResourceKind::Prices => serde_json::from_value(body).map(Resource::Price),
+            ResourceKind::Subscriptions => serde_json::from_value(body).map(Resource::Subscription),
+            ResourceKind::Subjects => serde_json::from_value(body).map(Resource::Subject),
+        };
+        read.map_err(|error| refuse(Rule::BodyMustBeReadable(error.to_string())))
+    }
+
+    /// The resource as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Resource::Entity(resource) => serde_json::to_value(resource),
+            Resource::Account(resource) => serde_json::to_value(resource),
+            Resource::Meter(resource) => serde_json::to_value(resource),
+            Resource::Plan(resource) => serde_json::to_value(resource),
+            Resource::Price(resource) => serde_json::to_value(resource),
+            Resource::Subscription(resource) => serde_json::to_value(resource),
+            Resource::Subject(resource) => serde_json::to_value(resource),
+        }
+        .expect("a resource is plain data")
+    }
+
+    /// Kind of the resource.
+    pub fn kind(&self) -> ResourceKind {
+        match self {
+            Resource::Entity(_) => ResourceKind::Entities,
+            Resource::Account(_) => ResourceKind::Accounts,
+            Resource::Meter(_) => ResourceKind::Meters,
+            Resource::Plan(_) => ResourceKind::Plans,
+            Resource::Price(_) => ResourceKind::Prices,
+            Resource::Subscription(_) => ResourceKind::Subscriptions,
+            Resource::Subject(_) => ResourceKind::Subjects,
+        }
+    }
+
+    /// Id of the resource.
+    pub fn id(&self) -> &str {
+        match self {
+            Resource::Entity(resource) => resource.id.as_str(),
+            Resource::Account(resource) => resource.id.as_str(),
+            Resource::Meter(resource) => resource.id.as_str(),
+            Resource::Plan(resource) => resource.id.as_str(),
+            Resource::Price(resource) => resource.id.as_str(),
+            Resource::Subscription(resource) => resource.id.as_str(),
+            Resource::Subject(resource) => resource.id.as_str(),
+        }
+    }
+
+    /// The rules that a resource keeps by itself.
+    pub(crate) fn check_alone(&self) -> Result<(), Rule> {
+        match self {
+            Resource::Entity(_) | Resource::Plan(_) => Ok(()),
+            Resource::Account(account) => check_text(&account.name),
+            Resource::Meter(meter) => check_meter(meter),
+            Resource::Price(price) => check_price(price),
+            Resource::Subscription(subscription) => check_span(subscription.from, subscription.until),
+            Resource::Subject(binding) => check_span(binding.from, binding.until),
+        }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), Rule> {
+    if (1..=PROPERTY_BYTES_MAX).contains(&text.len()) { Ok(()) } else { Err(Rule::TextMustFit) }
+}
+
+fn check_span(from: Timestamp, until: Option<Timestamp>) -> Result<(), Rule> {
+    if until.is_none_or(|until| until > from) { Ok(()) } else { Err(Rule::UntilMustBeAfterFrom) }
+}
+
+fn check_meter(meter: &Meter) -> Result<(), Rule> {
+    if !(1..=OPAQUE_BYTES_MAX).contains(&meter.event_type.len()) {
+        return Err(Rule::TextMustFit);
+    }
+    let texts = meter.filter.values().flat_map(|texts| texts.as_slice());
+    for text in meter.value.iter().chain(&meter.group_by).chain(meter.filter.keys()).chain(texts) {
+        check_text(text)?;
+    }
+    if (meter.aggregation == Aggregation::Sum) != meter.value.is_some() {
+        return Err(Rule::ValueMustFitAggregation);
+    }
+    if meter.scale > DECIMAL_FRACTION_DIGITS_MAX {
+        return Err(Rule::ScaleMustFit);
+    }
+    let different: BTreeSet<_> = meter.group_by.iter().collect();
+    if meter.group_by.len() > METER_GROUP_BY_MAX || different.len() != meter.group_by.len() {
+        return Err(Rule::GroupByMustFit);
+    }
+    if meter.filter.values().any(|texts| texts.as_slice().is_empty()) {
+        return Err(Rule::FilterMustNameTexts);
+    }
+    Ok(())
+}
+
+fn check_price(price: &Price) -> Result<(), Rule> {
+    let per = price.per.unwrap_or(1);
+    if per == 0 || per > PRICE_PER_MAX || 10u64.pow(per.ilog10()) != per {
+        return Err(Rule::PerMustBePowerOfTen);
+    }
+    let (meter, amount, tiers) = (price.meter.is_some(), price.unit_amount.is_some(), price.tiers.is_some());
+    let misfit = match price.model {
+        PricingModel::PerUnit if !meter || !amount || tiers => {
+            Some("per_unit needs meter and unit_amount, and no tiers")
+        }
+        PricingModel::Graduated if !meter || amount || !tiers => {
+            Some("graduated needs meter and tiers, and no unit_amount")
+        }
+        PricingModel::Flat if meter || !amount || tiers || price.per.is_some() => {
+            Some("flat needs unit_amount, and no meter, tiers or per")
+        }
+        _ => None,
+    };
+    if let Some(what) = misfit {
+        return Err(Rule::PriceMustFitModel(what));
+    }
+    price.tiers.as_deref().map_or(Ok(()), check_tiers)
+}
+
+fn check_tiers(tiers: &[Tier]) -> Result<(), Rule> {
+    let Some((last, closed)) = tiers.split_last() else { return Err(Rule::TiersMustRise) };
+    let mut below = domain::Exact::ZERO;
+    for tier in closed {
+        let Some(up_to) = tier.up_to.map(domain::Exact::from) else { return Err(Rule::TiersMustRise) };
+        if up_to.partial_cmp(&below) != Some(std::cmp::Ordering::Greater) {
+            return Err(Rule::TiersMustRise);
+        }
+        below = up_to;
+    }
+    if last.up_to.is_some() || tiers.len() > PRICE_TIERS_MAX { Err(Rule::TiersMustRise) } else { Ok(()) }
+}

@@ -1,0 +1,106 @@
+//! Why a resource is not taken: the rule that it broke, in order of precedence, and the remedy.
+
+use std::fmt;
+
+use super::resource::ResourceKind;
+
+/// A rule of the catalog, in order of precedence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// The body is not what the kind of resource looks like; the text says where.
+    BodyMustBeReadable(String),
+    /// The id in the body differs from the one in the path.
+    IdMustMatchPath,
+    /// A text is empty or longer than 256 bytes.
+    TextMustFit,
+    /// `until` is not after `from`.
+    UntilMustBeAfterFrom,
+    /// A sum needs a value property; a count must not have one.
+    ValueMustFitAggregation,
+    /// A meter keeps at most 28 fraction digits.
+    ScaleMustFit,
+    /// At most eight different group-by dimensions.
+    GroupByMustFit,
+    /// A filter names at least one text.
+    FilterMustNameTexts,
+    /// `per` is a power of ten up to 10^12.
+    PerMustBePowerOfTen,
+    /// The model needs or forbids a meter, an amount, tiers or a divisor; the text says which.
+    PriceMustFitModel(&'static str),
+    /// Tiers rise strictly, the last one is open, and there are 1 to 256.
+    TiersMustRise,
+    /// A resource that this one names does not exist; the text says which.
+    ReferenceMustExist(String),
+    /// A subscription's plan is priced in another currency than its account pays in.
+    CurrencyMustMatchAccount,
+    /// What cannot change without a new id; the text says what.
+    MustNotChange(&'static str),
+}
+
+/// A resource was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogStatus {
+    /// Kind of the resource.
+    pub kind: ResourceKind,
+    /// Id of the resource.
+    pub id: String,
+    /// The first broken rule.
+    pub rule: Rule,
+}
+
+impl Rule {
+    /// Stable name of the rule, for APIs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Rule::BodyMustBeReadable(_) => "body_must_be_readable",
+            Rule::IdMustMatchPath => "id_must_match_path",
+            Rule::TextMustFit => "text_must_fit",
+            Rule::UntilMustBeAfterFrom => "until_must_be_after_from",
+            Rule::ValueMustFitAggregation => "value_must_fit_aggregation",
+            Rule::ScaleMustFit => "scale_must_fit",
+            Rule::GroupByMustFit => "group_by_must_fit",
+            Rule::FilterMustNameTexts => "filter_must_name_texts",
+            Rule::PerMustBePowerOfTen => "per_must_be_power_of_ten",
+            Rule::PriceMustFitModel(_) => "price_must_fit_model",
+            Rule::TiersMustRise => "tiers_must_rise",
+            Rule::ReferenceMustExist(_) => "reference_must_exist",
+            Rule::CurrencyMustMatchAccount => "currency_must_match_account",
+            Rule::MustNotChange(_) => "must_not_change",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::BodyMustBeReadable(what) => f.write_str(what),
+            Rule::IdMustMatchPath => f.write_str("the id in the body must equal the one in the path"),
+            Rule::TextMustFit => f.write_str("a text has 1 to 256 bytes"),
+            Rule::UntilMustBeAfterFrom => f.write_str("until must be after from"),
+            Rule::ValueMustFitAggregation => {
+                f.write_str("a sum needs `value`, the property that it adds up; a count must not have one")
+            }
+            Rule::ScaleMustFit => f.write_str("a meter keeps at most 28 fraction digits"),
+            Rule::GroupByMustFit => f.write_str("a meter groups by at most 8 different dimensions"),
+            Rule::FilterMustNameTexts => f.write_str("a filter names a dimension and at least one text"),
+            Rule::PerMustBePowerOfTen => f.write_str("per must be 1, 10, 100, ... up to 10^12"),
+            Rule::PriceMustFitModel(what) => f.write_str(what),
+            Rule::TiersMustRise => f.write_str(
+                "tiers need strictly rising `up_to`, and a last tier without one; 1 to 256 of them",
+            ),
+            Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
+            Rule::CurrencyMustMatchAccount => f.write_str(
+                "the plan is priced in another currency than the account pays in; use a plan in its currency",
+            ),
+            Rule::MustNotChange(what) => write!(f, "{what} cannot change; use a new id"),
+        }
+    }
+}
+
+impl fmt::Display for CatalogStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.kind.singular(), self.id, self.rule)
+    }
+}
+
+impl std::error::Error for CatalogStatus {}

@@ -1,0 +1,246 @@
+//! Effective-dated look-ups.
+//!
+//! Owns: which version of a price, subscription or binding holds at an instant.
+//!
+//! - A *price* at t: the version with the greatest `effective_from` at or before t; of equals, the newest record.
+//! - A *subscription* or *binding* at t: the newest record whose `from` is at or before t decides; it holds if t is
+//!   before its `until`. So a new record replaces the old ones from its `from` on, and a record with `until` ends it.
+
+use domain::{AccountId, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
+
+use super::resource::{Price, PricingModel, SubjectBinding, Subscription};
+
+/// A version of a price.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceVersion {
+    /// Number of the version, from 1 in record order.
+    pub version: u32,
+    /// Offset of its record in the control log.
+    pub control_offset: u64,
+    /// The price.
+    pub price: Price,
+}
+
+impl PriceVersion {
+    fn effective_from(&self) -> Timestamp {
+        self.price.effective_from.unwrap_or(Timestamp::MIN)
+    }
+}
+
+/// All versions of a price, in record order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceTimeline {
+    pub(crate) versions: Vec<PriceVersion>,
+}
+
+impl PriceTimeline {
+    fn first(&self) -> &Price {
+        &self.versions.first().expect("a timeline has at least one version").price
+    }
+
+    /// Id of the price.
+    pub fn id(&self) -> &PriceId {
+        &self.first().id
+    }
+
+    /// The plan that it belongs to; the same in all versions.
+    pub fn plan(&self) -> &PlanId {
+        &self.first().plan
+    }
+
+    /// The meter that it prices; the same in all versions.
+    pub fn meter(&self) -> Option<&MeterId> {
+        self.first().meter.as_ref()
+    }
+
+    /// Its model; the same in all versions.
+    pub fn model(&self) -> PricingModel {
+        self.first().model
+    }
+
+    /// All versions, in record order.
+    pub fn versions(&self) -> &[PriceVersion] {
+        &self.versions
+    }
+
+    /// The version in force at an instant.
+    pub fn version_at(&self, instant: Timestamp) -> Option<&PriceVersion> {
+        let started = self.versions.iter().filter(|version| version.effective_from() <= instant);
+        started.max_by_key(|version| (version.effective_from(), version.version))
+    }
+
+    /// Instants at which another version comes into force.
+    pub fn changes(&self) -> Vec<Timestamp> {
+        self.versions.iter().filter_map(|version| version.price.effective_from).collect()
+    }
+}
+
+/// Something that holds from one instant until another.
+pub(crate) trait Effective {
+    fn from(&self) -> Timestamp;
+    fn until(&self) -> Option<Timestamp>;
+}
+
+impl Effective for Subscription {
+    fn from(&self) -> Timestamp {
+        self.from
+    }
+    fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+}
+
+impl Effective for SubjectBinding {
+    fn from(&self) -> Timestamp {
+        self.from
+    }
+    fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+}
+
+/// The record that holds at an instant: the newest that started decides.
+pub(crate) fn holding_at<T: Effective>(records: &[T], instant: Timestamp) -> Option<&T> {
+    let newest = records.iter().rev().find(|record| record.from() <= instant)?;
+    newest.until().is_none_or(|until| instant < until).then_some(newest)
+}
+
+/// Sorted, disjoint spans in which one record holds.
+pub(crate) fn spans_of<T: Effective>(records: &[T]) -> Vec<(Span, &T)> {
+    let mut bounds: Vec<Timestamp> =
+        records.iter().flat_map(|record| [Some(record.from()), record.until()]).flatten().collect();
+    bounds.push(Timestamp::END);
+    bounds.sort_unstable();
+    bounds.dedup();
+    let mut spans: Vec<(Span, &T)> = Vec::new();
+    for pair in bounds.windows(2) {
+        let Some(record) = holding_at(records, pair[0]) else { continue };
+        match spans.last_mut() {
+            Some((span, last)) if span.until == pair[0] && std::ptr::eq(*last, record) => {
+                span.until = pair[1]
+            }
+            _ => spans.push((Span::new(pair[0], pair[1]), record)),
+        }
+    }
+    spans
+}
+
+/// All records of a subscription, in record order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionTimeline {
+    pub(crate) records: Vec<Subscription>,
+}
+
+impl SubscriptionTimeline {
+    fn first(&self) -> &Subscription {
+        self.records.first().expect("a timeline has at least one record")
+    }
+
+    /// Id of the subscription.
+    pub fn id(&self) -> &SubscriptionId {
+        &self.first().id
+    }
+
+    /// Who pays; the same in all records.
+    pub fn account(&self) -> &AccountId {
+        &self.first().account
+    }
+
+    /// The record that holds at an instant.
+    pub fn at(&self, instant: Timestamp) -> Option<&Subscription> {
+        holding_at(&self.records, instant)
+    }
+
+    /// Sorted, disjoint spans in which one record holds.
+    pub fn spans(&self) -> Vec<(Span, &Subscription)> {
+        spans_of(&self.records)
+    }
+
+    /// All records, in record order.
+    pub fn records(&self) -> &[Subscription] {
+        &self.records
+    }
+}
+
+/// All bindings of a subject, in record order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectTimeline {
+    pub(crate) records: Vec<SubjectBinding>,
+}
+
+impl SubjectTimeline {
+    /// The subject.
+    pub fn id(&self) -> &Subject {
+        &self.records.first().expect("a timeline has at least one record").id
+    }
+
+    /// The binding that holds at an instant.
+    pub fn at(&self, instant: Timestamp) -> Option<&SubjectBinding> {
+        holding_at(&self.records, instant)
+    }
+
+    /// Sorted, disjoint spans in which one binding holds.
+    pub fn spans(&self) -> Vec<(Span, &SubjectBinding)> {
+        spans_of(&self.records)
+    }
+
+    /// Subscriptions that the subject was ever bound to.
+    pub fn subscriptions(&self) -> impl Iterator<Item = &SubscriptionId> {
+        self.records.iter().map(|record| &record.subscription)
+    }
+
+    /// All bindings, in record order.
+    pub fn records(&self) -> &[SubjectBinding] {
+        &self.records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::MIN.plus(hours * domain::time::HOUR)
+    }
+
+    fn binding(name: &str, from: i64, until: Option<i64>) -> SubjectBinding {
+        SubjectBinding {
+            id: Subject::new("x").unwrap(),
+            subscription: SubscriptionId::new(name).unwrap(),
+            from: at(from),
+            until: until.map(at),
+        }
+    }
+
+    #[test]
+    fn a_new_record_replaces_the_old_ones_from_its_start_and_an_until_ends_them() {
+        let records = [binding("a", 1, None), binding("b", 5, None), binding("b", 5, Some(9))];
+        let owner = |hours| holding_at(&records, at(hours)).map(|binding| binding.subscription.to_string());
+        assert_eq!(
+            [0, 1, 4, 5, 8, 9, 20].map(owner),
+            [None, Some("a".into()), Some("a".into()), Some("b".into()), Some("b".into()), None, None]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn spans_say_the_same_as_looking_up_every_instant(
+            records in prop::collection::vec((0..20i64, prop::option::of(1..10i64)), 1..6),
+        ) {
+            let records: Vec<_> = records
+                .into_iter()
+                .enumerate()
+                .map(|(n, (from, hours))| binding(&n.to_string(), from, hours.map(|hours| from + hours)))
+                .collect();
+            let spans = spans_of(&records);
+            for pair in spans.windows(2) {
+                prop_assert!(pair[0].0.until <= pair[1].0.from);
+            }
+            for hours in 0..40 {
+                let by_span = spans.iter().find(|(span, _)| span.contains(at(hours))).map(|(_, record)| *record);
+                prop_assert_eq!(by_span, holding_at(&records, at(hours)));
+            }
+        }
+    }
+}

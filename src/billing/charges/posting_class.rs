@@ -1,0 +1,13 @@
+//! What a charge is to the books: each has exactly one class.
+
+use serde::{Deserialize, Serialize};
+
+/// The class of a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PostingClass {
+    /// Earned when used.
+    EarnedUsage,
+    /// Earned over the window of a recurring amount, charged in arrears.
+    EarnedSubscription,
+}

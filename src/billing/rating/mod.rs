@@ -1,0 +1,14 @@
+//! Rating: what usage is worth.
+//!
+//! Owns: pricing models, positions, explanations. Leaves to others: what was charged before (`machine::issued`).
+
+mod explain;
+mod measure;
+pub mod models;
+mod position;
+mod status;
+
+pub use self::explain::{ExplainedPortion, WindowExplanation, explain};
+pub use self::measure::SliceMeasure;
+pub use self::position::{PositionLine, WindowTerms, position};
+pub use self::status::RatingStatus;
