@@ -37,11 +37,13 @@ impl BatchRecordHead {
         let mut head = Vec::with_capacity(bytes);
         head.extend_from_slice(&VERSION.to_le_bytes());
         head.extend_from_slice(&[0; 2]);
-        head.extend_from_slice(&u32::try_from(self.refusals.len()).expect("refusals are limited").to_le_bytes());
+        head.extend_from_slice(
+            &u32::try_from(self.refusals.len()).expect("refusals are limited").to_le_bytes(),
+        );
         head.extend_from_slice(&self.producer.to_le_bytes());
         for refusal in &self.refusals {
             head.extend_from_slice(&refusal.index.to_le_bytes());
-            head.extend_from_slice(&u16::from(refusal.code.code()).to_le_bytes());
+            head.extend_from_slice(&refusal.code.code().to_le_bytes());
         }
         head.resize(bytes, 0);
         head
@@ -64,7 +66,7 @@ impl BatchRecordHead {
 }
 
 fn decode_refusal(entry: &[u8; 4]) -> Option<Refusal> {
-    let code = RefusalCode::from_code(u16::from_le_bytes([entry[2], entry[3]]).try_into().ok()?)?;
+    let code = RefusalCode::from_code(u16::from_le_bytes([entry[2], entry[3]]))?;
     Some(Refusal { index: u16::from_le_bytes([entry[0], entry[1]]), code })
 }
 
@@ -93,7 +95,9 @@ mod tests {
         for refusals in 0..6u16 {
             let head = BatchRecordHead {
                 producer: 7,
-                refusals: (0..refusals).map(|index| Refusal { index, code: RefusalCode::IdMustFit }).collect(),
+                refusals: (0..refusals)
+                    .map(|index| Refusal { index, code: RefusalCode::IdMustFit })
+                    .collect(),
             };
             let mut record = head.encode();
             assert_eq!(record.len() % 16, 0);

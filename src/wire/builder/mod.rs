@@ -16,12 +16,11 @@ mod texts;
 
 use std::fmt;
 
-use domain::decimal::MANTISSA_MAX;
+use domain::Decimal;
 use domain::limits::{
-    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, DECIMAL_FRACTION_DIGITS_MAX, DICTIONARY_ENTRIES_MAX,
-    EVENT_DIMENSIONS_MAX, EVENT_VALUES_MAX, OPAQUE_BYTES_MAX,
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, DICTIONARY_ENTRIES_MAX, EVENT_DIMENSIONS_MAX, EVENT_VALUES_MAX,
+    OPAQUE_BYTES_MAX,
 };
-use domain::{Decimal, DecimalStatus};
 use rkyv::util::AlignedVec;
 
 use crate::buffer::AlignedBytes;
@@ -86,6 +85,8 @@ pub struct BatchBuilder {
 pub(crate) const PADDING_BYTES_MAX: usize = crate::buffer::ALIGNMENT;
 /// Lists at the root of the archive: texts, ids, subjects, times, columns.
 const ROOT_LISTS: usize = 10;
+/// Last sequence that a builder mints, far enough below the end of 64 bits for any batch.
+const SEQUENCE_MAX: u64 = u64::MAX - 2 * BATCH_EVENTS_MAX as u64;
 
 impl BatchBuilder {
     /// A builder without events.
@@ -154,16 +155,8 @@ impl BatchBuilder {
     /// # Errors
     /// [`BuilderStatus::BatchMustHaveRoom`], or the first rule that the event breaks by itself.
     pub fn push(&mut self, event: &Event) -> Result<(), BuilderStatus> {
+        let id = self.id_of(event)?;
         event.check()?;
-        let id = match (&event.id, self.ids) {
-            (EventIdOwned::Text(id), IdMode::Given) => id.as_bytes(),
-            (EventIdOwned::Sequenced { epoch, sequence }, IdMode::Sequenced { epoch: own, .. })
-                if *epoch == own && Some(*sequence) == self.next_sequence() =>
-            {
-                b""
-            }
-            _ => return Err(EventStatus::IdMustMatchBatch.into()),
-        };
         let mut values = [("", 0, 0); EVENT_VALUES_MAX];
         let mut dimensions = [("", ""); EVENT_DIMENSIONS_MAX];
         for (part, (name, value)) in values.iter_mut().zip(&event.values) {
@@ -172,9 +165,22 @@ impl BatchBuilder {
         for (part, (name, text)) in dimensions.iter_mut().zip(&event.dimensions) {
             *part = (name, text);
         }
-        let values = values.get(..event.values.len()).unwrap_or_default();
-        let dimensions = dimensions.get(..event.dimensions.len()).unwrap_or_default();
+        let values = values.get(..event.values.len()).expect("the event was checked");
+        let dimensions = dimensions.get(..event.dimensions.len()).expect("the event was checked");
         self.push_checked(id, &event.subject, event.time.nanoseconds(), values, dimensions)
+    }
+
+    /// The bytes that the id takes in the batch: none if the batch mints it.
+    fn id_of<'e>(&self, event: &'e Event) -> Result<&'e [u8], EventStatus> {
+        match (&event.id, self.ids) {
+            (EventIdOwned::Text(id), IdMode::Given) => event::check_id(id.as_bytes()).map(|()| id.as_bytes()),
+            (EventIdOwned::Sequenced { epoch, sequence }, IdMode::Sequenced { epoch: own, .. })
+                if *epoch == own && Some(*sequence) == self.next_sequence() =>
+            {
+                Ok(&[])
+            }
+            _ => Err(EventStatus::IdMustMatchBatch),
+        }
     }
 
     /// Adds an event from borrowed parts; `id` is empty in a batch that mints ids, `time` is nanoseconds since 1970,
@@ -196,9 +202,18 @@ impl BatchBuilder {
             IdMode::Sequenced { .. } if !id.is_empty() => return Err(EventStatus::IdMustMatchBatch.into()),
             _ => {}
         }
-        check_structure(values, dimensions)?;
         if self.checks_events {
-            check_parts(subject, time, values, dimensions)?;
+            event::check_subject(subject)?;
+            event::check_time(time)?;
+        }
+        event::check_value_names(values, |(name, ..)| name)?;
+        for (_, mantissa, scale) in values {
+            let mantissa = if self.checks_events { *mantissa } else { 0 };
+            Decimal::new(mantissa, *scale).map_err(EventStatus::ValueMustBeDecimal)?;
+        }
+        event::check_dimension_names(dimensions, |(name, _)| name)?;
+        if self.checks_events {
+            event::check_dimension_texts(dimensions, |(_, text)| text)?;
         }
         self.push_checked(id, subject, time, values, dimensions)
     }
@@ -212,6 +227,9 @@ impl BatchBuilder {
         dimensions: &[(&str, &str)],
     ) -> Result<(), BuilderStatus> {
         let count = self.len();
+        if self.next_sequence().is_some_and(|next| next > SEQUENCE_MAX) {
+            return Err(EventStatus::IdMustFit.into());
+        }
         let subject_entry = self.subjects.find(&self.batch.subjects, subject);
         let mut bytes = id.len();
         if subject_entry.is_none() {
@@ -227,9 +245,6 @@ impl BatchBuilder {
         if count == BATCH_EVENTS_MAX || self.bytes_bound(count + 1, bytes) > BATCH_BYTES_MAX {
             return Err(BuilderStatus::BatchMustHaveRoom);
         }
-        if self.next_sequence().is_some_and(|next| next > u64::MAX - 2 * BATCH_EVENTS_MAX as u64) {
-            return Err(EventStatus::IdMustFit.into());
-        }
 
         // From here the push must succeed.
         if self.ids == IdMode::Given {
@@ -237,7 +252,7 @@ impl BatchBuilder {
                 self.batch.id_offsets.push(0);
             }
             self.batch.id_bytes.extend_from_slice(id);
-            self.batch.id_offsets.push(self.batch.id_bytes.len() as u32);
+            self.batch.id_offsets.push(self.batch.id_bytes.len() as u32); // at most BATCH_BYTES_MAX
         }
         let entry = subject_entry.unwrap_or_else(|| self.subjects.add(&mut self.batch.subjects, subject));
         self.batch.subject_index.push(entry);
@@ -307,34 +322,6 @@ impl BatchBuilder {
         self.values.take_back(&mut self.batch.values);
         self.dimensions.take_back(&mut self.batch.dimensions);
     }
-}
-
-/// What the columns themselves cannot hold; receivers would refuse the batch, not the event.
-#[inline]
-fn check_structure(values: &[(&str, i128, u8)], dimensions: &[(&str, &str)]) -> Result<(), EventStatus> {
-    event::check_value_names(values, |(name, ..)| name)?;
-    if values.iter().any(|(.., scale)| *scale > DECIMAL_FRACTION_DIGITS_MAX) {
-        return Err(EventStatus::ValueMustBeDecimal(DecimalStatus::DecimalScaleMustFit));
-    }
-    event::check_dimension_names(dimensions, |(name, _)| name)
-}
-
-/// The rules of one event, in the order of [`EventStatus`] but for those that were checked before.
-#[inline]
-fn check_parts(
-    subject: &str,
-    time: i64,
-    values: &[(&str, i128, u8)],
-    dimensions: &[(&str, &str)],
-) -> Result<(), EventStatus> {
-    event::check_subject(subject)?;
-    event::check_time(time)?;
-    for (_, mantissa, scale) in values {
-        if mantissa.unsigned_abs() > MANTISSA_MAX.unsigned_abs() {
-            Decimal::new(*mantissa, *scale).map_err(EventStatus::ValueMustBeDecimal)?;
-        }
-    }
-    event::check_dimension_texts(dimensions, |(_, text)| text)
 }
 
 // The largest event fits an empty batch, so that `BatchMustHaveRoom` always means "the next one will".

@@ -7,8 +7,7 @@
 //! checked, memory safety by rkyv's `bytecheck`, meaning by the rules below.
 
 use domain::limits::{
-    BATCH_EVENTS_MAX, DECIMAL_FRACTION_DIGITS_MAX, DICTIONARY_ENTRIES_MAX, EVENT_DIMENSIONS_MAX,
-    EVENT_VALUES_MAX,
+    DECIMAL_FRACTION_DIGITS_MAX, DICTIONARY_ENTRIES_MAX, EVENT_DIMENSIONS_MAX, EVENT_VALUES_MAX,
 };
 use rkyv::Archived;
 
@@ -51,7 +50,7 @@ impl<'a> UsageBatch<'a> {
         let archive = rkyv::access::<ArchivedUsageBatchV1, rancor::Failure>(body)
             .map_err(|_| FrameStatus::ArchiveMustBeValid)?;
         let count = header.count as usize;
-        check_names(archive)?;
+        check_names(archive, count)?;
         check_shape(archive, count)?;
         Ok(Self {
             source: &archive.source,
@@ -66,8 +65,8 @@ impl<'a> UsageBatch<'a> {
     }
 }
 
-/// Texts, kinds and numbers of columns: everything that does not depend on the count.
-fn check_names(archive: &ArchivedUsageBatchV1) -> Result<(), FrameStatus> {
+/// Texts, kinds, numbers of columns.
+fn check_names(archive: &ArchivedUsageBatchV1, count: usize) -> Result<(), FrameStatus> {
     if !opaque_fits(archive.source.as_bytes()) {
         return Err(FrameStatus::SourceMustFit);
     }
@@ -78,8 +77,7 @@ fn check_names(archive: &ArchivedUsageBatchV1) -> Result<(), FrameStatus> {
         return Err(FrameStatus::IdKindMustBeKnown);
     }
     let (values, dimensions) = (archive.values.as_slice(), archive.dimensions.as_slice());
-    // The count is at most BATCH_EVENTS_MAX, so the last id and the one after it fit 64 bits.
-    if archive.id_first_sequence.to_native() > u64::MAX - BATCH_EVENTS_MAX as u64 {
+    if archive.id_first_sequence.to_native().checked_add(count as u64).is_none() {
         return Err(FrameStatus::IdSequenceMustFit);
     }
     if values.len() > EVENT_VALUES_MAX || dimensions.len() > EVENT_DIMENSIONS_MAX {
@@ -126,9 +124,6 @@ fn check_shape(archive: &ArchivedUsageBatchV1, count: usize) -> Result<(), Frame
     }
     let dictionaries =
         || archive.dimensions.iter().map(|column| &column.dictionary).chain([&archive.subjects]);
-    if dictionaries().any(|dictionary| dictionary.offsets.is_empty()) {
-        return Err(FrameStatus::OffsetsMustRise);
-    }
     if dictionaries().any(|dictionary| dictionary.offsets.len() > DICTIONARY_ENTRIES_MAX + 1) {
         return Err(FrameStatus::DictionaryMustFit);
     }
@@ -138,8 +133,8 @@ fn check_shape(archive: &ArchivedUsageBatchV1, count: usize) -> Result<(), Frame
 /// No words, or one bit for every event and zeros behind the last.
 fn nulls_match(nulls: &[Archived<u64>], count: usize) -> bool {
     let Some(last) = nulls.last() else { return true };
-    let used = (count - 1) % 64 + 1; // a batch has at least one event
-    nulls.len() == count.div_ceil(64) && (used == 64 || last.to_native() >> used == 0)
+    let unused = count.next_multiple_of(64) - count;
+    nulls.len() == count.div_ceil(64) && last.to_native().leading_zeros() as usize >= unused
 }
 
 /// Entries of columns, one pass each.
@@ -149,16 +144,8 @@ fn check_offsets_and_indexes(batch: &UsageBatch<'_>) -> Result<(), FrameStatus> 
         IdColumn::Bytes(given) => offsets_rise(given.offsets, given.bytes.len()),
         IdColumn::Sequenced { .. } => true,
     };
-    if !ids_rise || !dictionaries().all(|dictionary| offsets_rise(dictionary.offsets, dictionary.texts.len()))
-    {
+    if !ids_rise || !dictionaries().all(texts_rise) {
         return Err(FrameStatus::OffsetsMustRise);
-    }
-    let cuts_characters = |dictionary: Dictionary<'_>| {
-        let is_cut = |offset: &Archived<u32>| !dictionary.texts.is_char_boundary(offset.to_native() as usize);
-        !dictionary.texts.is_ascii() && dictionary.offsets.iter().any(is_cut)
-    };
-    if dictionaries().any(cuts_characters) {
-        return Err(FrameStatus::DictionaryMustBeUtf8);
     }
     let subjects_in = indexes_in(batch.subject_index, batch.subjects.len(), Nulls(&[]));
     let dimensions_in =
@@ -179,12 +166,20 @@ fn offsets_rise(offsets: &[Archived<u32>], bytes: usize) -> bool {
     first.to_native() == 0 && last.to_native() as usize == bytes && !falls
 }
 
+/// Offsets of a dictionary also lie between characters, so that every entry is UTF-8 by itself.
+fn texts_rise(dictionary: Dictionary<'_>) -> bool {
+    let Dictionary { texts, offsets } = dictionary;
+    offsets_rise(offsets, texts.len())
+        && (texts.is_ascii()
+            || offsets.iter().all(|offset| texts.is_char_boundary(offset.to_native() as usize)))
+}
+
+/// The index of an event without an entry means nothing, and may point anywhere.
 fn indexes_in(index: &[Archived<u32>], entries: usize, nulls: Nulls<'_>) -> bool {
     let mut largest = 0;
     for entry in index {
         largest = largest.max(entry.to_native());
     }
-    // The index of an event without an entry means nothing, and may point anywhere.
     (largest as usize) < entries
         || index
             .iter()

@@ -263,7 +263,7 @@ impl<'a> DimensionColumn<'a> {
 impl<'a> Dictionary<'a> {
     #[inline]
     fn len(&self) -> usize {
-        self.offsets.len() - 1
+        self.offsets.len().saturating_sub(1)
     }
 
     #[inline]

@@ -77,8 +77,13 @@ fn refuse_ids(ids: GivenIds<'_>, first: &mut FirstBroken) {
     if !lengths_fit(ids.offsets) {
         first.note(RefusalCode::IdMustFit, |event| !opaque_fits(ids.id(event)));
     }
-    // Ids one after the other can be UTF-8 although a character is cut between two of them, hence ASCII.
-    if !ids.bytes.is_ascii() {
+    // Ids one after the other can be UTF-8 although a character is cut between two of them.
+    let all_utf8 = str::from_utf8(ids.bytes).is_ok_and(|texts| {
+        let is_between_characters =
+            |offset: &Archived<u32>| texts.is_char_boundary(offset.to_native() as usize);
+        texts.is_ascii() || ids.offsets.iter().all(is_between_characters)
+    });
+    if !all_utf8 {
         first.note(RefusalCode::IdMustBeUtf8, |event| str::from_utf8(ids.id(event)).is_err());
     }
 }
