@@ -1,0 +1,162 @@
+//! Keyed hashes: the identity of an event, the digest of its payload, and the slot it belongs to.
+//!
+//! Owns: how (source, id) becomes 128 bits, and content becomes 64. Leaves to others: comparing them (`shard::dedup`).
+//!
+//! Invariants:
+//! - Keyed by a secret of the control log's first record, so that nobody can craft colliding ids.
+//! - A payload digest covers type, subject, values (normalized: `1.0` = `1.00`) and dimensions, in any order of
+//!   columns, and not `time`.
+
+use std::hash::Hasher;
+
+use domain::decimal::normalize;
+use domain::limits::SLOTS;
+use siphasher::sip::SipHasher13;
+use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher128};
+
+/// The secret that identities are keyed with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IdentityKey(u128);
+
+impl IdentityKey {
+    /// The key of 128 secret bits.
+    pub fn new(secret: u128) -> Self {
+        Self(secret)
+    }
+
+    /// The key of 32 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
+    }
+
+    /// The key of one source's ids: ids of different sources never meet.
+    pub fn of_source(self, source: &str) -> SourceKey {
+        let mut hasher = SipHasher128::new_with_key(&self.0.to_le_bytes());
+        hasher.write(source.as_bytes());
+        SourceKey(hasher.finish128().as_u128().to_le_bytes())
+    }
+
+    fn digest(self, domain: u8, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.0.to_le_bytes());
+        hasher.write_u8(domain);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
+    /// What an event type adds to a payload digest.
+    pub fn digest_of_type(self, event_type: &str) -> u64 {
+        self.digest(1, event_type.as_bytes())
+    }
+
+    /// What a subject adds to a payload digest.
+    pub fn digest_of_subject(self, subject: &str) -> u64 {
+        self.digest(2, subject.as_bytes())
+    }
+
+    /// What a dimension adds to a payload digest.
+    pub fn digest_of_dimension(self, name: &str, text: &str) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.0.to_le_bytes());
+        hasher.write_u8(3);
+        hasher.write_u64(name.len() as u64);
+        hasher.write(name.as_bytes());
+        hasher.write(text.as_bytes());
+        hasher.finish()
+    }
+
+    /// Digests the values of one column.
+    pub fn of_value(self, name: &str) -> ValueKey {
+        let mut hasher = SipHasher13::new_with_key(&self.0.to_le_bytes());
+        hasher.write_u8(4);
+        hasher.write(name.as_bytes());
+        ValueKey { low: self.0 as u64 ^ hasher.finish(), high: (self.0 >> 64) as u64 }
+    }
+}
+
+/// The key of one source's ids.
+#[derive(Clone, Copy)]
+pub struct SourceKey([u8; 16]);
+
+impl SourceKey {
+    /// Identity of an id that the producer chose.
+    #[inline]
+    pub fn identity_of_bytes(&self, id: &[u8]) -> u128 {
+        let mut hasher = SipHasher128::new_with_key(&self.0);
+        hasher.write(id);
+        hasher.write_u8(0);
+        hasher.finish128().as_u128()
+    }
+
+    /// Identity of a sequenced id.
+    #[inline]
+    pub fn identity_of_sequence(&self, epoch: u64, sequence: u64) -> u128 {
+        let mut hasher = SipHasher128::new_with_key(&self.0);
+        hasher.write_u64(epoch);
+        hasher.write_u64(sequence);
+        hasher.write_u8(1);
+        hasher.finish128().as_u128()
+    }
+}
+
+/// Digests the values of one column.
+#[derive(Clone, Copy)]
+pub struct ValueKey {
+    low: u64,
+    high: u64,
+}
+
+impl ValueKey {
+    /// What a value adds to a payload digest; equal numbers add the same.
+    #[inline]
+    pub fn digest_of(self, mantissa: i128, scale: u8) -> u64 {
+        let (mantissa, scale) = normalize(mantissa, scale);
+        let mut hasher = SipHasher13::new_with_keys(self.low, self.high);
+        hasher.write_u64(mantissa as u64);
+        hasher.write_u64((mantissa >> 64) as u64);
+        hasher.write_u8(scale);
+        hasher.finish()
+    }
+}
+
+/// The slot of an identity: its top ten bits.
+#[inline]
+pub fn slot_of(identity: u128) -> usize {
+    const SHIFT: u32 = 128 - SLOTS.trailing_zeros();
+    (identity >> SHIFT) as usize
+}
+
+/// The shard that owns a slot: shards own equal ranges of slots.
+#[inline]
+pub fn shard_of_slot(slot: usize, shards: usize) -> usize {
+    slot * shards / SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_different_sources_and_kinds_never_meet() {
+        let key = IdentityKey::new(7);
+        let (a, b) = (key.of_source("a"), key.of_source("b"));
+        assert_ne!(a.identity_of_bytes(b"1"), b.identity_of_bytes(b"1"));
+        assert_ne!(a.identity_of_bytes(&[0; 16]), a.identity_of_sequence(0, 0));
+        assert_ne!(a.identity_of_bytes(b"1"), IdentityKey::new(8).of_source("a").identity_of_bytes(b"1"));
+    }
+
+    #[test]
+    fn equal_numbers_have_equal_digests() {
+        let key = IdentityKey::new(7).of_value("tokens");
+        assert_eq!(key.digest_of(10, 1), key.digest_of(1_000, 3));
+        assert_ne!(key.digest_of(10, 1), key.digest_of(10, 2));
+        assert_ne!(key.digest_of(10, 1), IdentityKey::new(7).of_value("other").digest_of(10, 1));
+    }
+
+    #[test]
+    fn every_slot_has_one_shard_whatever_their_number() {
+        for shards in 1..=domain::limits::SHARDS_MAX {
+            let owners: Vec<usize> = (0..SLOTS).map(|slot| shard_of_slot(slot, shards)).collect();
+            assert!(owners.is_sorted());
+            assert_eq!((owners[0], owners[SLOTS - 1]), (0, shards - 1));
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! An append-only log in segments: the truth of Tallymark.
+//!
+//! Owns: bytes on disk, group commit, recovery. Leaves to others: what records mean, threads, time.
+//!
+//! Invariants:
+//! - A committed record is read back byte for byte, or opening fails and names the damaged segment and offset.
+//! - Every byte of a log is covered by a checksum or must be zero.
+//! - After a failed write or sync a writer does nothing any more.
+
+mod format;
+mod reader;
+mod recovery;
+mod writer;
+
+pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
+pub use self::reader::{LogReader, Record, Tail};
+pub use self::recovery::Recovery;
+pub use self::writer::{Committed, LogWriter};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! Reads a log from an offset to its end, checking every byte on the way.
+//!
+//! Owns: the order of segments, the end of a log, torn tails. Leaves to others: repairing (`recovery`).
+
+use wire::AlignedBytes;
+
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, CLEAN_FILE, CleanMarker, LogError, LogOptions, RECORD_HEADER_BYTES,
+    SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header, decode_record_header, io_error,
+    is_zero, segment_name,
+};
+use crate::io::{Storage, StorageFile};
+
+/// A record as it was written; the payload is 16-aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Logical offset.
+    pub offset: u64,
+    /// Kind, as the log's owner numbers it.
+    pub kind: u16,
+    /// When its content arrived, in nanoseconds.
+    pub received_at: i64,
+    /// When its block was stamped, in nanoseconds.
+    pub recorded_at: i64,
+    /// Its content.
+    pub payload: &'a [u8],
+}
+
+/// How a log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// Offset behind the last whole block.
+    pub end_offset: u64,
+    /// Bytes of a torn block behind it, which was never acknowledged.
+    pub torn_bytes: u64,
+    /// Stamp of the last block.
+    pub last_recorded_at: i64,
+    pub(super) last_block_offset: u64,
+    pub(super) last_block_crc: u32,
+    pub(super) is_clean: bool,
+}
+
+/// Reads records in order.
+pub struct LogReader<'s> {
+    storage: &'s dyn Storage,
+    options: LogOptions,
+    segments: Vec<u64>,
+    clean: Option<CleanMarker>,
+    current: usize,
+    file: Option<OpenSegment>,
+    block: AlignedBytes,
+    block_len: usize,
+    block_offset: u64,
+    header: Option<BlockHeader>,
+    records_left: u32,
+    record_at: usize,
+    from: u64,
+    until: u64,
+    tail: Tail,
+    has_ended: bool,
+}
+
+struct OpenSegment {
+    file: Box<dyn StorageFile>,
+    name: String,
+    base: u64,
+    size: u64,
+    position: u64,
+}
+
+impl<'s> LogReader<'s> {
+    /// A reader of the records at `from` and behind; `until` ends it before the tail is looked at, for logs that are
+    /// being written.
+    ///
+    /// # Errors
+    /// [`LogError`], also if segments are missing.
+    pub fn open(
+        storage: &'s dyn Storage,
+        options: LogOptions,
+        from: u64,
+        until: Option<u64>,
+    ) -> Result<Self, LogError> {
+        let names = storage.list().map_err(io_error("list", "the log's directory"))?;
+        let mut segments: Vec<u64> = Vec::new();
+        for name in &names {
+            match base_of(name) {
+                Some(base) => segments.push(base),
+                None if name.ends_with(".seg") => {
+                    let what = "the segment's name is not an offset";
+                    return Err(LogError::Damaged { file: name.clone(), position: 0, what });
+                }
+                None => {}
+            }
+        }
+        segments.sort_unstable();
+        if segments.first().is_some_and(|base| *base != 0) {
+            let what = "the segments before it are missing";
+            return Err(LogError::Damaged { file: segment_name(segments[0]), position: 0, what });
+        }
+        let clean = if until.is_none() && names.iter().any(|name| name == CLEAN_FILE) {
+            Some(read_clean(storage, &options)?)
+        } else {
+            None
+        };
+        let first = segments.partition_point(|base| *base <= from).saturating_sub(1);
+        let start = segments.get(first).copied().unwrap_or(0);
+        Ok(Self {
+            storage,
+            options,
+            segments,
+            clean,
+            current: first,
+            file: None,
+            block: AlignedBytes::with_len(SECTOR_BYTES),
+            block_len: 0,
+            block_offset: start,
+            header: None,
+            records_left: 0,
+            record_at: 0,
+            from,
+            until: until.unwrap_or(u64::MAX),
+            tail: Tail {
+                end_offset: start,
+                torn_bytes: 0,
+                last_recorded_at: i64::MIN,
+                last_block_offset: start,
+                last_block_crc: 0,
+                is_clean: clean.is_some(),
+            },
+            has_ended: false,
+        })
+    }
+
+    /// The next record.
+    ///
+    /// # Errors
+    /// [`LogError`]; damage is named with its segment and position.
+    #[allow(clippy::should_implement_trait)] // lends its buffer, which an iterator cannot
+    pub fn next(&mut self) -> Result<Option<Record<'_>>, LogError> {
+        loop {
+            if self.records_left == 0 && !self.next_block()? {
+                return Ok(None);
+            }
+            let (offset, payload, kind, received_at) = self.take_record()?;
+            if offset >= self.until {
+                self.has_ended = true;
+                self.records_left = 0;
+                return Ok(None);
+            }
+            if offset >= self.from {
+                let recorded_at = self.tail.last_recorded_at;
+                let payload = &self.block[payload.0..payload.1];
+                return Ok(Some(Record { offset, kind, received_at, recorded_at, payload }));
+            }
+        }
+    }
+
+    /// How the log ends, once [`LogReader::next`] gave `None`.
+    pub fn tail(&self) -> &Tail {
+        assert!(self.has_ended, "the tail is known once all records were read");
+        &self.tail
+    }
+
+    fn take_record(&mut self) -> Result<(u64, (usize, usize), u16, i64), LogError> {
+        let end = BLOCK_HEADER_BYTES + self.header.map_or(0, |header| header.body_bytes);
+        let at = self.record_at;
+        let impossible = "a record does not lie in its block";
+        let header = self.block.get(at..at + RECORD_HEADER_BYTES).filter(|_| at + RECORD_HEADER_BYTES <= end);
+        let decoded = header.and_then(decode_record_header);
+        let Some((payload_bytes, kind, received_at)) = decoded else {
+            return Err(self.damage(at as u64, impossible));
+        };
+        let payload = at + RECORD_HEADER_BYTES;
+        let next = payload + payload_bytes.next_multiple_of(16);
+        if next > end {
+            return Err(self.damage(at as u64, impossible));
+        }
+        self.record_at = next;
+        self.records_left -= 1;
+        if self.records_left == 0 && next != end {
+            return Err(self.damage(next as u64, "a block has bytes behind its last record"));
+        }
+        Ok((self.block_offset + at as u64, (payload, payload + payload_bytes), kind, received_at))
+    }
+
+    /// Damage at a position of the present block.
+    fn damage(&self, in_block: u64, what: &'static str) -> LogError {
+        let (file, position) = match &self.file {
+            Some(segment) => {
+                let start = self.block_offset - segment.base + SEGMENT_HEADER_BYTES as u64;
+                (segment.name.clone(), start + in_block)
+            }
+            None => (segment_name(self.block_offset), in_block),
+        };
+        LogError::Damaged { file, position, what }
+    }
+
+    fn next_block(&mut self) -> Result<bool, LogError> {
+        loop {
+            if self.has_ended || self.tail.end_offset >= self.until {
+                self.has_ended = true;
+                return Ok(false);
+            }
+            if self.file.is_none() && !self.open_segment()? {
+                self.end_log(0)?;
+                return Ok(false);
+            }
+            let segment = self.file.as_ref().expect("a segment was just opened");
+            let is_last = self.current + 1 == self.segments.len();
+            if segment.position == segment.size {
+                if is_last {
+                    self.end_log(0)?;
+                    return Ok(false);
+                }
+                let end = segment.base + segment.position - SEGMENT_HEADER_BYTES as u64;
+                self.current += 1;
+                self.file = None;
+                if self.segments[self.current] != end {
+                    let file = segment_name(self.segments[self.current]);
+                    let what = "the segment does not start where the one before ends";
+                    return Err(LogError::Damaged { file, position: 0, what });
+                }
+                continue;
+            }
+            match self.read_block()? {
+                Ok(()) => return Ok(true),
+                Err(what) => {
+                    let torn_bytes = self.torn_tail(is_last, what)?;
+                    self.end_log(torn_bytes)?;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn open_segment(&mut self) -> Result<bool, LogError> {
+        let Some(base) = self.segments.get(self.current).copied() else { return Ok(false) };
+        let name = segment_name(base);
+        let file = self.storage.open(&name, false).map_err(io_error("open", &name))?;
+        let size = file.size().map_err(io_error("measure", &name))?;
+        let is_newest = self.current + 1 == self.segments.len();
+        let mut header = vec![0; SEGMENT_HEADER_BYTES];
+        let is_short = size < SEGMENT_HEADER_BYTES as u64;
+        if !is_short {
+            file.read_at(0, &mut header).map_err(io_error("read", &name))?;
+        }
+        // A crash while a segment was made leaves it without a header; it never held a record.
+        if is_newest && self.clean.is_none() && is_zero(&header) {
+            self.segments.pop();
+            return Ok(false);
+        }
+        if is_short {
+            let what = "the segment is shorter than its header";
+            return Err(LogError::Damaged { file: name, position: size, what });
+        }
+        check_segment_header(&header, &self.options, base).map_err(|(position, what)| LogError::Damaged {
+            file: name.clone(),
+            position,
+            what,
+        })?;
+        self.file = Some(OpenSegment { file, name, base, size, position: SEGMENT_HEADER_BYTES as u64 });
+        Ok(true)
+    }
+
+    /// Reads and checks the block at the present position; the inner error says why there is none.
+    fn read_block(&mut self) -> Result<Result<(), &'static str>, LogError> {
+        let segment = self.file.as_mut().expect("a segment is open");
+        let left = segment.size - segment.position;
+        let offset = segment.base + segment.position - SEGMENT_HEADER_BYTES as u64;
+        self.block_offset = offset;
+        if left < SECTOR_BYTES as u64 {
+            return Ok(Err("a block is cut off"));
+        }
+        let reading = "read";
+        if self.block.len() < SECTOR_BYTES {
+            self.block = AlignedBytes::with_len(SECTOR_BYTES);
+        }
+        let sector = &mut self.block.as_mut_slice()[..SECTOR_BYTES];
+        segment.file.read_at(segment.position, sector).map_err(io_error(reading, &segment.name))?;
+        let header = match BlockHeader::decode(&sector[..BLOCK_HEADER_BYTES], &self.options, offset) {
+            Ok(header) => header,
+            Err(what) => return Ok(Err(what)),
+        };
+        let block_bytes = header.block_bytes();
+        if block_bytes as u64 > left {
+            return Ok(Err("a block is cut off"));
+        }
+        if self.block.len() < block_bytes {
+            let mut larger = AlignedBytes::with_len(block_bytes.next_power_of_two());
+            larger.as_mut_slice()[..SECTOR_BYTES].copy_from_slice(&self.block[..SECTOR_BYTES]);
+            self.block = larger;
+        }
+        let rest = &mut self.block.as_mut_slice()[SECTOR_BYTES..block_bytes];
+        segment
+            .file
+            .read_at(segment.position + SECTOR_BYTES as u64, rest)
+            .map_err(io_error(reading, &segment.name))?;
+        if let Err(what) = header.check_body(&self.block[..block_bytes]) {
+            return Ok(Err(what));
+        }
+        if header.recorded_at < self.tail.last_recorded_at || header.records == 0 {
+            return Err(self.damage(16, "a block's time runs backwards or it has no records"));
+        }
+        segment.position += block_bytes as u64;
+        self.block_len = block_bytes;
+        self.records_left = header.records;
+        self.record_at = BLOCK_HEADER_BYTES;
+        self.header = Some(header);
+        self.tail.end_offset = offset + block_bytes as u64;
+        self.tail.last_recorded_at = header.recorded_at;
+        self.tail.last_block_offset = offset;
+        self.tail.last_block_crc = header.body_crc();
+        Ok(Ok(()))
+    }
+
+    /// Decides what an unreadable block is: the zeros behind the end, a torn block that was never acknowledged, or
+    /// damage. Gives the bytes of the torn block.
+    fn torn_tail(&mut self, is_last: bool, what: &'static str) -> Result<u64, LogError> {
+        let segment = self.file.as_ref().expect("a segment is open");
+        let (start, size, name, base) = (segment.position, segment.size, segment.name.clone(), segment.base);
+        let damaged = |position, what| LogError::Damaged { file: name.clone(), position, what };
+        if !is_last || self.clean.is_some() {
+            return Err(damaged(start, what));
+        }
+        let mut nonzero_end = start;
+        let mut sector = vec![0; SECTOR_BYTES];
+        let mut position = start;
+        while position < size {
+            let bytes = SECTOR_BYTES.min((size - position) as usize);
+            segment.file.read_at(position, &mut sector[..bytes]).map_err(io_error("read", &name))?;
+            if !is_zero(&sector[..bytes]) {
+                nonzero_end = position + bytes as u64;
+                let offset = base + position - SEGMENT_HEADER_BYTES as u64;
+                let is_block = bytes == SECTOR_BYTES
+                    && position > start
+                    && BlockHeader::decode(&sector[..BLOCK_HEADER_BYTES], &self.options, offset).is_ok();
+                // A commit is synced before the next one is written, so only the last block can be torn.
+                if is_block {
+                    return Err(damaged(start, what));
+                }
+            }
+            position += bytes as u64;
+        }
+        Ok(nonzero_end - start)
+    }
+
+    fn end_log(&mut self, torn_bytes: u64) -> Result<(), LogError> {
+        self.has_ended = true;
+        self.tail.torn_bytes = torn_bytes;
+        let Some(clean) = self.clean else { return Ok(()) };
+        let found = (self.tail.end_offset, self.tail.last_block_offset, self.tail.last_block_crc);
+        // A reader that started behind the last block has not seen it.
+        let is_seen = self.tail.last_recorded_at != i64::MIN;
+        let is_same = found == (clean.end_offset, clean.last_block_offset, clean.last_block_crc);
+        let is_empty = clean.end_offset == 0 && self.tail.end_offset == 0;
+        if (is_seen && !is_same) || (!is_seen && !is_empty && self.from == 0) {
+            let file = self.segments.last().map_or(CLEAN_FILE.to_string(), |base| segment_name(*base));
+            let what = "the log does not end where it was closed";
+            return Err(LogError::Damaged { file, position: SEGMENT_HEADER_BYTES as u64, what });
+        }
+        Ok(())
+    }
+
+    pub(super) fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+}
+
+fn read_clean(storage: &dyn Storage, options: &LogOptions) -> Result<CleanMarker, LogError> {
+    let file = storage.open(CLEAN_FILE, false).map_err(io_error("open", CLEAN_FILE))?;
+    let size = file.size().map_err(io_error("measure", CLEAN_FILE))?;
+    let mut bytes = vec![0; usize::try_from(size.min(4_096)).unwrap_or_default()];
+    file.read_at(0, &mut bytes).map_err(io_error("read", CLEAN_FILE))?;
+    let what = "the marker of a clean end does not validate";
+    CleanMarker::decode(&bytes, options).ok_or(LogError::Damaged {
+        file: CLEAN_FILE.to_string(),
+        position: 0,
+        what,
+    })
+}

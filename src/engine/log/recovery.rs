@@ -1,0 +1,91 @@
+//! Opens a log for writing: reads all of it, repairs what a crash may leave, refuses everything else.
+//!
+//! | what is found | what it is | what is done |
+//! |---|---|---|
+//! | no segments | a new log | the first segment is made at the first commit |
+//! | newest segment short or without header, no CLEAN | crash while a segment was made | the file is removed |
+//! | zeros behind the last block of the newest segment | preallocated room | kept |
+//! | unreadable bytes behind it, no block behind them, no CLEAN | a torn commit, never acknowledged | cut off |
+//! | unreadable bytes with a whole block behind them | damage | refused: segment and position |
+//! | unreadable bytes in an older segment | damage | refused |
+//! | a gap between segments, a foreign header, a segment of another log | damage | refused |
+//! | CLEAN, and the log ends as it says | closed cleanly | CLEAN is removed before the first append |
+//! | CLEAN, and anything is unreadable or ends elsewhere | damage | refused |
+//! | CLEAN itself unreadable | damage | refused |
+
+use super::format::{CLEAN_FILE, LogError, LogOptions, SEGMENT_HEADER_BYTES, io_error, segment_name};
+use super::reader::{LogReader, Record};
+use super::writer::LogWriter;
+use crate::io::Storage;
+use std::sync::Arc;
+
+/// What opening a log found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// Records in the log.
+    pub records: u64,
+    /// Offset behind the last one.
+    pub end_offset: u64,
+    /// Bytes of a torn, unacknowledged commit that were cut off.
+    pub torn_bytes: u64,
+    /// Stamp of the last block; `None` for a new log.
+    pub last_recorded_at: Option<i64>,
+    /// Whether the log was closed cleanly.
+    pub was_clean: bool,
+}
+
+impl LogWriter {
+    /// Opens a log for writing; `visit` gets every record in order.
+    ///
+    /// # Errors
+    /// [`LogError`] if the log is damaged or the disk fails; or what `visit` gives.
+    pub fn recover<E: From<LogError>>(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        visit: &mut dyn FnMut(Record<'_>) -> Result<(), E>,
+    ) -> Result<(LogWriter, Recovery), E> {
+        let mut records = 0;
+        let (tail, segments) = {
+            let mut reader = LogReader::open(&*storage, options, 0, None)?;
+            while let Some(record) = reader.next()? {
+                records += 1;
+                visit(record)?;
+            }
+            (reader.tail().clone(), reader.segments().to_vec())
+        };
+        repair(&*storage, &segments)?;
+        let last_recorded_at = (records > 0).then_some(tail.last_recorded_at);
+        let recovery = Recovery {
+            records,
+            end_offset: tail.end_offset,
+            torn_bytes: tail.torn_bytes,
+            last_recorded_at,
+            was_clean: tail.is_clean,
+        };
+        let writer = LogWriter::open_at(storage, options, segments.last().copied(), &tail)?;
+        Ok((writer, recovery))
+    }
+}
+
+/// Removes a segment that never got its header, and the marker of a clean end.
+fn repair(storage: &dyn Storage, segments: &[u64]) -> Result<(), LogError> {
+    let names = storage.list().map_err(io_error("list", "the log's directory"))?;
+    let known: Vec<String> = segments.iter().map(|base| segment_name(*base)).collect();
+    let mut has_removed = false;
+    for name in names {
+        let is_headless = name.ends_with(".seg") && !known.contains(&name);
+        if is_headless || name == CLEAN_FILE {
+            storage.remove(&name).map_err(io_error("remove", &name))?;
+            has_removed = true;
+        }
+    }
+    if has_removed {
+        storage.sync_directory().map_err(io_error("sync", "the log's directory"))?;
+    }
+    Ok(())
+}
+
+/// Position in its file of an offset of a segment.
+pub(super) fn position_of(base: u64, offset: u64) -> u64 {
+    offset - base + SEGMENT_HEADER_BYTES as u64
+}

@@ -1,0 +1,201 @@
+//! Crashes, faults and flipped bits against the log.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::io::Storage;
+use crate::testing::disk::{Faults, Seed, SimulatedDisk};
+
+const OPTIONS: LogOptions =
+    LogOptions { kind: LogKind::Usage, partition: 0, incarnation: 0, segment_bytes: 24 << 10 };
+
+type Read = Vec<(u64, u16, Vec<u8>)>;
+
+fn read(disk: &SimulatedDisk) -> Result<Read, LogError> {
+    let mut records = Vec::new();
+    let mut reader = LogReader::open(disk, OPTIONS, 0, None)?;
+    while let Some(record) = reader.next()? {
+        assert_eq!(record.payload.as_ptr() as usize % 16, 0, "payloads are 16-aligned");
+        records.push((record.offset, record.kind, record.payload.to_vec()));
+    }
+    Ok(records)
+}
+
+fn open(disk: &SimulatedDisk) -> Result<(LogWriter, Recovery), LogError> {
+    LogWriter::recover::<LogError>(Arc::new(disk.clone()), OPTIONS, &mut |_| Ok(()))
+}
+
+fn cases() -> u64 {
+    std::env::var("TALLYMARK_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+}
+
+#[test]
+fn what_was_committed_survives_any_crash_and_only_a_prefix_of_the_rest() {
+    for seed in 0..cases() {
+        let mut random = Seed::new(seed);
+        let disk = SimulatedDisk::default();
+        let (mut writer, _) = open(&disk).unwrap();
+        let mut committed: Read = Vec::new();
+        let mut recorded_at = 0;
+        for _ in 0..random.below(60) {
+            let mut staged = Vec::new();
+            for _ in 0..=random.below(3) {
+                let payload = vec![random.below(256) as u8; random.below(3_000) as usize];
+                let kind = random.below(3) as u16;
+                staged.push((
+                    writer
+                        .stage(kind, 7, &[&payload[..payload.len() / 2], &payload[payload.len() / 2..]])
+                        .unwrap(),
+                    kind,
+                    payload,
+                ));
+            }
+            match random.below(12) {
+                0 => {
+                    // The commit's last sync fails and power is lost: its block may be torn or whole.
+                    disk.set_faults(Faults { fail_sync: Some(1 + random.below(2)), ..Faults::default() });
+                    let failed = writer.commit(recorded_at).is_err();
+                    disk.crash(random.below(u64::MAX >> 12));
+                    (writer, _) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                    let found = read(&disk).unwrap();
+                    assert!(found.starts_with(&committed), "seed {seed}: committed records are there");
+                    if !failed || found.len() > committed.len() {
+                        committed.extend(staged);
+                    }
+                    assert_eq!(found, committed, "seed {seed}: a commit is whole or not there");
+                }
+                1 => {
+                    writer.commit(recorded_at).unwrap();
+                    committed.extend(staged);
+                    writer.close_cleanly().unwrap();
+                    disk.crash(random.below(u64::MAX >> 12));
+                    let (opened, recovery) =
+                        open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                    assert!(recovery.was_clean && recovery.torn_bytes == 0, "seed {seed}");
+                    writer = opened;
+                }
+                _ => {
+                    recorded_at += 5;
+                    writer.commit(recorded_at - 10).unwrap();
+                    committed.extend(staged);
+                }
+            }
+        }
+        disk.crash(seed);
+        let (_, recovery) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(recovery.records as usize, committed.len(), "seed {seed}");
+        assert_eq!(read(&disk).unwrap(), committed, "seed {seed}");
+    }
+}
+
+fn closed_log() -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    for number in 0..8u8 {
+        writer.stage(1, 3, &[&vec![number; 5_000]]).unwrap();
+        writer.commit(number.into()).unwrap();
+    }
+    writer.close_cleanly().unwrap();
+    disk
+}
+
+#[test]
+fn every_flipped_bit_of_a_closed_log_is_found_and_named() {
+    let disk = closed_log();
+    let files = disk.files();
+    assert!(files.len() > 3, "several segments and the marker");
+    for (name, bytes) in files {
+        for byte in 0..bytes {
+            let bit = (byte % 8) as u8;
+            disk.flip(&name, byte, bit);
+            match read(&disk) {
+                Err(LogError::Damaged { file, .. }) => assert_eq!(file, name, "byte {byte}"),
+                other => panic!("byte {byte} of {name}: {other:?}"),
+            }
+            disk.flip(&name, byte, bit);
+        }
+    }
+    assert_eq!(read(&disk).unwrap().len(), 8);
+}
+
+#[test]
+fn damage_before_the_last_block_is_refused_and_not_cut_off() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    for number in 0..2u8 {
+        writer.stage(1, 3, &[&[number; 100]]).unwrap();
+        writer.commit(1).unwrap();
+    }
+    let name = disk.files()[0].0.clone();
+    disk.flip(&name, 4_096 + 100, 0);
+    let error = open(&disk).err().unwrap().to_string();
+    assert_eq!(error, format!("segment {name} is damaged at byte 4096: a block's checksum differs"));
+    disk.flip(&name, 4_096 + 100, 0);
+    disk.flip(&name, 8_192 + 100, 0);
+    let (_, recovery) = open(&disk).unwrap();
+    assert_eq!((recovery.records, recovery.torn_bytes), (1, 4_096));
+}
+
+#[test]
+fn a_missing_or_foreign_segment_is_refused() {
+    let disk = closed_log();
+    let second = disk.files()[1].0.clone();
+    disk.remove(&second).unwrap();
+    assert!(matches!(read(&disk), Err(LogError::Damaged { .. })));
+    let disk = closed_log();
+    let first = disk.files()[0].0.clone();
+    disk.remove(&first).unwrap();
+    assert!(read(&disk).err().unwrap().to_string().contains("missing"));
+    let disk = closed_log();
+    let other = LogOptions { partition: 1, ..OPTIONS };
+    assert!(matches!(LogReader::open(&disk, other, 0, None).map(|_| ()), Err(LogError::Damaged { .. })));
+}
+
+#[test]
+fn a_failed_sync_ends_the_writer() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    writer.stage(1, 0, &[b"a"]).unwrap();
+    writer.commit(0).unwrap();
+    disk.set_faults(Faults { fail_sync: Some(1), ..Faults::default() });
+    writer.stage(1, 0, &[b"b"]).unwrap();
+    assert!(matches!(writer.commit(0), Err(LogError::Io { doing: "sync", .. })));
+    assert!(matches!(writer.commit(0), Err(LogError::WriterPoisoned { .. })));
+    assert!(matches!(writer.stage(1, 0, &[b"c"]), Err(LogError::WriterPoisoned { .. })));
+}
+
+#[test]
+fn a_full_disk_ends_the_writer_and_loses_nothing_committed() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    disk.set_faults(Faults { bytes_max: Some(60 << 10), ..Faults::default() });
+    let mut committed = 0;
+    let failure = loop {
+        writer.stage(1, 0, &[&[7; 9_000]]).unwrap();
+        match writer.commit(0) {
+            Ok(_) => committed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(failure, LogError::Io { .. }), "{failure:?}");
+    disk.crash(3);
+    let (_, recovery) = open(&disk).unwrap();
+    assert_eq!(recovery.records, committed);
+}
+
+#[test]
+fn a_reader_with_a_bound_does_not_look_at_what_is_being_written() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    let mut offsets = Vec::new();
+    for number in 0..20u8 {
+        offsets.push(writer.stage(1, 0, &[&vec![number; 2_000]]).unwrap());
+        writer.commit(0).unwrap();
+    }
+    let mut reader = LogReader::open(&disk, OPTIONS, offsets[4], Some(offsets[9])).unwrap();
+    let mut found = Vec::new();
+    while let Some(record) = reader.next().unwrap() {
+        found.push(record.offset);
+    }
+    assert_eq!(found, offsets[4..9]);
+}

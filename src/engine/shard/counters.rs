@@ -1,0 +1,78 @@
+//! Counters of what became of events, per source.
+//!
+//! Owns: the equation `received = accepted + duplicate + conflict + quarantined + rejected` and
+//! `accepted = metered + unmetered + pending`. Leaves to others: showing them (`server::observe`).
+
+use wire::verdict::{QuarantineReason, Verdict};
+
+/// What became of the events of one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounters {
+    /// Counted in at least one cell.
+    pub metered: u64,
+    /// Accepted, but no meter matched.
+    pub unmetered: u64,
+    /// Accepted and waiting for an owner.
+    pub pending: u64,
+    /// Same id and content as an earlier event.
+    pub duplicate: u64,
+    /// Same id and content with another time.
+    pub duplicate_restamped: u64,
+    /// Same id with other content.
+    pub conflict: u64,
+    /// Set aside, by reason in the order of [`QuarantineReason::ALL`].
+    pub quarantined: [u64; QuarantineReason::ALL.len()],
+    /// Refused from the frame alone.
+    pub rejected: u64,
+}
+
+impl SourceCounters {
+    /// Counts one verdict.
+    #[inline]
+    pub fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Accepted => self.metered += 1,
+            Verdict::Unmetered => self.unmetered += 1,
+            Verdict::Pending => self.pending += 1,
+            Verdict::Duplicate => self.duplicate += 1,
+            Verdict::DuplicateRestamped => self.duplicate_restamped += 1,
+            Verdict::Conflict => self.conflict += 1,
+            Verdict::Quarantined(reason) => self.quarantined[reason.ordinal()] += 1,
+            Verdict::Rejected(_) => self.rejected += 1,
+        }
+    }
+
+    /// Adds the counters of another shard.
+    pub fn merge(&mut self, other: &SourceCounters) {
+        self.metered += other.metered;
+        self.unmetered += other.unmetered;
+        self.pending += other.pending;
+        self.duplicate += other.duplicate;
+        self.duplicate_restamped += other.duplicate_restamped;
+        self.conflict += other.conflict;
+        for (mine, theirs) in self.quarantined.iter_mut().zip(other.quarantined) {
+            *mine += theirs;
+        }
+        self.rejected += other.rejected;
+    }
+
+    /// Events that count once: metered, unmetered or pending.
+    pub fn accepted(&self) -> u64 {
+        self.metered + self.unmetered + self.pending
+    }
+
+    /// Events set aside, whatever the reason.
+    pub fn quarantined_total(&self) -> u64 {
+        self.quarantined.iter().sum()
+    }
+
+    /// Every event that reached the log.
+    pub fn received(&self) -> u64 {
+        self.accepted()
+            + self.duplicate
+            + self.duplicate_restamped
+            + self.conflict
+            + self.quarantined_total()
+            + self.rejected
+    }
+}

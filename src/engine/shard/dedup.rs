@@ -1,0 +1,93 @@
+//! The dedup index of a shard: which events were seen, with which content, and what became of them.
+//!
+//! Owns: identity, payload digest, time and position of every event that reached the log.
+//! Leaves to others: verdicts that do not come from an event's history (`super::Shard`).
+//!
+//! Invariants: exact. An identity is 128 bits, keyed; two events with one identity are one event. First seen counts.
+
+use domain::EventPosition;
+use hashbrown::HashTable;
+
+/// What became of the first event with an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Standing {
+    /// Counted in a cell.
+    Metered,
+    /// Accepted, waiting for an owner.
+    Pending,
+    /// Accepted, but no meter matched.
+    Unmetered,
+    /// Set aside.
+    Quarantined,
+}
+
+/// One remembered event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    identity: u128,
+    /// Digest of the content that counts.
+    pub(crate) payload_digest: u64,
+    /// Where the first event with this identity stands.
+    pub(crate) position: EventPosition,
+    /// Time of that event, in nanoseconds.
+    pub(crate) time: i64,
+    /// What became of it.
+    pub(crate) standing: Standing,
+}
+
+/// The index. Memory: 48 bytes an event and the table's slack.
+#[derive(Default)]
+pub(crate) struct Dedup {
+    table: HashTable<Seen>,
+}
+
+#[inline]
+fn hash_of(identity: u128) -> u64 {
+    // The identity is a keyed hash already. Its top bits are the slot, the same for all entries of few shards.
+    identity as u64
+}
+
+impl Dedup {
+    /// The event that was seen first with this identity.
+    #[inline]
+    pub(crate) fn find(&self, identity: u128) -> Option<&Seen> {
+        self.table.find(hash_of(identity), |seen| seen.identity == identity)
+    }
+
+    /// The same, to change what became of it.
+    pub(crate) fn find_mut(&mut self, identity: u128) -> Option<&mut Seen> {
+        self.table.find_mut(hash_of(identity), |seen| seen.identity == identity)
+    }
+
+    /// Remembers a new event.
+    #[inline]
+    pub(crate) fn insert(&mut self, identity: u128, seen: NewEvent) {
+        let entry = Seen {
+            identity,
+            payload_digest: seen.payload_digest,
+            position: seen.position,
+            time: seen.time,
+            standing: seen.standing,
+        };
+        self.table.insert_unique(hash_of(identity), entry, |seen| hash_of(seen.identity));
+    }
+
+    /// Events remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+/// What is remembered of a new event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewEvent {
+    /// Digest of the content.
+    pub(crate) payload_digest: u64,
+    /// Where it stands.
+    pub(crate) position: EventPosition,
+    /// Its time, in nanoseconds.
+    pub(crate) time: i64,
+    /// What became of it.
+    pub(crate) standing: Standing,
+}

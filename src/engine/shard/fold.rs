@@ -1,0 +1,244 @@
+//! Meter programs against a batch: which meters an event feeds, in which group, with which value.
+//!
+//! Owns: filters, groups and values, resolved once per batch against its dictionaries, then looked up per event.
+//! Leaves to others: verdicts and cells (`super::Shard`).
+//!
+//! Invariants: an event is atomic, so [`contributions_of`] either gives what every matching meter takes or one reason.
+
+use std::sync::Arc;
+
+use domain::decimal::{normalize, power_of_ten};
+use domain::limits::{DECIMAL_DIGITS_MAX, METER_GROUP_BY_MAX};
+use domain::plan::{Aggregation, MeterProgram, MeteringPlan, NegativeUsage};
+use foldhash::HashMapExt;
+use wire::usage::UsageBatch;
+use wire::verdict::QuarantineReason;
+
+use super::cell::Group;
+use super::groups::Groups;
+
+/// What one event adds to one cell of a meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contribution {
+    /// Index of the meter's program.
+    pub(crate) program: u32,
+    /// The group, as the shard numbers it.
+    pub(crate) group: u32,
+    /// The value at the meter's scale.
+    pub(crate) value: i128,
+}
+
+/// The programs that can take events of a batch.
+pub(crate) struct ResolvedPrograms {
+    programs: Vec<Resolved>,
+}
+
+struct Resolved {
+    program: u32,
+    value: ValueRule,
+    negative_usage: NegativeUsage,
+    filters: Vec<Filter>,
+    group_columns: Vec<Option<usize>>,
+    group_radix: Vec<u128>,
+    group_cache: foldhash::HashMap<u128, u32>,
+}
+
+enum ValueRule {
+    Count,
+    /// The batch has no such value column.
+    Missing,
+    Column {
+        column: usize,
+        scale: u8,
+        meter_scale: u8,
+    },
+}
+
+struct Filter {
+    column: Option<usize>,
+    /// Per dictionary entry of the column: does the filter let it through.
+    allowed: Vec<bool>,
+}
+
+impl ResolvedPrograms {
+    /// Resolves the programs of the plan that existed at `control_offset` against the columns of a batch.
+    pub(crate) fn of(plan: &MeteringPlan, control_offset: u64, batch: &UsageBatch<'_>) -> Self {
+        let programs = plan
+            .programs
+            .iter()
+            .enumerate()
+            .filter(|(_, program)| {
+                *program.event_type == *batch.event_type() && program.since_control_offset <= control_offset
+            })
+            .map(|(index, program)| Resolved::of(index as u32, program, batch))
+            .collect();
+        Self { programs }
+    }
+
+    /// Collects into `out` what every matching meter takes of an event.
+    ///
+    /// # Errors
+    /// The reason for which the first meter, in plan order, cannot take the event; then none takes it.
+    pub(crate) fn contributions_of(
+        &mut self,
+        batch: &UsageBatch<'_>,
+        index: usize,
+        plan: &MeteringPlan,
+        groups: &mut Groups,
+        out: &mut Vec<Contribution>,
+    ) -> Result<(), QuarantineReason> {
+        out.clear();
+        for resolved in &mut self.programs {
+            if !resolved.filters.iter().all(|filter| filter.lets_through(batch, index)) {
+                continue;
+            }
+            let value = resolved.value_of(batch, index)?;
+            let group = resolved.group_of(batch, index, plan, groups);
+            out.push(Contribution { program: resolved.program, group, value });
+        }
+        Ok(())
+    }
+}
+
+impl Resolved {
+    fn of(index: u32, program: &MeterProgram, batch: &UsageBatch<'_>) -> Self {
+        let dimension =
+            |name: &str| batch.dimension_columns().iter().position(|column| column.name() == name);
+        let value = match (program.aggregation, &program.value) {
+            (Aggregation::Count, _) | (Aggregation::Sum, None) => ValueRule::Count,
+            (Aggregation::Sum, Some(name)) => {
+                match batch.value_columns().iter().position(|column| column.name() == &**name) {
+                    None => ValueRule::Missing,
+                    Some(column) => ValueRule::Column {
+                        column,
+                        scale: batch.value_columns()[column].scale(),
+                        meter_scale: program.scale,
+                    },
+                }
+            }
+        };
+        let filters = program
+            .filter
+            .iter()
+            .map(|(name, texts)| {
+                let column = dimension(name);
+                let allowed = column.map_or(Vec::new(), |column| {
+                    let column = &batch.dimension_columns()[column];
+                    (0..column.dictionary_len())
+                        .map(|entry| texts.iter().any(|text| **text == *column.text(entry)))
+                        .collect()
+                });
+                Filter { column, allowed }
+            })
+            .collect();
+        assert!(program.group_by.len() <= METER_GROUP_BY_MAX, "the catalog limits group-by dimensions");
+        let group_columns: Vec<Option<usize>> = program.group_by.iter().map(|name| dimension(name)).collect();
+        // One digit per dimension: entry + 1, or 0 where the event has no such dimension. Eight digits below 2^14
+        // fit 128 bits.
+        let mut radix = 1u128;
+        let group_radix = group_columns
+            .iter()
+            .map(|column| {
+                let this = radix;
+                let entries = column.map_or(0, |column| batch.dimension_columns()[column].dictionary_len());
+                radix *= entries as u128 + 1;
+                this
+            })
+            .collect();
+        Self {
+            program: index,
+            value,
+            negative_usage: program.negative_usage,
+            filters,
+            group_columns,
+            group_radix,
+            group_cache: foldhash::HashMap::new(),
+        }
+    }
+
+    #[inline]
+    fn value_of(&self, batch: &UsageBatch<'_>, index: usize) -> Result<i128, QuarantineReason> {
+        let (column, scale, meter_scale) = match self.value {
+            ValueRule::Count => return Ok(1),
+            ValueRule::Missing => return Err(QuarantineReason::MissingValue),
+            ValueRule::Column { column, scale, meter_scale } => (column, scale, meter_scale),
+        };
+        let Some(mantissa) = batch.value_columns()[column].value(index) else {
+            return Err(QuarantineReason::MissingValue);
+        };
+        let value = rescale(mantissa, scale, meter_scale)?;
+        if value >= 0 {
+            return Ok(value);
+        }
+        match self.negative_usage {
+            NegativeUsage::Reject => Err(QuarantineReason::NegativeUsage),
+            NegativeUsage::Zero => Ok(0),
+            NegativeUsage::Signed => Ok(value),
+        }
+    }
+
+    #[inline]
+    fn group_of(
+        &mut self,
+        batch: &UsageBatch<'_>,
+        index: usize,
+        plan: &MeteringPlan,
+        groups: &mut Groups,
+    ) -> u32 {
+        let entry_of = |column: &Option<usize>| {
+            column.and_then(|column| {
+                batch.dimension_columns()[column].index(index).map(|entry| (column, entry))
+            })
+        };
+        let mut key = 0u128;
+        for (column, radix) in self.group_columns.iter().zip(&self.group_radix) {
+            key += entry_of(column).map_or(0, |(_, entry)| entry as u128 + 1) * radix;
+        }
+        if let Some(group) = self.group_cache.get(&key) {
+            return *group;
+        }
+        let texts: Group = self
+            .group_columns
+            .iter()
+            .map(|column| {
+                entry_of(column)
+                    .map(|(column, entry)| Arc::from(batch.dimension_columns()[column].text(entry)))
+            })
+            .collect();
+        debug_assert_eq!(texts.len(), plan.programs[self.program as usize].group_by.len());
+        let group = groups.number_of(texts);
+        self.group_cache.insert(key, group);
+        group
+    }
+}
+
+impl Filter {
+    #[inline]
+    fn lets_through(&self, batch: &UsageBatch<'_>, index: usize) -> bool {
+        let Some(column) = self.column else { return false };
+        batch.dimension_columns()[column].index(index).is_some_and(|entry| self.allowed[entry])
+    }
+}
+
+/// The mantissa at the meter's scale, exactly.
+#[inline]
+fn rescale(mantissa: i128, scale: u8, meter_scale: u8) -> Result<i128, QuarantineReason> {
+    let (mantissa, scale) = if scale > meter_scale { normalize(mantissa, scale) } else { (mantissa, scale) };
+    let Some(shift) = meter_scale.checked_sub(scale) else { return Err(QuarantineReason::ValueScale) };
+    debug_assert!(u32::from(shift) <= DECIMAL_DIGITS_MAX);
+    mantissa.checked_mul(power_of_ten(shift)).ok_or(QuarantineReason::ValueRange)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_rescaled_exactly_or_refused_by_name() {
+        assert_eq!(rescale(15, 1, 3), Ok(1_500));
+        assert_eq!(rescale(1_500, 3, 1), Ok(15));
+        assert_eq!(rescale(1_501, 3, 1), Err(QuarantineReason::ValueScale));
+        assert_eq!(rescale(10i128.pow(37), 0, 18), Err(QuarantineReason::ValueRange));
+        assert_eq!(rescale(0, 28, 0), Ok(0));
+    }
+}

@@ -1,0 +1,501 @@
+//! A shard: the state machine that decides about every event of its slots and folds the accepted ones into cells.
+//!
+//! Owns: dedup index, pending events, cells and counters of its slots.
+//! Leaves to others: the log, threads and durability (`server`), merging cells and what they cost (`machine`).
+//!
+//! States and calling order:
+//! - `handle_batch` for every usage batch in log order, `handle_barrier` for every barrier in between.
+//! - If a barrier answers with subjects to fold again, `refold_batch` for every batch before that barrier, in log
+//!   order, then `finish_refold`; nothing else in between.
+//! - `take_reports` at a barrier that a cut names.
+//!
+//! Invariants:
+//! - A verdict depends only on the event, the history of its id, and the control state of the last barrier; never on
+//!   the number of shards, a clock, or the iteration order of a map.
+//! - The first event with an identity counts; an event is atomic over its meters.
+//! - A cell equals the fold of the accepted events of its slice; slices of one subject do not overlap.
+
+pub mod cell;
+mod counters;
+mod dedup;
+mod fold;
+mod groups;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use domain::plan::{MeteringPlan, SubjectPlan};
+use domain::{EventPosition, Span, Subject, Timestamp};
+use hashbrown::HashTable;
+use wire::usage::UsageBatch;
+use wire::verdict::{QuarantineReason, Verdict};
+
+use self::cell::{CellReport, Fold};
+pub use self::counters::SourceCounters;
+use self::dedup::{Dedup, NewEvent, Standing};
+use self::fold::{Contribution, ResolvedPrograms};
+use self::groups::Groups;
+use crate::identity::slot_of;
+use crate::prepared::PreparedBatch;
+
+/// An event that did not count, and why: quarantined, or in conflict with an earlier event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SetAside {
+    /// Where the event stands.
+    pub position: EventPosition,
+    /// Wire code of the verdict.
+    pub verdict: u8,
+}
+
+/// One shard of the engine.
+pub struct Shard {
+    index: usize,
+    plan: Arc<MeteringPlan>,
+    control_offset: u64,
+    dedup: Dedup,
+    subjects: Vec<SubjectState>,
+    subject_numbers: foldhash::HashMap<Subject, u32>,
+    groups: Groups,
+    cells: Vec<CellState>,
+    cell_numbers: HashTable<u32>,
+    dirty: Vec<u32>,
+    pending_counts: BTreeMap<(Arc<str>, u16), u32>,
+    counters: BTreeMap<Arc<str>, SourceCounters>,
+    set_aside: Vec<SetAside>,
+    refolding: BTreeSet<u32>,
+    contributions: Vec<Contribution>,
+}
+
+struct SubjectState {
+    subject: Subject,
+    plan: Option<Arc<SubjectPlan>>,
+    cells: Vec<u32>,
+    pending: Vec<PendingEvent>,
+}
+
+struct PendingEvent {
+    source: Arc<str>,
+    identity: u128,
+    time: Timestamp,
+    contributions: Vec<Contribution>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct CellKey {
+    subject: u32,
+    program: u32,
+    group: u32,
+    slice_from: Timestamp,
+}
+
+struct CellState {
+    key: CellKey,
+    /// Latest time of an event in the cell: a new bound behind it cuts nothing.
+    time_max: Timestamp,
+    fold: Fold,
+    is_dirty: bool,
+}
+
+impl CellKey {
+    #[inline]
+    fn hash(self) -> u64 {
+        // Keys are small numbers that a customer cannot choose freely; a multiplicative mix spreads them.
+        let mixed = (u64::from(self.subject) << 32 | u64::from(self.group))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+            ^ (self.slice_from.nanoseconds() as u64 ^ u64::from(self.program) << 56);
+        let mixed = mixed.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        mixed ^ mixed >> 32
+    }
+}
+
+impl Shard {
+    /// An empty shard: number `index`, under an empty plan.
+    pub fn new(index: usize) -> Self {
+        Self {
+            index,
+            plan: Arc::default(),
+            control_offset: 0,
+            dedup: Dedup::default(),
+            subjects: Vec::new(),
+            subject_numbers: foldhash::HashMap::default(),
+            groups: Groups::default(),
+            cells: Vec::new(),
+            cell_numbers: HashTable::new(),
+            dirty: Vec::new(),
+            pending_counts: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            set_aside: Vec::new(),
+            refolding: BTreeSet::new(),
+            contributions: Vec::new(),
+        }
+    }
+
+    /// Decides about the shard's events of a batch. `verdicts` has one code for every event of the batch; the shard
+    /// writes those of its own events. Shard 0 also counts the events that were refused at the edge.
+    pub fn handle_batch(&mut self, prepared: &PreparedBatch, verdicts: &mut dyn FnMut(u16, Verdict)) {
+        assert!(self.refolding.is_empty(), "a refold is finished before the next batch");
+        let batch = prepared.view();
+        let source = self.source(batch.source());
+        let mut counters = SourceCounters::default();
+        if self.index == 0 {
+            for refusal in prepared.refusals() {
+                let verdict = Verdict::Rejected(refusal.code);
+                counters.count(verdict);
+                verdicts(refusal.index, verdict);
+            }
+        }
+        let mut programs = ResolvedPrograms::of(&self.plan, self.control_offset, &batch);
+        let mut subject_numbers = vec![u32::MAX; batch.subject_count()];
+        for &index in prepared.events_of_shard(self.index) {
+            let verdict = self.decide(prepared, &batch, index, &source, &mut programs, &mut subject_numbers);
+            counters.count(verdict);
+            verdicts(index, verdict);
+            if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
+                self.set_aside.push(SetAside { position: prepared.position(index), verdict: verdict.code() });
+            }
+        }
+        self.counters.entry(source).or_default().merge(&counters);
+    }
+
+    fn decide(
+        &mut self,
+        prepared: &PreparedBatch,
+        batch: &UsageBatch<'_>,
+        index: u16,
+        source: &Arc<str>,
+        programs: &mut ResolvedPrograms,
+        subject_numbers: &mut [u32],
+    ) -> Verdict {
+        let identity = prepared.identity(index);
+        let payload_digest = prepared.payload_digest(index);
+        let event = usize::from(index);
+        let time = batch.time(event);
+        if let Some(seen) = self.dedup.find(identity) {
+            return match (seen.payload_digest == payload_digest, seen.time == time) {
+                (false, _) => Verdict::Conflict,
+                (true, false) => Verdict::DuplicateRestamped,
+                (true, true) => Verdict::Duplicate,
+            };
+        }
+        let verdict = self.decide_new(prepared, batch, index, source, programs, subject_numbers);
+        let standing = match verdict {
+            Verdict::Unmetered => Standing::Unmetered,
+            Verdict::Accepted => Standing::Metered,
+            Verdict::Pending => Standing::Pending,
+            _ => Standing::Quarantined,
+        };
+        let position = prepared.position(index);
+        self.dedup.insert(identity, NewEvent { payload_digest, position, time, standing });
+        verdict
+    }
+
+    fn decide_new(
+        &mut self,
+        prepared: &PreparedBatch,
+        batch: &UsageBatch<'_>,
+        index: u16,
+        source: &Arc<str>,
+        programs: &mut ResolvedPrograms,
+        subject_numbers: &mut [u32],
+    ) -> Verdict {
+        let event = usize::from(index);
+        let time = Timestamp::from_nanoseconds(batch.time(event));
+        let policy = &self.plan.policy;
+        if time < prepared.received_at.plus(-policy.horizon) {
+            return Verdict::Quarantined(QuarantineReason::TooOld);
+        }
+        if time > prepared.received_at.plus(policy.future_max) {
+            return Verdict::Quarantined(QuarantineReason::Future);
+        }
+        let mut contributions = std::mem::take(&mut self.contributions);
+        let taken = programs.contributions_of(batch, event, &self.plan, &mut self.groups, &mut contributions);
+        let verdict = match taken {
+            Err(reason) => Verdict::Quarantined(reason),
+            Ok(()) if contributions.is_empty() => Verdict::Unmetered,
+            Ok(()) => {
+                let entry = batch.subject_index(event);
+                if subject_numbers[entry] == u32::MAX {
+                    subject_numbers[entry] = self.subject_number(batch.subject(entry));
+                }
+                let identity = prepared.identity(index);
+                self.fold_or_keep(subject_numbers[entry], source, identity, time, &contributions, true)
+            }
+        };
+        self.contributions = contributions;
+        verdict
+    }
+
+    /// Folds an event of a subject into its cells, or keeps it as pending while nobody owns the subject at its time.
+    fn fold_or_keep(
+        &mut self,
+        subject: u32,
+        source: &Arc<str>,
+        identity: u128,
+        time: Timestamp,
+        contributions: &[Contribution],
+        is_limited: bool,
+    ) -> Verdict {
+        let state = &self.subjects[subject as usize];
+        let slice = state.plan.as_ref().and_then(|plan| plan.span_at(time)).map(|owned| owned.slice_of(time));
+        if let Some(slice) = slice {
+            for contribution in contributions {
+                self.fold_into_cell(subject, slice, time, identity, contribution);
+            }
+            return Verdict::Accepted;
+        }
+        let count = self.pending_counts.entry((source.clone(), slot_of(identity) as u16)).or_default();
+        if is_limited && *count >= self.plan.policy.pending_per_slot_max {
+            return Verdict::Quarantined(QuarantineReason::PendingFull);
+        }
+        *count += 1;
+        let contributions = contributions.to_vec();
+        let event = PendingEvent { source: source.clone(), identity, time, contributions };
+        self.subjects[subject as usize].pending.push(event);
+        Verdict::Pending
+    }
+
+    #[inline]
+    fn fold_into_cell(
+        &mut self,
+        subject: u32,
+        slice: Span,
+        time: Timestamp,
+        identity: u128,
+        contribution: &Contribution,
+    ) {
+        let Contribution { program, group, value } = *contribution;
+        let key = CellKey { subject, program, group, slice_from: slice.from };
+        let cells = &self.cells;
+        let number = match self.cell_numbers.find(key.hash(), |number| cells[*number as usize].key == key) {
+            Some(number) => *number,
+            None => self.new_cell(key),
+        };
+        let cell = &mut self.cells[number as usize];
+        cell.time_max = cell.time_max.max(time);
+        cell.fold.add(identity, value);
+        self.mark_dirty(number);
+    }
+
+    fn new_cell(&mut self, key: CellKey) -> u32 {
+        let number = u32::try_from(self.cells.len()).expect("fewer than 2^32 cells fit in memory");
+        self.cells.push(CellState { key, time_max: key.slice_from, fold: Fold::default(), is_dirty: false });
+        let cells = &self.cells;
+        self.cell_numbers.insert_unique(key.hash(), number, |number| cells[*number as usize].key.hash());
+        self.subjects[key.subject as usize].cells.push(number);
+        number
+    }
+
+    fn source(&mut self, source: &str) -> Arc<str> {
+        match self.counters.get_key_value(source) {
+            Some((source, _)) => source.clone(),
+            None => {
+                let source: Arc<str> = source.into();
+                self.counters.insert(source.clone(), SourceCounters::default());
+                source
+            }
+        }
+    }
+
+    fn subject_number(&mut self, subject: &str) -> u32 {
+        if let Some(number) = self.subject_numbers.get(subject) {
+            return *number;
+        }
+        let subject = Subject::new(subject).expect("subjects that do not fit were refused at the edge");
+        let number = u32::try_from(self.subjects.len()).expect("fewer than 2^32 subjects fit in memory");
+        let plan = self.plan.subjects.get(&subject).cloned();
+        self.subjects.push(SubjectState {
+            subject: subject.clone(),
+            plan,
+            cells: Vec::new(),
+            pending: Vec::new(),
+        });
+        self.subject_numbers.insert(subject, number);
+        number
+    }
+
+    /// Takes the control state of a barrier. Returns whether subjects must be folded again, because a new bound cuts
+    /// a filled slice or an owner changed under it: then the caller feeds every earlier batch to `refold_batch`.
+    #[must_use]
+    pub fn handle_barrier(&mut self, control_offset: u64, plan: &Arc<MeteringPlan>) -> bool {
+        assert!(self.refolding.is_empty(), "a refold is finished before the next barrier");
+        assert!(control_offset >= self.control_offset, "barriers name the control log in order");
+        self.control_offset = control_offset;
+        if Arc::ptr_eq(&self.plan, plan) {
+            return false;
+        }
+        assert!(plan.programs.starts_with(&self.plan.programs), "programs are only ever appended");
+        self.plan = plan.clone();
+        for number in 0..self.subjects.len() as u32 {
+            self.take_subject_plan(number);
+        }
+        !self.refolding.is_empty()
+    }
+
+    fn take_subject_plan(&mut self, number: u32) {
+        let state = &mut self.subjects[number as usize];
+        let plan = self.plan.subjects.get(&state.subject).cloned();
+        if plan == state.plan {
+            return;
+        }
+        state.plan = plan;
+        let state = &self.subjects[number as usize];
+        let is_cut =
+            state.cells.iter().any(|cell| self.is_cut_by(&self.cells[*cell as usize], state.plan.as_deref()));
+        if is_cut {
+            self.start_refold(number);
+        } else {
+            self.fold_pending(number);
+        }
+    }
+
+    /// Whether a cell no longer lies in one slice of its subject's plan.
+    fn is_cut_by(&self, cell: &CellState, plan: Option<&SubjectPlan>) -> bool {
+        if cell.fold.is_empty() {
+            return false;
+        }
+        let from = cell.key.slice_from;
+        let slice = plan.and_then(|plan| plan.span_at(from)).map(|owned| owned.slice_of(from));
+        !slice.is_some_and(|slice| slice.from == from && slice.until > cell.time_max)
+    }
+
+    /// Empties the subject's cells and pending events; the log gives them back, cut by the new plan.
+    fn start_refold(&mut self, number: u32) {
+        self.refolding.insert(number);
+        let state = &mut self.subjects[number as usize];
+        for event in std::mem::take(&mut state.pending) {
+            self.release_pending(&event);
+        }
+        for cell in self.subjects[number as usize].cells.clone() {
+            let state = &mut self.cells[cell as usize];
+            state.fold = Fold::default();
+            state.time_max = state.key.slice_from;
+            self.mark_dirty(cell);
+        }
+    }
+
+    /// Folds the pending events that the plan has an owner for.
+    fn fold_pending(&mut self, number: u32) {
+        let pending = std::mem::take(&mut self.subjects[number as usize].pending);
+        for event in pending {
+            self.release_pending(&event);
+            let verdict = self.fold_or_keep(
+                number,
+                &event.source,
+                event.identity,
+                event.time,
+                &event.contributions,
+                false,
+            );
+            self.move_standing(&event.source, event.identity, verdict);
+        }
+    }
+
+    fn release_pending(&mut self, event: &PendingEvent) {
+        let key = (event.source.clone(), slot_of(event.identity) as u16);
+        let count = self.pending_counts.get_mut(&key).expect("a pending event was counted");
+        *count -= 1;
+        if *count == 0 {
+            self.pending_counts.remove(&key);
+        }
+    }
+
+    /// Records that an accepted event is now metered or pending.
+    fn move_standing(&mut self, source: &Arc<str>, identity: u128, verdict: Verdict) {
+        let seen = self.dedup.find_mut(identity).expect("an accepted event is remembered");
+        let counters = self.counters.get_mut(source).expect("an accepted event has a counted source");
+        let before = std::mem::replace(
+            &mut seen.standing,
+            if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending },
+        );
+        match before {
+            Standing::Metered => counters.metered -= 1,
+            Standing::Pending => counters.pending -= 1,
+            Standing::Unmetered | Standing::Quarantined => {
+                unreachable!("only accepted events are folded again")
+            }
+        }
+        counters.count(verdict);
+    }
+
+    /// Folds again the events of a batch whose subjects the last barrier named. `control_offset` is that of the
+    /// barrier before the batch: meters that came later do not take its events.
+    pub fn refold_batch(&mut self, prepared: &PreparedBatch, control_offset: u64) {
+        let batch = prepared.view();
+        let entries: Vec<Option<u32>> = (0..batch.subject_count())
+            .map(|entry| self.subject_numbers.get(batch.subject(entry)).copied())
+            .map(|number| number.filter(|number| self.refolding.contains(number)))
+            .collect();
+        if entries.iter().all(Option::is_none) {
+            return;
+        }
+        let source = self.source(batch.source());
+        let plan = self.plan.clone();
+        let mut programs = ResolvedPrograms::of(&plan, control_offset, &batch);
+        for &index in prepared.events_of_shard(self.index) {
+            let Some(subject) = entries[batch.subject_index(usize::from(index))] else { continue };
+            let identity = prepared.identity(index);
+            let seen = self.dedup.find(identity).expect("every event before the barrier is remembered");
+            let is_first = seen.position == prepared.position(index);
+            if !is_first || !matches!(seen.standing, Standing::Metered | Standing::Pending) {
+                continue;
+            }
+            let mut contributions = std::mem::take(&mut self.contributions);
+            programs
+                .contributions_of(&batch, usize::from(index), &plan, &mut self.groups, &mut contributions)
+                .expect("an accepted event was taken by all its meters");
+            let time = Timestamp::from_nanoseconds(batch.time(usize::from(index)));
+            let verdict = self.fold_or_keep(subject, &source, identity, time, &contributions, false);
+            self.contributions = contributions;
+            self.move_standing(&source, identity, verdict);
+        }
+    }
+
+    /// Ends a refold: every batch before the barrier was given to `refold_batch`.
+    pub fn finish_refold(&mut self) {
+        self.refolding.clear();
+    }
+
+    fn mark_dirty(&mut self, number: u32) {
+        let cell = &mut self.cells[number as usize];
+        if !cell.is_dirty {
+            cell.is_dirty = true;
+            self.dirty.push(number);
+        }
+    }
+
+    /// Hands over the cells that changed since the last call.
+    pub fn take_reports(&mut self) -> Vec<CellReport> {
+        assert!(self.refolding.is_empty(), "a refold is finished before cells are reported");
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty
+            .into_iter()
+            .map(|number| {
+                let cell = &mut self.cells[number as usize];
+                cell.is_dirty = false;
+                CellReport {
+                    subject: self.subjects[cell.key.subject as usize].subject.clone(),
+                    program: cell.key.program,
+                    group: self.groups.group(cell.key.group).clone(),
+                    slice_from: cell.key.slice_from,
+                    fold: cell.fold,
+                }
+            })
+            .collect()
+    }
+
+    /// Counters per source, in order of the sources.
+    pub fn counters(&self) -> &BTreeMap<Arc<str>, SourceCounters> {
+        &self.counters
+    }
+
+    /// Events that did not count, in log order: quarantined ones and conflicts.
+    pub fn set_aside(&self) -> &[SetAside] {
+        &self.set_aside
+    }
+
+    /// Events that the dedup index remembers.
+    pub fn remembered(&self) -> usize {
+        self.dedup.len()
+    }
+}

@@ -1,0 +1,3 @@
+//! Simulated counterparts of the world, for tests.
+
+pub mod disk;
