@@ -6,6 +6,8 @@
 //! Invariants: no clock, no float, no map with random order; the same input gives the same output. Every rounding is a
 //! named function, and there is one: `Exact::round_to`.
 
+#![deny(clippy::float_arithmetic)]
+
 pub mod catalog;
 pub mod charges;
 pub mod ledger;

@@ -95,6 +95,10 @@ impl Exact {
     ///
     /// # Errors
     /// [`ExactStatus::AmountMustFit`].
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a sum that does not fit is a status, so `+` cannot say it"
+    )]
     pub fn add(self, other: Self) -> Result<Self, ExactStatus> {
         let (a, b, scale) = self.aligned(other)?;
         Ok(Self::normalized(a.checked_add(b).ok_or(ExactStatus::AmountMustFit)?, scale))

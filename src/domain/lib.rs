@@ -21,6 +21,8 @@
 //! - *legal entity*, *period*: who keeps the books, and the accounting period.
 //! - *journal*: a balanced double entry.
 
+#![deny(clippy::float_arithmetic)]
+
 pub mod currency;
 pub mod decimal;
 pub mod exact;

@@ -250,7 +250,10 @@ mod tests {
             r#"{"batch":1,"cut":2,"digest":"d","epoch":"1","lines":3,"previous":"","record":"seal"}"#
         );
         assert_eq!(ControlRecord::decode(&bytes).unwrap(), record);
-        assert!(ControlRecord::decode(br#"{"record":"scenario_clock","now":"2026-01-01T00:00:00Z","x":1}"#).is_err());
+        assert!(
+            ControlRecord::decode(br#"{"record":"scenario_clock","now":"2026-01-01T00:00:00Z","x":1}"#)
+                .is_err()
+        );
         assert!(ControlRecord::decode(br#"{"record":"mystery"}"#).is_err());
     }
 }

@@ -389,7 +389,8 @@ mod tests {
         let tiers = |tiers: serde_json::Value| {
             price(json!({"model": "graduated", "unit_amount": null, "tiers": tiers}))
         };
-        let cases: [(Result<Change, &str>, Result<Change, &str>); 22] = [
+        type Outcome = Result<Change, &'static str>;
+        let cases: [(Outcome, Outcome); 22] = [
             (price(json!({})), Ok(Change::Create)),
             (price(json!({"unit_amount": 1.5})), Err("body_must_be_readable")),
             (price(json!({"unit_amount": "NaN"})), Err("body_must_be_readable")),

@@ -38,7 +38,7 @@ pub(super) const CLEAN_FILE: &str = "CLEAN";
 pub(super) const CLEAN_BYTES: usize = 64;
 
 const _: () =
-    assert!(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES == 96 && 96 % 16 == 0, "payloads are 16-aligned");
+    assert!((BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES).is_multiple_of(16), "payloads are 16-aligned");
 const _: () =
     assert!(RECORD_BYTES_MAX >= BATCH_BYTES_MAX + (1 << 18), "a batch and its refusals fit a record");
 const _: () =
@@ -230,7 +230,7 @@ impl BlockHeader {
             return Err("a block belongs to another log or offset");
         }
         let body_bytes = u32::from_le_bytes(take(header, 8)) as usize;
-        if body_bytes > BLOCK_BYTES_MAX || body_bytes < RECORD_HEADER_BYTES {
+        if !(RECORD_HEADER_BYTES..=BLOCK_BYTES_MAX).contains(&body_bytes) {
             return Err("a block has an impossible length");
         }
         Ok(Self {
