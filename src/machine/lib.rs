@@ -1,1 +1,31 @@
-//! stub
+//! The deterministic whole: control state, metering plan, barriers, cuts, position − issued, seals and journals.
+//!
+//! Owns: what the records of the control log mean, and everything derived from logs and sealed batches.
+//! Leaves to others: deciding about events (`engine`), what a quantity costs (`billing`), disks, threads, sockets and
+//! the clock (`server`). The server, `replay` and the tests drive the same code.
+//!
+//! Invariants:
+//! - State is a function of the control log up to an offset, the cells of its barriers, and sealed batches.
+//! - Sealed is sealed: a batch that was sealed is loaded, never derived again, and every later one chains to it.
+
+mod batch;
+mod cells;
+mod control;
+mod cut;
+mod due;
+mod issued;
+mod journals;
+mod machine;
+mod metering_plan;
+mod owners;
+mod replay;
+
+pub use self::batch::{Batch, BatchError, BatchHead, chain_digest};
+pub use self::control::{ApplyError, ControlState};
+pub use self::cut::RatingFailure;
+pub use self::journals::JournalBatch;
+pub use self::machine::{Machine, PutError, propose_put};
+pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+
+/// Rating semantics of this program. Raised when the same logs would give other amounts.
+pub const RATING_EPOCH: &str = "1";

@@ -1,1 +1,25 @@
-//! stub
+//! The shell: threads, sockets, disks and the clock around the deterministic whole.
+//!
+//! Owns: everything that meets the world, and the commands of the binary. Leaves to others: what anything means
+//! (`machine`, `engine`, `billing`).
+//!
+//! Threads of a running server: tokio workers (QUIC, HTTP), one usage-log writer, one thread per shard, one control
+//! thread. Queues between them are bounded; a full queue makes the sender wait, back to the producer's flow control.
+
+pub mod clock;
+pub mod commands;
+
+pub mod config;
+pub mod connectors;
+pub mod control;
+pub mod directory;
+pub mod disk;
+pub mod edge;
+pub mod ingest;
+pub mod observe;
+pub mod recovery;
+pub mod run;
+pub mod shards;
+pub mod tls;
+pub mod tokens;
+pub mod usage_log;

@@ -1,0 +1,50 @@
+//! The client's side of TLS and its UDP socket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Endpoint, VarInt};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::{ClientError, ClientOptions};
+
+fn setup(error: impl std::fmt::Display) -> ClientError {
+    ClientError::Setup(error.to_string())
+}
+
+/// An endpoint that trusts the certificates of the options and speaks our protocol only.
+pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&options.trusted_pem) {
+        roots.add(certificate.map_err(setup)?).map_err(setup)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(setup)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(setup)?));
+    let mut transport = quinn::TransportConfig::default();
+    transport.send_window(16 << 20);
+    transport.stream_receive_window(VarInt::from_u32(1 << 20));
+    transport.max_idle_timeout(Some(VarInt::from_u32(30_000).into()));
+    transport.keep_alive_interval(Some(Duration::from_secs(10)));
+    config.transport_config(Arc::new(transport));
+    let local: SocketAddr = if options.address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let domain = socket2::Domain::for_address(local);
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP)).map_err(setup)?;
+    // The kernel may give less.
+    let _ = socket.set_send_buffer_size(8 << 20);
+    let _ = socket.set_recv_buffer_size(8 << 20);
+    socket.bind(&local.into()).map_err(setup)?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint =
+        Endpoint::new(quinn::EndpointConfig::default(), None, socket.into(), runtime).map_err(setup)?;
+    endpoint.set_default_client_config(config);
+    Ok(endpoint)
+}

@@ -1,0 +1,156 @@
+//! A charge batch and its bytes: newline-delimited canonical JSON, chained by digest.
+//!
+//! Owns: the order of lines, the encoding, the chain digest. Leaves to others: which lines (`cut`), storage (`server`).
+//!
+//! Layout, one JSON object a line:
+//! `{"batch": head}`, then `{"charge": line}` for every line in key order, then `{"window_final": …}` for every window
+//! that became final. The digest is SHA-256 over the previous batch's digest, a newline, and these bytes.
+//!
+//! Invariants: the bytes of a batch are a function of its content; decoding and encoding again gives the same bytes.
+
+use std::collections::BTreeMap;
+
+use billing::charges::ChargeLine;
+use domain::{Currency, Timestamp};
+use serde::{Deserialize, Serialize};
+use wire::canonical::{canonical_json, sha256_hex};
+use wire::control::WindowFinal;
+
+/// What the first line of a batch says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchHead {
+    /// Number of the batch, from 1, without gaps.
+    pub number: u64,
+    /// The cut that it came from.
+    pub cut: u64,
+    /// The instant of the cut.
+    pub at: Timestamp,
+    /// Offset of the barrier in usage partition 0 up to which usage is covered.
+    pub barrier: u64,
+    /// Rating semantics and time-zone data.
+    pub epoch: String,
+    /// Digest of the previous batch; empty for the first.
+    pub previous: String,
+    /// Charge lines that follow.
+    pub lines: u64,
+    /// Windows that became final with this batch.
+    pub window_finals: u64,
+    /// Sum of the rounded amounts per currency.
+    pub totals: BTreeMap<String, String>,
+}
+
+/// A charge batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What the batch is.
+    pub head: BatchHead,
+    /// Charge lines in key order.
+    pub lines: Vec<ChargeLine>,
+    /// Windows that became final.
+    pub window_finals: Vec<WindowFinal>,
+}
+
+/// Why bytes are not a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// A line is not the JSON object that belongs there.
+    #[error("line {line} of a charge batch is not what belongs there")]
+    LineMustBeKnown {
+        /// Number of the line, from 1.
+        line: usize,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The head promises other counts, numbers or totals than what follows.
+    #[error("the head of charge batch {number} does not match its lines")]
+    HeadMustMatchLines {
+        /// Number of the batch.
+        number: u64,
+    },
+    /// The bytes are empty.
+    #[error("a charge batch has at least a head")]
+    HeadMustExist,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one line lives at a time, on the stack")]
+enum BatchLine {
+    Batch(BatchHead),
+    Charge(ChargeLine),
+    WindowFinal(WindowFinal),
+}
+
+impl Batch {
+    /// The batch as newline-delimited canonical JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        let head = BatchLine::Batch(self.head.clone());
+        let mut bytes = Vec::with_capacity(self.lines.len() * 640 + 512);
+        let mut write = |line: &BatchLine| {
+            bytes.extend_from_slice(canonical_json(line).expect("a batch has no floats").as_ref());
+            bytes.push(b'\n');
+        };
+        write(&head);
+        for line in &self.lines {
+            write(&BatchLine::Charge(line.clone()));
+        }
+        for window in &self.window_finals {
+            write(&BatchLine::WindowFinal(window.clone()));
+        }
+        bytes
+    }
+
+    /// Reads a batch back and checks its head against its lines.
+    ///
+    /// # Errors
+    /// [`BatchError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
+        let mut head = None;
+        let mut lines = Vec::new();
+        let mut window_finals = Vec::new();
+        for (index, text) in bytes.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()).enumerate() {
+            let line = serde_json::from_slice(text)
+                .map_err(|source| BatchError::LineMustBeKnown { line: index + 1, source })?;
+            match line {
+                BatchLine::Batch(found) => head = Some(found),
+                BatchLine::Charge(line) => lines.push(line),
+                BatchLine::WindowFinal(window) => window_finals.push(window),
+            }
+        }
+        let head = head.ok_or(BatchError::HeadMustExist)?;
+        let is_numbered = lines
+            .iter()
+            .enumerate()
+            .all(|(index, line)| line.batch == head.number && line.line as usize == index + 1);
+        let counts = (head.lines, head.window_finals) == (lines.len() as u64, window_finals.len() as u64);
+        if !is_numbered || !counts || head.totals != totals_of(&lines) {
+            return Err(BatchError::HeadMustMatchLines { number: head.number });
+        }
+        Ok(Self { head, lines, window_finals })
+    }
+}
+
+/// Sum of the rounded amounts per currency, as text.
+pub(crate) fn totals_of(lines: &[ChargeLine]) -> BTreeMap<String, String> {
+    let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
+    for line in lines {
+        let total = totals.entry(line.currency).or_default();
+        // A total beyond 128 bits of minor units cannot come from lines that each fit; saturating would be a lie.
+        *total = total.checked_add(line.rounded_minor()).expect("batch totals fit 128 bits of minor units");
+    }
+    totals
+        .iter()
+        .map(|(currency, minor)| (currency.code().to_string(), currency.format_minor(*minor)))
+        .collect()
+}
+
+/// Digest of a batch (or of a run's journals) that follows one with digest `previous`.
+pub fn chain_digest(previous: &str, bytes: &[u8]) -> String {
+    let mut chained = Vec::with_capacity(previous.len() + 1 + bytes.len());
+    chained.extend_from_slice(previous.as_bytes());
+    chained.push(b'\n');
+    chained.extend_from_slice(bytes);
+    sha256_hex(&chained)
+}

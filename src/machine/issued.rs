@@ -1,0 +1,171 @@
+//! What sealed batches already charged, by line.
+//!
+//! Owns: the sum of issued lines per key, and the difference to a position. Leaves to others: the position (`cut`).
+//!
+//! Invariants: issued is the sum of all sealed lines of a key; after a batch is issued, position − issued is nothing.
+
+use std::collections::BTreeMap;
+
+use billing::charges::ChargeLine;
+use domain::{AccountId, Exact, ExactStatus, PriceId, SubscriptionId, Timestamp};
+
+/// The texts of a group, by dimension; dimensions that events did not have are left out.
+pub(crate) type GroupTexts = BTreeMap<String, String>;
+
+/// Identity of a charge line: the finest thing that is charged, and the order of lines in a batch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LineKey {
+    pub(crate) account: AccountId,
+    pub(crate) subscription: SubscriptionId,
+    pub(crate) price: PriceId,
+    pub(crate) window_from: Timestamp,
+    pub(crate) group: GroupTexts,
+    pub(crate) slice_from: Timestamp,
+    pub(crate) price_version: u32,
+}
+
+/// What a line is worth, or what was charged for it so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Worth {
+    pub(crate) quantity: Exact,
+    pub(crate) precise: Exact,
+    pub(crate) rounded: i128,
+    pub(crate) event_count: i64,
+    pub(crate) event_digest: u128,
+}
+
+impl Worth {
+    pub(crate) const NOTHING: Worth =
+        Worth { quantity: Exact::ZERO, precise: Exact::ZERO, rounded: 0, event_count: 0, event_digest: 0 };
+
+    /// Both together.
+    pub(crate) fn plus(&self, other: &Worth) -> Result<Worth, ExactStatus> {
+        Ok(Worth {
+            quantity: self.quantity.add(other.quantity)?,
+            precise: self.precise.add(other.precise)?,
+            rounded: self.rounded.checked_add(other.rounded).ok_or(ExactStatus::AmountMustFit)?,
+            event_count: self.event_count + other.event_count,
+            event_digest: self.event_digest.wrapping_add(other.event_digest),
+        })
+    }
+}
+
+/// Everything that was issued.
+#[derive(Default)]
+pub(crate) struct Issued {
+    lines: BTreeMap<LineKey, Worth>,
+}
+
+impl Issued {
+    /// What was charged for the lines of one price in one window.
+    pub(crate) fn of_window(
+        &self,
+        account: &AccountId,
+        subscription: &SubscriptionId,
+        price: &PriceId,
+        window_from: Timestamp,
+    ) -> impl Iterator<Item = (&LineKey, &Worth)> {
+        let low = LineKey {
+            account: account.clone(),
+            subscription: subscription.clone(),
+            price: price.clone(),
+            window_from,
+            group: GroupTexts::new(),
+            slice_from: Timestamp::from_nanoseconds(i64::MIN),
+            price_version: 0,
+        };
+        let prefix = low.clone();
+        self.lines.range(low..).take_while(move |(key, _)| {
+            (&key.account, &key.subscription, &key.price, key.window_from)
+                == (&prefix.account, &prefix.subscription, &prefix.price, prefix.window_from)
+        })
+    }
+
+    /// Windows (subscription, price, first instant) of an account that were ever charged.
+    pub(crate) fn windows_of(&self, account: &AccountId) -> Vec<(SubscriptionId, Timestamp)> {
+        let mut windows: Vec<_> =
+            self.of_account(account).map(|(key, _)| (key.subscription.clone(), key.window_from)).collect();
+        windows.sort();
+        windows.dedup();
+        windows
+    }
+
+    /// Prices of a subscription that were ever charged in a window.
+    pub(crate) fn prices_of(
+        &self,
+        account: &AccountId,
+        subscription: &SubscriptionId,
+        window: Timestamp,
+    ) -> Vec<PriceId> {
+        let mut prices: Vec<_> = self
+            .of_account(account)
+            .filter(|(key, _)| key.subscription == *subscription && key.window_from == window)
+            .map(|(key, _)| key.price.clone())
+            .collect();
+        prices.sort();
+        prices.dedup();
+        prices
+    }
+
+    fn of_account(&self, account: &AccountId) -> impl Iterator<Item = (&LineKey, &Worth)> {
+        let low = LineKey {
+            account: account.clone(),
+            subscription: SubscriptionId::new("0").expect("a digit is an id"),
+            price: PriceId::new("0").expect("a digit is an id"),
+            window_from: Timestamp::from_nanoseconds(i64::MIN),
+            group: GroupTexts::new(),
+            slice_from: Timestamp::from_nanoseconds(i64::MIN),
+            price_version: 0,
+        };
+        // Ids start with a digit or a letter, and "0" is the smallest of them.
+        let account = account.clone();
+        self.lines.range(low..).take_while(move |(key, _)| key.account == account)
+    }
+
+    /// What was charged for one line.
+    pub(crate) fn worth_of(&self, key: &LineKey) -> Worth {
+        self.lines.get(key).copied().unwrap_or(Worth::NOTHING)
+    }
+
+    /// Adds a sealed line.
+    ///
+    /// # Errors
+    /// [`ExactStatus`] if a sum no longer fits; impossible for lines that were differences of positions that fit.
+    pub(crate) fn issue(&mut self, line: &ChargeLine) -> Result<(), ExactStatus> {
+        let worth = self.lines.entry(key_of(line)).or_insert(Worth::NOTHING);
+        worth.quantity = line.quantity_after;
+        worth.precise = worth.precise.add(line.precise)?;
+        worth.rounded = worth.rounded.checked_add(line.rounded_minor()).ok_or(ExactStatus::AmountMustFit)?;
+        worth.event_count += line.event_count;
+        worth.event_digest = u128::from_str_radix(&line.event_digest, 16).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Events that issued lines of an account's window count, and the digest of their set.
+    pub(crate) fn completeness(&self, account: &AccountId, window_from: Timestamp) -> (i64, u128) {
+        self.of_account(account).filter(|(key, _)| key.window_from == window_from).fold(
+            (0, 0u128),
+            |(count, digest), (_, worth)| {
+                (count + worth.event_count, digest.wrapping_add(worth.event_digest))
+            },
+        )
+    }
+
+    /// Lines held.
+    pub(crate) fn len(&self) -> usize {
+        self.lines.len()
+    }
+}
+
+/// The key of a charge line.
+pub(crate) fn key_of(line: &ChargeLine) -> LineKey {
+    LineKey {
+        account: line.account.clone(),
+        subscription: line.subscription.clone(),
+        price: line.price.clone(),
+        window_from: line.window.from,
+        group: line.group.clone(),
+        slice_from: line.slice.from,
+        price_version: line.price_version,
+    }
+}

@@ -1,0 +1,364 @@
+//! The machine: control state, merged cells, issued lines, and the cuts and journal runs that connect them.
+//!
+//! Owns: the state between records, and what may be proposed as the next record. Leaves to others: appending records
+//! durably (`server`), feeding logs (`replay`).
+//!
+//! Calling order: `apply` for every control record in log order. After a cut record, `handle_reports` of every shard
+//! came before it, and then either `rate_open_cut` (a new cut) or `load_batch` (a sealed one), then `close_cut`.
+//! After a journal-run record, `derive_open_journals` or `load_journals`, then its seal.
+//!
+//! Invariants: one cut and one journal run are open at most; a seal applies only to content that is staged and hashes
+//! to the sealed digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use billing::catalog::{Catalog, CatalogStatus, Change, Resource, ResourceKind};
+use billing::charges::ChargeLine;
+use billing::ledger::LedgerStatus;
+use domain::plan::MeteringPlan;
+use domain::{AccountId, Currency, EntityId, Timestamp};
+use engine::shard::cell::CellReport;
+use wire::canonical::digest_of;
+use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
+
+use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
+use crate::cells::Cells;
+use crate::control::{ApplyError, ControlState};
+use crate::cut::{Rater, RatingFailure, affected_accounts};
+use crate::due::DueIndex;
+use crate::issued::Issued;
+use crate::journals::JournalBatch;
+use crate::metering_plan;
+
+/// Why a resource was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// The URL names no kind of resource.
+    #[error("{kind:?} is not a kind of resource")]
+    KindMustBeKnown {
+        /// The kind.
+        kind: String,
+    },
+    /// The resource breaks a rule of the catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogStatus),
+}
+
+/// What the server and the simulator drive.
+pub struct Machine {
+    control: ControlState,
+    plan: Arc<MeteringPlan>,
+    cells: Cells,
+    issued: Issued,
+    due: DueIndex,
+    finals: BTreeMap<(AccountId, Timestamp), u64>,
+    final_until: BTreeMap<AccountId, Timestamp>,
+    open_cut: Option<OpenCut>,
+    staged: Option<(String, Batch)>,
+    staged_journals: Option<(String, JournalBatch)>,
+    unposted: BTreeMap<EntityId, Vec<ChargeLine>>,
+    unacked: BTreeMap<u64, BTreeMap<Currency, i128>>,
+    failures: Vec<RatingFailure>,
+}
+
+struct OpenCut {
+    cut: Cut,
+    previous_at: Timestamp,
+    touched: BTreeSet<AccountId>,
+}
+
+impl Machine {
+    /// An empty machine for so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            control: ControlState::default(),
+            plan: Arc::default(),
+            cells: Cells::new(shards),
+            issued: Issued::default(),
+            due: DueIndex::default(),
+            finals: BTreeMap::new(),
+            final_until: BTreeMap::new(),
+            open_cut: None,
+            staged: None,
+            staged_journals: None,
+            unposted: BTreeMap::new(),
+            unacked: BTreeMap::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// What the control log says.
+    pub fn control(&self) -> &ControlState {
+        &self.control
+    }
+
+    /// Charges that could not be computed at the last cut.
+    pub fn failures(&self) -> &[RatingFailure] {
+        &self.failures
+    }
+
+    /// Merged cells, issued lines: what the machine holds in memory.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.cells.len(), self.issued.len())
+    }
+
+    /// Rounded amounts of batches that billing did not acknowledge yet, per batch and currency.
+    pub fn unacked(&self) -> &BTreeMap<u64, BTreeMap<Currency, i128>> {
+        &self.unacked
+    }
+
+    /// The next instant at which an account changes by silence alone.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.next()
+    }
+
+    /// Whether a cut is open.
+    pub fn has_open_cut(&self) -> bool {
+        self.open_cut.is_some()
+    }
+
+    /// The metering plan of the catalog as it is; `control_offset` is the end of the applied control log.
+    pub fn metering_plan(&mut self, control_offset: u64) -> Arc<MeteringPlan> {
+        if std::mem::take(&mut self.control.has_new_plan) {
+            let policy = self.control.policy();
+            self.plan = metering_plan::compile(&self.control.catalog, &policy, control_offset, &self.plan);
+        }
+        self.plan.clone()
+    }
+
+    /// The record that a new version of a resource makes; `None` if the catalog has it already.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub fn propose_put(
+        &self,
+        kind: &str,
+        id: &str,
+        body: serde_json::Value,
+        actor: &str,
+    ) -> Result<Option<ControlRecord>, PutError> {
+        propose_put(&self.control.catalog, kind, id, body, actor)
+    }
+
+    /// The record of the next cut at a barrier.
+    pub fn propose_cut(&self, barrier: u64, at: Timestamp, reason: &str) -> ControlRecord {
+        let at = self.control.last_cut.as_ref().map_or(at, |last| at.max(last.at));
+        ControlRecord::Cut(Cut { number: self.control.cuts + 1, barrier, at, reason: reason.to_string() })
+    }
+
+    /// The record of a journal run of an entity; `None` if nothing was charged since its last one.
+    pub fn propose_journal_run(
+        &self,
+        entity: &EntityId,
+        at: Timestamp,
+        reason: &str,
+    ) -> Option<ControlRecord> {
+        self.unposted.get(entity).filter(|lines| !lines.is_empty())?;
+        let batches = self.control.unjournaled(entity)?;
+        Some(ControlRecord::JournalRun(JournalRun {
+            entity: entity.clone(),
+            first_run: self.control.next_journal_number(entity),
+            batches,
+            at,
+            reason: reason.to_string(),
+        }))
+    }
+
+    /// Takes the next record of the control log.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the record does not follow, or seals content that is not staged.
+    pub fn apply(&mut self, offset: u64, record: &ControlRecord) -> Result<(), ApplyError> {
+        match record {
+            ControlRecord::Cut(cut) => {
+                assert!(self.open_cut.is_none(), "a cut is closed before the next one opens");
+                let previous_at = self.control.last_cut.as_ref().map_or(Timestamp::MIN, |last| last.at);
+                self.control.apply(offset, record)?;
+                let touched = std::mem::take(&mut self.control.touched);
+                self.open_cut = Some(OpenCut { cut: cut.clone(), previous_at, touched });
+            }
+            ControlRecord::Seal(seal) => {
+                let missing = ApplyError::SealedBatchMustExist { number: seal.batch };
+                let (digest, batch) = self.staged.take().ok_or(missing)?;
+                if digest != seal.digest || batch.head.number != seal.batch {
+                    return Err(ApplyError::SealedBatchMustExist { number: seal.batch });
+                }
+                self.control.apply(offset, record)?;
+                self.issue(&batch);
+            }
+            ControlRecord::JournalSeal(seal) => {
+                let missing = || ApplyError::SealedJournalsMustExist {
+                    entity: seal.entity.clone(),
+                    run: seal.first_run,
+                };
+                let (digest, journals) = self.staged_journals.take().ok_or_else(missing)?;
+                if digest != seal.digest || journals.journals.len() as u64 != seal.journals {
+                    return Err(missing());
+                }
+                self.control.apply(offset, record)?;
+                if let Some(lines) = self.unposted.get_mut(&seal.entity) {
+                    lines.retain(|line| line.batch > journals.run.batches[1]);
+                }
+            }
+            ControlRecord::BatchAck(ack) => {
+                self.control.apply(offset, record)?;
+                self.unacked.retain(|batch, _| *batch > ack.batch);
+            }
+            _ => self.control.apply(offset, record)?,
+        }
+        Ok(())
+    }
+
+    /// Takes the cells that a shard changed since its last report.
+    pub fn handle_reports(&mut self, shard: usize, reports: Vec<CellReport>) {
+        self.cells.handle_reports(shard, reports);
+    }
+
+    /// Rates the open cut; gives the batch to be stored and sealed, or `None` if nothing differs from what was issued.
+    /// The batch is staged for its seal.
+    pub fn rate_open_cut(&mut self) -> Option<(Batch, Seal)> {
+        let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
+        let changed = self.cells.take_changed();
+        let catalog = &self.control.catalog;
+        let affected =
+            affected_accounts(catalog, &changed, &open.touched, &self.due, open.previous_at, &open.cut);
+        let number = self.control.seals.len() as u64 + 1;
+        let rater = Rater {
+            catalog,
+            plan: &self.plan,
+            grace: self.control.policy().grace,
+            cells: &self.cells,
+            issued: &self.issued,
+            finals: &self.finals,
+            final_until: &self.final_until,
+            cut: &open.cut,
+            batch: number,
+        };
+        let outcome = rater.rate(&affected);
+        self.failures = outcome.failures;
+        if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
+            return None;
+        }
+        let head = BatchHead {
+            number,
+            cut: open.cut.number,
+            at: open.cut.at,
+            barrier: open.cut.barrier,
+            epoch: self.control.epoch.clone(),
+            previous: self.control.chain_head().to_string(),
+            lines: outcome.lines.len() as u64,
+            window_finals: outcome.window_finals.len() as u64,
+            totals: totals_of(&outcome.lines),
+        };
+        let batch = Batch { head, lines: outcome.lines, window_finals: outcome.window_finals };
+        let digest = chain_digest(&batch.head.previous, &batch.encode());
+        let seal = Seal {
+            batch: number,
+            cut: batch.head.cut,
+            digest: digest.clone(),
+            previous: batch.head.previous.clone(),
+            epoch: batch.head.epoch.clone(),
+            lines: batch.head.lines,
+        };
+        self.staged = Some((digest, batch.clone()));
+        Some((batch, seal))
+    }
+
+    /// Stages a stored batch of a sealed cut instead of rating it again.
+    pub fn load_batch(&mut self, digest: String, batch: Batch) {
+        let _ = self.cells.take_changed();
+        self.staged = Some((digest, batch));
+    }
+
+    /// Ends the open cut: its seal was applied, or there was nothing to seal.
+    pub fn close_cut(&mut self) {
+        let open = self.open_cut.take().expect("a cut is open when it is closed");
+        assert!(self.staged.is_none(), "a rated cut is sealed before it is closed");
+        let _ = self.cells.take_changed();
+        let grace = self.control.policy().grace;
+        self.due.advance(&self.control.catalog, grace, open.cut.at, &open.touched);
+    }
+
+    fn issue(&mut self, batch: &Batch) {
+        let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
+        for line in &batch.lines {
+            self.issued.issue(line).expect("a sealed line was a difference of positions that fit");
+            *totals.entry(line.currency).or_default() += line.rounded_minor();
+            self.unposted.entry(line.entity.clone()).or_default().push(line.clone());
+        }
+        for window in &batch.window_finals {
+            self.finals.insert((window.account.clone(), window.window.from), batch.head.number);
+            let until = self.final_until.entry(window.account.clone()).or_insert(window.window.until);
+            *until = (*until).max(window.window.until);
+        }
+        self.unacked.insert(batch.head.number, totals);
+    }
+
+    /// Derives the journals of the open run; staged for their seal.
+    ///
+    /// # Errors
+    /// [`LedgerStatus`].
+    pub fn derive_open_journals(&mut self) -> Result<(JournalBatch, JournalSeal), LedgerStatus> {
+        let run = self.control.open_journal_run.clone().expect("a journal run is open when it is derived");
+        let entity = self.control.catalog.entity(&run.entity).expect("a run names an entity of the catalog");
+        let lines = self.unposted.get(&run.entity).into_iter().flatten();
+        let lines = lines.filter(|line| (run.batches[0]..=run.batches[1]).contains(&line.batch));
+        let journals = JournalBatch::derive(&run, entity, lines)?;
+        let digest = chain_digest(&self.control.journal_digest, &journals.encode());
+        let seal = JournalSeal {
+            entity: run.entity.clone(),
+            first_run: run.first_run,
+            journals: journals.journals.len() as u64,
+            digest: digest.clone(),
+        };
+        self.staged_journals = Some((digest, journals.clone()));
+        Ok((journals, seal))
+    }
+
+    /// Stages stored journals of a sealed run instead of deriving them again.
+    pub fn load_journals(&mut self, digest: String, journals: JournalBatch) {
+        self.staged_journals = Some((digest, journals));
+    }
+
+    /// The journal run that is asked for and not sealed yet.
+    pub fn open_journal_run(&self) -> Option<&JournalRun> {
+        self.control.open_journal_run.as_ref()
+    }
+
+    /// The open cut.
+    pub fn open_cut(&self) -> Option<&Cut> {
+        self.open_cut.as_ref().map(|open| &open.cut)
+    }
+}
+
+/// The record that a new version of a resource makes; `None` if the catalog has it already.
+///
+/// # Errors
+/// [`PutError`].
+pub fn propose_put(
+    catalog: &Catalog,
+    kind: &str,
+    id: &str,
+    body: serde_json::Value,
+    actor: &str,
+) -> Result<Option<ControlRecord>, PutError> {
+    let known =
+        ResourceKind::parse(kind).ok_or_else(|| PutError::KindMustBeKnown { kind: kind.to_string() })?;
+    let resource = Resource::from_json(known, id, body)?;
+    let version = match catalog.check(&resource)? {
+        Change::Unchanged => return Ok(None),
+        Change::Create => 1,
+        Change::NewVersion(version) => version,
+    };
+    let body = resource.to_json();
+    let digest = digest_of(&body).expect("a resource has no floats");
+    Ok(Some(ControlRecord::Put(Put {
+        kind: kind.to_string(),
+        id: id.to_string(),
+        version,
+        digest,
+        body,
+        actor: actor.to_string(),
+    })))
+}

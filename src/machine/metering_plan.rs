@@ -1,0 +1,96 @@
+//! Compiles the catalog into the metering plan that the engine executes.
+//!
+//! Owns: meters to programs, ownership over time to owned spans. Leaves to others: executing it (`engine::shard`).
+//!
+//! Invariants:
+//! - The plan is a function of the catalog and the policy.
+//! - Programs stand in the order in which their meters were created, so that their indexes never change.
+//! - What did not change since the previous plan is shared with it, so that a barrier costs what changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use billing::catalog::{self, Catalog};
+use domain::plan::{Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, SubjectPlan};
+use domain::{MeterId, Span, SubscriptionId};
+use wire::control::PolicyRecord;
+
+use crate::owners::{ActiveSpan, Schedules, active_spans};
+
+/// Compiles the plan.
+pub(crate) fn compile(
+    catalog: &Catalog,
+    policy: &PolicyRecord,
+    control_offset: u64,
+    previous: &MeteringPlan,
+) -> Arc<MeteringPlan> {
+    let mut meters: Vec<(u64, &catalog::Meter)> = catalog.meters().collect();
+    meters.sort_by_key(|(created, _)| *created);
+    let programs = meters.into_iter().map(|(created, meter)| program_of(created, meter)).collect();
+    let mut schedules = Schedules::default();
+    let mut active: BTreeMap<SubscriptionId, Vec<ActiveSpan>> = BTreeMap::new();
+    let subjects = catalog
+        .subjects()
+        .map(|(subject, timeline)| {
+            let mut spans = Vec::new();
+            for (bound, binding) in timeline.spans() {
+                let account = catalog.subscription(&binding.subscription).map(|s| s.account().clone());
+                let account = account.expect("the catalog refuses bindings to unknown subscriptions");
+                let active = active
+                    .entry(binding.subscription.clone())
+                    .or_insert_with(|| active_spans(catalog, &binding.subscription));
+                for active in active.iter().filter(|active| active.span.overlaps(bound)) {
+                    let span =
+                        Span::new(active.span.from.max(bound.from), active.span.until.min(bound.until));
+                    spans.push(OwnedSpan { span, schedule: schedules.of(catalog, &active.plan, &account) });
+                }
+            }
+            let plan = SubjectPlan { spans };
+            let shared = previous.subjects.get(subject).filter(|shared| ***shared == plan).cloned();
+            (subject.clone(), shared.unwrap_or_else(|| Arc::new(plan)))
+        })
+        .collect();
+    Arc::new(MeteringPlan {
+        control_offset,
+        programs,
+        subjects,
+        policy: Policy {
+            horizon: policy.horizon,
+            future_max: policy.future_max,
+            pending_per_slot_max: policy.pending_per_slot_max,
+        },
+    })
+}
+
+/// Index of a meter's program in the plan.
+pub(crate) fn program_index(plan: &MeteringPlan, meter: &MeterId) -> Option<u32> {
+    plan.programs.iter().position(|program| program.meter == *meter).map(|index| index as u32)
+}
+
+fn program_of(created: u64, meter: &catalog::Meter) -> MeterProgram {
+    MeterProgram {
+        meter: meter.id.clone(),
+        event_type: meter.event_type.as_str().into(),
+        aggregation: match meter.aggregation {
+            catalog::Aggregation::Sum => Aggregation::Sum,
+            catalog::Aggregation::Count => Aggregation::Count,
+        },
+        value: meter.value.as_deref().map(Arc::from),
+        group_by: meter.group_by.iter().map(|name| name.as_str().into()).collect(),
+        filter: meter
+            .filter
+            .iter()
+            .map(|(name, texts)| {
+                (Arc::from(name.as_str()), texts.as_slice().iter().map(|text| text.as_str().into()).collect())
+            })
+            .collect(),
+        // A count has no fraction.
+        scale: if meter.aggregation == catalog::Aggregation::Count { 0 } else { meter.scale },
+        negative_usage: match meter.negative_usage {
+            catalog::NegativeUsage::Reject => NegativeUsage::Reject,
+            catalog::NegativeUsage::Zero => NegativeUsage::Zero,
+            catalog::NegativeUsage::Signed => NegativeUsage::Signed,
+        },
+        since_control_offset: created,
+    }
+}

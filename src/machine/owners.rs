@@ -1,0 +1,95 @@
+//! Who owned a subject when, and the spans in which nothing that rating can see changes.
+//!
+//! Owns: the join of subjects, subscriptions, plans, accounts and entities over time, and the schedule of slices.
+//! Leaves to others: what happens in a slice (`engine`), what it costs (`billing`).
+//!
+//! Invariants: slices of a subscription tile the time in which it is active; each lies in one tier window, one price
+//! version of every price, and one accounting period.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use billing::catalog::{Account, Catalog, Entity};
+use domain::plan::Schedule;
+use domain::{AccountId, PlanId, Span, SubscriptionId, Timestamp};
+
+/// What decides where slices end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ScheduleKey {
+    plan: PlanId,
+    account_zone: String,
+    entity_zone: String,
+}
+
+/// Schedules of a catalog, made once for each plan and pair of zones.
+#[derive(Default)]
+pub(crate) struct Schedules {
+    schedules: BTreeMap<ScheduleKey, Arc<Schedule>>,
+}
+
+impl Schedules {
+    /// The schedule of a plan for an account.
+    pub(crate) fn of(&mut self, catalog: &Catalog, plan: &PlanId, account: &AccountId) -> Arc<Schedule> {
+        let (account, entity) = account_and_entity(catalog, account);
+        let key = ScheduleKey {
+            plan: plan.clone(),
+            account_zone: account.time_zone.name().to_string(),
+            entity_zone: entity.time_zone.name().to_string(),
+        };
+        let schedule = self.schedules.entry(key).or_insert_with(|| {
+            let mut bounds = account.time_zone.month_starts();
+            bounds.extend(entity.time_zone.month_starts());
+            for price in catalog.prices_of_plan(plan) {
+                bounds.extend(price.changes());
+            }
+            Arc::new(Schedule::new(bounds))
+        });
+        schedule.clone()
+    }
+}
+
+/// A span in which a subscription is active under one plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ActiveSpan {
+    pub(crate) span: Span,
+    pub(crate) plan: PlanId,
+}
+
+/// The account and its legal entity.
+///
+/// # Panics
+/// If they do not exist; the catalog refuses references to what does not exist.
+pub(crate) fn account_and_entity<'a>(catalog: &'a Catalog, account: &AccountId) -> (&'a Account, &'a Entity) {
+    let account = catalog.account(account).expect("the catalog refuses references to unknown accounts");
+    let entity = catalog.entity(&account.entity).expect("the catalog refuses references to unknown entities");
+    (account, entity)
+}
+
+/// When a subscription is active, and under which plan; neighbouring spans under one plan are joined.
+pub(crate) fn active_spans(catalog: &Catalog, subscription: &SubscriptionId) -> Vec<ActiveSpan> {
+    let mut spans: Vec<ActiveSpan> = Vec::new();
+    for (span, version) in
+        catalog.subscription(subscription).into_iter().flat_map(|timeline| timeline.spans())
+    {
+        match spans.last_mut() {
+            Some(last) if last.plan == version.plan && last.span.until == span.from => {
+                last.span.until = span.until
+            }
+            _ => spans.push(ActiveSpan { span, plan: version.plan.clone() }),
+        }
+    }
+    spans
+}
+
+/// The slice of a subscription that an instant falls into: between two bounds of its schedule, inside one active span.
+pub(crate) fn slice_of(
+    catalog: &Catalog,
+    schedules: &mut Schedules,
+    account: &AccountId,
+    active: &ActiveSpan,
+    instant: Timestamp,
+) -> Span {
+    let schedule = schedules.of(catalog, &active.plan, account);
+    let slice = schedule.slice_of(instant);
+    Span::new(slice.from.max(active.span.from), slice.until.min(active.span.until))
+}

@@ -1,0 +1,348 @@
+//! Feeds both logs to the machine and its shards, in the order in which they happened.
+//!
+//! Owns: the interleaving of control records and usage records, and what recovery and `replay` do at sealed cuts.
+//! Leaves to others: reading the logs (`server::recovery`).
+//!
+//! The interleaving: a barrier names a control-log offset; the control records before that offset apply, then the
+//! barrier, then the usage behind it. After the last barrier, the rest of the control log applies.
+//!
+//! | at a cut | `Load` (recovery) | `Derive` (`replay`) |
+//! |---|---|---|
+//! | sealed | the stored batch is loaded; its digest must be the sealed one | derived again; must equal the sealed digest |
+//! | not sealed, a later cut exists | it was empty: closed | derived; must be empty |
+//! | not sealed, the last cut | left open: the server rates and seals it | derived and reported, not sealed |
+//!
+//! Invariants: replay never writes; the same logs give the same digests whatever the number of shards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::Timestamp;
+use engine::prepared::PreparedBatch;
+use engine::shard::Shard;
+use wire::control::{ControlRecord, JournalSeal, Seal};
+use wire::verdict::Verdict;
+
+use crate::batch::Batch;
+use crate::control::ApplyError;
+use crate::journals::JournalBatch;
+use crate::machine::Machine;
+
+/// What happens at sealed cuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayMode {
+    /// Sealed batches are loaded.
+    Load,
+    /// Everything is derived again and compared with the seals.
+    Derive,
+}
+
+/// Usage that came before a barrier, for folding subjects again.
+pub trait History {
+    /// Calls `fold` for every batch before the barrier at `until`, in log order, with the control offset of the barrier
+    /// before the batch.
+    ///
+    /// # Errors
+    /// Whatever reading the log gives.
+    fn for_each_batch(
+        &mut self,
+        until: u64,
+        fold: &mut dyn FnMut(&PreparedBatch, u64),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Stored batches and journals by digest, as the sealed records name them.
+#[derive(Default)]
+pub struct Stored {
+    /// Stored charge batches.
+    pub batches: BTreeMap<String, Batch>,
+    /// Bytes of stored journals.
+    pub journals: BTreeMap<String, Vec<u8>>,
+}
+
+/// Why logs do not replay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A control record does not follow.
+    #[error("control record at offset {offset}")]
+    Control {
+        /// Offset of the record.
+        offset: u64,
+        /// The broken rule.
+        #[source]
+        source: ApplyError,
+    },
+    /// A cut derives another batch than the sealed one.
+    #[error("cut {cut} derives charge batch {derived}, but sealed is {sealed}")]
+    BatchMustMatchSeal {
+        /// Number of the cut.
+        cut: u64,
+        /// What was derived: a digest, or `nothing`.
+        derived: String,
+        /// What was sealed: a digest, or `nothing`.
+        sealed: String,
+    },
+    /// A run derives other journals than the sealed ones.
+    #[error("journal run {run} of {entity} derives {derived}, but sealed is {sealed}")]
+    JournalsMustMatchSeal {
+        /// The entity.
+        entity: String,
+        /// First number of the run.
+        run: u64,
+        /// Digest that was derived.
+        derived: String,
+        /// Digest that was sealed.
+        sealed: String,
+    },
+    /// The stored content of a seal is missing or unreadable.
+    #[error("{what} is sealed with digest {digest}, but its stored content is missing or unreadable")]
+    SealedContentMustExist {
+        /// What is missing.
+        what: String,
+        /// The sealed digest.
+        digest: String,
+    },
+    /// A cut names a barrier that the usage log does not have.
+    #[error("cut {cut} names a barrier at offset {barrier}, but the usage log has none there")]
+    BarrierMustExist {
+        /// Number of the cut.
+        cut: u64,
+        /// Offset of the barrier.
+        barrier: u64,
+    },
+    /// Earlier usage could not be read again.
+    #[error("earlier usage could not be read again for a refold")]
+    History(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplaySummary {
+    /// Digest of the last sealed batch.
+    pub chain: String,
+    /// Digest over all journals.
+    pub journals: String,
+    /// Sealed batches.
+    pub batches: u64,
+    /// Cuts.
+    pub cuts: u64,
+}
+
+/// Drives a machine and its shards through both logs.
+pub struct Replayer {
+    /// The machine.
+    pub machine: Machine,
+    /// The shards.
+    pub shards: Vec<Shard>,
+    mode: ReplayMode,
+    stored: Stored,
+    cut_barriers: BTreeSet<u64>,
+    seals: BTreeMap<u64, Seal>,
+    journal_seals: BTreeMap<(String, u64), JournalSeal>,
+    last_cut: u64,
+    /// Control records not applied yet, in log order.
+    control: std::collections::VecDeque<(u64, ControlRecord)>,
+    control_end: u64,
+    reached: BTreeSet<u64>,
+}
+
+impl Replayer {
+    /// A replayer over a whole control log, given as records with their offsets and the offset behind the last.
+    pub fn new(
+        mode: ReplayMode,
+        shards: usize,
+        control: Vec<(u64, ControlRecord)>,
+        control_end: u64,
+        stored: Stored,
+    ) -> Self {
+        let mut cut_barriers = BTreeSet::new();
+        let (mut seals, mut journal_seals) = (BTreeMap::new(), BTreeMap::new());
+        let mut last_cut = 0;
+        for (_, record) in &control {
+            match record {
+                ControlRecord::Cut(cut) => {
+                    cut_barriers.insert(cut.barrier);
+                    last_cut = cut.number;
+                }
+                ControlRecord::Seal(seal) => {
+                    seals.insert(seal.cut, seal.clone());
+                }
+                ControlRecord::JournalSeal(seal) => {
+                    journal_seals.insert((seal.entity.to_string(), seal.first_run), seal.clone());
+                }
+                _ => {}
+            }
+        }
+        Self {
+            machine: Machine::new(shards),
+            shards: (0..shards).map(Shard::new).collect(),
+            mode,
+            stored,
+            cut_barriers,
+            seals,
+            journal_seals,
+            last_cut,
+            control: control.into(),
+            control_end,
+            reached: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the next usage batch.
+    pub fn handle_batch(&mut self, prepared: &PreparedBatch) {
+        for shard in &mut self.shards {
+            shard.handle_batch(prepared, &mut |_, _: Verdict| {});
+        }
+    }
+
+    /// Takes the next barrier.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn handle_barrier(
+        &mut self,
+        offset: u64,
+        control_offset: u64,
+        history: &mut dyn History,
+    ) -> Result<(), ReplayError> {
+        self.apply_until(control_offset)?;
+        let plan = self.machine.metering_plan(control_offset);
+        let mut refolding = Vec::new();
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            if shard.handle_barrier(control_offset, &plan) {
+                refolding.push(index);
+            }
+        }
+        if !refolding.is_empty() {
+            let shards = &mut self.shards;
+            history
+                .for_each_batch(offset, &mut |prepared, control_offset| {
+                    for index in &refolding {
+                        shards[*index].refold_batch(prepared, control_offset);
+                    }
+                })
+                .map_err(ReplayError::History)?;
+            for index in refolding {
+                self.shards[index].finish_refold();
+            }
+        }
+        if self.cut_barriers.contains(&offset) {
+            for (index, shard) in self.shards.iter_mut().enumerate() {
+                self.machine.handle_reports(index, shard.take_reports());
+            }
+            self.reached.insert(offset);
+        }
+        Ok(())
+    }
+
+    /// Applies what is left of the control log after the last usage record.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn finish(&mut self) -> Result<ReplaySummary, ReplayError> {
+        self.apply_until(self.control_end)?;
+        let control = self.machine.control();
+        Ok(ReplaySummary {
+            chain: control.chain_head().to_string(),
+            journals: control.journal_digest().to_string(),
+            batches: control.seals().len() as u64,
+            cuts: self.last_cut,
+        })
+    }
+
+    fn apply_until(&mut self, until: u64) -> Result<(), ReplayError> {
+        while self.control.front().is_some_and(|(offset, _)| *offset < until) {
+            let (offset, record) = self.control.pop_front().expect("the front was just seen");
+            self.before(&record)?;
+            self.machine.apply(offset, &record).map_err(|source| ReplayError::Control { offset, source })?;
+            self.after(&record)?;
+        }
+        Ok(())
+    }
+
+    /// Stages the content that a seal needs.
+    fn before(&mut self, record: &ControlRecord) -> Result<(), ReplayError> {
+        let is_load = self.mode == ReplayMode::Load;
+        match record {
+            ControlRecord::Seal(seal) if is_load => {
+                let missing = || ReplayError::SealedContentMustExist {
+                    what: format!("charge batch {}", seal.batch),
+                    digest: seal.digest.clone(),
+                };
+                let batch = self.stored.batches.remove(&seal.digest).ok_or_else(missing)?;
+                self.machine.load_batch(seal.digest.clone(), batch);
+            }
+            ControlRecord::JournalSeal(seal) if is_load => {
+                let missing = || ReplayError::SealedContentMustExist {
+                    what: format!("journal run {} of {}", seal.first_run, seal.entity),
+                    digest: seal.digest.clone(),
+                };
+                let bytes = self.stored.journals.remove(&seal.digest).ok_or_else(missing)?;
+                let run = self.machine.open_journal_run().cloned().ok_or_else(missing)?;
+                let journals = JournalBatch::decode(&run, &bytes).map_err(|_| missing())?;
+                self.machine.load_journals(seal.digest.clone(), journals);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, record: &ControlRecord) -> Result<(), ReplayError> {
+        match record {
+            ControlRecord::Cut(cut) => {
+                if !self.reached.contains(&cut.barrier) {
+                    return Err(ReplayError::BarrierMustExist { cut: cut.number, barrier: cut.barrier });
+                }
+                self.after_cut(cut.number)
+            }
+            ControlRecord::Seal(_) => {
+                self.machine.close_cut();
+                Ok(())
+            }
+            ControlRecord::JournalRun(run) => self.after_journal_run(run.entity.as_str(), run.first_run),
+            _ => Ok(()),
+        }
+    }
+
+    fn after_cut(&mut self, cut: u64) -> Result<(), ReplayError> {
+        let sealed = self.seals.get(&cut).map(|seal| seal.digest.clone());
+        if self.mode == ReplayMode::Load {
+            // A sealed cut goes on at its seal; the last cut may still be rated by the server.
+            if sealed.is_none() && cut != self.last_cut {
+                self.machine.close_cut();
+            }
+            return Ok(());
+        }
+        let derived = self.machine.rate_open_cut().map(|(_, seal)| seal.digest);
+        if sealed != derived && (sealed.is_some() || cut != self.last_cut) {
+            let name = |digest: Option<String>| digest.unwrap_or_else(|| "nothing".to_string());
+            return Err(ReplayError::BatchMustMatchSeal {
+                cut,
+                derived: name(derived),
+                sealed: name(sealed),
+            });
+        }
+        if derived.is_none() {
+            self.machine.close_cut();
+        }
+        Ok(())
+    }
+
+    fn after_journal_run(&mut self, entity: &str, run: u64) -> Result<(), ReplayError> {
+        let Some(sealed) = self.journal_seals.get(&(entity.to_string(), run)) else { return Ok(()) };
+        if self.mode == ReplayMode::Load {
+            return Ok(());
+        }
+        let derived = self.machine.derive_open_journals().map(|(_, seal)| seal.digest);
+        let derived = derived.unwrap_or_else(|status| format!("nothing ({status})"));
+        if derived != sealed.digest {
+            let (entity, sealed) = (entity.to_string(), sealed.digest.clone());
+            return Err(ReplayError::JournalsMustMatchSeal { entity, run, derived, sealed });
+        }
+        Ok(())
+    }
+
+    /// The instant of the last cut.
+    pub fn last_cut_at(&self) -> Option<Timestamp> {
+        self.machine.control().last_cut().map(|cut| cut.at)
+    }
+}

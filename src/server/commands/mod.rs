@@ -1,0 +1,10 @@
+//! The commands of the binary, one file each.
+//!
+//! Owns: what a person types and reads. Leaves to others: the work.
+#![allow(clippy::print_stdout)] // a command's output is its purpose
+
+pub mod catalog;
+pub mod inspect;
+pub mod replay;
+pub mod serve;
+pub mod token;

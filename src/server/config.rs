@@ -1,0 +1,68 @@
+//! Settings of `tallymark serve`: flags, each with an environment variable, all with a default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Which clock a data directory runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClockChoice {
+    /// The machine's clock.
+    Real,
+    /// A clock that only moves when asked to, for demonstrations and tests.
+    Scenario,
+}
+
+/// `tallymark serve`
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Data directory; made if it does not exist.
+    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
+    pub data: PathBuf,
+    /// Catalog file, applied at start where it differs from what the log knows.
+    #[arg(long, env = "TALLYMARK_CATALOG")]
+    pub catalog: Option<PathBuf>,
+    /// Address for QUIC (UDP).
+    #[arg(long, env = "TALLYMARK_QUIC", default_value = "127.0.0.1:7411")]
+    pub quic: SocketAddr,
+    /// Address for HTTP (TCP).
+    #[arg(long, env = "TALLYMARK_HTTP", default_value = "127.0.0.1:7410")]
+    pub http: SocketAddr,
+    /// Shards, 1 to 64. The result does not depend on it.
+    #[arg(long, env = "TALLYMARK_SHARDS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub shards: u16,
+    /// Clock of a new data directory.
+    #[arg(long, env = "TALLYMARK_CLOCK", value_enum, default_value = "real")]
+    pub clock: ClockChoice,
+    /// Certificate chain (PEM). Without it a development certificate is made in the data directory.
+    #[arg(long, env = "TALLYMARK_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM).
+    #[arg(long, env = "TALLYMARK_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Seconds between issuing cuts.
+    #[arg(long, env = "TALLYMARK_CUT_SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(1..))]
+    pub cut_seconds: u32,
+    /// Hours that an event may be late before it is quarantined as too_old. Written to the log when it changes.
+    #[arg(long, env = "TALLYMARK_HORIZON_HOURS", default_value_t = 840, value_parser = clap::value_parser!(u32).range(1..=87_600))]
+    pub horizon_hours: u32,
+    /// Seconds that an event may be ahead of its arrival before it is quarantined as future.
+    #[arg(long, env = "TALLYMARK_FUTURE_SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub future_seconds: u32,
+    /// Hours after the end of a window or period in which late usage still belongs to it.
+    #[arg(long, env = "TALLYMARK_GRACE_HOURS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(0..=8_760))]
+    pub grace_hours: u32,
+    /// Pending events that one source may have in one of the 1,024 slots.
+    #[arg(long, env = "TALLYMARK_PENDING_PER_SLOT_MAX", default_value_t = 256)]
+    pub pending_per_slot_max: u32,
+    /// Bytes of one log segment.
+    #[arg(long, env = "TALLYMARK_SEGMENT_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range((16 << 20)..=(4 << 30)))]
+    pub segment_bytes: u64,
+    /// Accept a step of the machine's clock; recorded in the control log.
+    #[arg(long)]
+    pub accept_clock: bool,
+    /// Accept that this program has other rating semantics or time-zone data than the directory; recorded.
+    #[arg(long)]
+    pub accept_epoch: bool,
+}

@@ -1,0 +1,3 @@
+//! Connectors: other systems' formats, one file each.
+
+pub mod hledger;

@@ -1,0 +1,146 @@
+//! The HTTP API: master data, cuts, batches, journals, health and metrics.
+//!
+//! Owns: paths, roles, problem documents. Leaves to others: what a command does (`control`).
+//!
+//! Invariants: every error is `application/problem+json` with a stable `code`; nothing is answered before it is durable.
+
+mod problem;
+mod reads;
+mod writes;
+
+pub(crate) use self::writes::put_list;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use crossbeam_channel::{Sender, TrySendError};
+use machine::Machine;
+use tokio::sync::oneshot;
+
+use self::problem::Problem;
+use crate::control::{Command, CommandError, Served};
+use crate::directory::DataDirectory;
+use crate::observe::Metrics;
+use crate::shards::ShardTask;
+use crate::tokens::{Role, Token, Tokens};
+use crate::usage_log::UsageLogState;
+
+/// Bytes of a request body, a catalog file included.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// What the handlers need.
+pub struct Edge {
+    /// Tokens.
+    pub tokens: Arc<Tokens>,
+    /// Queue of the control thread.
+    pub commands: Sender<Command>,
+    /// Queues of the shards.
+    pub shards: Vec<Sender<ShardTask>>,
+    /// Sealed content.
+    pub served: Arc<Served>,
+    /// The data directory.
+    pub directory: DataDirectory,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// State of the usage log.
+    pub usage: Arc<UsageLogState>,
+    /// The clock.
+    pub clock: Arc<crate::clock::Clock>,
+}
+
+type Answer = Result<Response, Problem>;
+
+/// All routes.
+pub fn router(edge: Arc<Edge>) -> Router {
+    let open = Router::new()
+        .route("/healthz", get(reads::healthz))
+        .route("/readyz", get(reads::readyz))
+        .route("/metrics", get(reads::metrics));
+    let billing = Router::new()
+        .route("/v1/charge-batches", get(reads::charge_batches))
+        .route("/v1/charge-batches/{number}/ack", post(writes::ack_batch))
+        .layer(middleware::from_fn_with_state((edge.clone(), Role::Billing), require));
+    let finance = Router::new()
+        .route("/v1/journals", get(reads::journals))
+        .route("/v1/journals.hledger", get(reads::journals_hledger))
+        .layer(middleware::from_fn_with_state((edge.clone(), Role::Finance), require));
+    let admin = Router::new()
+        .route("/v1/{kind}/{id}", put(writes::put_resource))
+        .route("/v1/catalog/plan", post(writes::plan_catalog))
+        .route("/v1/catalog/apply", post(writes::apply_catalog))
+        .route("/v1/cuts", post(writes::cut))
+        .route("/v1/journal-runs", post(writes::journal_runs))
+        .route("/v1/scenario-clock", post(writes::advance_clock))
+        .route("/v1/counters", get(reads::counters))
+        .route("/v1/quarantine", get(reads::quarantine))
+        .layer(middleware::from_fn_with_state((edge.clone(), Role::Admin), require));
+    Router::new()
+        .merge(open)
+        .merge(billing)
+        .merge(finance)
+        .merge(admin)
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(edge)
+}
+
+/// Lets a request through if its bearer token has the role.
+async fn require(
+    State((edge, role)): State<(Arc<Edge>, Role)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let secret = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    let token = secret.and_then(|secret| edge.tokens.authenticate(secret)).ok_or_else(|| {
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a known token as `Authorization: Bearer tm_…`")
+    })?;
+    if !token.may(role) {
+        let detail = format!("the token {} does not have the role {role:?}", token.name);
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &detail));
+    }
+    request.extensions_mut().insert(token);
+    Ok(next.run(request).await)
+}
+
+/// The token of a request that was let through.
+type Caller = axum::Extension<Arc<Token>>;
+
+impl Edge {
+    fn send(&self, command: Command) -> Result<(), Problem> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many commands wait; try again")
+            }
+            TrySendError::Disconnected(_) => stopping(),
+        })
+    }
+
+    /// Sends a command and waits for its outcome.
+    async fn command<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> Command,
+    ) -> Result<T, Problem> {
+        let (reply, outcome) = oneshot::channel();
+        self.send(make(reply))?;
+        outcome.await.map_err(|_| stopping())?.map_err(Problem::from)
+    }
+
+    /// Reads the machine between two commands.
+    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Machine) -> T + Send + 'static) -> Result<T, Problem> {
+        let (reply, outcome) = oneshot::channel();
+        self.send(Command::Read(Box::new(move |machine| {
+            let _ = reply.send(read(machine));
+        })))?;
+        outcome.await.map_err(|_| stopping())
+    }
+}
+
+fn stopping() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping or its storage failed")
+}

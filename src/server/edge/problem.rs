@@ -1,0 +1,82 @@
+//! Errors as `application/problem+json` (RFC 9457), with a stable code for programs.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use billing::catalog::{CatalogStatus, Rule};
+use machine::PutError;
+use serde_json::{Value, json};
+
+use crate::control::CommandError;
+
+/// An error for an HTTP caller.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    more: Value,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: &str) -> Self {
+        Self { status, code, detail: detail.to_string(), more: Value::Null }
+    }
+
+    pub(super) fn bad_request(code: &'static str, detail: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(super) fn internal(error: &anyhow::Error) -> Self {
+        tracing::error!("a request failed: {error:#}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", &format!("{error:#}"))
+    }
+
+    pub(super) fn history_forked(batch: u64, digest: &str) -> Self {
+        let detail = format!("charge batch {batch} has another digest here: the cursor belongs to another history");
+        let mut problem = Self::new(StatusCode::CONFLICT, "history_forked", &detail);
+        problem.more = json!({ "batch": batch, "digest": digest });
+        problem
+    }
+}
+
+impl From<CatalogStatus> for Problem {
+    fn from(status: CatalogStatus) -> Self {
+        let http = match status.rule {
+            Rule::MustNotChange(_) | Rule::ReferenceMustExist(_) => StatusCode::CONFLICT,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        let mut problem = Self::new(http, status.rule.name(), &status.to_string());
+        problem.more = json!({ "kind": status.kind.as_str(), "id": status.id });
+        problem
+    }
+}
+
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Put(PutError::Catalog(status)) => status.into(),
+            CommandError::Put(PutError::KindMustBeKnown { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "kind_must_be_known", &error.to_string())
+            }
+            CommandError::NotFound(what) => Self::new(StatusCode::NOT_FOUND, "not_found", &what),
+            CommandError::Conflict(what) => Self::new(StatusCode::CONFLICT, "conflict", &what),
+            CommandError::HistoryForked { batch, digest } => Self::history_forked(batch, &digest),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or("error"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let (Value::Object(body), Value::Object(more)) = (&mut body, self.more) {
+            body.extend(more);
+        }
+        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+    }
+}

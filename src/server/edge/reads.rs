@@ -1,0 +1,223 @@
+//! Requests that read.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use billing::ledger::Journal;
+use domain::EntityId;
+use engine::log::LogKind;
+use serde::Deserialize;
+use serde_json::json;
+use wire::verdict::{QuarantineReason, Verdict};
+
+use super::problem::Problem;
+use super::{Answer, Edge, stopping};
+use crate::connectors::hledger;
+use crate::control::{StoredEntry, unbilled};
+use crate::directory::read_content;
+use crate::observe::{MetricsInput, render};
+use crate::shards::{ShardSnapshot, snapshot};
+
+/// `GET /healthz`: the process is there.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: the control thread answers.
+pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Answer {
+    let batches = edge.read(|machine| machine.control().seals().len()).await?;
+    Ok(Json(json!({ "ready": true, "sealed_batches": batches })).into_response())
+}
+
+async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Problem> {
+    let queues = edge.shards.clone();
+    let taken = tokio::task::spawn_blocking(move || snapshot(&queues)).await;
+    taken.ok().flatten().ok_or_else(stopping)
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
+    let shards = shard_snapshot(&edge).await?;
+    let (totals, oldest, sizes, failures) = edge
+        .read(|machine| {
+            let oldest = machine.unacked().keys().next().copied();
+            let at = machine.control().last_cut().map(|cut| cut.at);
+            (unbilled(machine), oldest.and(at), machine.sizes(), machine.failures().len())
+        })
+        .await?;
+    let now = edge.clock.now().nanoseconds();
+    let input = MetricsInput {
+        shards,
+        log_bytes: edge.usage.bytes.load(Ordering::Relaxed),
+        log_commits: edge.usage.commits.load(Ordering::Relaxed),
+        unbilled: totals.iter().map(|(c, minor)| (c.code().to_string(), c.format_minor(*minor))).collect(),
+        unbilled_age_seconds: oldest.map_or(0, |at| (now - at.nanoseconds()) / domain::time::SECOND),
+        sizes,
+        rating_failures: failures,
+    };
+    let page = render(&edge.metrics, &input);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
+}
+
+/// `GET /v1/counters`: what became of events, per source, with the equation that must hold.
+pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
+    let shards = shard_snapshot(&edge).await?;
+    let sources: serde_json::Map<String, serde_json::Value> = shards
+        .counters
+        .iter()
+        .map(|(source, c)| {
+            let quarantined: serde_json::Map<_, _> = QuarantineReason::ALL
+                .into_iter()
+                .map(|reason| (reason.as_str().to_string(), c.quarantined[reason.ordinal()].into()))
+                .collect();
+            let counts = json!({
+                "received": c.received(), "accepted": c.accepted(), "metered": c.metered, "unmetered": c.unmetered,
+                "pending": c.pending, "duplicate": c.duplicate, "duplicate_restamped": c.duplicate_restamped,
+                "conflict": c.conflict, "quarantined": quarantined, "rejected": c.rejected,
+            });
+            (source.to_string(), counts)
+        })
+        .collect();
+    let latency = json!({
+        "p50": edge.metrics.ack_microseconds(50.0), "p99": edge.metrics.ack_microseconds(99.0),
+        "p999": edge.metrics.ack_microseconds(99.9),
+    });
+    Ok(Json(json!({ "sources": sources, "durable_after_microseconds": latency })).into_response())
+}
+
+/// `GET /v1/quarantine`: events that did not count, by position.
+pub(super) async fn quarantine(State(edge): State<Arc<Edge>>) -> Answer {
+    let shards = shard_snapshot(&edge).await?;
+    let mut lines = String::new();
+    for set_aside in shards.set_aside {
+        let verdict = Verdict::from_code(set_aside.verdict);
+        let line = json!({
+            "offset": set_aside.position.offset(), "index": set_aside.position.index(),
+            "verdict": verdict.map(Verdict::as_str), "reason": verdict.and_then(Verdict::reason),
+        });
+        lines.push_str(&line.to_string());
+        lines.push('\n');
+    }
+    Ok(ndjson(Body::from(lines)))
+}
+
+fn ndjson(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BatchesQuery {
+    #[serde(default)]
+    after: u64,
+    digest: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `GET /v1/charge-batches?after=N[&digest=D][&limit=K]`: sealed batches after a cursor, as NDJSON; behind each its
+/// seal. A digest that is not that of batch N answers 409 `history_forked`.
+pub(super) async fn charge_batches(State(edge): State<Arc<Edge>>, Query(query): Query<BatchesQuery>) -> Answer {
+    let entries = edge.served.batches.read().map_err(|_| stopping())?.clone();
+    let after = usize::try_from(query.after).unwrap_or(usize::MAX);
+    if let (Some(given), Some(index)) = (&query.digest, after.checked_sub(1)) {
+        let known = entries.get(index).map_or("", |entry| entry.digest.as_str());
+        if known != given {
+            return Err(Problem::history_forked(query.after, known));
+        }
+    }
+    let wanted: Vec<StoredEntry> =
+        entries.into_iter().skip(after).take(query.limit.unwrap_or(usize::MAX)).collect();
+    Ok(ndjson(stream(edge, LogKind::Charges, wanted, |entry| {
+        format!("{}\n", json!({ "seal": { "batch": entry.number, "digest": entry.digest } }))
+    })))
+}
+
+/// Streams stored content, one entry in memory at a time, each followed by what `trailer` says.
+fn stream(
+    edge: Arc<Edge>,
+    kind: LogKind,
+    entries: Vec<StoredEntry>,
+    trailer: impl Fn(&StoredEntry) -> String + Send + 'static,
+) -> Body {
+    let (chunks, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(2);
+    tokio::task::spawn_blocking(move || {
+        for entry in entries {
+            let content = edge
+                .directory
+                .log(kind)
+                .and_then(|log| read_content(&log, edge.directory.options(kind), entry.offset, entry.end_offset));
+            let chunk = content
+                .map(|mut bytes| {
+                    bytes.extend_from_slice(trailer(&entry).as_bytes());
+                    Bytes::from(bytes)
+                })
+                .map_err(|error| std::io::Error::other(format!("{error:#}")));
+            let is_over = chunk.is_err();
+            // The caller may have gone away; then there is nobody to send to.
+            if chunks.blocking_send(chunk).is_err() || is_over {
+                return;
+            }
+        }
+    });
+    Body::from_stream(ReceiverStream(receiver))
+}
+
+struct ReceiverStream(tokio::sync::mpsc::Receiver<Result<Bytes, std::io::Error>>);
+
+impl futures_core::Stream for ReceiverStream {
+    type Item = Result<Bytes, std::io::Error>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct JournalsQuery {
+    entity: Option<EntityId>,
+}
+
+async fn all_journals(edge: &Arc<Edge>, query: JournalsQuery) -> Result<Vec<Journal>, Problem> {
+    let entries = edge.served.journals.read().map_err(|_| stopping())?.clone();
+    let edge = edge.clone();
+    let read = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<Journal>> {
+        let log = edge.directory.log(LogKind::Journals)?;
+        let options = edge.directory.options(LogKind::Journals);
+        let mut journals = Vec::new();
+        for entry in entries {
+            let bytes = read_content(&log, options, entry.offset, entry.end_offset)?;
+            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                journals.push(serde_json::from_slice::<Journal>(line)?);
+            }
+        }
+        journals.retain(|journal| query.entity.as_ref().is_none_or(|entity| *entity == journal.entity));
+        Ok(journals)
+    });
+    read.await.map_err(|_| stopping())?.map_err(|error| Problem::internal(&error))
+}
+
+/// `GET /v1/journals[?entity=E]`: sealed journals as NDJSON.
+pub(super) async fn journals(State(edge): State<Arc<Edge>>, Query(query): Query<JournalsQuery>) -> Answer {
+    let mut lines = String::new();
+    for journal in all_journals(&edge, query).await? {
+        let line = wire::canonical::canonical_json(&journal);
+        lines.push_str(&line.map_err(|status| Problem::internal(&status.into()))?);
+        lines.push('\n');
+    }
+    Ok(ndjson(Body::from(lines)))
+}
+
+/// `GET /v1/journals.hledger[?entity=E]`: the same for hledger.
+pub(super) async fn journals_hledger(State(edge): State<Arc<Edge>>, Query(query): Query<JournalsQuery>) -> Answer {
+    let text = hledger::export(&all_journals(&edge, query).await?);
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}

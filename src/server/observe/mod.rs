@@ -1,0 +1,206 @@
+//! What a running server says of itself: counters, the ack latency histogram, the metrics page.
+//!
+//! Owns: the registry of numbers and their names. Leaves to others: counting.
+
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use wire::verdict::QuarantineReason;
+
+use crate::shards::ShardSnapshot;
+
+/// Numbers of a running server.
+pub struct Metrics {
+    /// Batches taken from producers into the queue of the log writer.
+    pub batches_queued: AtomicU64,
+    /// Batches that left that queue: the difference is its length.
+    pub batches_durable: AtomicU64,
+    /// Connections accepted since start.
+    pub connections_opened: AtomicU64,
+    /// Connections ended since start.
+    pub connections_closed: AtomicU64,
+    /// Frames refused since start.
+    pub frames_refused: AtomicU64,
+    /// Last sealed charge batch.
+    pub batches: AtomicU64,
+    /// Charge lines sealed since start.
+    pub charge_lines: AtomicU64,
+    /// Journals sealed since start.
+    pub journals: AtomicU64,
+    /// Cuts since start.
+    pub cuts: AtomicU64,
+    /// Duration of all cuts since start, in microseconds.
+    pub cut_microseconds: AtomicU64,
+    acks: Mutex<Histogram<u64>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            batches_queued: AtomicU64::new(0),
+            batches_durable: AtomicU64::new(0),
+            connections_opened: AtomicU64::new(0),
+            connections_closed: AtomicU64::new(0),
+            frames_refused: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            charge_lines: AtomicU64::new(0),
+            journals: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
+            cut_microseconds: AtomicU64::new(0),
+            acks: Mutex::new(Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants")),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a durable batch and the time from its last byte to its durability.
+    pub fn record_ack(&self, latency: Duration) {
+        self.batches_durable.fetch_add(1, Ordering::Relaxed);
+        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.acks.lock().expect("nothing panics while it holds the histogram").saturating_record(microseconds);
+    }
+
+    /// Counts a cut.
+    pub fn record_cut(&self, duration: Duration) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.cut_microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// A percentile of the time from a batch's last byte to its durability, in microseconds.
+    pub fn ack_microseconds(&self, percentile: f64) -> u64 {
+        self.acks.lock().expect("nothing panics while it holds the histogram").value_at_percentile(percentile)
+    }
+}
+
+/// What the metrics page needs besides [`Metrics`].
+pub struct MetricsInput {
+    /// What became of events.
+    pub shards: ShardSnapshot,
+    /// Bytes written to the usage log since start.
+    pub log_bytes: u64,
+    /// Commits of the usage log since start.
+    pub log_commits: u64,
+    /// Unacknowledged amounts: currency, text, age of the oldest batch in seconds.
+    pub unbilled: Vec<(String, String)>,
+    /// Seconds since the oldest unacknowledged batch was cut.
+    pub unbilled_age_seconds: i64,
+    /// Cells, issued lines.
+    pub sizes: (usize, usize),
+    /// Charges that could not be computed at the last cut.
+    pub rating_failures: usize,
+}
+
+/// The metrics page in the Prometheus text format.
+pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
+    let mut page = Page(String::new());
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    page.family("tallymark_events_total", "counter", "Events by source and what became of them.");
+    for (source, c) in &input.shards.counters {
+        let plain = [
+            ("metered", c.metered),
+            ("unmetered", c.unmetered),
+            ("pending", c.pending),
+            ("duplicate", c.duplicate),
+            ("duplicate_restamped", c.duplicate_restamped),
+            ("conflict", c.conflict),
+            ("rejected", c.rejected),
+        ];
+        for (verdict, count) in plain {
+            page.sample("tallymark_events_total", &[("source", source), ("verdict", verdict)], &count.to_string());
+        }
+        for reason in QuarantineReason::ALL {
+            let labels = [("source", &**source), ("verdict", "quarantined"), ("reason", reason.as_str())];
+            page.sample("tallymark_events_total", &labels, &c.quarantined[reason.ordinal()].to_string());
+        }
+    }
+    page.family("tallymark_events_received_total", "counter", "Events that reached the log, by source.");
+    for (source, c) in &input.shards.counters {
+        page.sample("tallymark_events_received_total", &[("source", source)], &c.received().to_string());
+    }
+    page.family("tallymark_ack_seconds", "summary", "From a batch's last byte to its durability.");
+    for (quantile, percentile) in [("0.5", 50.0), ("0.99", 99.0), ("0.999", 99.9)] {
+        let seconds = metrics.ack_microseconds(percentile) as f64 / 1e6;
+        page.sample("tallymark_ack_seconds", &[("quantile", quantile)], &seconds.to_string());
+    }
+    page.sample("tallymark_ack_seconds_count", &[], &load(&metrics.batches_durable).to_string());
+    let counters = [
+        ("tallymark_ingest_queued_total", "Batches that entered the queue of the log writer.", load(&metrics.batches_queued)),
+        ("tallymark_ingest_durable_total", "Batches that left it durable.", load(&metrics.batches_durable)),
+        ("tallymark_connections_opened_total", "QUIC connections accepted.", load(&metrics.connections_opened)),
+        ("tallymark_connections_closed_total", "QUIC connections ended.", load(&metrics.connections_closed)),
+        ("tallymark_frames_refused_total", "Frames that broke a rule.", load(&metrics.frames_refused)),
+        ("tallymark_log_bytes_total", "Bytes written to the usage log.", input.log_bytes),
+        ("tallymark_log_commits_total", "Group commits of the usage log.", input.log_commits),
+        ("tallymark_cuts_total", "Issuing cuts.", load(&metrics.cuts)),
+        ("tallymark_cut_microseconds_total", "Time spent in cuts.", load(&metrics.cut_microseconds)),
+        ("tallymark_charge_lines_total", "Charge lines sealed.", load(&metrics.charge_lines)),
+        ("tallymark_journals_total", "Journals sealed.", load(&metrics.journals)),
+    ];
+    for (name, help, count) in counters {
+        page.family(name, "counter", help);
+        page.sample(name, &[], &count.to_string());
+    }
+    let gauges = [
+        ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered as u64),
+        ("tallymark_cells", "Merged cells.", input.sizes.0 as u64),
+        ("tallymark_issued_lines", "Issued charge lines in memory.", input.sizes.1 as u64),
+        ("tallymark_rating_failures", "Charges that could not be computed at the last cut.", input.rating_failures as u64),
+        ("tallymark_sealed_batch", "Number of the last sealed charge batch.", load(&metrics.batches)),
+    ];
+    for (name, help, value) in gauges {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], &value.to_string());
+    }
+    page.family("tallymark_unbilled_amount", "gauge", "Charges that billing did not acknowledge yet.");
+    for (currency, amount) in &input.unbilled {
+        page.sample("tallymark_unbilled_amount", &[("currency", currency)], amount);
+    }
+    page.family("tallymark_unbilled_age_seconds", "gauge", "Age of the oldest batch that billing did not acknowledge.");
+    page.sample("tallymark_unbilled_age_seconds", &[], &input.unbilled_age_seconds.to_string());
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
+        self.0.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { "{" } else { "," });
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_counters_add_up() {
+        let mut shards = ShardSnapshot::default();
+        let counters = engine::shard::SourceCounters { metered: 3, rejected: 2, ..Default::default() };
+        shards.counters.insert("a\"b".into(), counters);
+        let input = MetricsInput {
+            shards,
+            log_bytes: 0,
+            log_commits: 0,
+            unbilled: vec![("USD".into(), "1.00".into())],
+            unbilled_age_seconds: 5,
+            sizes: (1, 2),
+            rating_failures: 0,
+        };
+        let page = render(&Metrics::default(), &input);
+        assert!(page.contains("tallymark_events_total{source=\"a\\\"b\",verdict=\"metered\"} 3\n"));
+        assert!(page.contains("tallymark_events_received_total{source=\"a\\\"b\"} 5\n"));
+    }
+}

@@ -1,0 +1,356 @@
+//! `tallymark serve`: how the world is tied on.
+//!
+//! Owns: start, stop, and what happens when a thread fails. Leaves to others: everything that the threads do.
+//!
+//! Stop, on SIGTERM or SIGINT: no new connections or requests; queued batches become durable and are acknowledged; all
+//! logs are closed cleanly; exit 0. A failed disk: no more acks; exit 1 with the cause.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use billing::catalog::CatalogFile;
+use domain::Timestamp;
+use domain::time::{HOUR, SECOND};
+use machine::History;
+use tokio::sync::{mpsc, oneshot, watch};
+use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
+
+use crate::clock::{CLOCK_STEP_MAX, Clock, real_now};
+use crate::config::{ClockChoice, ServeArgs};
+use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, Served};
+use crate::directory::{DataDirectory, KIND_CONTROL};
+use crate::disk::DataDirectoryLock;
+use crate::edge::{Edge, router};
+use crate::ingest::{Ingest, accept, endpoint};
+use crate::observe::Metrics;
+use crate::recovery::{Recovered, recover};
+use crate::shards::Shards;
+use crate::tokens::{self, Role, Tokens};
+use crate::usage_log::{USAGE_QUEUE_MAX, UsageLog, UsageLogState, UsageTask};
+
+/// A server that is up.
+pub struct Running {
+    /// Where QUIC listens.
+    pub quic: SocketAddr,
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    /// The development token, if this start made one.
+    pub token: Option<String>,
+    stop: watch::Sender<bool>,
+    failed: watch::Receiver<Option<String>>,
+    commands: crossbeam_channel::Sender<Command>,
+    usage: mpsc::Sender<UsageTask>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    shards: Shards,
+    http_task: tokio::task::JoinHandle<std::io::Result<()>>,
+    quic_task: tokio::task::JoinHandle<()>,
+    endpoint: quinn::Endpoint,
+    _lock: DataDirectoryLock,
+}
+
+/// Rating semantics and time-zone data of this program.
+pub fn epoch() -> String {
+    format!("{}/tz-{}", machine::RATING_EPOCH, domain::time::zone_database_version())
+}
+
+/// Opens the directory and starts everything.
+///
+/// # Errors
+/// Whatever keeps the server from starting, with its context.
+pub async fn start(args: &ServeArgs) -> Result<Running> {
+    let cut_interval = i64::from(args.cut_seconds) * SECOND;
+    if cut_interval > CUT_INTERVAL_MAX {
+        bail!("--cut-seconds is at most 31 days");
+    }
+    std::fs::create_dir_all(&args.data).with_context(|| format!("cannot make {}", args.data.display()))?;
+    let lock = DataDirectoryLock::take(&args.data)?;
+    let tls = crate::tls::quic_config(&args.data, args.tls_cert.as_deref(), args.tls_key.as_deref())?;
+    let token = development_token(&args.data)?;
+    let tokens = Arc::new(Tokens::open(&args.data)?);
+    let directory = DataDirectory::new(&args.data, args.segment_bytes);
+    let shards = usize::from(args.shards);
+    let mut recovered = recover(&directory, shards, || first_records(args))?;
+    if recovered.torn_bytes > 0 {
+        tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
+    }
+    let clock = check_directory(args, &mut recovered)?;
+
+    let metrics = Arc::new(Metrics::default());
+    let served = Arc::new(Served::default());
+    *served.batches.write().expect("nobody else has it yet") = recovered.batch_entries;
+    *served.journals.write().expect("nobody else has it yet") = recovered.journal_entries;
+    metrics.batches.store(recovered.replayer.machine.control().seals().len() as u64, Ordering::Relaxed);
+    let (failure, failed) = watch::channel(None::<String>);
+    let failure = Arc::new(failure);
+    let on_failure: Arc<dyn Fn(anyhow::Error) + Send + Sync> = {
+        let failure = failure.clone();
+        Arc::new(move |error| {
+            tracing::error!("{error:#}");
+            failure.send_if_modified(|first| {
+                let is_first = first.is_none();
+                first.get_or_insert_with(|| format!("{error:#}"));
+                is_first
+            });
+        })
+    };
+    let key = recovered.key;
+    let history: Arc<dyn Fn() -> Result<Box<dyn History>> + Send + Sync> = {
+        let directory = directory.clone();
+        Arc::new(move || Ok(Box::new(directory.history(key, shards)?) as Box<dyn History>))
+    };
+    let shard_threads = Shards::start(recovered.replayer.shards, history, on_failure.clone())?;
+    let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
+    let usage_state = Arc::new(UsageLogState::default());
+    let usage_log = UsageLog {
+        writer: recovered.usage,
+        clock: clock.clone(),
+        shards: shard_threads.queues(),
+        state: usage_state.clone(),
+        metrics: metrics.clone(),
+    };
+    let (commands, command_queue) = crossbeam_channel::bounded(CONTROL_QUEUE_MAX);
+    let control = Control {
+        machine: recovered.replayer.machine,
+        log: recovered.control,
+        charges: recovered.charges,
+        journals: recovered.journals,
+        usage: usage.clone(),
+        clock: clock.clone(),
+        shards,
+        cut_interval,
+        served: served.clone(),
+        metrics: metrics.clone(),
+    };
+    let mut threads = Vec::new();
+    threads.push(spawn("usage-log", on_failure.clone(), move || usage_log.run(usage_tasks))?);
+    threads.push(spawn("control", on_failure, move || control.run(&command_queue))?);
+
+    apply_catalog(args.catalog.as_deref(), &commands).await?;
+    let (stop, stopping) = watch::channel(false);
+    let endpoint = endpoint(args.quic, tls)?;
+    let quic = endpoint.local_addr()?;
+    let ingest = Ingest {
+        tokens: tokens.clone(),
+        clock: clock.clone(),
+        key,
+        shards,
+        usage: usage.clone(),
+        metrics: metrics.clone(),
+    };
+    let quic_task = tokio::spawn(accept(endpoint.clone(), Arc::new(ingest), stopping.clone()));
+    let edge = Edge {
+        tokens,
+        commands: commands.clone(),
+        shards: shard_threads.queues(),
+        served,
+        directory,
+        metrics,
+        usage: usage_state,
+        clock,
+    };
+    let listener = tokio::net::TcpListener::bind(args.http)
+        .await
+        .with_context(|| format!("cannot bind TCP {}", args.http))?;
+    let http = listener.local_addr()?;
+    let mut http_stopping = stopping;
+    let http_task = tokio::spawn(async move {
+        let stopped = async move {
+            let _ = http_stopping.wait_for(|stopping| *stopping).await;
+        };
+        axum::serve(listener, router(Arc::new(edge))).with_graceful_shutdown(stopped).await
+    });
+    Ok(Running {
+        quic,
+        http,
+        token,
+        stop,
+        failed,
+        commands,
+        usage,
+        threads,
+        shards: shard_threads,
+        http_task,
+        quic_task,
+        endpoint,
+        _lock: lock,
+    })
+}
+
+fn spawn(
+    name: &str,
+    on_failure: Arc<dyn Fn(anyhow::Error) + Send + Sync>,
+    run: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>> {
+    let name = name.to_string();
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        // A panic is a broken invariant: nothing may be acknowledged after it.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => on_failure(error.context(format!("the {name} thread stopped"))),
+            Err(_) => on_failure(anyhow::anyhow!("the {name} thread panicked")),
+        }
+    });
+    Ok(thread?)
+}
+
+impl Running {
+    /// Waits until a thread fails; gives the cause.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(cause) => cause.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Drains, syncs, closes all logs.
+    ///
+    /// # Errors
+    /// The cause, if a thread failed before or while stopping.
+    pub async fn stop(self) -> Result<()> {
+        let _ = self.stop.send(true);
+        // Connections say goodbye and answer what is in flight.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.quic_task).await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.http_task).await;
+        let stopping = async {
+            let commands = self.commands;
+            let _ = tokio::task::spawn_blocking(move || commands.send(Command::Stop)).await;
+            // The control thread ends first: it needs the usage log for its last barrier.
+            let mut threads = self.threads.into_iter();
+            let usage_thread = threads.next();
+            for thread in threads {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            let _ = self.usage.send(UsageTask::Stop).await;
+            if let Some(thread) = usage_thread {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            let _ = tokio::task::spawn_blocking(move || self.shards.join()).await;
+        };
+        if self.failed.borrow().is_none() {
+            stopping.await;
+        }
+        self.endpoint.close(quinn::VarInt::from_u32(4), b"the server is stopping");
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await;
+        let cause = self.failed.borrow().clone();
+        match cause {
+            None => Ok(()),
+            Some(cause) => bail!("{cause}"),
+        }
+    }
+}
+
+/// Makes a token named `development` in a directory without tokens.
+fn development_token(data: &Path) -> Result<Option<String>> {
+    if !tokens::list(data)?.is_empty() {
+        return Ok(None);
+    }
+    let roles = BTreeSet::from([Role::Admin]);
+    Ok(Some(tokens::create(data, "development", roles, BTreeSet::from(["*".to_string()]))?))
+}
+
+fn kind_of(choice: ClockChoice) -> ClockKind {
+    match choice {
+        ClockChoice::Real => ClockKind::Real,
+        ClockChoice::Scenario => ClockKind::Scenario,
+    }
+}
+
+/// Where a scenario starts.
+fn scenario_start() -> Timestamp {
+    Timestamp::parse("2026-01-01T00:00:00Z").expect("a constant instant")
+}
+
+fn policy_of(args: &ServeArgs) -> PolicyRecord {
+    PolicyRecord {
+        horizon: i64::from(args.horizon_hours) * HOUR,
+        future_max: i64::from(args.future_seconds) * SECOND,
+        pending_per_slot_max: args.pending_per_slot_max,
+        grace: i64::from(args.grace_hours) * HOUR,
+    }
+}
+
+/// The first records of a new directory.
+fn first_records(args: &ServeArgs) -> Result<(i64, Vec<ControlRecord>)> {
+    let mut secret = [0u8; 16];
+    getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let clock = kind_of(args.clock);
+    let genesis = Genesis {
+        tenant: 0,
+        incarnation: 0,
+        identity_key: format!("{:032x}", u128::from_le_bytes(secret)),
+        clock,
+        epoch: epoch(),
+        made_by: concat!("tallymark ", env!("CARGO_PKG_VERSION")).to_string(),
+    };
+    let now = if clock == ClockKind::Real { real_now() } else { scenario_start() };
+    Ok((now.nanoseconds(), vec![ControlRecord::Genesis(genesis), ControlRecord::Policy(policy_of(args))]))
+}
+
+/// Holds the directory against the settings; appends what a person accepted or changed.
+fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Clock>> {
+    let control = recovered.replayer.machine.control();
+    let genesis = control.genesis().context("the control log has no genesis")?;
+    let kind = genesis.clock;
+    if kind != kind_of(args.clock) {
+        let (is, asked) = match kind {
+            ClockKind::Real => ("the real clock", "scenario"),
+            ClockKind::Scenario => ("a scenario clock", "real"),
+        };
+        bail!("{} runs on {is}; --clock {asked} is refused on it", args.data.display());
+    }
+    let scenario_now = control.scenario_now().unwrap_or_else(scenario_start);
+    let clock = Arc::new(Clock::new(kind, scenario_now));
+    let mut records = Vec::new();
+    let behind = recovered.last_recorded_at.map_or(0, |last| last.nanoseconds() - clock.now().nanoseconds());
+    if kind == ClockKind::Real && behind > CLOCK_STEP_MAX {
+        if !args.accept_clock {
+            bail!("the machine's clock is {} seconds behind the log; start with --accept-clock once it is right", behind / SECOND);
+        }
+        let reason = format!("{} seconds behind the log", behind / SECOND);
+        records.push(ControlRecord::ClockAccepted(Accepted { actor: "operator".to_string(), reason }));
+    }
+    if control.epoch() != epoch() {
+        if !args.accept_epoch {
+            bail!(
+                "{} was rated with epoch {}, this program has {}; start with --accept-epoch to go on",
+                args.data.display(),
+                control.epoch(),
+                epoch()
+            );
+        }
+        records.push(ControlRecord::EpochAccepted(EpochAccepted { epoch: epoch(), actor: "operator".to_string() }));
+    }
+    if control.policy() != policy_of(args) {
+        records.push(ControlRecord::Policy(policy_of(args)));
+    }
+    let now = clock.now().nanoseconds();
+    for record in &records {
+        // An open cut or journal run is finished by the control thread; these records do not touch either.
+        let offset = recovered.control.stage(KIND_CONTROL, now, &[&record.encode()])?;
+        recovered.control.commit(now)?;
+        recovered.replayer.machine.apply(offset, record)?;
+    }
+    Ok(clock)
+}
+
+/// Applies the catalog file where it differs from what the log knows.
+async fn apply_catalog(path: Option<&Path>, commands: &crossbeam_channel::Sender<Command>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = CatalogFile::parse(&text).with_context(|| format!("{} is not a catalog", path.display()))?;
+    let resources = crate::edge::put_list(file.resources());
+    let (reply, outcome) = oneshot::channel();
+    let command = Command::Put { resources, actor: "catalog-file".to_string(), reply };
+    commands.send(command).ok().context("the control thread has stopped")?;
+    let outcomes = outcome.await.context("the control thread has stopped")?;
+    let outcomes = outcomes.with_context(|| format!("{} is refused", path.display()))?;
+    let changed = outcomes.iter().filter(|outcome| outcome.version.is_some()).count();
+    tracing::info!("catalog {}: {changed} changed, {} unchanged", path.display(), outcomes.len() - changed);
+    Ok(())
+}

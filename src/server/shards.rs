@@ -1,0 +1,191 @@
+//! Shard threads: each owns one shard and takes batches and barriers from its queue in log order.
+//!
+//! Owns: the queues, verdicts joined over shards, reports at cuts, refolds. Leaves to others: every decision
+//! (`engine::shard`).
+//!
+//! Invariants: a queue is bounded; a full one makes the log writer wait. What a shard sees is durable.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use domain::plan::MeteringPlan;
+use engine::prepared::PreparedBatch;
+use engine::shard::cell::CellReport;
+use engine::shard::{SetAside, Shard, SourceCounters};
+use machine::History;
+use wire::verdict::Verdict;
+
+/// Batches that wait for one shard.
+pub const SHARD_QUEUE_MAX: usize = 32;
+
+/// Verdicts of a batch, filled by all shards; the last one sends them.
+pub struct VerdictSlots {
+    codes: Vec<AtomicU8>,
+    shards_left: AtomicUsize,
+    send: Mutex<Option<Box<dyn FnOnce(Vec<u8>) + Send>>>,
+}
+
+impl VerdictSlots {
+    /// Slots for so many events and shards; `send` gets one wire code per event.
+    pub fn new(events: usize, shards: usize, send: Box<dyn FnOnce(Vec<u8>) + Send>) -> Self {
+        Self {
+            codes: (0..events).map(|_| AtomicU8::new(0)).collect(),
+            shards_left: AtomicUsize::new(shards),
+            send: Mutex::new(Some(send)),
+        }
+    }
+
+    fn finish_shard(&self) {
+        // The last shard sees the codes of all others: each wrote them before its own decrement.
+        if self.shards_left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let codes = self.codes.iter().map(|code| code.load(Ordering::Relaxed)).collect();
+        if let Some(send) = self.send.lock().expect("nothing panics while it holds the slots").take() {
+            send(codes);
+        }
+    }
+}
+
+/// What a barrier asks of a shard.
+pub struct BarrierTask {
+    /// Offset of the barrier in the usage partition.
+    pub offset: u64,
+    /// Control-log offset that the barrier names.
+    pub control_offset: u64,
+    /// The plan of that control state.
+    pub plan: Arc<MeteringPlan>,
+    /// Where changed cells go if a cut is to happen here; also says that the barrier was reached.
+    pub reached: Sender<(usize, Vec<CellReport>)>,
+    /// Whether cells are handed over.
+    pub is_cut: bool,
+}
+
+/// What became of all events of one shard so far.
+#[derive(Clone, Debug, Default)]
+pub struct ShardSnapshot {
+    /// Counters per source.
+    pub counters: BTreeMap<Arc<str>, SourceCounters>,
+    /// Events that did not count, in log order.
+    pub set_aside: Vec<SetAside>,
+    /// Events that the dedup index remembers.
+    pub remembered: usize,
+}
+
+/// A message to a shard.
+pub enum ShardTask {
+    /// A durable batch.
+    Batch(Arc<PreparedBatch>, Option<Arc<VerdictSlots>>),
+    /// A durable barrier.
+    Barrier(Arc<BarrierTask>),
+    /// Asks for counters.
+    Snapshot(Sender<ShardSnapshot>),
+}
+
+/// The running shards.
+pub struct Shards {
+    queues: Vec<Sender<ShardTask>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Shards {
+    /// Starts one thread per shard. `history` opens the usage log for a refold.
+    pub fn start(
+        shards: Vec<Shard>,
+        history: Arc<dyn Fn() -> anyhow::Result<Box<dyn History>> + Send + Sync>,
+        on_failure: Arc<dyn Fn(anyhow::Error) + Send + Sync>,
+    ) -> std::io::Result<Self> {
+        let mut queues = Vec::new();
+        let mut threads = Vec::new();
+        for (index, shard) in shards.into_iter().enumerate() {
+            let (queue, tasks) = bounded(SHARD_QUEUE_MAX);
+            let (history, on_failure) = (history.clone(), on_failure.clone());
+            let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+                if let Err(error) = run_shard(index, shard, &tasks, &*history) {
+                    on_failure(error.context(format!("shard {index} stopped")));
+                }
+            })?;
+            queues.push(queue);
+            threads.push(thread);
+        }
+        Ok(Self { queues, threads })
+    }
+
+    /// The queues, one per shard.
+    pub fn queues(&self) -> Vec<Sender<ShardTask>> {
+        self.queues.clone()
+    }
+
+    /// Waits until every shard has done what is queued.
+    pub fn join(self) {
+        drop(self.queues);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_shard(
+    index: usize,
+    mut shard: Shard,
+    tasks: &Receiver<ShardTask>,
+    history: &dyn Fn() -> anyhow::Result<Box<dyn History>>,
+) -> anyhow::Result<()> {
+    for task in tasks {
+        match task {
+            ShardTask::Batch(batch, slots) => {
+                shard.handle_batch(&batch, &mut |event, verdict: Verdict| {
+                    if let Some(slots) = &slots {
+                        slots.codes[usize::from(event)].store(verdict.code(), Ordering::Relaxed);
+                    }
+                });
+                if let Some(slots) = slots {
+                    slots.finish_shard();
+                }
+            }
+            ShardTask::Barrier(barrier) => {
+                if shard.handle_barrier(barrier.control_offset, &barrier.plan) {
+                    history()?
+                        .for_each_batch(barrier.offset, &mut |batch, control_offset| {
+                            shard.refold_batch(batch, control_offset);
+                        })
+                        .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
+                    shard.finish_refold();
+                }
+                let reports = if barrier.is_cut { shard.take_reports() } else { Vec::new() };
+                // Nobody waits for an answer any more when the control thread has stopped.
+                let _ = barrier.reached.send((index, reports));
+            }
+            ShardTask::Snapshot(reply) => {
+                let _ = reply.send(ShardSnapshot {
+                    counters: shard.counters().clone(),
+                    set_aside: shard.set_aside().to_vec(),
+                    remembered: shard.remembered(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Counters and set-aside events over all shards.
+pub fn snapshot(queues: &[Sender<ShardTask>]) -> Option<ShardSnapshot> {
+    let (reply, answers) = bounded(queues.len());
+    for queue in queues {
+        queue.send(ShardTask::Snapshot(reply.clone())).ok()?;
+    }
+    drop(reply);
+    let mut whole = ShardSnapshot::default();
+    for part in answers {
+        for (source, counters) in part.counters {
+            whole.counters.entry(source).or_default().merge(&counters);
+        }
+        whole.set_aside.extend(part.set_aside);
+        whole.remembered += part.remembered;
+    }
+    whole.set_aside.sort_unstable();
+    Some(whole)
+}

@@ -1,0 +1,214 @@
+//! Tokens: who may do what.
+//!
+//! Owns: `tokens.json` in the data directory (hashes only), checking a presented secret, roles and sources.
+//! Leaves to others: what a role may call (`edge`, `ingest`).
+//!
+//! Invariants: a secret is shown once and never stored; comparison is constant-time; the file is replaced atomically
+//! and read again when it changes, so that `tallymark token` works beside a running server.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use wire::canonical::sha256_hex;
+
+use crate::disk::write_atomically;
+
+/// File of the tokens in the data directory.
+pub const TOKENS_FILE: &str = "tokens.json";
+/// Tokens that one directory may have.
+pub const TOKENS_MAX: usize = 10_000;
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Send events of its sources.
+    Ingest,
+    /// Pull and acknowledge charge batches.
+    Billing,
+    /// Read journals.
+    Finance,
+    /// Everything, including master data and cuts.
+    Admin,
+}
+
+/// A token as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Name, for people and for the `actor` of records.
+    pub name: String,
+    /// SHA-256 of the secret.
+    pub hash: String,
+    /// What it may do.
+    pub roles: BTreeSet<Role>,
+    /// Sources whose events it may send; `*` is all.
+    pub sources: BTreeSet<String>,
+    /// When it was made.
+    pub created_at: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenFile {
+    tokens: Vec<Token>,
+}
+
+impl Token {
+    /// Whether the token has the role or is an administrator's.
+    pub fn may(&self, role: Role) -> bool {
+        self.roles.contains(&role) || self.roles.contains(&Role::Admin)
+    }
+
+    /// Whether events of the source may be sent with it.
+    pub fn grants_source(&self, source: &str) -> bool {
+        self.may(Role::Ingest) && (self.sources.contains("*") || self.sources.contains(source))
+    }
+
+    /// First eight bytes of the hash: names the producer in the usage log.
+    pub fn producer(&self) -> u64 {
+        u64::from_str_radix(&self.hash[..16], 16).expect("a hash is 64 hex digits")
+    }
+}
+
+/// The tokens of a data directory.
+pub struct Tokens {
+    path: PathBuf,
+    seen: ArcSwap<(Option<SystemTime>, Vec<Arc<Token>>)>,
+}
+
+impl Tokens {
+    /// Reads the tokens of a directory.
+    ///
+    /// # Errors
+    /// If the file exists and cannot be read.
+    pub fn open(data: &Path) -> Result<Self> {
+        let path = data.join(TOKENS_FILE);
+        let tokens = read(&path)?;
+        Ok(Self { seen: ArcSwap::from_pointee((modified(&path), tokens.into_iter().map(Arc::new).collect())), path })
+    }
+
+    /// The token of a secret. Reads the file again if it changed.
+    pub fn authenticate(&self, secret: &str) -> Option<Arc<Token>> {
+        let now = modified(&self.path);
+        if self.seen.load().0 != now {
+            match read(&self.path) {
+                Ok(tokens) => self.seen.store(Arc::new((now, tokens.into_iter().map(Arc::new).collect()))),
+                Err(error) => tracing::error!("the tokens cannot be read again; the ones before stay: {error:#}"),
+            }
+        }
+        let hash = sha256_hex(secret.as_bytes());
+        let seen = self.seen.load();
+        seen.1.iter().find(|token| bool::from(token.hash.as_bytes().ct_eq(hash.as_bytes()))).cloned()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.seen.load().1.is_empty()
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn read(path: &Path) -> Result<Vec<Token>> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let file: TokenFile =
+                serde_json::from_slice(&bytes).with_context(|| format!("{} is not a token file", path.display()))?;
+            if file.tokens.iter().any(|token| token.hash.len() != 64) {
+                bail!("{} has a hash that is not 64 hex digits", path.display());
+            }
+            Ok(file.tokens)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Makes a token; gives its secret, which is shown once.
+///
+/// # Errors
+/// If the name is taken or the file cannot be written.
+pub fn create(data: &Path, name: &str, roles: BTreeSet<Role>, sources: BTreeSet<String>) -> Result<String> {
+    let path = data.join(TOKENS_FILE);
+    let mut tokens = read(&path)?;
+    if name.is_empty() || name.len() > 64 {
+        bail!("a token's name has 1 to 64 characters");
+    }
+    if tokens.iter().any(|token| token.name == name) {
+        bail!("there is a token named {name:?} already; revoke it first");
+    }
+    if tokens.len() >= TOKENS_MAX {
+        bail!("a directory has at most {TOKENS_MAX} tokens");
+    }
+    let mut secret_bytes = [0u8; 32];
+    getrandom::fill(&mut secret_bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let secret: String = std::iter::once("tm_".to_string())
+        .chain(secret_bytes.iter().map(|byte| format!("{byte:02x}")))
+        .collect();
+    tokens.push(Token {
+        name: name.to_string(),
+        hash: sha256_hex(secret.as_bytes()),
+        roles,
+        sources,
+        created_at: crate::clock::real_now().to_string(),
+    });
+    write(data, tokens)?;
+    Ok(secret)
+}
+
+/// The tokens of a directory.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn list(data: &Path) -> Result<Vec<Token>> {
+    read(&data.join(TOKENS_FILE))
+}
+
+/// Takes a token away; connections that used it end at their next hello.
+///
+/// # Errors
+/// If there is no such token or the file cannot be written.
+pub fn revoke(data: &Path, name: &str) -> Result<()> {
+    let mut tokens = list(data)?;
+    let before = tokens.len();
+    tokens.retain(|token| token.name != name);
+    if tokens.len() == before {
+        bail!("there is no token named {name:?}");
+    }
+    write(data, tokens)
+}
+
+fn write(data: &Path, tokens: Vec<Token>) -> Result<()> {
+    let bytes = serde_json::to_vec_pretty(&TokenFile { tokens })?;
+    write_atomically(data, TOKENS_FILE, &bytes).with_context(|| format!("cannot write {TOKENS_FILE}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_shown_once_and_only_its_hash_is_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let secret = create(data.path(), "app", [Role::Ingest].into(), ["shop".to_string()].into()).unwrap();
+        assert!(create(data.path(), "app", BTreeSet::new(), BTreeSet::new()).is_err());
+        let stored = std::fs::read_to_string(data.path().join(TOKENS_FILE)).unwrap();
+        assert!(!stored.contains(&secret));
+        let tokens = Tokens::open(data.path()).unwrap();
+        let token = tokens.authenticate(&secret).unwrap();
+        assert!(token.grants_source("shop") && !token.grants_source("other") && !token.may(Role::Billing));
+        assert!(tokens.authenticate("tm_wrong").is_none());
+        revoke(data.path(), "app").unwrap();
+        assert!(Tokens::open(data.path()).unwrap().authenticate(&secret).is_none());
+        assert!(revoke(data.path(), "app").is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! The usage-log writer: one thread, adaptive group commit, durable before anything is visible.
+//!
+//! Owns: the order of batches and barriers, acks, hand-off to the shards. Leaves to others: bytes on disk
+//! (`engine::log`), decisions (`shards`).
+//!
+//! Group commit adapts by itself: while one commit is being synced, batches gather in the queue; the next commit takes
+//! all of them. An idle server commits a single batch at once.
+//!
+//! Invariants: an ack leaves after the sync that covers its batch; after a failed write or sync there are no more acks,
+//! and the process ends with the cause.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::Context;
+use crossbeam_channel::Sender;
+use domain::Timestamp;
+use domain::plan::MeteringPlan;
+use engine::log::LogWriter;
+use engine::prepared::PreparedBatch;
+use engine::shard::cell::CellReport;
+use tokio::sync::mpsc;
+use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
+
+use crate::clock::Clock;
+use crate::observe::Metrics;
+use crate::shards::{BarrierTask, ShardTask, VerdictSlots};
+
+/// Batches that wait for the log writer; each is at most 1 MiB.
+pub const USAGE_QUEUE_MAX: usize = 128;
+/// Bytes that one commit gathers before it is written.
+pub const COMMIT_BYTES_MAX: usize = 4 << 20;
+
+/// A batch on its way into the log.
+pub struct IncomingBatch {
+    /// The batch, checked and hashed.
+    pub prepared: PreparedBatch,
+    /// Who sent it.
+    pub producer: u64,
+    /// Called when the batch is durable, with its offset.
+    pub on_durable: Box<dyn FnOnce(u64) + Send>,
+    /// Called with a verdict code per event once all shards applied it, where the client asked.
+    pub on_verdicts: Option<Box<dyn FnOnce(Vec<u8>) + Send>>,
+    /// When the last byte of the batch arrived, for the latency histogram.
+    pub arrived: Instant,
+}
+
+/// What the log writer is asked to do.
+pub enum UsageTask {
+    /// Append a batch.
+    Batch(Box<IncomingBatch>),
+    /// Append a barrier.
+    Barrier {
+        /// Control-log offset that it names.
+        control_offset: u64,
+        /// The plan of that control state.
+        plan: Arc<MeteringPlan>,
+        /// Whether cells are handed over.
+        is_cut: bool,
+        /// Gets the barrier's offset once it is durable.
+        durable: Sender<u64>,
+        /// Gets one message per shard once it passed the barrier.
+        reached: Sender<(usize, Vec<CellReport>)>,
+    },
+    /// Sync what is queued, close the log cleanly, and stop.
+    Stop,
+}
+
+/// State of the writer that others read.
+#[derive(Default)]
+pub struct UsageLogState {
+    /// Offset behind the last durable record.
+    pub end_offset: AtomicU64,
+    /// Bytes written since start.
+    pub bytes: AtomicU64,
+    /// Commits since start.
+    pub commits: AtomicU64,
+}
+
+/// The writer.
+pub struct UsageLog {
+    /// The log.
+    pub writer: LogWriter,
+    /// Stamps blocks.
+    pub clock: Arc<Clock>,
+    /// Queues of the shards.
+    pub shards: Vec<Sender<ShardTask>>,
+    /// Shared state.
+    pub state: Arc<UsageLogState>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+enum Staged {
+    Batch(Box<IncomingBatch>, u64),
+    Barrier {
+        offset: u64,
+        control_offset: u64,
+        plan: Arc<MeteringPlan>,
+        is_cut: bool,
+        durable: Sender<u64>,
+        reached: Sender<(usize, Vec<CellReport>)>,
+    },
+}
+
+impl UsageLog {
+    /// Runs until it is stopped or storage fails.
+    ///
+    /// # Errors
+    /// The failed write, sync or clock; nothing is acknowledged after it.
+    pub fn run(mut self, mut tasks: mpsc::Receiver<UsageTask>) -> anyhow::Result<()> {
+        let mut staged = Vec::new();
+        while let Some(task) = tasks.blocking_recv() {
+            let mut is_stopping = self.stage(task, &mut staged)?;
+            while !is_stopping && self.writer.staged_bytes() < COMMIT_BYTES_MAX {
+                let Ok(task) = tasks.try_recv() else { break };
+                is_stopping = self.stage(task, &mut staged)?;
+            }
+            self.commit(&mut staged)?;
+            if is_stopping {
+                break;
+            }
+        }
+        self.writer.close_cleanly().context("the usage log cannot be closed")?;
+        Ok(())
+    }
+
+    fn stage(&mut self, task: UsageTask, staged: &mut Vec<Staged>) -> anyhow::Result<bool> {
+        match task {
+            UsageTask::Batch(batch) => {
+                let head = BatchRecordHead {
+                    producer: batch.producer,
+                    refusals: batch.prepared.refusals().to_vec(),
+                }
+                .encode();
+                let received_at = batch.prepared.received_at.nanoseconds();
+                let parts: [&[u8]; 2] = [&head, batch.prepared.frame()];
+                let offset = self.writer.stage(KIND_USAGE_BATCH, received_at, &parts)?;
+                staged.push(Staged::Batch(batch, offset));
+            }
+            UsageTask::Barrier { control_offset, plan, is_cut, durable, reached } => {
+                let now = self.clock.now().nanoseconds();
+                let offset = self.writer.stage(KIND_BARRIER, now, &[&encode_barrier(control_offset)])?;
+                staged.push(Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached });
+            }
+            UsageTask::Stop => return Ok(true),
+        }
+        Ok(false)
+    }
+
+    fn commit(&mut self, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
+        if staged.is_empty() {
+            return Ok(());
+        }
+        let now: Timestamp = self.clock.checked_now()?;
+        let committed = self.writer.commit(now.nanoseconds()).context("the usage log cannot be written")?;
+        self.state.end_offset.store(committed.end_offset, Ordering::Release);
+        self.state.bytes.fetch_add(committed.bytes, Ordering::Relaxed);
+        self.state.commits.fetch_add(1, Ordering::Relaxed);
+        for item in staged.drain(..) {
+            self.hand_on(item)?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges a durable item and gives it to every shard.
+    fn hand_on(&self, item: Staged) -> anyhow::Result<()> {
+        let stopped = "a shard stopped";
+        match item {
+            Staged::Batch(batch, offset) => {
+                let IncomingBatch { mut prepared, on_durable, on_verdicts, arrived, .. } = *batch;
+                prepared.offset = offset;
+                on_durable(offset);
+                self.metrics.record_ack(arrived.elapsed());
+                let slots = on_verdicts
+                    .map(|send| Arc::new(VerdictSlots::new(prepared.event_count(), self.shards.len(), send)));
+                let prepared = Arc::new(prepared);
+                for shard in &self.shards {
+                    shard.send(ShardTask::Batch(prepared.clone(), slots.clone())).context(stopped)?;
+                }
+            }
+            Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached } => {
+                let _ = durable.send(offset);
+                let task = Arc::new(BarrierTask { offset, control_offset, plan, reached, is_cut });
+                for shard in &self.shards {
+                    shard.send(ShardTask::Barrier(task.clone())).context(stopped)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
