@@ -17,7 +17,11 @@ impl Api {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, path: &str) -> Result<String> {
-        let response = request.bearer_auth(&self.token).send().await.with_context(|| format!("{path} does not answer"))?;
+        let response = request
+            .bearer_auth(&self.token)
+            .send()
+            .await
+            .with_context(|| format!("{path} does not answer"))?;
         let status = response.status();
         let text = response.text().await?;
         if !status.is_success() {
@@ -36,6 +40,11 @@ impl Api {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let request = self.client.post(format!("{}{path}", self.url)).body(body.to_string());
+        Ok(serde_json::from_str(&self.send(request, path).await?)?)
+    }
+
+    pub(crate) async fn post_text(&self, path: &str, body: String) -> Result<Value> {
+        let request = self.client.post(format!("{}{path}", self.url)).body(body);
         Ok(serde_json::from_str(&self.send(request, path).await?)?)
     }
 

@@ -50,7 +50,10 @@ impl Fold {
     }
 
     /// An event of the trace.
-    pub(crate) fn add_trace(&mut self, (account, time, is_chat, input, output): &(usize, Timestamp, bool, i64, i64)) {
+    pub(crate) fn add_trace(
+        &mut self,
+        (account, time, is_chat, input, output): &(usize, Timestamp, bool, i64, i64),
+    ) {
         let first = if *is_chat { 0 } else { 2 };
         self.trace[first] += input;
         self.trace[first + 1] += output;
@@ -59,7 +62,14 @@ impl Fold {
     }
 
     /// An event besides the trace that counts.
-    pub(crate) fn add_extra(&mut self, account: usize, time: Timestamp, is_chat: bool, input: i64, output: i64) {
+    pub(crate) fn add_extra(
+        &mut self,
+        account: usize,
+        time: Timestamp,
+        is_chat: bool,
+        input: i64,
+        output: i64,
+    ) {
         let first = if is_chat { 0 } else { 2 };
         self.extra[first] += input;
         self.extra[first + 1] += output;
@@ -80,11 +90,8 @@ impl Fold {
     pub(crate) fn expected_cents(&self, account: usize, tokens: &[i64; 4]) -> i64 {
         // Amounts per 1,000 tokens in thousandths of the currency unit: a token costs as many ten-thousandths of a cent.
         let american = self.zones.accounts[account].is_american;
-        let (tiers, rest, fee) = if american {
-            ([30, 24, 18], [60, 10, 30], 49_900)
-        } else {
-            ([28, 22, 17], [55, 9, 28], 44_900)
-        };
+        let (tiers, rest, fee) =
+            if american { ([30, 24, 18], [60, 10, 30], 49_900) } else { ([28, 22, 17], [55, 9, 28], 44_900) };
         let round = |amount: i64| (amount + 5_000) / 10_000;
         let first = tokens[0].min(25_000_000);
         let second = (tokens[0] - 25_000_000).clamp(0, 75_000_000);

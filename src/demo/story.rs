@@ -85,6 +85,8 @@ pub(crate) struct Story {
     shares: Vec<u64>,
     pub(crate) new_york: Zone,
     pub(crate) berlin: Zone,
+    /// The first request of 31 January of each seller.
+    pub(crate) boundary_rows: Vec<usize>,
 }
 
 /// The trace as it was published.
@@ -113,7 +115,14 @@ impl Story {
             })
             .collect();
         let requests = read_trace()?;
-        Ok(Self { accounts, requests, shares, new_york: Zone::new("America/New_York")?, berlin: Zone::new("Europe/Berlin")? })
+        let (new_york, berlin) = (Zone::new("America/New_York")?, Zone::new("Europe/Berlin")?);
+        let mut story = Self { accounts, requests, shares, new_york, berlin, boundary_rows: Vec::new() };
+        for is_american in [true, false] {
+            let mut rows = 0..story.requests.len();
+            let row = rows.find(|row| story.accounts[story.account_of(30, *row)].is_american == is_american);
+            story.boundary_rows.extend(row);
+        }
+        Ok(story)
     }
 
     /// The account that a request of a day belongs to.
@@ -186,7 +195,10 @@ fn read_trace() -> anyhow::Result<Vec<Request>> {
     for request in &mut requests {
         request.offset = (request.offset - first) * 24;
     }
-    anyhow::ensure!(requests.last().is_none_or(|last| last.offset < DAY), "the trace is shorter than an hour");
+    anyhow::ensure!(
+        requests.last().is_none_or(|last| last.offset < DAY),
+        "the trace is shorter than an hour"
+    );
     Ok(requests)
 }
 

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use crate::api::Api;
 use crate::fold::Fold;
 use crate::story::{
-    BOUND_LATER, CONFLICTS, DAYS, EVENT_TYPE, EXTRA_TOKENS, FUTURE, LATE, NEGATIVES, RESENT_EVERY, SOURCE, Story, UNKNOWN,
+    BOUND_LATER, CONFLICTS, DAYS, EVENT_TYPE, EXTRA_TOKENS, FUTURE, LATE, NEGATIVES, RESENT_EVERY, SOURCE,
+    Story, UNKNOWN,
 };
 
 /// What streaming measured.
@@ -64,7 +65,9 @@ impl Streamer<'_> {
                 self.fold.add_trace(&told_parts(&told));
                 let number = day * self.story.requests.len() + row;
                 // Requests of American accounts on 30 January arrive late.
-                let is_late = day == 29 && late.len() < LATE.iter().sum() && told.account.is_some_and(|a| self.story.accounts[a].is_american);
+                let is_late = day == 29
+                    && late.len() < LATE.iter().sum()
+                    && told.account.is_some_and(|a| self.story.accounts[a].is_american);
                 if is_late {
                     late.push(told);
                     continue;
@@ -97,7 +100,7 @@ impl Streamer<'_> {
             self.show(day, sent, sending);
         }
         // Let every window end, and its grace.
-        for text in ["2026-04-01T06:00:00Z", "2026-04-07T06:00:00Z"] {
+        for text in ["2026-04-02T06:00:00Z", "2026-04-07T06:00:00Z"] {
             self.api.advance(Timestamp::parse(text)?).await?;
         }
         // What is left since the last midnight.
@@ -124,8 +127,8 @@ impl Streamer<'_> {
         let account = self.story.account_of(day, row);
         let owner = &self.story.accounts[account];
         let mut time = self.story.midnight(day, owner.is_american).plus(request.offset);
-        // One event at an instant that is January in New York and February in Berlin.
-        if day == 30 && row == 0 {
+        // One request of each seller at an instant that is January in New York and February in Berlin.
+        if day == 30 && self.story.boundary_rows.contains(&row) {
             time = Timestamp::parse("2026-01-31T23:30:00Z").expect("a constant instant");
         }
         Told {
@@ -167,18 +170,22 @@ impl Streamer<'_> {
             20 => {
                 let subject = self.story.accounts[0].subject.clone();
                 let time = self.story.midnight(20, true).plus(3_600_000_000_000);
-                events.extend((0..NEGATIVES).map(|n| extra(format!("neg-{n}"), subject.clone(), time, -input)));
+                events
+                    .extend((0..NEGATIVES).map(|n| extra(format!("neg-{n}"), subject.clone(), time, -input)));
                 self.fold.negatives += NEGATIVES as u64;
             }
             40 => {
                 let time = self.story.midnight(40, true).plus(3_600_000_000_000);
-                events.extend((0..UNKNOWN).map(|n| extra(format!("unknown-{n}"), unknown_subject(n), time, input)));
+                events.extend(
+                    (0..UNKNOWN).map(|n| extra(format!("unknown-{n}"), unknown_subject(n), time, input)),
+                );
                 self.fold.unknown += UNKNOWN as u64;
             }
             60 => {
                 let subject = self.story.accounts[2].subject.clone();
                 let time = Timestamp::parse("2027-01-01T00:00:00Z").expect("a constant instant");
-                events.extend((0..FUTURE).map(|n| extra(format!("future-{n}"), subject.clone(), time, input)));
+                events
+                    .extend((0..FUTURE).map(|n| extra(format!("future-{n}"), subject.clone(), time, input)));
                 self.fold.future += FUTURE as u64;
             }
             _ => {}
@@ -201,7 +208,8 @@ impl Streamer<'_> {
     }
 
     async fn push(&mut self, builder: &mut BatchBuilder, told: &Told) -> Result<()> {
-        let values = [("input_tokens", i128::from(told.input), 0), ("output_tokens", i128::from(told.output), 0)];
+        let values =
+            [("input_tokens", i128::from(told.input), 0), ("output_tokens", i128::from(told.output), 0)];
         let dimensions = [("model", if told.is_chat { "chat" } else { "code" })];
         let time = told.time.nanoseconds();
         for _ in 0..2 {

@@ -24,7 +24,9 @@ pub struct Clock {
 
 /// The machine's clock moved by more than [`CLOCK_STEP_MAX`].
 #[derive(Debug, thiserror::Error)]
-#[error("the machine's clock stepped from about {expected} to {found}; start with --accept-clock once it is right")]
+#[error(
+    "the machine's clock stepped from about {expected} to {found}; start with --accept-clock once it is right"
+)]
 pub struct ClockStepped {
     /// Where the clock was expected.
     pub expected: Timestamp,

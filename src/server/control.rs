@@ -253,7 +253,9 @@ impl Control {
         }
         self.log.commit(now).context("the control log cannot be written")?;
         for (record, offset) in records.iter().zip(offsets) {
-            self.machine.apply(offset, record).with_context(|| format!("a proposed record was refused: {record:?}"))?;
+            self.machine
+                .apply(offset, record)
+                .with_context(|| format!("a proposed record was refused: {record:?}"))?;
         }
         Ok(())
     }
@@ -322,8 +324,11 @@ impl Control {
     }
 
     fn rate_and_seal(&mut self) -> Result<CutOutcome> {
-        let (cut, at) =
-            self.machine.open_cut().map(|cut| (cut.number, cut.at)).context("a cut is open when it is rated")?;
+        let (cut, at) = self
+            .machine
+            .open_cut()
+            .map(|cut| (cut.number, cut.at))
+            .context("a cut is open when it is rated")?;
         let mut outcome =
             CutOutcome { cut, at, batch: None, chain: String::new(), lines: 0, failures: Vec::new() };
         if let Some((batch, seal)) = self.machine.rate_open_cut() {
@@ -340,7 +345,10 @@ impl Control {
             .failures()
             .iter()
             .map(|f| {
-                format!("account {}, subscription {}, price {}, window from {}: {}", f.account, f.subscription, f.price, f.window_from, f.status)
+                format!(
+                    "account {}, subscription {}, price {}, window from {}: {}",
+                    f.account, f.subscription, f.price, f.window_from, f.status
+                )
             })
             .collect();
         for failure in &outcome.failures {
@@ -378,14 +386,17 @@ impl Control {
     }
 
     fn journal_run(&mut self, entity: &EntityId, at: Timestamp, reason: &str) -> Result<Vec<String>> {
-        let Some(record) = self.machine.propose_journal_run(entity, at, reason) else { return Ok(Vec::new()) };
+        let Some(record) = self.machine.propose_journal_run(entity, at, reason) else {
+            return Ok(Vec::new());
+        };
         self.append(&[record])?;
         self.derive_and_seal_journals(at)
     }
 
     fn derive_and_seal_journals(&mut self, at: Timestamp) -> Result<Vec<String>> {
         let (journals, seal) = self.machine.derive_open_journals().context("journals cannot be derived")?;
-        let number = self.served.journals.read().expect("nothing panics while it holds the list").len() as u64 + 1;
+        let number =
+            self.served.journals.read().expect("nothing panics while it holds the list").len() as u64 + 1;
         let entry = store(&mut self.journals, number, &seal.digest, &journals.encode(), at)?;
         self.append(&[ControlRecord::JournalSeal(seal)])?;
         self.served.journals.write().expect("nothing panics while it holds the list").push(entry);
@@ -419,7 +430,10 @@ impl Control {
             return Ok(Err(CommandError::Conflict("this directory runs on the real clock".to_string())));
         }
         if now < self.clock.now() {
-            return Ok(Err(CommandError::Conflict(format!("the scenario clock is already at {}", self.clock.now()))));
+            return Ok(Err(CommandError::Conflict(format!(
+                "the scenario clock is already at {}",
+                self.clock.now()
+            ))));
         }
         self.append(&[ControlRecord::ScenarioClock(ScenarioClock { now })])?;
         self.clock.set_scenario(now);
@@ -440,8 +454,10 @@ impl Control {
             self.cut(now, "timer")?;
         }
         let catalog = self.machine.control().catalog();
-        let midnights: Vec<(EntityId, Timestamp)> =
-            catalog.entities().map(|entity| (entity.id.clone(), entity.time_zone.start_of_day(now))).collect();
+        let midnights: Vec<(EntityId, Timestamp)> = catalog
+            .entities()
+            .map(|entity| (entity.id.clone(), entity.time_zone.start_of_day(now)))
+            .collect();
         for (entity, midnight) in midnights {
             let last = self.machine.control().last_journal_at(&entity);
             let is_due = last.is_none_or(|last| last < midnight);

@@ -5,7 +5,6 @@
 //! DATA/control/  DATA/usage-0/  DATA/charges/  DATA/journals/   one log each
 //! ```
 
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -109,7 +108,14 @@ impl History for UsageHistory {
         let mut reader = LogReader::open(&*self.log, self.options, 0, Some(until))?;
         let mut control_offset = 0;
         while let Some(record) = reader.next()? {
-            match usage_item(record.kind, record.offset, record.received_at, record.payload, self.key, self.shards)? {
+            match usage_item(
+                record.kind,
+                record.offset,
+                record.received_at,
+                record.payload,
+                self.key,
+                self.shards,
+            )? {
                 UsageItem::Batch(batch) => fold(&batch, control_offset),
                 UsageItem::Barrier(offset) => control_offset = offset,
             }
@@ -204,7 +210,9 @@ impl PartJoiner {
         if index == 0 {
             self.open = Some((StoredContent { number, offset, last_offset: offset, bytes: Vec::new() }, 0));
         }
-        let Some((content, next)) = &mut self.open else { bail!("stored content does not start with its first part") };
+        let Some((content, next)) = &mut self.open else {
+            bail!("stored content does not start with its first part")
+        };
         if content.number != number || *next != index || index >= parts {
             bail!("a part of stored content does not follow the one before it");
         }
@@ -229,7 +237,6 @@ pub fn read_content(log: &Directory, options: LogOptions, from: u64, until: u64)
     }
     bail!("stored content at offset {from} is not whole")
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,6 @@
 
 use std::collections::BTreeMap;
 
-
 use anyhow::{Context, Result, bail};
 use domain::Timestamp;
 use engine::identity::IdentityKey;
@@ -32,7 +31,8 @@ pub type ControlRecords = Vec<(u64, ControlRecord)>;
 /// Reads a record of the control log.
 fn control_record(record: Record<'_>) -> Result<(u64, ControlRecord)> {
     let read = ControlRecord::decode(record.payload);
-    let read = read.with_context(|| format!("the control record at offset {} is unreadable", record.offset))?;
+    let read =
+        read.with_context(|| format!("the control record at offset {} is unreadable", record.offset))?;
     Ok((record.offset, read))
 }
 
@@ -44,7 +44,8 @@ pub fn genesis_of(records: &ControlRecords) -> Result<(&Genesis, IdentityKey)> {
     let Some((_, ControlRecord::Genesis(genesis))) = records.first() else {
         bail!("the control log does not start with a genesis record");
     };
-    let key = IdentityKey::from_hex(&genesis.identity_key).context("the identity key is not 32 hex digits")?;
+    let key =
+        IdentityKey::from_hex(&genesis.identity_key).context("the identity key is not 32 hex digits")?;
     Ok((genesis, key))
 }
 
@@ -57,7 +58,11 @@ struct Contents {
 
 impl Contents {
     /// Joins content to the seals that name it.
-    fn of(control: &ControlRecords, charges: Vec<StoredContent>, journals: Vec<StoredContent>) -> Result<Self> {
+    fn of(
+        control: &ControlRecords,
+        charges: Vec<StoredContent>,
+        journals: Vec<StoredContent>,
+    ) -> Result<Self> {
         let mut contents = Self::default();
         let mut charges = by_number(charges);
         let mut journals = by_number(journals);
@@ -67,10 +72,14 @@ impl Contents {
             match record {
                 ControlRecord::Seal(seal) => {
                     let candidates = charges.remove(&seal.batch).unwrap_or_default();
-                    let found =
-                        candidates.into_iter().find(|c| chain_digest(&seal.previous, &c.bytes) == seal.digest);
+                    let found = candidates
+                        .into_iter()
+                        .find(|c| chain_digest(&seal.previous, &c.bytes) == seal.digest);
                     let Some(content) = found else {
-                        bail!("charge batch {} is sealed, but its stored content is missing or differs", seal.batch);
+                        bail!(
+                            "charge batch {} is sealed, but its stored content is missing or differs",
+                            seal.batch
+                        );
                     };
                     let batch = Batch::decode(&content.bytes)
                         .with_context(|| format!("stored charge batch {} is unreadable", seal.batch))?;
@@ -79,10 +88,15 @@ impl Contents {
                 ControlRecord::JournalSeal(seal) => {
                     journal_number += 1;
                     let candidates = journals.remove(&journal_number).unwrap_or_default();
-                    let found =
-                        candidates.into_iter().find(|c| chain_digest(&previous_journal, &c.bytes) == seal.digest);
+                    let found = candidates
+                        .into_iter()
+                        .find(|c| chain_digest(&previous_journal, &c.bytes) == seal.digest);
                     let Some(content) = found else {
-                        bail!("journal run {} of {} is sealed, but its stored content is missing or differs", seal.first_run, seal.entity);
+                        bail!(
+                            "journal run {} of {} is sealed, but its stored content is missing or differs",
+                            seal.first_run,
+                            seal.entity
+                        );
                     };
                     contents.journals.insert(seal.digest.clone(), content);
                     previous_journal.clone_from(&seal.digest);
@@ -95,7 +109,11 @@ impl Contents {
 
     fn stored(&self) -> Stored {
         Stored {
-            batches: self.batches.iter().map(|(digest, (_, batch))| (digest.clone(), batch.clone())).collect(),
+            batches: self
+                .batches
+                .iter()
+                .map(|(digest, (_, batch))| (digest.clone(), batch.clone()))
+                .collect(),
             journals: self.journals.iter().map(|(digest, c)| (digest.clone(), c.bytes.clone())).collect(),
         }
     }
@@ -112,10 +130,13 @@ impl Contents {
         for (_, record) in control {
             match record {
                 ControlRecord::Seal(seal) => {
-                    batches.extend(self.batches.get(&seal.digest).map(|(content, _)| entry(&seal.digest, content)));
+                    batches.extend(
+                        self.batches.get(&seal.digest).map(|(content, _)| entry(&seal.digest, content)),
+                    );
                 }
                 ControlRecord::JournalSeal(seal) => {
-                    journals.extend(self.journals.get(&seal.digest).map(|content| entry(&seal.digest, content)));
+                    journals
+                        .extend(self.journals.get(&seal.digest).map(|content| entry(&seal.digest, content)));
                 }
                 _ => {}
             }
@@ -208,7 +229,11 @@ pub fn recover(
         batch_entries,
         journal_entries,
         key,
-        last_recorded_at: found.iter().filter_map(|r| r.last_recorded_at).max().map(Timestamp::from_nanoseconds),
+        last_recorded_at: found
+            .iter()
+            .filter_map(|r| r.last_recorded_at)
+            .max()
+            .map(Timestamp::from_nanoseconds),
         torn_bytes: found.iter().map(|recovery| recovery.torn_bytes).sum(),
     })
 }
@@ -222,7 +247,9 @@ fn feed(
 ) -> Result<()> {
     match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
         UsageItem::Batch(batch) => replayer.handle_batch(&batch),
-        UsageItem::Barrier(control_offset) => replayer.handle_barrier(record.offset, control_offset, history)?,
+        UsageItem::Barrier(control_offset) => {
+            replayer.handle_barrier(record.offset, control_offset, history)?
+        }
     }
     Ok(())
 }
@@ -233,15 +260,12 @@ fn recover_contents(
 ) -> Result<(LogWriter, Vec<StoredContent>, engine::log::Recovery)> {
     let mut joiner = PartJoiner::default();
     let mut contents = Vec::new();
-    let (writer, recovery) = LogWriter::recover::<anyhow::Error>(
-        directory.log(kind)?,
-        directory.options(kind),
-        &mut |record| {
+    let (writer, recovery) =
+        LogWriter::recover::<anyhow::Error>(directory.log(kind)?, directory.options(kind), &mut |record| {
             contents.extend(joiner.push(record.offset, record.payload)?);
             Ok(())
-        },
-    )
-    .with_context(|| format!("the log of {kind:?} cannot be opened"))?;
+        })
+        .with_context(|| format!("the log of {kind:?} cannot be opened"))?;
     Ok((writer, contents, recovery))
 }
 
@@ -324,4 +348,3 @@ pub fn read_all(
     }
     Ok(())
 }
-

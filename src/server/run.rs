@@ -310,7 +310,10 @@ fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Cl
     let behind = recovered.last_recorded_at.map_or(0, |last| last.nanoseconds() - clock.now().nanoseconds());
     if kind == ClockKind::Real && behind > CLOCK_STEP_MAX {
         if !args.accept_clock {
-            bail!("the machine's clock is {} seconds behind the log; start with --accept-clock once it is right", behind / SECOND);
+            bail!(
+                "the machine's clock is {} seconds behind the log; start with --accept-clock once it is right",
+                behind / SECOND
+            );
         }
         let reason = format!("{} seconds behind the log", behind / SECOND);
         records.push(ControlRecord::ClockAccepted(Accepted { actor: "operator".to_string(), reason }));
@@ -324,7 +327,10 @@ fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Cl
                 epoch()
             );
         }
-        records.push(ControlRecord::EpochAccepted(EpochAccepted { epoch: epoch(), actor: "operator".to_string() }));
+        records.push(ControlRecord::EpochAccepted(EpochAccepted {
+            epoch: epoch(),
+            actor: "operator".to_string(),
+        }));
     }
     if control.policy() != policy_of(args) {
         records.push(ControlRecord::Policy(policy_of(args)));

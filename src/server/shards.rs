@@ -152,7 +152,9 @@ fn run_shard(
                         .for_each_batch(barrier.offset, &mut |batch, control_offset| {
                             shard.refold_batch(batch, control_offset);
                         })
-                        .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
+                        .map_err(|error| {
+                            anyhow::anyhow!(error).context("earlier usage cannot be read again")
+                        })?;
                     shard.finish_refold();
                 }
                 let reports = if barrier.is_cut { shard.take_reports() } else { Vec::new() };

@@ -42,14 +42,16 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).with_context(|| format!("cannot read a private key from {}", path.display()))
+    PrivateKeyDer::from_pem_file(path)
+        .with_context(|| format!("cannot read a private key from {}", path.display()))
 }
 
 fn development_certificate(data: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let (cert, key) = (data.join(DEV_CERT_FILE), data.join(DEV_KEY_FILE));
     if !cert.exists() || !key.exists() {
         let names = vec!["localhost".to_string(), "127.0.0.1".to_string(), "::1".to_string()];
-        let made = rcgen::generate_simple_self_signed(names).context("cannot make a development certificate")?;
+        let made =
+            rcgen::generate_simple_self_signed(names).context("cannot make a development certificate")?;
         write_atomically(data, DEV_KEY_FILE, made.signing_key.serialize_pem().as_bytes())?;
         write_atomically(data, DEV_CERT_FILE, made.cert.pem().as_bytes())?;
     }

@@ -91,7 +91,10 @@ impl Tokens {
     pub fn open(data: &Path) -> Result<Self> {
         let path = data.join(TOKENS_FILE);
         let tokens = read(&path)?;
-        Ok(Self { seen: ArcSwap::from_pointee((modified(&path), tokens.into_iter().map(Arc::new).collect())), path })
+        Ok(Self {
+            seen: ArcSwap::from_pointee((modified(&path), tokens.into_iter().map(Arc::new).collect())),
+            path,
+        })
     }
 
     /// The token of a secret. Reads the file again if it changed.
@@ -100,7 +103,9 @@ impl Tokens {
         if self.seen.load().0 != now {
             match read(&self.path) {
                 Ok(tokens) => self.seen.store(Arc::new((now, tokens.into_iter().map(Arc::new).collect()))),
-                Err(error) => tracing::error!("the tokens cannot be read again; the ones before stay: {error:#}"),
+                Err(error) => {
+                    tracing::error!("the tokens cannot be read again; the ones before stay: {error:#}")
+                }
             }
         }
         let hash = sha256_hex(secret.as_bytes());
@@ -121,8 +126,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn read(path: &Path) -> Result<Vec<Token>> {
     match std::fs::read(path) {
         Ok(bytes) => {
-            let file: TokenFile =
-                serde_json::from_slice(&bytes).with_context(|| format!("{} is not a token file", path.display()))?;
+            let file: TokenFile = serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is not a token file", path.display()))?;
             if file.tokens.iter().any(|token| token.hash.len() != 64) {
                 bail!("{} has a hash that is not 64 hex digits", path.display());
             }

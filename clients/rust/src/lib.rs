@@ -32,9 +32,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+pub use domain::{Decimal, Timestamp};
 use tokio::sync::{mpsc, watch};
 use wire::FrameStatus;
-pub use domain::{Decimal, Timestamp};
 pub use wire::verdict::Verdict;
 pub use wire::{BatchBuilder, BuilderStatus, Event, EventIdOwned, EventStatus, IdMode, Refusal};
 
@@ -289,8 +289,11 @@ impl Shared {
         }
         let open = state.builders.get_mut(event_type).expect("the builder was just made");
         if self.options.mints_ids {
-            let values: Vec<(&str, i128, u8)> =
-                event.values.iter().map(|(name, value)| (name.as_str(), value.mantissa(), value.scale())).collect();
+            let values: Vec<(&str, i128, u8)> = event
+                .values
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.mantissa(), value.scale()))
+                .collect();
             let dimensions: Vec<(&str, &str)> =
                 event.dimensions.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
             open.builder.push_parts(b"", &event.subject, event.time.nanoseconds(), &values, &dimensions)?;
@@ -315,7 +318,8 @@ impl Shared {
         let mut order = self.order.lock().await;
         let outgoing = {
             let mut state = self.lock();
-            let Some(open) = state.builders.get_mut(event_type).filter(|open| !open.builder.is_empty()) else {
+            let Some(open) = state.builders.get_mut(event_type).filter(|open| !open.builder.is_empty())
+            else {
                 return Ok(());
             };
             open.since = None;
@@ -324,7 +328,10 @@ impl Shared {
         self.queue.send(outgoing).await.map_err(|_| self.failure())
     }
 
-    async fn send<'b>(&self, builder: impl FnOnce() -> Option<&'b mut BatchBuilder>) -> Result<u64, ClientError> {
+    async fn send<'b>(
+        &self,
+        builder: impl FnOnce() -> Option<&'b mut BatchBuilder>,
+    ) -> Result<u64, ClientError> {
         let mut order = self.order.lock().await;
         let Some(builder) = builder().filter(|builder| !builder.is_empty()) else { return Ok(*order) };
         let outgoing = self.finish(&mut order, builder);

@@ -35,9 +35,11 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
     transport.max_idle_timeout(Some(VarInt::from_u32(30_000).into()));
     transport.keep_alive_interval(Some(Duration::from_secs(10)));
     config.transport_config(Arc::new(transport));
-    let local: SocketAddr = if options.address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let local: SocketAddr =
+        if options.address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let domain = socket2::Domain::for_address(local);
-    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP)).map_err(setup)?;
+    let socket =
+        socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP)).map_err(setup)?;
     // The kernel may give less.
     let _ = socket.set_send_buffer_size(8 << 20);
     let _ = socket.set_recv_buffer_size(8 << 20);

@@ -43,8 +43,8 @@ pub fn run(args: CatalogArgs) -> Result<()> {
         Action::Plan(target) => (target, false),
         Action::Apply(target) => (target, true),
     };
-    let text =
-        std::fs::read_to_string(&target.file).with_context(|| format!("cannot read {}", target.file.display()))?;
+    let text = std::fs::read_to_string(&target.file)
+        .with_context(|| format!("cannot read {}", target.file.display()))?;
     CatalogFile::parse(&text).with_context(|| format!("{}", target.file.display()))?;
     super::serve::runtime()?.block_on(async {
         let plan = post(&target, "plan", &text).await?;
@@ -73,7 +73,11 @@ async fn post(target: &Target, action: &str, text: &str) -> Result<Value> {
     let is_ok = response.status().is_success();
     let body: Value = response.json().await.context("the server's answer is not JSON")?;
     if !is_ok {
-        bail!("{}: {}", body["code"].as_str().unwrap_or("refused"), body["detail"].as_str().unwrap_or("no detail"));
+        bail!(
+            "{}: {}",
+            body["code"].as_str().unwrap_or("refused"),
+            body["detail"].as_str().unwrap_or("no detail")
+        );
     }
     Ok(body)
 }
@@ -82,7 +86,13 @@ async fn post(target: &Target, action: &str, text: &str) -> Result<Value> {
 fn print_change(change: &Value) {
     let text = |field: &str| change[field].as_str().unwrap_or_default().to_string();
     let is_new = change["before"].is_null();
-    println!("{} {} {} (version {})", if is_new { "+" } else { "~" }, text("kind"), text("id"), change["version"]);
+    println!(
+        "{} {} {} (version {})",
+        if is_new { "+" } else { "~" },
+        text("kind"),
+        text("id"),
+        change["version"]
+    );
     let empty = serde_json::Map::new();
     let before = change["before"].as_object().unwrap_or(&empty);
     let after = change["after"].as_object().unwrap_or(&empty);

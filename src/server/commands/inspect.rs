@@ -130,13 +130,15 @@ fn quarantine(directory: &DataDirectory, wanted: Option<&str>, printer: &mut Pri
     }
     let options = directory.options(LogKind::Usage);
     read_all(&*directory.existing_log(LogKind::Usage)?, options, &mut |record| {
-        let item = usage_item(record.kind, record.offset, record.received_at, record.payload, replayed.key, 1)?;
+        let item =
+            usage_item(record.kind, record.offset, record.received_at, record.payload, replayed.key, 1)?;
         let UsageItem::Batch(batch) = item else { return Ok(()) };
         let mut verdicts: Vec<(u16, Verdict)> = aside
             .range((record.offset, 0)..=(record.offset, u16::MAX))
             .map(|((_, index), verdict)| (*index, *verdict))
             .collect();
-        verdicts.extend(batch.refusals().iter().map(|refusal| (refusal.index, Verdict::Rejected(refusal.code))));
+        verdicts
+            .extend(batch.refusals().iter().map(|refusal| (refusal.index, Verdict::Rejected(refusal.code))));
         verdicts.sort_by_key(|(index, _)| *index);
         for (index, verdict) in verdicts {
             let is_wanted = wanted.is_none_or(|w| w == verdict.as_str() || Some(w) == verdict.reason());
@@ -148,7 +150,12 @@ fn quarantine(directory: &DataDirectory, wanted: Option<&str>, printer: &mut Pri
     })
 }
 
-fn event_json(offset: u64, batch: &engine::prepared::PreparedBatch, index: u16, verdict: Verdict) -> serde_json::Value {
+fn event_json(
+    offset: u64,
+    batch: &engine::prepared::PreparedBatch,
+    index: u16,
+    verdict: Verdict,
+) -> serde_json::Value {
     let view = batch.view();
     let event = usize::from(index);
     let id: EventId<'_> = view.id(event);

@@ -30,7 +30,12 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let directory = DataDirectory::new(&args.data, 64 << 20);
     let replayed = replay(&directory, usize::from(args.shards), ReplayMode::Derive)?;
     let summary = replayed.summary;
-    println!("replayed {} events with {} shards in {:.1} s", replayed.events, args.shards, started.elapsed().as_secs_f64());
+    println!(
+        "replayed {} events with {} shards in {:.1} s",
+        replayed.events,
+        args.shards,
+        started.elapsed().as_secs_f64()
+    );
     println!("  cuts     {}", summary.cuts);
     println!("  batches  {}  all equal to their seals", summary.batches);
     println!("  chain    {}", if summary.chain.is_empty() { "(empty)" } else { &summary.chain });

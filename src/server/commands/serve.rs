@@ -20,7 +20,10 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         println!("  quic   {}  (ALPN tallymark/1)", running.quic);
         println!("  http   http://{}", running.http);
         if args.tls_cert.is_none() {
-            println!("  cert   {}  (development; clients trust exactly this one)", args.data.join(DEV_CERT_FILE).display());
+            println!(
+                "  cert   {}  (development; clients trust exactly this one)",
+                args.data.join(DEV_CERT_FILE).display()
+            );
         }
         if let Some(token) = &running.token {
             println!("  token  {token}  (development, all roles; shown once)");

@@ -53,7 +53,8 @@ pub fn run(args: TokenArgs) -> Result<()> {
         }
         Action::List => {
             for token in tokens::list(&args.data)? {
-                let roles: Vec<String> = token.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+                let roles: Vec<String> =
+                    token.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
                 let sources: Vec<&str> = token.sources.iter().map(String::as_str).collect();
                 println!(
                     "{:24} {:24} sources {:24} created {}",

@@ -36,7 +36,12 @@ pub fn export(journals: &[Journal]) -> String {
         for line in &journal.lines {
             let is_debit = line.debit.bytes().any(|byte| (b'1'..=b'9').contains(&byte));
             let amount = if is_debit { line.debit.clone() } else { format!("-{}", line.credit) };
-            let _ = writeln!(text, "    {}  {amount} {}", name_of(journal, line.ledger_account), journal.currency);
+            let _ = writeln!(
+                text,
+                "    {}  {amount} {}",
+                name_of(journal, line.ledger_account),
+                journal.currency
+            );
         }
     }
     text

@@ -84,7 +84,9 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .merge(billing)
         .merge(finance)
         .merge(admin)
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+        })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(edge)
 }
@@ -98,7 +100,11 @@ async fn require(
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let secret = bearer.and_then(|value| value.strip_prefix("Bearer "));
     let token = secret.and_then(|secret| edge.tokens.authenticate(secret)).ok_or_else(|| {
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a known token as `Authorization: Bearer tm_…`")
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "send a known token as `Authorization: Bearer tm_…`",
+        )
     })?;
     if !token.may(role) {
         let detail = format!("the token {} does not have the role {role:?}", token.name);
@@ -132,7 +138,10 @@ impl Edge {
     }
 
     /// Reads the machine between two commands.
-    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Machine) -> T + Send + 'static) -> Result<T, Problem> {
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Machine) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
         let (reply, outcome) = oneshot::channel();
         self.send(Command::Read(Box::new(move |machine| {
             let _ = reply.send(read(machine));

@@ -32,7 +32,8 @@ impl Problem {
     }
 
     pub(super) fn history_forked(batch: u64, digest: &str) -> Self {
-        let detail = format!("charge batch {batch} has another digest here: the cursor belongs to another history");
+        let detail =
+            format!("charge batch {batch} has another digest here: the cursor belongs to another history");
         let mut problem = Self::new(StatusCode::CONFLICT, "history_forked", &detail);
         problem.more = json!({ "batch": batch, "digest": digest });
         problem

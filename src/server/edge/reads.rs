@@ -121,7 +121,10 @@ pub(super) struct BatchesQuery {
 
 /// `GET /v1/charge-batches?after=N[&digest=D][&limit=K]`: sealed batches after a cursor, as NDJSON; behind each its
 /// seal. A digest that is not that of batch N answers 409 `history_forked`.
-pub(super) async fn charge_batches(State(edge): State<Arc<Edge>>, Query(query): Query<BatchesQuery>) -> Answer {
+pub(super) async fn charge_batches(
+    State(edge): State<Arc<Edge>>,
+    Query(query): Query<BatchesQuery>,
+) -> Answer {
     let entries = edge.served.batches.read().map_err(|_| stopping())?.clone();
     let after = usize::try_from(query.after).unwrap_or(usize::MAX);
     if let (Some(given), Some(index)) = (&query.digest, after.checked_sub(1)) {
@@ -147,10 +150,9 @@ fn stream(
     let (chunks, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(2);
     tokio::task::spawn_blocking(move || {
         for entry in entries {
-            let content = edge
-                .directory
-                .log(kind)
-                .and_then(|log| read_content(&log, edge.directory.options(kind), entry.offset, entry.end_offset));
+            let content = edge.directory.log(kind).and_then(|log| {
+                read_content(&log, edge.directory.options(kind), entry.offset, entry.end_offset)
+            });
             let chunk = content
                 .map(|mut bytes| {
                     bytes.extend_from_slice(trailer(&entry).as_bytes());
@@ -217,7 +219,10 @@ pub(super) async fn journals(State(edge): State<Arc<Edge>>, Query(query): Query<
 }
 
 /// `GET /v1/journals.hledger[?entity=E]`: the same for hledger.
-pub(super) async fn journals_hledger(State(edge): State<Arc<Edge>>, Query(query): Query<JournalsQuery>) -> Answer {
+pub(super) async fn journals_hledger(
+    State(edge): State<Arc<Edge>>,
+    Query(query): Query<JournalsQuery>,
+) -> Answer {
     let text = hledger::export(&all_journals(&edge, query).await?);
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }

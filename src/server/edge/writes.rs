@@ -17,7 +17,8 @@ use crate::control::{Command, PutOutcome};
 
 fn read_json<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Problem> {
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| Problem::bad_request("body_must_be_json", &error.to_string()))
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::bad_request("body_must_be_json", &error.to_string()))
 }
 
 fn outcome_json(outcome: &PutOutcome) -> Value {
@@ -42,7 +43,8 @@ pub(super) async fn put_resource(
 fn catalog_file(body: &Bytes) -> Result<CatalogFile, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|_| Problem::bad_request("catalog_must_be_utf8", "a catalog file is UTF-8 TOML"))?;
-    CatalogFile::parse(text).map_err(|error| Problem::bad_request("catalog_must_be_readable", &error.to_string()))
+    CatalogFile::parse(text)
+        .map_err(|error| Problem::bad_request("catalog_must_be_readable", &error.to_string()))
 }
 
 /// `POST /v1/catalog/plan`: what applying the file would change.

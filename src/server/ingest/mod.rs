@@ -101,7 +101,9 @@ pub async fn accept(endpoint: Endpoint, ingest: Arc<Ingest>, mut stopping: watch
         let (ingest, stopping) = (ingest.clone(), stopping.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            let Ok(Ok(connection)) = tokio::time::timeout(PATIENCE, incoming.into_future()).await else { return };
+            let Ok(Ok(connection)) = tokio::time::timeout(PATIENCE, incoming.into_future()).await else {
+                return;
+            };
             ingest.metrics.connections_opened.fetch_add(1, Ordering::Relaxed);
             let remote = connection.remote_address();
             if let Err(error) = converse(&connection, &ingest, stopping).await {
@@ -112,7 +114,11 @@ pub async fn accept(endpoint: Endpoint, ingest: Arc<Ingest>, mut stopping: watch
     }
 }
 
-async fn converse(connection: &Connection, ingest: &Arc<Ingest>, stopping: watch::Receiver<bool>) -> Result<()> {
+async fn converse(
+    connection: &Connection,
+    ingest: &Arc<Ingest>,
+    stopping: watch::Receiver<bool>,
+) -> Result<()> {
     let (send, mut receive) = tokio::time::timeout(PATIENCE, connection.accept_bi()).await??;
     let (replies, queue) = mpsc::unbounded_channel();
     let writer = tokio::spawn(write_replies(send, queue));
@@ -159,7 +165,9 @@ async fn read_frames(
                 Err(status) => return Ok(refuse(ingest, status)),
             }
         }
-        Ok(Frame::Whole(..)) => return Ok(Close::new(CloseCode::HelloRequired, "the first frame is a hello")),
+        Ok(Frame::Whole(..)) => {
+            return Ok(Close::new(CloseCode::HelloRequired, "the first frame is a hello"));
+        }
         Ok(Frame::Ended) => return Ok(Close::new(CloseCode::Done, "")),
         Err(ReadError::Frame(status)) => return Ok(refuse(ingest, status)),
         Err(ReadError::Connection(error)) => return Err(error),
@@ -228,7 +236,10 @@ impl Producer {
         }
         let sequence = header.sequence;
         if self.last_sequence.is_some_and(|last| sequence <= last) {
-            return Err(Close::new(CloseCode::BatchSequenceMustIncrease, "a batch's sequence is above the one before"));
+            return Err(Close::new(
+                CloseCode::BatchSequenceMustIncrease,
+                "a batch's sequence is above the one before",
+            ));
         }
         self.last_sequence = Some(sequence);
         let arrived = Instant::now();
@@ -255,7 +266,8 @@ impl Producer {
                 let _ = verdict_to.send(Reply { frame, _permit: Some(permit) });
             })
         });
-        let batch = IncomingBatch { prepared, producer: self.token.producer(), on_durable, on_verdicts, arrived };
+        let batch =
+            IncomingBatch { prepared, producer: self.token.producer(), on_durable, on_verdicts, arrived };
         ingest.metrics.batches_queued.fetch_add(1, Ordering::Relaxed);
         let sent = ingest.usage.send(UsageTask::Batch(Box::new(batch))).await;
         sent.map_err(|_| Close::new(CloseCode::StorageFailed, "the log is not written any more"))

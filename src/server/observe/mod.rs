@@ -60,7 +60,10 @@ impl Metrics {
     pub fn record_ack(&self, latency: Duration) {
         self.batches_durable.fetch_add(1, Ordering::Relaxed);
         let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
-        self.acks.lock().expect("nothing panics while it holds the histogram").saturating_record(microseconds);
+        self.acks
+            .lock()
+            .expect("nothing panics while it holds the histogram")
+            .saturating_record(microseconds);
     }
 
     /// Counts a cut.
@@ -110,7 +113,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             ("rejected", c.rejected),
         ];
         for (verdict, count) in plain {
-            page.sample("tallymark_events_total", &[("source", source), ("verdict", verdict)], &count.to_string());
+            page.sample(
+                "tallymark_events_total",
+                &[("source", source), ("verdict", verdict)],
+                &count.to_string(),
+            );
         }
         for reason in QuarantineReason::ALL {
             let labels = [("source", &**source), ("verdict", "quarantined"), ("reason", reason.as_str())];
@@ -128,9 +135,17 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
     }
     page.sample("tallymark_ack_seconds_count", &[], &load(&metrics.batches_durable).to_string());
     let counters = [
-        ("tallymark_ingest_queued_total", "Batches that entered the queue of the log writer.", load(&metrics.batches_queued)),
+        (
+            "tallymark_ingest_queued_total",
+            "Batches that entered the queue of the log writer.",
+            load(&metrics.batches_queued),
+        ),
         ("tallymark_ingest_durable_total", "Batches that left it durable.", load(&metrics.batches_durable)),
-        ("tallymark_connections_opened_total", "QUIC connections accepted.", load(&metrics.connections_opened)),
+        (
+            "tallymark_connections_opened_total",
+            "QUIC connections accepted.",
+            load(&metrics.connections_opened),
+        ),
         ("tallymark_connections_closed_total", "QUIC connections ended.", load(&metrics.connections_closed)),
         ("tallymark_frames_refused_total", "Frames that broke a rule.", load(&metrics.frames_refused)),
         ("tallymark_log_bytes_total", "Bytes written to the usage log.", input.log_bytes),
@@ -148,7 +163,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered as u64),
         ("tallymark_cells", "Merged cells.", input.sizes.0 as u64),
         ("tallymark_issued_lines", "Issued charge lines in memory.", input.sizes.1 as u64),
-        ("tallymark_rating_failures", "Charges that could not be computed at the last cut.", input.rating_failures as u64),
+        (
+            "tallymark_rating_failures",
+            "Charges that could not be computed at the last cut.",
+            input.rating_failures as u64,
+        ),
         ("tallymark_sealed_batch", "Number of the last sealed charge batch.", load(&metrics.batches)),
     ];
     for (name, help, value) in gauges {
@@ -159,7 +178,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
     for (currency, amount) in &input.unbilled {
         page.sample("tallymark_unbilled_amount", &[("currency", currency)], amount);
     }
-    page.family("tallymark_unbilled_age_seconds", "gauge", "Age of the oldest batch that billing did not acknowledge.");
+    page.family(
+        "tallymark_unbilled_age_seconds",
+        "gauge",
+        "Age of the oldest batch that billing did not acknowledge.",
+    );
     page.sample("tallymark_unbilled_age_seconds", &[], &input.unbilled_age_seconds.to_string());
     page.0
 }
