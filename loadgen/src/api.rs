@@ -1,0 +1,36 @@
+//! The load generator's HTTP client.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+pub(crate) struct Api {
+    client: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Api {
+    pub(crate) fn new(url: &str, token: &str) -> Self {
+        Self { client: reqwest::Client::new(), url: url.to_string(), token: token.to_string() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<String> {
+        self.send(self.client.get(format!("{}{path}", self.url)), path).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: String) -> Result<Value> {
+        let text = self.send(self.client.post(format!("{}{path}", self.url)).body(body), path).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, path: &str) -> Result<String> {
+        let response = request.bearer_auth(&self.token).send().await;
+        let response = response.with_context(|| format!("{}{path} does not answer", self.url))?;
+        let status = response.status();
+        let text = response.text().await?;
+        if !status.is_success() {
+            bail!("{path}: {status} {text}");
+        }
+        Ok(text)
+    }
+}
