@@ -182,12 +182,10 @@ async fn stream(
         grouped(&story.requests.len().to_string())
     );
     let pem = std::fs::read(data.join(server::tls::DEV_CERT_FILE))?;
-    let (acks_to, acks) = tokio::sync::mpsc::unbounded_channel();
-    let mut options = ClientOptions::new(running.quic, token, SOURCE, pem);
-    options.acks = Some(acks_to);
+    let options = ClientOptions::new(running.quic, token, SOURCE, pem);
     let client = Client::connect(options).await?;
     let is_terminal = std::io::stdout().is_terminal();
-    let streamer = Streamer { story, api, client, acks, fold, is_terminal };
+    let streamer = Streamer { story, api, client, fold, is_terminal };
     let streamed = streamer.run().await?;
     println!(
         "\n  {} events in {:.1} s of sending: {} events/s, durable after p50 {:.1} ms, p99 {:.1} ms",

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use domain::{Period, Timestamp};
 use serde_json::json;
-use tallymark_client::{Acked, BatchBuilder, BuilderStatus, Client, IdMode};
-use tokio::sync::mpsc;
+use tallymark_client::{BatchBuilder, BuilderStatus, Client, IdMode};
 
 use crate::api::Api;
 use crate::fold::Fold;
@@ -42,7 +41,6 @@ pub(crate) struct Streamer<'a> {
     pub(crate) story: &'a Story,
     pub(crate) api: &'a Api,
     pub(crate) client: Client,
-    pub(crate) acks: mpsc::UnboundedReceiver<Acked>,
     pub(crate) fold: &'a mut Fold,
     pub(crate) is_terminal: bool,
 }
@@ -53,7 +51,6 @@ impl Streamer<'_> {
         let started = Instant::now();
         let mut sending = Duration::ZERO;
         let mut builder = BatchBuilder::new(SOURCE, EVENT_TYPE, IdMode::Given);
-        let mut latencies = Vec::new();
         let mut late: Vec<Told> = Vec::new();
         let mut sent = 0u64;
         for day in 0..DAYS {
@@ -74,7 +71,7 @@ impl Streamer<'_> {
                 }
                 self.push(&mut builder, &told).await?;
                 sent += 1;
-                if number % RESENT_EVERY == 0 {
+                if number.is_multiple_of(RESENT_EVERY) {
                     resent.push(told);
                 }
             }
@@ -90,10 +87,6 @@ impl Streamer<'_> {
             self.client.send(&mut builder).await?;
             self.client.flush().await?;
             sending += day_started.elapsed();
-            while let Ok(acked) = self.acks.try_recv() {
-                latencies.push(acked.queued_at.elapsed().min(Duration::from_secs(60)));
-                let _ = acked;
-            }
             if day == 50 {
                 self.bind_unknown_subjects().await?;
             }
@@ -158,7 +151,7 @@ impl Streamer<'_> {
         match day {
             // 3 and 12 February: the 34th and the 43rd day.
             33 => events.extend(late.drain(..LATE[0])),
-            42 => events.extend(late.drain(..)),
+            42 => events.append(late),
             10 => {
                 for row in 0..CONFLICTS {
                     let mut told = self.told(10, row * 100);

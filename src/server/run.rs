@@ -126,9 +126,10 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         served: served.clone(),
         metrics: metrics.clone(),
     };
-    let mut threads = Vec::new();
-    threads.push(spawn("usage-log", on_failure.clone(), move || usage_log.run(usage_tasks))?);
-    threads.push(spawn("control", on_failure, move || control.run(&command_queue))?);
+    let threads = vec![
+        spawn("usage-log", on_failure.clone(), move || usage_log.run(usage_tasks))?,
+        spawn("control", on_failure, move || control.run(&command_queue))?,
+    ];
 
     apply_catalog(args.catalog.as_deref(), &commands).await?;
     let (stop, stopping) = watch::channel(false);

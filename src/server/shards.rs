@@ -21,16 +21,19 @@ use wire::verdict::Verdict;
 /// Batches that wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 32;
 
+/// Gets one wire code per event of a batch.
+pub type OnVerdicts = Box<dyn FnOnce(Vec<u8>) + Send>;
+
 /// Verdicts of a batch, filled by all shards; the last one sends them.
 pub struct VerdictSlots {
     codes: Vec<AtomicU8>,
     shards_left: AtomicUsize,
-    send: Mutex<Option<Box<dyn FnOnce(Vec<u8>) + Send>>>,
+    send: Mutex<Option<OnVerdicts>>,
 }
 
 impl VerdictSlots {
     /// Slots for so many events and shards; `send` gets one wire code per event.
-    pub fn new(events: usize, shards: usize, send: Box<dyn FnOnce(Vec<u8>) + Send>) -> Self {
+    pub fn new(events: usize, shards: usize, send: OnVerdicts) -> Self {
         Self {
             codes: (0..events).map(|_| AtomicU8::new(0)).collect(),
             shards_left: AtomicUsize::new(shards),

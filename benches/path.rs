@@ -1,0 +1,144 @@
+//! The path of an event in process: build a batch, check and hash it, decide and fold, rate.
+//!
+//! Goal: show where a core's time goes, as figures of one run. Not a goal: disks and sockets; `loadgen` measures those
+//! against a raw sink. `TALLYMARK_BENCH=tiny` (or `-- --test`) runs each part once, with the tests.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use billing::catalog::{Catalog, CatalogFile};
+use billing::rating::{SliceMeasure, WindowTerms, position};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use domain::plan::{Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Schedule, SubjectPlan};
+use domain::time::HOUR;
+use domain::{Exact, MeterId, Period, PriceId, Span, Subject, Timestamp, Zone};
+use engine::identity::IdentityKey;
+use engine::prepared::PreparedBatch;
+use engine::shard::Shard;
+use wire::{AlignedBytes, BatchBuilder, IdMode};
+
+const EVENTS: u64 = 4_096;
+const SUBJECTS: usize = 1_000;
+
+fn start() -> Timestamp {
+    Timestamp::parse("2026-01-15T00:00:00Z").expect("a constant instant")
+}
+
+fn subjects() -> Vec<String> {
+    (0..SUBJECTS).map(|number| format!("key-{number:06}")).collect()
+}
+
+/// A batch of "64-byte events": a 16-character id, a subject, a time, one value, two dimensions.
+fn frame(builder: &mut BatchBuilder, subjects: &[String], first: u64) -> AlignedBytes {
+    for number in first..first + EVENTS {
+        let id = format!("{number:016x}");
+        let subject = &subjects[(number.wrapping_mul(2_654_435_761) % SUBJECTS as u64) as usize];
+        let value = [("units", i128::from(number % 99_999), 2)];
+        let dimensions = [("model", if number % 3 == 0 { "large" } else { "small" }), ("region", "eu")];
+        let time = start().nanoseconds() + number as i64;
+        builder.push_parts(id.as_bytes(), subject, time, &value, &dimensions).expect("the batch has room");
+    }
+    builder.finish(first + 1, 0)
+}
+
+fn plan(subjects: &[String]) -> Arc<MeteringPlan> {
+    let schedule = Arc::new(Schedule::new(Zone::utc().month_starts()));
+    let owned = OwnedSpan { span: Span::new(Timestamp::MIN, Timestamp::END), schedule };
+    let subject_plan = Arc::new(SubjectPlan { spans: vec![owned] });
+    let subjects = subjects
+        .iter()
+        .map(|subject| (Subject::new(subject).expect("a short subject"), subject_plan.clone()))
+        .collect();
+    let program = MeterProgram {
+        meter: MeterId::new("units").expect("an id"),
+        event_type: "usage".into(),
+        aggregation: Aggregation::Sum,
+        value: Some("units".into()),
+        group_by: vec!["model".into()],
+        filter: Vec::new(),
+        scale: 18,
+        negative_usage: NegativeUsage::Reject,
+        since_control_offset: 0,
+    };
+    Arc::new(MeteringPlan { programs: vec![program], subjects, ..MeteringPlan::default() })
+}
+
+fn path(criterion: &mut Criterion) {
+    let key = IdentityKey::new(7);
+    let subjects = subjects();
+    let mut builder = BatchBuilder::new("bench", "usage", IdMode::Given);
+    let mut group = criterion.benchmark_group("event path, one batch of 4,096");
+    group.throughput(Throughput::Elements(EVENTS));
+    group.bench_function("build", |bencher| bencher.iter(|| black_box(frame(&mut builder, &subjects, 0))));
+    let one = Arc::new(frame(&mut builder, &subjects, 0));
+    let prepare = |frame: Arc<AlignedBytes>| {
+        PreparedBatch::prepare(frame, None, start().plus(HOUR), key, 1).expect("a valid batch")
+    };
+    group.bench_function("check and hash", |bencher| bencher.iter(|| black_box(prepare(one.clone()))));
+    let mut shard = Shard::new(0);
+    let _ = shard.handle_barrier(0, &plan(&subjects));
+    let mut first = 0;
+    group.bench_function("decide and fold, new ids", |bencher| {
+        bencher.iter_batched(
+            || {
+                first += EVENTS;
+                prepare(Arc::new(frame(&mut builder, &subjects, first)))
+            },
+            |batch| shard.handle_batch(&batch, &mut |_, verdict| drop(black_box(verdict))),
+            BatchSize::LargeInput,
+        );
+    });
+    let again = prepare(one);
+    group.bench_function("decide, all duplicates", |bencher| {
+        bencher.iter(|| shard.handle_batch(&again, &mut |_, verdict| drop(black_box(verdict))));
+    });
+    group.finish();
+}
+
+fn rating(criterion: &mut Criterion) {
+    let file = CatalogFile::parse(
+        r#"
+        catalog = 1
+        [[meter]]
+        id = "m"
+        event_type = "usage"
+        aggregation = "count"
+        [[plan]]
+        id = "p"
+        currency = "USD"
+        [[price]]
+        id = "tiers"
+        plan = "p"
+        meter = "m"
+        model = "graduated"
+        per = 1000
+        window = "month"
+        tiers = [{ up_to = "25000000", unit_amount = "0.030" }, { up_to = "100000000", unit_amount = "0.024" }, { unit_amount = "0.018" }]
+        "#,
+    );
+    let mut catalog = Catalog::default();
+    for resource in file.expect("a valid catalog").resources() {
+        catalog.apply(resource, 0).expect("a valid resource");
+    }
+    let price = catalog.price(&PriceId::new("tiers").expect("an id")).expect("the price");
+    let window = Zone::utc().month(Period::parse("2026-01").expect("a month"));
+    let slices: Vec<SliceMeasure> = (0..744)
+        .map(|hour| SliceMeasure {
+            slice: Span::new(window.from.plus(hour * HOUR), window.from.plus((hour + 1) * HOUR)),
+            quantity: Exact::new(i128::from(200_000 + hour), 0),
+            event_count: 1_000,
+            event_digest: 1,
+        })
+        .collect();
+    let currency = domain::Currency::from_code("USD").expect("a currency");
+    let terms = WindowTerms { price, window, active: &[window], currency, as_of: window.until };
+    let mut group = criterion.benchmark_group("rating");
+    group.throughput(Throughput::Elements(slices.len() as u64));
+    group.bench_function("graduated month of 744 slices", |bencher| {
+        bencher.iter(|| black_box(position(&terms, &slices).expect("amounts fit")));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, path, rating);
+criterion_main!(benches);
