@@ -353,6 +353,7 @@ impl Rater<'_> {
         let final_batch = self.finals.get(&(charge.account.id.clone(), charge.window.from)).copied();
         let is_final = final_batch.is_some() || charge.window.until.plus(self.grace) <= self.cut.at;
         let currency = charge.account.currency;
+        let period = self.open_period(charge.entity, original);
         let minor = after.rounded.checked_sub(before.rounded).ok_or(ExactStatus::AmountMustFit)?;
         Ok(ChargeLine {
             batch: self.batch,
@@ -371,12 +372,14 @@ impl Rater<'_> {
             rounded: currency.format_minor(minor),
             currency,
             entity: charge.entity.id.clone(),
-            period: self.open_period(charge.entity, original),
+            period,
             posting_class: match timeline.model() {
                 PricingModel::Flat => PostingClass::EarnedSubscription,
                 PricingModel::PerUnit | PricingModel::Graduated => PostingClass::EarnedUsage,
             },
-            corrects: final_batch.map(|batch| Corrects { period: original, window_final_batch: batch }),
+            // Names the original period wherever the line is not simply the next difference of an open one.
+            corrects: (final_batch.is_some() || period != original)
+                .then_some(Corrects { period: original, window_final_batch: final_batch }),
             is_final,
             event_count: after.event_count - before.event_count,
             event_digest: format!("{:032x}", after.event_digest),

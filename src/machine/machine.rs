@@ -58,7 +58,7 @@ pub struct Machine {
     staged: Option<(String, Batch)>,
     staged_journals: Option<(String, JournalBatch)>,
     unposted: BTreeMap<EntityId, Vec<ChargeLine>>,
-    unacked: BTreeMap<u64, BTreeMap<Currency, i128>>,
+    unacked: BTreeMap<u64, (Timestamp, BTreeMap<Currency, i128>)>,
     failures: Vec<RatingFailure>,
 }
 
@@ -103,8 +103,8 @@ impl Machine {
         (self.cells.len(), self.issued.len())
     }
 
-    /// Rounded amounts of batches that billing did not acknowledge yet, per batch and currency.
-    pub fn unacked(&self) -> &BTreeMap<u64, BTreeMap<Currency, i128>> {
+    /// Batches that billing did not acknowledge yet: the instant of their cut, and rounded amounts per currency.
+    pub fn unacked(&self) -> &BTreeMap<u64, (Timestamp, BTreeMap<Currency, i128>)> {
         &self.unacked
     }
 
@@ -292,7 +292,7 @@ impl Machine {
             let until = self.final_until.entry(window.account.clone()).or_insert(window.window.until);
             *until = (*until).max(window.window.until);
         }
-        self.unacked.insert(batch.head.number, totals);
+        self.unacked.insert(batch.head.number, (batch.head.at, totals));
     }
 
     /// Derives the journals of the open run; staged for their seal.

@@ -506,7 +506,7 @@ fn apply_to(catalog: &mut Catalog, put: &wire::control::Put, offset: u64) -> Res
 /// Unbilled amounts: batches that billing did not acknowledge, by currency in minor units.
 pub fn unbilled(machine: &Machine) -> BTreeMap<domain::Currency, i128> {
     let mut totals = BTreeMap::new();
-    for amounts in machine.unacked().values() {
+    for (_, amounts) in machine.unacked().values() {
         for (currency, minor) in amounts {
             *totals.entry(*currency).or_default() += minor;
         }

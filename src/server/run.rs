@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use billing::catalog::CatalogFile;
 use domain::Timestamp;
 use domain::time::{HOUR, SECOND};
+use engine::log::{LogKind, LogReader};
 use machine::History;
 use tokio::sync::{mpsc, oneshot, watch};
 use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
@@ -67,12 +69,14 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     if cut_interval > CUT_INTERVAL_MAX {
         bail!("--cut-seconds is at most 31 days");
     }
-    std::fs::create_dir_all(&args.data).with_context(|| format!("cannot make {}", args.data.display()))?;
+    // The identity key and the tokens' hashes are nobody else's business.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.data);
+    made.with_context(|| format!("cannot make {}", args.data.display()))?;
     let lock = DataDirectoryLock::take(&args.data)?;
     let tls = crate::tls::quic_config(&args.data, args.tls_cert.as_deref(), args.tls_key.as_deref())?;
-    let token = development_token(&args.data)?;
     let tokens = Arc::new(Tokens::open(&args.data)?);
     let directory = DataDirectory::new(&args.data, args.segment_bytes);
+    check_clock_kind(args, &directory)?;
     let shards = usize::from(args.shards);
     let mut recovered = recover(&directory, shards, || first_records(args))?;
     if recovered.torn_bytes > 0 {
@@ -165,6 +169,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         };
         axum::serve(listener, router(Arc::new(edge))).with_graceful_shutdown(stopped).await
     });
+    // Last, so that a start that fails does not use up the one showing.
+    let token = development_token(&args.data)?;
     Ok(Running {
         quic,
         http,
@@ -216,7 +222,7 @@ impl Running {
     pub async fn stop(self) -> Result<()> {
         let _ = self.stop.send(true);
         // Connections say goodbye and answer what is in flight.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.quic_task).await;
+        let _ = self.quic_task.await;
         let _ = tokio::time::timeout(Duration::from_secs(5), self.http_task).await;
         let stopping = async {
             let commands = self.commands;
@@ -293,18 +299,27 @@ fn first_records(args: &ServeArgs) -> Result<(i64, Vec<ControlRecord>)> {
     Ok((now.nanoseconds(), vec![ControlRecord::Genesis(genesis), ControlRecord::Policy(policy_of(args))]))
 }
 
-/// Holds the directory against the settings; appends what a person accepted or changed.
-fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Clock>> {
-    let control = recovered.replayer.machine.control();
-    let genesis = control.genesis().context("the control log has no genesis")?;
-    let kind = genesis.clock;
-    if kind != kind_of(args.clock) {
-        let (is, asked) = match kind {
+/// Refuses the other clock before anything in the directory is touched.
+fn check_clock_kind(args: &ServeArgs, directory: &DataDirectory) -> Result<()> {
+    let log = directory.log(LogKind::Control)?;
+    let mut reader = LogReader::open(&*log, directory.options(LogKind::Control), 0, None)?;
+    let Some(first) = reader.next()? else { return Ok(()) };
+    let ControlRecord::Genesis(genesis) = ControlRecord::decode(first.payload)? else { return Ok(()) };
+    if genesis.clock != kind_of(args.clock) {
+        let (is, asked) = match genesis.clock {
             ClockKind::Real => ("the real clock", "scenario"),
             ClockKind::Scenario => ("a scenario clock", "real"),
         };
         bail!("{} runs on {is}; --clock {asked} is refused on it", args.data.display());
     }
+    Ok(())
+}
+
+/// Holds the directory against the settings; appends what a person accepted or changed.
+fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Clock>> {
+    let control = recovered.replayer.machine.control();
+    let genesis = control.genesis().context("the control log has no genesis")?;
+    let kind = genesis.clock;
     let scenario_now = control.scenario_now().unwrap_or_else(scenario_start);
     let clock = Arc::new(Clock::new(kind, scenario_now));
     let mut records = Vec::new();
@@ -334,6 +349,7 @@ fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Cl
         }));
     }
     if control.policy() != policy_of(args) {
+        tracing::warn!("the policy changes from {:?} to {:?}", control.policy(), policy_of(args));
         records.push(ControlRecord::Policy(policy_of(args)));
     }
     let now = clock.now().nanoseconds();

@@ -38,6 +38,18 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    /// The word in flags, files and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Ingest => "ingest",
+            Role::Billing => "billing",
+            Role::Finance => "finance",
+            Role::Admin => "admin",
+        }
+    }
+}
+
 /// A token as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

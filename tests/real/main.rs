@@ -3,6 +3,7 @@
 //! Owns: running them. With `TALLYMARK_REAL=1` a missing peer fails; without it the test prints SKIPPED and why.
 //!
 //! Invariants: a peer is used as its users use it, unmodified.
+#![allow(clippy::print_stdout)] // a skipped test says so
 
 mod hledger;
 
@@ -10,7 +11,8 @@ use std::process::Command;
 
 /// Whether a peer is there; says why a test is skipped, or fails where peers are required.
 pub(crate) fn has_peer(program: &str) -> bool {
-    let is_there = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let is_there =
+        Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     let is_required = std::env::var_os("TALLYMARK_REAL").is_some_and(|value| value == "1");
     assert!(is_there || !is_required, "TALLYMARK_REAL=1, but {program} is not installed");
     if !is_there {

@@ -81,6 +81,8 @@ impl Driver {
             };
             match ended {
                 Ended::Done => break,
+                // Nobody waits for the first connection any more.
+                Ended::Lost(_) if connected.as_ref().is_some_and(oneshot::Sender::is_closed) => break,
                 Ended::Lost(why) => {
                     tracing::warn!("connection to {} lost: {why}; trying again", self.options.address);
                     tokio::time::sleep(backoff).await;

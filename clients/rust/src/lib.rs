@@ -65,6 +65,8 @@ pub struct ClientOptions {
     pub acks: Option<mpsc::UnboundedSender<Acked>>,
     /// Whether verdicts are asked for; they arrive as [`Acked::verdicts`].
     pub verdicts: bool,
+    /// How long [`Client::connect`] tries; once connected, a client tries for as long as it lives.
+    pub connect_timeout: Duration,
 }
 
 impl ClientOptions {
@@ -82,6 +84,7 @@ impl ClientOptions {
             in_flight_max: 32,
             acks: None,
             verdicts: false,
+            connect_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -107,6 +110,9 @@ pub enum ClientError {
     /// Certificates or settings are unusable.
     #[error("cannot set the connection up: {0}")]
     Setup(String),
+    /// Nothing answered while [`Client::connect`] tried.
+    #[error("no server answers at {0}")]
+    Unreachable(SocketAddr),
     /// The event can never be sent.
     #[error(transparent)]
     Event(#[from] EventStatus),
@@ -122,9 +128,10 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the same call may succeed later. Transport failures are mended inside the client and never surface.
+    /// Whether the same call may succeed later. Once connected, transport failures are mended inside the client and
+    /// never surface.
     pub fn is_transient(&self) -> bool {
-        false
+        matches!(self, ClientError::Unreachable(_))
     }
 }
 
@@ -196,7 +203,11 @@ impl Client {
         let stats = Arc::new(ClientStats::default());
         let driver = connection::Driver::new(endpoint, options.clone(), stats.clone(), progress_sender);
         tokio::spawn(driver.run(outgoing, connected));
-        if first.await.is_err() {
+        let first = match tokio::time::timeout(options.connect_timeout, first).await {
+            Ok(first) => first,
+            Err(_) => return Err(ClientError::Unreachable(options.address)),
+        };
+        if first.is_err() {
             let _ = progress.wait_for(|progress| progress.failed.is_some()).await;
             return Err(progress.borrow().failed.clone().unwrap_or(ClientError::Closed));
         }

@@ -13,7 +13,7 @@ use super::state::{Catalog, Change};
 use super::status::CatalogStatus;
 
 /// Bytes of a catalog file.
-const FILE_BYTES_MAX: usize = 256 << 20;
+const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// Why a text is not a catalog file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl CatalogFile {
         if text.len() > FILE_BYTES_MAX {
             return Err(CatalogFileError {
                 line: None,
-                what: "a catalog file has at most 256 MiB".to_string(),
+                what: "a catalog file has at most 64 MiB".to_string(),
             });
         }
         let file: CatalogFile = toml::from_str(text).map_err(|error| {

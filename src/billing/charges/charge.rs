@@ -13,8 +13,8 @@ use super::posting_class::PostingClass;
 pub struct Corrects {
     /// The accounting period that the usage belongs to.
     pub period: Period,
-    /// The batch with which the window became final.
-    pub window_final_batch: u64,
+    /// The batch with which the window became final; none if it was not final yet, but its period was closed.
+    pub window_final_batch: Option<u64>,
 }
 
 /// One priced line of a charge batch.
@@ -57,7 +57,7 @@ pub struct ChargeLine {
     pub period: Period,
     /// What the charge is to the books.
     pub posting_class: PostingClass,
-    /// Set if the window was final before.
+    /// Set if the window was final before, or the line posts to a later period than its usage belongs to.
     pub corrects: Option<Corrects>,
     /// Whether the window is final; otherwise the line is provisional.
     #[serde(rename = "final")]

@@ -12,7 +12,7 @@ use crate::tokens::{self, Role};
 #[derive(Debug, Args)]
 pub struct TokenArgs {
     /// Data directory.
-    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
+    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data", global = true)]
     data: PathBuf,
     #[command(subcommand)]
     action: Action,
@@ -53,8 +53,7 @@ pub fn run(args: TokenArgs) -> Result<()> {
         }
         Action::List => {
             for token in tokens::list(&args.data)? {
-                let roles: Vec<String> =
-                    token.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+                let roles: Vec<&str> = token.roles.iter().map(|role| role.as_str()).collect();
                 let sources: Vec<&str> = token.sources.iter().map(String::as_str).collect();
                 println!(
                     "{:24} {:24} sources {:24} created {}",

@@ -87,7 +87,15 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
         })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path does not take that method",
+            )
+        })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::map_response(problem::as_problem))
         .with_state(edge)
 }
 
@@ -107,7 +115,7 @@ async fn require(
         )
     })?;
     if !token.may(role) {
-        let detail = format!("the token {} does not have the role {role:?}", token.name);
+        let detail = format!("the token {} does not have the role {}", token.name, role.as_str());
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &detail));
     }
     request.extensions_mut().insert(token);

@@ -40,6 +40,36 @@ impl Problem {
     }
 }
 
+/// Turns an error that the HTTP library answered by itself into a problem document; ends JSON with a newline.
+pub(super) async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_problem = content_type == Some("application/problem+json");
+    let is_error = status.is_client_error() || status.is_server_error();
+    let is_plain_json = content_type == Some("application/json");
+    let is_foreign_error = is_error && !is_problem;
+    if !is_foreign_error && !is_plain_json {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else {
+        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "an answer was cut off")
+            .into_response();
+    };
+    if is_error {
+        let code = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => "body_must_fit",
+            StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+            _ => "request_must_be_readable",
+        };
+        return Problem::new(status, code, &String::from_utf8_lossy(&bytes)).into_response();
+    }
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let mut bytes = bytes.to_vec();
+    bytes.push(b'\n');
+    Response::from_parts(parts, bytes.into())
+}
+
 impl From<CatalogStatus> for Problem {
     fn from(status: CatalogStatus) -> Self {
         let http = match status.rule {
@@ -78,6 +108,7 @@ impl IntoResponse for Problem {
         if let (Value::Object(body), Value::Object(more)) = (&mut body, self.more) {
             body.extend(more);
         }
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], format!("{body}\n"))
+            .into_response()
     }
 }

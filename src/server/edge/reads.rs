@@ -45,9 +45,8 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
     let shards = shard_snapshot(&edge).await?;
     let (totals, oldest, sizes, failures) = edge
         .read(|machine| {
-            let oldest = machine.unacked().keys().next().copied();
-            let at = machine.control().last_cut().map(|cut| cut.at);
-            (unbilled(machine), oldest.and(at), machine.sizes(), machine.failures().len())
+            let oldest = machine.unacked().values().next().map(|(at, _)| *at);
+            (unbilled(machine), oldest, machine.sizes(), machine.failures().len())
         })
         .await?;
     let now = edge.clock.now().nanoseconds();

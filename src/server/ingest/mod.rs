@@ -112,6 +112,8 @@ pub async fn accept(endpoint: Endpoint, ingest: Arc<Ingest>, mut stopping: watch
             ingest.metrics.connections_closed.fetch_add(1, Ordering::Relaxed);
         });
     }
+    // Every connection says goodbye by itself.
+    let _ = tokio::time::timeout(PATIENCE * 2, connections.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
 
 async fn converse(
@@ -186,16 +188,19 @@ async fn read_frames(
     loop {
         let permit = in_flight.clone().acquire_owned().await?;
         let frame = tokio::select! {
-            frame = read_frame(receive) => frame,
-            _ = stopping.wait_for(|stopping| *stopping) => {
-                return Ok(Close::new(CloseCode::GoingAway, "the server is stopping"));
-            }
+            frame = read_frame(receive) => Some(frame),
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        };
+        let Some(frame) = frame else {
+            // What was taken is answered before the goodbye.
+            let _ = tokio::time::timeout(PATIENCE, answered(&in_flight)).await;
+            return Ok(Close::new(CloseCode::GoingAway, "the server is stopping"));
         };
         let (header, frame) = match frame {
             Ok(Frame::Whole(header, frame)) => (header, frame),
             Ok(Frame::Ended) => {
                 // The producer has no more; answer what is in flight.
-                let _ = in_flight.acquire_many(BATCHES_IN_FLIGHT_MAX as u32 - 1).await?;
+                answered(&in_flight).await;
                 return Ok(Close::new(CloseCode::Done, ""));
             }
             Err(ReadError::Frame(status)) => return Ok(refuse(ingest, status)),
@@ -205,6 +210,11 @@ async fn read_frames(
             return Ok(close);
         }
     }
+}
+
+/// Waits until every batch is answered; the reader holds one permit for the batch that does not come any more.
+async fn answered(in_flight: &Semaphore) {
+    let _ = in_flight.acquire_many(BATCHES_IN_FLIGHT_MAX as u32 - 1).await;
 }
 
 fn refuse(ingest: &Ingest, status: FrameStatus) -> Close {
