@@ -12,3 +12,6 @@ pub mod catalog;
 pub mod charges;
 pub mod ledger;
 pub mod rating;
+
+#[cfg(test)]
+mod testing;

@@ -387,72 +387,136 @@ impl Resource {
     }
 
     /// The rules that a resource keeps by itself.
-    pub(crate) fn check_alone(&self) -> Result<(), Rule> {
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`Rule`] declares them.
+    pub fn check(&self) -> Result<(), Rule> {
         match self {
-            Resource::Entity(_) | Resource::Plan(_) => Ok(()),
-            Resource::Account(account) => check_text(&account.name),
-            Resource::Meter(meter) => check_meter(meter),
-            Resource::Price(price) => check_price(price),
-            Resource::Subscription(subscription) => check_span(subscription.from, subscription.until),
-            Resource::Subject(binding) => check_span(binding.from, binding.until),
+            Resource::Entity(entity) => entity.check(),
+            Resource::Account(account) => account.check(),
+            Resource::Meter(meter) => meter.check(),
+            Resource::Plan(plan) => plan.check(),
+            Resource::Price(price) => price.check(),
+            Resource::Subscription(subscription) => subscription.check(),
+            Resource::Subject(binding) => binding.check(),
         }
     }
 }
 
-fn check_text(text: &str) -> Result<(), Rule> {
-    if (1..=PROPERTY_BYTES_MAX).contains(&text.len()) { Ok(()) } else { Err(Rule::TextMustFit) }
+impl Entity {
+    /// The rules that an entity keeps by itself: none beyond the types of its fields.
+    ///
+    /// # Errors
+    /// None yet.
+    pub fn check(&self) -> Result<(), Rule> {
+        Ok(())
+    }
+}
+
+impl Account {
+    /// The rules that an account keeps by itself.
+    ///
+    /// # Errors
+    /// [`Rule::TextMustFit`].
+    pub fn check(&self) -> Result<(), Rule> {
+        check_text(&self.name, PROPERTY_BYTES_MAX)
+    }
+}
+
+impl Plan {
+    /// The rules that a plan keeps by itself: none beyond the types of its fields.
+    ///
+    /// # Errors
+    /// None yet.
+    pub fn check(&self) -> Result<(), Rule> {
+        Ok(())
+    }
+}
+
+impl Subscription {
+    /// The rules that a subscription keeps by itself.
+    ///
+    /// # Errors
+    /// [`Rule::UntilMustBeAfterFrom`].
+    pub fn check(&self) -> Result<(), Rule> {
+        check_span(self.from, self.until)
+    }
+}
+
+impl SubjectBinding {
+    /// The rules that a binding keeps by itself.
+    ///
+    /// # Errors
+    /// [`Rule::UntilMustBeAfterFrom`].
+    pub fn check(&self) -> Result<(), Rule> {
+        check_span(self.from, self.until)
+    }
+}
+
+impl Meter {
+    /// The rules that a meter keeps by itself.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`Rule`] declares them.
+    pub fn check(&self) -> Result<(), Rule> {
+        check_text(&self.event_type, OPAQUE_BYTES_MAX)?;
+        let texts = self.filter.values().flat_map(|texts| texts.as_slice());
+        for text in self.value.iter().chain(&self.group_by).chain(self.filter.keys()).chain(texts) {
+            check_text(text, PROPERTY_BYTES_MAX)?;
+        }
+        if (self.aggregation == Aggregation::Sum) != self.value.is_some() {
+            return Err(Rule::ValueMustFitAggregation);
+        }
+        if self.scale > DECIMAL_FRACTION_DIGITS_MAX {
+            return Err(Rule::ScaleMustFit);
+        }
+        let different: BTreeSet<_> = self.group_by.iter().collect();
+        if self.group_by.len() > METER_GROUP_BY_MAX || different.len() != self.group_by.len() {
+            return Err(Rule::GroupByMustFit);
+        }
+        if self.filter.values().any(|texts| texts.as_slice().is_empty()) {
+            return Err(Rule::FilterMustNameTexts);
+        }
+        Ok(())
+    }
+}
+
+impl Price {
+    /// The rules that a price keeps by itself.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`Rule`] declares them.
+    pub fn check(&self) -> Result<(), Rule> {
+        let per = self.per.unwrap_or(1);
+        if per == 0 || per > PRICE_PER_MAX || 10u64.pow(per.ilog10()) != per {
+            return Err(Rule::PerMustBePowerOfTen);
+        }
+        let (meter, amount, tiers) = (self.meter.is_some(), self.unit_amount.is_some(), self.tiers.is_some());
+        let misfit = match self.model {
+            PricingModel::PerUnit if !meter || !amount || tiers => {
+                Some("per_unit needs meter and unit_amount, and no tiers")
+            }
+            PricingModel::Graduated if !meter || amount || !tiers => {
+                Some("graduated needs meter and tiers, and no unit_amount")
+            }
+            PricingModel::Flat if meter || !amount || tiers || self.per.is_some() => {
+                Some("flat needs unit_amount, and no meter, tiers or per")
+            }
+            _ => None,
+        };
+        if let Some(what) = misfit {
+            return Err(Rule::PriceMustFitModel(what));
+        }
+        self.tiers.as_deref().map_or(Ok(()), check_tiers)
+    }
+}
+
+fn check_text(text: &str, bytes_max: usize) -> Result<(), Rule> {
+    if (1..=bytes_max).contains(&text.len()) { Ok(()) } else { Err(Rule::TextMustFit) }
 }
 
 fn check_span(from: Timestamp, until: Option<Timestamp>) -> Result<(), Rule> {
     if until.is_none_or(|until| until > from) { Ok(()) } else { Err(Rule::UntilMustBeAfterFrom) }
-}
-
-fn check_meter(meter: &Meter) -> Result<(), Rule> {
-    if !(1..=OPAQUE_BYTES_MAX).contains(&meter.event_type.len()) {
-        return Err(Rule::TextMustFit);
-    }
-    let texts = meter.filter.values().flat_map(|texts| texts.as_slice());
-    for text in meter.value.iter().chain(&meter.group_by).chain(meter.filter.keys()).chain(texts) {
-        check_text(text)?;
-    }
-    if (meter.aggregation == Aggregation::Sum) != meter.value.is_some() {
-        return Err(Rule::ValueMustFitAggregation);
-    }
-    if meter.scale > DECIMAL_FRACTION_DIGITS_MAX {
-        return Err(Rule::ScaleMustFit);
-    }
-    let different: BTreeSet<_> = meter.group_by.iter().collect();
-    if meter.group_by.len() > METER_GROUP_BY_MAX || different.len() != meter.group_by.len() {
-        return Err(Rule::GroupByMustFit);
-    }
-    if meter.filter.values().any(|texts| texts.as_slice().is_empty()) {
-        return Err(Rule::FilterMustNameTexts);
-    }
-    Ok(())
-}
-
-fn check_price(price: &Price) -> Result<(), Rule> {
-    let per = price.per.unwrap_or(1);
-    if per == 0 || per > PRICE_PER_MAX || 10u64.pow(per.ilog10()) != per {
-        return Err(Rule::PerMustBePowerOfTen);
-    }
-    let (meter, amount, tiers) = (price.meter.is_some(), price.unit_amount.is_some(), price.tiers.is_some());
-    let misfit = match price.model {
-        PricingModel::PerUnit if !meter || !amount || tiers => {
-            Some("per_unit needs meter and unit_amount, and no tiers")
-        }
-        PricingModel::Graduated if !meter || amount || !tiers => {
-            Some("graduated needs meter and tiers, and no unit_amount")
-        }
-        PricingModel::Flat if meter || !amount || tiers || price.per.is_some() => {
-            Some("flat needs unit_amount, and no meter, tiers or per")
-        }
-        _ => None,
-    };
-    if let Some(what) = misfit {
-        return Err(Rule::PriceMustFitModel(what));
-    }
-    price.tiers.as_deref().map_or(Ok(()), check_tiers)
 }
 
 fn check_tiers(tiers: &[Tier]) -> Result<(), Rule> {

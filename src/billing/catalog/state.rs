@@ -57,7 +57,7 @@ impl Catalog {
     /// # Errors
     /// The first broken rule, in the order in which [`Rule`] declares them.
     pub fn check(&self, resource: &Resource) -> Result<Change, CatalogStatus> {
-        resource.check_alone().and_then(|()| self.check_between(resource)).map_err(|rule| CatalogStatus {
+        resource.check().and_then(|()| self.check_between(resource)).map_err(|rule| CatalogStatus {
             kind: resource.kind(),
             id: resource.id().to_string(),
             rule,

@@ -8,7 +8,12 @@ pub mod models;
 mod position;
 mod status;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod histories;
+
 pub use self::explain::{ExplainedPortion, WindowExplanation, explain};
 pub use self::measure::SliceMeasure;
 pub use self::position::{PositionLine, WindowTerms, position};
-pub use self::status::RatingStatus;
+pub use self::status::{AMOUNT_MINOR_MAX, RatingStatus};

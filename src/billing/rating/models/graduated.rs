@@ -10,7 +10,7 @@ use domain::{Decimal, Exact};
 
 use super::Portion;
 use crate::catalog::Price;
-use crate::rating::status::RatingStatus;
+use crate::rating::status::{RatingStatus, difference};
 
 pub(super) fn portions(
     price: &Price,
@@ -30,7 +30,7 @@ pub(super) fn portions(
             Some(up_to) if compare(quantity, up_to.into())? == Ordering::Greater => up_to.into(),
             _ => quantity,
         };
-        let inside = top.subtract(low)?;
+        let inside = difference(top, low)?;
         let has_flat = is_entered || is_owed_at_zero;
         let flat_amount = tier.flat_amount.filter(|_| has_flat).unwrap_or(Decimal::ZERO);
         let units = inside.multiply(tier.unit_amount.into())?.divide_by_power_of_ten(price.per_exponent());

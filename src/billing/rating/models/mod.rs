@@ -3,8 +3,8 @@
 //! Owns: the cumulative amount of a quantity under one version of a price, and its portions.
 //! Leaves to others: slices, versions and rounding (`super::position`).
 //!
-//! Laws, tested here for every model: the portions add up to the amount; one open tier without flat amount equals
-//! per unit; nothing rounds.
+//! Laws, tested here and over whole histories (`super::histories`): the portions add up to the amount; splitting a
+//! quantity changes nothing; one open tier without flat amount equals per unit; nothing rounds.
 
 mod flat;
 mod graduated;
@@ -40,6 +40,9 @@ pub struct Portion {
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
+///
+/// # Panics
+/// If the price lacks what its model needs; [`Price::check`] refuses such a price.
 pub fn amount(price: &Price, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, RatingStatus> {
     let mut sum = Exact::ZERO;
     for portion in portions(price, quantity, is_owed_at_zero)? {
@@ -52,6 +55,9 @@ pub fn amount(price: &Price, quantity: Exact, is_owed_at_zero: bool) -> Result<E
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
+///
+/// # Panics
+/// As [`amount`].
 pub fn portions(price: &Price, quantity: Exact, is_owed_at_zero: bool) -> Result<Vec<Portion>, RatingStatus> {
     match price.model {
         PricingModel::PerUnit => per_unit::portions(price, quantity),
@@ -145,12 +151,32 @@ mod tests {
             amount(&price, quantity, true).unwrap().to_string(),
             "999999999999999999.999999999999999999"
         );
+        assert_eq!(
+            Decimal::parse("1000000000000000000000000000000000000000000000000"),
+            Err(domain::DecimalStatus::DecimalDigitsMustFit),
+            "49 digits are refused where they enter"
+        );
         let huge = quantity.multiply(quantity).unwrap();
         let dear = self::price(PricingModel::PerUnit, Some("99999999999999999999"), &[]);
         assert_eq!(amount(&dear, huge, true), Err(RatingStatus::AmountMustFit));
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases())]
+
+        #[test]
+        fn portions_add_up_to_the_amount_and_tile_the_quantity(
+            quantity in -500i128..50_000, owed in any::<bool>(),
+        ) {
+            let tiers = price(PricingModel::Graduated, None, &[("10", "1", "7"), ("1000.5", "0.25", ""), ("", "0.1", "3")]);
+            let quantity = Exact::new(quantity, 1);
+            let portions = portions(&tiers, quantity, owed).unwrap();
+            let add = |sum: Exact, part: Exact| sum.add(part).unwrap();
+            let amounts = portions.iter().map(|portion| portion.amount).fold(Exact::ZERO, add);
+            let quantities = portions.iter().map(|portion| portion.quantity).fold(Exact::ZERO, add);
+            prop_assert_eq!((amounts, quantities), (amount(&tiers, quantity, owed).unwrap(), quantity));
+        }
+
         #[test]
         fn one_open_tier_is_per_unit(quantity in -1_000_000i128..1_000_000_000, unit in 0i128..1_000_000) {
             let unit = Decimal::new(unit, 4).unwrap();
