@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use domain::{AccountId, Currency, EntityId, Exact, MeterId, Period, PriceId, Span, SubscriptionId};
+use domain::{
+    AccountId, Currency, EntityId, Exact, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use super::posting_class::PostingClass;
@@ -17,7 +19,31 @@ pub struct Corrects {
     pub window_final_batch: Option<u64>,
 }
 
+/// Identity of a charge line: the finest thing that is charged.
+///
+/// Lines of one key, over all batches, add up to what the slice was worth at the last cut. Keys order by account,
+/// subscription, price, group, window, slice and version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LineKey {
+    /// Who pays.
+    pub account: AccountId,
+    /// For which subscription.
+    pub subscription: SubscriptionId,
+    /// At which price.
+    pub price: PriceId,
+    /// Texts of the group-by dimensions.
+    pub group: BTreeMap<String, String>,
+    /// First instant of the tier window.
+    pub window_from: Timestamp,
+    /// First instant of the slice. Its end is no part of the key: a slice that is split keeps its start.
+    pub slice_from: Timestamp,
+    /// The price's version.
+    pub price_version: u32,
+}
+
 /// One priced line of a charge batch.
+///
+/// The order of fields is the order in which they are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChargeLine {
@@ -69,6 +95,19 @@ pub struct ChargeLine {
 }
 
 impl ChargeLine {
+    /// Identity of the line.
+    pub fn key(&self) -> LineKey {
+        LineKey {
+            account: self.account.clone(),
+            subscription: self.subscription.clone(),
+            price: self.price.clone(),
+            group: self.group.clone(),
+            window_from: self.window.from,
+            slice_from: self.slice.from,
+            price_version: self.price_version,
+        }
+    }
+
     /// The rounded amount in minor units.
     ///
     /// # Panics
@@ -79,8 +118,75 @@ impl ChargeLine {
 
     /// Whether the texts of a line that was read say what they should.
     pub fn is_readable(&self) -> bool {
-        let digest_fits =
-            self.event_digest.len() == 32 && u128::from_str_radix(&self.event_digest, 16).is_ok();
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let digest_fits = self.event_digest.len() == 32 && self.event_digest.bytes().all(is_hex);
         digest_fits && self.currency.parse_minor(&self.rounded).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"batch":7,"line":1,"account":"acme","subscription":"s1","price":"calls","price_version":2,"meter":"calls","group":{"region":"eu"},"window":{"from":"2026-01-01T00:00:00Z","until":"2026-02-01T00:00:00Z"},"slice":{"from":"2026-01-15T00:00:00Z","until":"2026-02-01T00:00:00Z"},"quantity_before":"1000","quantity_after":"1000.5","precise":"0.00375","rounded":"-0.05","currency":"USD","entity":"inc","period":"2026-02","posting_class":"earned_usage","corrects":{"period":"2026-01","window_final_batch":5},"final":true,"event_count":-1,"event_digest":"0123456789abcdef0123456789abcdef"}"#;
+
+    fn changed(from: &str, to: &str) -> Option<ChargeLine> {
+        assert!(LINE.contains(from), "{from}");
+        serde_json::from_str(&LINE.replace(from, to)).ok()
+    }
+
+    #[test]
+    fn a_line_is_written_in_the_order_of_its_fields_and_reads_back() {
+        let line: ChargeLine = serde_json::from_str(LINE).unwrap();
+        assert_eq!(serde_json::to_string(&line).unwrap(), LINE);
+        assert_eq!((line.rounded_minor(), line.is_readable()), (-5, true));
+    }
+
+    #[test]
+    fn a_line_that_says_too_much_too_little_or_nonsense_is_not_readable() {
+        for (from, to) in [
+            (r#""batch":7,"#, ""),
+            (r#""batch":7,"#, r#""batch":7,"colour":"red","#),
+            (r#""precise":"0.00375""#, r#""precise":0.00375"#),
+            (r#""period":"2026-02""#, r#""period":"2026-13""#),
+            (r#""posting_class":"earned_usage""#, r#""posting_class":"deferred""#),
+        ] {
+            assert_eq!(changed(from, to), None, "{to}");
+        }
+        for (from, to) in [
+            (r#""rounded":"-0.05""#, r#""rounded":"-0.051""#),
+            (r#""rounded":"-0.05""#, r#""rounded":"five""#),
+            ("0123456789abcdef0123456789abcdef", "0123456789abcdef"),
+            ("0123456789abcdef0123456789abcdef", "+123456789abcdef0123456789abcdef"),
+            ("0123456789abcdef0123456789abcdef", "0123456789ABCDEF0123456789abcdef"),
+        ] {
+            assert_eq!(changed(from, to).map(|line| line.is_readable()), Some(false), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_key_says_what_is_charged_and_not_when_or_how_much() {
+        let key = changed("acme", "acme").unwrap().key();
+        for (from, to) in [
+            (r#""batch":7"#, r#""batch":8"#),
+            (r#""rounded":"-0.05""#, r#""rounded":"1.00""#),
+            (r#"15T00:00:00Z","until":"2026-02-01"#, r#"15T00:00:00Z","until":"2026-01-16"#),
+        ] {
+            assert_eq!(changed(from, to).unwrap().key(), key, "{to}");
+        }
+        // In order of what decides first.
+        let greater: Vec<LineKey> = [
+            (r#""price_version":2"#, r#""price_version":3"#),
+            (r#""slice":{"from":"2026-01-15"#, r#""slice":{"from":"2026-01-16"#),
+            (r#""window":{"from":"2026-01-01"#, r#""window":{"from":"2026-01-02"#),
+            (r#"{"region":"eu"}"#, r#"{"region":"us"}"#),
+            (r#""price":"calls""#, r#""price":"input""#),
+            (r#""subscription":"s1""#, r#""subscription":"s2""#),
+            (r#""account":"acme""#, r#""account":"beta""#),
+        ]
+        .into_iter()
+        .map(|(from, to)| changed(from, to).unwrap().key())
+        .collect();
+        assert!([key].iter().chain(&greater).is_sorted_by(|a, b| a < b), "{greater:#?}");
     }
 }

@@ -1,7 +1,10 @@
 //! Rated charges: the lines that leave in a batch.
+//!
+//! Owns: their fields, their identity, their posting class. Leaves to others: which lines a batch has
+//! (`machine::cut`), how a batch is numbered and chained (`machine::batch`).
 
 mod charge;
 mod posting_class;
 
-pub use self::charge::{ChargeLine, Corrects};
+pub use self::charge::{ChargeLine, Corrects, LineKey};
 pub use self::posting_class::PostingClass;

@@ -1,4 +1,6 @@
 //! What a charge is to the books: each has exactly one class.
+//!
+//! Owns: the classes. Leaves to others: the ledger account of a class (`ledger::chart`).
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,6 @@
 //! The ledger accounts that Tallymark posts to.
+//!
+//! Owns: their names, and the revenue account of each posting class. Leaves to others: their numbers in an ERP.
 
 use std::fmt;
 
