@@ -1,10 +1,14 @@
 //! Catalog files: TOML, one table per resource.
 //!
 //! Owns: reading them, and the difference to a catalog. Leaves to others: writing records (`server::control`).
+//!
+//! Invariants: a mistake is said with its line, what is wrong and what belongs there; a file of another version is
+//! refused for its version first, since everything else in it may be new.
 
 use std::fmt;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use super::resource::{
     Account, Entity, Meter, Plan, Price, Resource, ResourceKind, SubjectBinding, Subscription,
@@ -12,6 +16,8 @@ use super::resource::{
 use super::state::{Catalog, Change};
 use super::status::CatalogStatus;
 
+/// The version of catalog files that is read.
+const FILE_VERSION: u32 = 1;
 /// Bytes of a catalog file.
 const FILE_BYTES_MAX: usize = 64 << 20;
 
@@ -68,15 +74,16 @@ impl CatalogFile {
                 what: "a catalog file has at most 64 MiB".to_string(),
             });
         }
-        let file: CatalogFile = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            CatalogFileError { line, what: error.message().to_string() }
-        })?;
-        if file.catalog != 1 {
-            let what = format!("catalog = {} is not known; this version reads catalog = 1", file.catalog);
-            return Err(CatalogFileError { line: None, what });
+        let file = toml::from_str::<CatalogFile>(text);
+        if !matches!(&file, Ok(file) if file.catalog == FILE_VERSION)
+            && let Some(error) = version_mistake(text)
+        {
+            return Err(error);
         }
-        Ok(file)
+        file.map_err(|error| CatalogFileError {
+            line: error.span().map(|span| line_of(text, span.start)),
+            what: error.message().trim().replace('\n', "; "),
+        })
     }
 
     /// Its resources, those that others refer to first.
@@ -91,6 +98,33 @@ impl CatalogFile {
         resources.extend(self.subject.iter().cloned().map(Resource::Subject));
         resources
     }
+}
+
+/// What a file says of its version, whatever else is in it.
+#[derive(Deserialize)]
+struct Header {
+    catalog: Option<Spanned<toml::Value>>,
+}
+
+/// What is wrong with a file's version, if that is what is wrong.
+fn version_mistake(text: &str) -> Option<CatalogFileError> {
+    // A text that is no TOML has a mistake of its own.
+    let header: Header = toml::from_str(text).ok()?;
+    let Some(version) = header.catalog else {
+        let what = "a catalog file starts with its version; write `catalog = 1` above the first table";
+        return Some(CatalogFileError { line: Some(1), what: what.to_string() });
+    };
+    let is_known = version.get_ref().as_integer() == Some(FILE_VERSION.into());
+    let line = Some(line_of(text, version.span().start));
+    let what = format!(
+        "catalog = {} is not a version that is known here; this program reads `catalog = {FILE_VERSION}`",
+        version.get_ref()
+    );
+    (!is_known).then_some(CatalogFileError { line, what })
+}
+
+fn line_of(text: &str, byte: usize) -> usize {
+    text.as_bytes()[..byte.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 /// A difference between a file and a catalog.
@@ -132,16 +166,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistake_is_named_with_its_line() {
-        let error =
-            CatalogFile::parse("catalog = 1\n[[plan]]\nid = \"Pro\"\ncurrency = \"USD\"\n").unwrap_err();
-        assert_eq!(error.line, Some(3));
-        assert!(error.what.contains("a-z or 0-9"), "{error}");
-        let error =
-            CatalogFile::parse("catalog = 1\n[[plan]]\nid = \"pro\"\ncurrency = \"USD\"\ncolour = 1\n")
-                .unwrap_err();
-        assert!(error.what.contains("colour"), "{error}");
-        assert!(CatalogFile::parse("catalog = 2\n").unwrap_err().what.contains("catalog = 1"));
-        assert!(CatalogFile::parse("").unwrap_err().what.contains("catalog"));
+    fn a_mistake_is_said_with_its_line_and_what_belongs_there() {
+        let plan = "catalog = 1\n[[plan]]\nid = \"pro\"\ncurrency = \"USD\"\n";
+        let price = "catalog = 1\n[[price]]\nid = \"p\"\nplan = \"pro\"\nmeter = \"m\"\nmodel = \"per_unit\"\nwindow = \"month\"\n";
+        let with = |base: &str, line: &str| format!("{base}{line}\n");
+        for (text, line, what) in [
+            (String::new(), Some(1), "write `catalog = 1` above the first table"),
+            (plan.replace("catalog = 1\n", ""), Some(1), "write `catalog = 1` above the first table"),
+            (plan.replace("catalog = 1", "\ncatalog = 2"), Some(2), "catalog = 2 is not a version"),
+            (plan.replace("catalog = 1", "catalog = \"1\""), Some(1), "this program reads `catalog = 1`"),
+            (String::from("catalog = 2\n[[coupon]]\nid = \"x\"\n"), Some(1), "catalog = 2 is not a version"),
+            (plan.replace("\"pro\"", "\"Pro\""), Some(3), "a-z or 0-9"),
+            (plan.replace("\"USD\"", "\"usd\""), Some(4), "ISO 4217"),
+            (with(plan, "colour = 1"), Some(5), "unknown field `colour`, expected `id` or `currency`"),
+            (plan.replace("[[plan]]", "[[plans]]"), Some(2), "expected one of"),
+            (plan.replace("currency = \"USD\"", ""), Some(2), "missing field `currency`"),
+            (with(price, "unit_amount = 0.01"), Some(8), "expected a decimal in quotes, such as \"0.01\""),
+            (with(price, "unit_amount = 1"), Some(8), "expected a decimal in quotes"),
+            (with(price, "unit_amount = \"1e3\""), Some(8), "\"1e3\": a decimal is written with digits"),
+            (with(price, "tiers = [{ unit_amount = 0.5 }]"), Some(8), "expected a decimal in quotes"),
+            (with(price, "tiers = [{ up_to = 10, unit_amount = \"1\" }]"), Some(8), "a decimal in quotes"),
+            (with(price, "effective_from = 2026-01-01T00:00:00Z"), Some(8), "expected an instant in quotes"),
+            (with(price, "effective_from = \"2026-01-01\""), Some(8), "RFC 3339"),
+            (with(price, "per = \"1000\""), Some(8), "expected"),
+            (plan.replace("model", "x").replace("= \"pro\"", "= \"pro"), Some(3), ""),
+            (price.replace("per_unit", "volume"), Some(6), "expected one of `per_unit`, `graduated`, `flat`"),
+        ] {
+            let error = CatalogFile::parse(&text).expect_err(&text);
+            assert_eq!(error.line, line, "{error}\n{text}");
+            assert!(error.what.contains(what), "{error}\n{text}");
+            assert!(!error.to_string().contains('\n'), "one line: {error}");
+        }
+    }
+
+    #[test]
+    fn resources_stand_in_the_order_in_which_they_may_refer_to_each_other() {
+        let resources = CatalogFile::parse(crate::catalog::state::tests::FILE).unwrap().resources();
+        assert!(resources.is_sorted_by_key(Resource::kind));
+        let kinds: Vec<ResourceKind> = resources.iter().map(Resource::kind).collect();
+        assert!(ResourceKind::ALL.iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+    }
+
+    #[test]
+    fn a_plan_of_changes_shows_before_and_after_and_changes_nothing() {
+        let file = CatalogFile::parse(crate::catalog::state::tests::FILE).unwrap();
+        let mut catalog = Catalog::default();
+        let planned = plan_changes(&catalog, &file).unwrap();
+        assert_eq!(planned.len(), file.resources().len());
+        assert!(planned.iter().all(|planned| planned.change == Change::Create && planned.before.is_none()));
+        assert_eq!(catalog.entities().count(), 0, "planning changes nothing");
+        for (offset, resource) in file.resources().into_iter().enumerate() {
+            catalog.apply(resource, offset as u64).unwrap();
+        }
+        assert_eq!(plan_changes(&catalog, &file).unwrap().len(), 0);
+
+        let renamed = crate::catalog::state::tests::FILE.replace("\"Acme\"", "\"Acme Corp\"");
+        let planned = plan_changes(&catalog, &CatalogFile::parse(&renamed).unwrap()).unwrap();
+        let [change] = planned.as_slice() else { panic!("{planned:?}") };
+        assert_eq!((change.kind, &*change.id), (ResourceKind::Accounts, "acme"));
+        assert_eq!(change.change, Change::NewVersion(2));
+        assert_eq!(change.before.as_ref().unwrap()["name"], "Acme");
+        assert_eq!(change.after["name"], "Acme Corp");
+
+        let broken = renamed.replace("\"America/New_York\"", "\"Europe/Berlin\"");
+        let status = plan_changes(&catalog, &CatalogFile::parse(&broken).unwrap()).unwrap_err();
+        assert_eq!(status.to_string().split(':').next(), Some("entity inc"));
     }
 }

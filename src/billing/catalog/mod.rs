@@ -6,6 +6,7 @@ mod file;
 mod resource;
 mod state;
 mod status;
+mod text;
 mod timeline;
 
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
@@ -13,6 +14,6 @@ pub use self::resource::{
     Account, Aggregation, Entity, Meter, NegativeUsage, OneOrMany, Plan, Price, PricingModel, Resource,
     ResourceKind, SubjectBinding, Subscription, Tier, Window,
 };
-pub use self::state::{Catalog, Change};
+pub use self::state::{Catalog, Change, Versioned};
 pub use self::status::{CatalogStatus, Rule};
 pub use self::timeline::{PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline};

@@ -1,7 +1,7 @@
 //! The resources of the catalog as files and APIs write them.
 //!
 //! Owns: their fields, and the rules that a resource keeps by itself. Leaves to others: rules between resources
-//! (`state`).
+//! (`state`), how their texts are read (`text`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,12 +16,13 @@ use domain::{
 use serde::{Deserialize, Serialize};
 
 use super::status::{CatalogStatus, Rule};
+use super::text;
 
 /// A legal entity: who sells and keeps the books.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entity {
-    /// Id, at most 24 characters: it is part of journal ids.
+    /// Id; at most 24 characters, because it is part of journal ids.
     pub id: EntityId,
     /// Functional currency.
     pub currency: Currency,
@@ -68,14 +69,20 @@ pub enum NegativeUsage {
     Signed,
 }
 
-/// One text, or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One text, or a list of them; a list of one text equals that text.
+#[derive(Clone, Debug, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
     /// One text.
     One(String),
     /// Any of these.
     Many(Vec<String>),
+}
+
+impl PartialEq for OneOrMany {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
 }
 
 impl OneOrMany {
@@ -146,12 +153,13 @@ pub enum PricingModel {
 #[serde(deny_unknown_fields)]
 pub struct Tier {
     /// Last unit of the tier, inclusive; the last tier has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
     pub up_to: Option<Decimal>,
     /// Amount for `per` units.
+    #[serde(deserialize_with = "text::decimal")]
     pub unit_amount: Decimal,
     /// Amount owed once the tier is entered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
     pub flat_amount: Option<Decimal>,
 }
 
@@ -177,7 +185,7 @@ pub struct Price {
     /// How.
     pub model: PricingModel,
     /// Amount for `per` units, or the recurring amount.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
     pub unit_amount: Option<Decimal>,
     /// Tiers of a graduated price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,7 +196,7 @@ pub struct Price {
     /// The span over which tiers accumulate.
     pub window: Window,
     /// From when on this version holds; always, if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
     pub effective_from: Option<Timestamp>,
     /// Whether the first tier's flat amount is owed without usage; true if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,9 +221,10 @@ pub struct Subscription {
     /// What is subscribed to.
     pub plan: PlanId,
     /// First instant.
+    #[serde(deserialize_with = "text::instant")]
     pub from: Timestamp,
     /// First instant after it; open-ended if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
@@ -228,9 +237,10 @@ pub struct SubjectBinding {
     /// The subscription that its usage belongs to.
     pub subscription: SubscriptionId,
     /// First instant.
+    #[serde(deserialize_with = "text::instant")]
     pub from: Timestamp,
     /// First instant after it; open-ended if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
@@ -316,23 +326,59 @@ pub enum Resource {
     Subject(SubjectBinding),
 }
 
+impl From<Entity> for Resource {
+    fn from(resource: Entity) -> Self {
+        Resource::Entity(resource)
+    }
+}
+
+impl From<Account> for Resource {
+    fn from(resource: Account) -> Self {
+        Resource::Account(resource)
+    }
+}
+
+impl From<Meter> for Resource {
+    fn from(resource: Meter) -> Self {
+        Resource::Meter(resource)
+    }
+}
+
+impl From<Plan> for Resource {
+    fn from(resource: Plan) -> Self {
+        Resource::Plan(resource)
+    }
+}
+
+impl From<Price> for Resource {
+    fn from(resource: Price) -> Self {
+        Resource::Price(resource)
+    }
+}
+
+impl From<Subscription> for Resource {
+    fn from(resource: Subscription) -> Self {
+        Resource::Subscription(resource)
+    }
+}
+
+impl From<SubjectBinding> for Resource {
+    fn from(resource: SubjectBinding) -> Self {
+        Resource::Subject(resource)
+    }
+}
+
 impl Resource {
     /// Reads a resource from a JSON body; the body may leave out the id.
     ///
     /// # Errors
-    /// [`Rule::BodyMustBeReadable`] or [`Rule::IdMustMatchPath`].
+    /// [`Rule::BodyMustBeReadable`], then [`Rule::IdMustMatchPath`].
     pub fn from_json(kind: ResourceKind, id: &str, body: serde_json::Value) -> Result<Self, CatalogStatus> {
         let refuse = |rule| CatalogStatus { kind, id: id.to_string(), rule };
         let serde_json::Value::Object(mut fields) = body else {
             return Err(refuse(Rule::BodyMustBeReadable("a resource is a JSON object".to_string())));
         };
-        match fields.get("id") {
-            None => {
-                fields.insert("id".to_string(), id.into());
-            }
-            Some(given) if given.as_str() == Some(id) => {}
-            Some(_) => return Err(refuse(Rule::IdMustMatchPath)),
-        }
+        let given = fields.insert("id".to_string(), id.into());
         let body = serde_json::Value::Object(fields);
         let read = match kind {
             ResourceKind::Entities => serde_json::from_value(body).map(Resource::Entity),
@@ -343,7 +389,11 @@ impl Resource {
             ResourceKind::Subscriptions => serde_json::from_value(body).map(Resource::Subscription),
             ResourceKind::Subjects => serde_json::from_value(body).map(Resource::Subject),
         };
-        read.map_err(|error| refuse(Rule::BodyMustBeReadable(error.to_string())))
+        let resource = read.map_err(|error| refuse(Rule::BodyMustBeReadable(error.to_string())))?;
+        if given.is_some_and(|given| given.as_str() != Some(id)) {
+            return Err(refuse(Rule::IdMustMatchPath));
+        }
+        Ok(resource)
     }
 
     /// The resource as JSON.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{AccountId, EntityId, MeterId, PlanId, PriceId, Subject, SubscriptionId};
 
-use super::resource::{Account, Entity, Meter, Plan, Price, Resource, Subscription};
+use super::resource::{Account, Entity, Meter, Plan, Price, Resource, ResourceKind, Subscription};
 use super::status::{CatalogStatus, Rule};
 use super::timeline::{Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline};
 
@@ -35,13 +35,24 @@ impl Change {
     }
 }
 
+/// A version of a resource, and the record that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// Number of the version, from 1 in record order.
+    pub version: u32,
+    /// Offset of its record in the control log.
+    pub control_offset: u64,
+    /// The resource.
+    pub resource: Resource,
+}
+
 /// All resources in all versions.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
-    entities: BTreeMap<EntityId, Entity>,
-    accounts: BTreeMap<AccountId, (u32, Account)>,
+    entities: BTreeMap<EntityId, (u64, Entity)>,
+    accounts: BTreeMap<AccountId, Vec<(u64, Account)>>,
     meters: BTreeMap<MeterId, (u64, Meter)>,
-    plans: BTreeMap<PlanId, Plan>,
+    plans: BTreeMap<PlanId, (u64, Plan)>,
     prices: BTreeMap<PriceId, PriceTimeline>,
     prices_by_plan: BTreeMap<PlanId, BTreeSet<PriceId>>,
     subscriptions: BTreeMap<SubscriptionId, SubscriptionTimeline>,
@@ -68,7 +79,7 @@ impl Catalog {
         match resource {
             Resource::Entity(entity) => match self.entities.get(&entity.id) {
                 None => Ok(Change::Create),
-                Some(before) if before == entity => Ok(Change::Unchanged),
+                Some((_, before)) if before == entity => Ok(Change::Unchanged),
                 Some(_) => Err(Rule::MustNotChange("currency and time zone of a legal entity")),
             },
             Resource::Account(account) => self.check_account(account),
@@ -79,7 +90,7 @@ impl Catalog {
             },
             Resource::Plan(plan) => match self.plans.get(&plan.id) {
                 None => Ok(Change::Create),
-                Some(before) if before == plan => Ok(Change::Unchanged),
+                Some((_, before)) if before == plan => Ok(Change::Unchanged),
                 Some(_) => Err(Rule::MustNotChange("the currency of a plan")),
             },
             Resource::Price(price) => self.check_price(price),
@@ -98,7 +109,8 @@ impl Catalog {
         if !self.entities.contains_key(&account.entity) {
             return Err(missing("entity", &account.entity));
         }
-        let Some((version, before)) = self.accounts.get(&account.id) else { return Ok(Change::Create) };
+        let Some(versions) = self.accounts.get(&account.id) else { return Ok(Change::Create) };
+        let (_, before) = versions.last().expect("an account has at least one version");
         if before == account {
             return Ok(Change::Unchanged);
         }
@@ -106,7 +118,7 @@ impl Catalog {
         if terms(before) != terms(account) {
             return Err(Rule::MustNotChange("legal entity, currency and time zone of an account"));
         }
-        Ok(Change::NewVersion(version + 1))
+        Ok(Change::NewVersion(versions.len() as u32 + 1))
     }
 
     fn check_price(&self, price: &Price) -> Result<Change, Rule> {
@@ -132,10 +144,10 @@ impl Catalog {
     }
 
     fn check_subscription(&self, subscription: &Subscription) -> Result<Change, Rule> {
-        let Some((_, account)) = self.accounts.get(&subscription.account) else {
+        let Some(account) = self.account(&subscription.account) else {
             return Err(missing("account", &subscription.account));
         };
-        let Some(plan) = self.plans.get(&subscription.plan) else {
+        let Some(plan) = self.plan(&subscription.plan) else {
             return Err(missing("plan", &subscription.plan));
         };
         if plan.currency != account.currency {
@@ -158,10 +170,18 @@ impl Catalog {
 
         // From here taking it must succeed.
         match resource {
-            Resource::Entity(entity) => drop(self.entities.insert(entity.id.clone(), entity)),
-            Resource::Account(account) => drop(self.accounts.insert(account.id.clone(), (version, account))),
-            Resource::Meter(meter) => drop(self.meters.insert(meter.id.clone(), (control_offset, meter))),
-            Resource::Plan(plan) => drop(self.plans.insert(plan.id.clone(), plan)),
+            Resource::Entity(entity) => {
+                self.entities.insert(entity.id.clone(), (control_offset, entity));
+            }
+            Resource::Account(account) => {
+                self.accounts.entry(account.id.clone()).or_default().push((control_offset, account));
+            }
+            Resource::Meter(meter) => {
+                self.meters.insert(meter.id.clone(), (control_offset, meter));
+            }
+            Resource::Plan(plan) => {
+                self.plans.insert(plan.id.clone(), (control_offset, plan));
+            }
             Resource::Price(price) => {
                 self.prices_by_plan.entry(price.plan.clone()).or_default().insert(price.id.clone());
                 let timeline =
@@ -175,17 +195,19 @@ impl Catalog {
                     .or_default()
                     .insert(id.clone());
                 self.subscriptions_by_plan.entry(subscription.plan.clone()).or_default().insert(id.clone());
-                let timeline =
-                    self.subscriptions.entry(id).or_insert(SubscriptionTimeline { records: Vec::new() });
+                let empty = SubscriptionTimeline { records: Vec::new(), offsets: Vec::new() };
+                let timeline = self.subscriptions.entry(id).or_insert(empty);
                 timeline.records.push(subscription);
+                timeline.offsets.push(control_offset);
             }
             Resource::Subject(binding) => {
                 let subject = binding.id.clone();
                 let bound = self.subjects_by_subscription.entry(binding.subscription.clone()).or_default();
                 bound.insert(subject.clone());
-                let timeline =
-                    self.subjects.entry(subject).or_insert(SubjectTimeline { records: Vec::new() });
+                let empty = SubjectTimeline { records: Vec::new(), offsets: Vec::new() };
+                let timeline = self.subjects.entry(subject).or_insert(empty);
                 timeline.records.push(binding);
+                timeline.offsets.push(control_offset);
             }
         }
         Ok(change)
@@ -193,22 +215,22 @@ impl Catalog {
 
     /// A legal entity.
     pub fn entity(&self, id: &EntityId) -> Option<&Entity> {
-        self.entities.get(id)
+        self.entities.get(id).map(|(_, entity)| entity)
     }
 
     /// All legal entities.
     pub fn entities(&self) -> impl Iterator<Item = &Entity> {
-        self.entities.values()
+        self.entities.values().map(|(_, entity)| entity)
     }
 
     /// An account.
     pub fn account(&self, id: &AccountId) -> Option<&Account> {
-        self.accounts.get(id).map(|(_, account)| account)
+        self.accounts.get(id)?.last().map(|(_, account)| account)
     }
 
     /// All accounts.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
-        self.accounts.values().map(|(_, account)| account)
+        self.accounts.values().filter_map(|versions| versions.last()).map(|(_, account)| account)
     }
 
     /// A meter.
@@ -223,12 +245,12 @@ impl Catalog {
 
     /// A plan.
     pub fn plan(&self, id: &PlanId) -> Option<&Plan> {
-        self.plans.get(id)
+        self.plans.get(id).map(|(_, plan)| plan)
     }
 
     /// All plans.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.plans.values()
+        self.plans.values().map(|(_, plan)| plan)
     }
 
     /// A price.
@@ -284,22 +306,48 @@ impl Catalog {
         self.subjects_by_subscription.get(subscription).into_iter().flatten()
     }
 
-    /// The newest version of a resource, as it would be put.
-    pub fn newest(&self, resource: &Resource) -> Option<Resource> {
-        match resource {
-            Resource::Entity(r) => self.entities.get(&r.id).cloned().map(Resource::Entity),
-            Resource::Account(r) => self.account(&r.id).cloned().map(Resource::Account),
-            Resource::Meter(r) => self.meter(&r.id).cloned().map(Resource::Meter),
-            Resource::Plan(r) => self.plans.get(&r.id).cloned().map(Resource::Plan),
-            Resource::Price(r) => {
-                self.prices.get(&r.id)?.versions.last().map(|v| Resource::Price(v.price.clone()))
+    /// All versions of a resource, oldest first; empty if there is none.
+    pub fn versions(&self, kind: ResourceKind, id: &str) -> Vec<Versioned> {
+        match kind {
+            ResourceKind::Entities => {
+                self.entities.get(id).map_or_else(Vec::new, |(at, r)| vec![version_of(0, *at, r)])
             }
-            Resource::Subscription(r) => {
-                self.subscriptions.get(&r.id)?.records.last().cloned().map(Resource::Subscription)
+            ResourceKind::Accounts => {
+                let versions = self.accounts.get(id).into_iter().flatten().enumerate();
+                versions.map(|(index, (at, r))| version_of(index, *at, r)).collect()
             }
-            Resource::Subject(r) => self.subjects.get(&r.id)?.records.last().cloned().map(Resource::Subject),
+            ResourceKind::Meters => {
+                self.meters.get(id).map_or_else(Vec::new, |(at, r)| vec![version_of(0, *at, r)])
+            }
+            ResourceKind::Plans => {
+                self.plans.get(id).map_or_else(Vec::new, |(at, r)| vec![version_of(0, *at, r)])
+            }
+            ResourceKind::Prices => {
+                let versions = self.prices.get(id).into_iter().flat_map(PriceTimeline::versions).enumerate();
+                versions.map(|(index, v)| version_of(index, v.control_offset, &v.price)).collect()
+            }
+            ResourceKind::Subscriptions => {
+                self.subscriptions.get(id).map_or_else(Vec::new, |t| versions_of(&t.records, &t.offsets))
+            }
+            ResourceKind::Subjects => {
+                self.subjects.get(id).map_or_else(Vec::new, |t| versions_of(&t.records, &t.offsets))
+            }
         }
     }
+
+    /// The newest version of a resource, as it would be put.
+    pub fn newest(&self, resource: &Resource) -> Option<Resource> {
+        self.versions(resource.kind(), resource.id()).pop().map(|versioned| versioned.resource)
+    }
+}
+
+fn version_of<T: Clone + Into<Resource>>(index: usize, control_offset: u64, resource: &T) -> Versioned {
+    Versioned { version: index as u32 + 1, control_offset, resource: resource.clone().into() }
+}
+
+fn versions_of<T: Clone + Into<Resource>>(records: &[T], offsets: &[u64]) -> Vec<Versioned> {
+    let versions = records.iter().zip(offsets).enumerate();
+    versions.map(|(index, (record, offset))| version_of(index, *offset, record)).collect()
 }
 
 /// A record equal to the newest one with the same start changes nothing, so that a file with a history applies twice.
@@ -313,145 +361,4 @@ fn missing(kind: &str, id: &impl std::fmt::Display) -> Rule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::{CatalogFile, ResourceKind};
-    use serde_json::json;
-
-    pub(crate) const FILE: &str = r#"
-        catalog = 1
-        [[entity]]
-        id = "inc"
-        currency = "USD"
-        time_zone = "America/New_York"
-        [[account]]
-        id = "acme"
-        name = "Acme"
-        entity = "inc"
-        currency = "USD"
-        time_zone = "America/New_York"
-        [[meter]]
-        id = "calls"
-        event_type = "call"
-        aggregation = "count"
-        [[plan]]
-        id = "pro"
-        currency = "USD"
-        [[plan]]
-        id = "euro"
-        currency = "EUR"
-        [[price]]
-        id = "pro-calls"
-        plan = "pro"
-        meter = "calls"
-        model = "per_unit"
-        unit_amount = "0.01"
-        window = "month"
-        [[subscription]]
-        id = "s1"
-        account = "acme"
-        plan = "pro"
-        from = "2026-01-01T00:00:00Z"
-        [[subject]]
-        id = "key 1"
-        subscription = "s1"
-        from = "2026-01-01T00:00:00Z"
-    "#;
-
-    fn catalog() -> Catalog {
-        let mut catalog = Catalog::default();
-        for (offset, resource) in CatalogFile::parse(FILE).unwrap().resources().into_iter().enumerate() {
-            assert_eq!(catalog.apply(resource, offset as u64), Ok(Change::Create));
-        }
-        catalog
-    }
-
-    fn put(kind: ResourceKind, id: &str, body: serde_json::Value) -> Result<Change, &'static str> {
-        let resource = Resource::from_json(kind, id, body).map_err(|status| status.rule.name())?;
-        catalog().check(&resource).map_err(|status| status.rule.name())
-    }
-
-    #[test]
-    fn each_broken_rule_has_its_name() {
-        use ResourceKind::*;
-        let price = |body: serde_json::Value| {
-            let mut whole = json!({"plan": "pro", "meter": "calls", "model": "per_unit", "unit_amount": "1", "window": "month"});
-            whole.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
-            put(Prices, "p2", whole)
-        };
-        let sub = |account: &str, plan: &str| {
-            put(
-                Subscriptions,
-                "s2",
-                json!({"account": account, "plan": plan, "from": "2026-01-01T00:00:00Z"}),
-            )
-        };
-        let tiers = |tiers: serde_json::Value| {
-            price(json!({"model": "graduated", "unit_amount": null, "tiers": tiers}))
-        };
-        type Outcome = Result<Change, &'static str>;
-        let cases: [(Outcome, Outcome); 22] = [
-            (price(json!({})), Ok(Change::Create)),
-            (price(json!({"unit_amount": 1.5})), Err("body_must_be_readable")),
-            (price(json!({"unit_amount": "NaN"})), Err("body_must_be_readable")),
-            (price(json!({"colour": "red"})), Err("body_must_be_readable")),
-            (price(json!({"id": "other"})), Err("id_must_match_path")),
-            (price(json!({"per": 7})), Err("per_must_be_power_of_ten")),
-            (price(json!({"per": 0})), Err("per_must_be_power_of_ten")),
-            (price(json!({"tiers": []})), Err("price_must_fit_model")),
-            (price(json!({"model": "flat"})), Err("price_must_fit_model")),
-            (tiers(json!([])), Err("tiers_must_rise")),
-            (tiers(json!([{"up_to": "5", "unit_amount": "1"}])), Err("tiers_must_rise")),
-            (
-                tiers(
-                    json!([{"up_to": "5", "unit_amount": "1"}, {"up_to": "5.0", "unit_amount": "1"}, {"unit_amount": "1"}]),
-                ),
-                Err("tiers_must_rise"),
-            ),
-            (tiers(json!([{"up_to": "5", "unit_amount": "1"}, {"unit_amount": "1"}])), Ok(Change::Create)),
-            (price(json!({"plan": "none"})), Err("reference_must_exist")),
-            (price(json!({"meter": "none"})), Err("reference_must_exist")),
-            (sub("acme", "euro"), Err("currency_must_match_account")),
-            (sub("nobody", "pro"), Err("reference_must_exist")),
-            (sub("acme", "pro"), Ok(Change::Create)),
-            (
-                put(Meters, "m", json!({"event_type": "e", "aggregation": "sum"})),
-                Err("value_must_fit_aggregation"),
-            ),
-            (
-                put(Meters, "calls", json!({"event_type": "other", "aggregation": "count"})),
-                Err("must_not_change"),
-            ),
-            (
-                put(
-                    Subjects,
-                    "x",
-                    json!({"subscription": "s1", "from": "2026-02-01T00:00:00Z", "until": "2026-02-01T00:00:00Z"}),
-                ),
-                Err("until_must_be_after_from"),
-            ),
-            (
-                put(Entities, "inc", json!({"currency": "EUR", "time_zone": "Europe/Berlin"})),
-                Err("must_not_change"),
-            ),
-        ];
-        for (index, (found, expected)) in cases.into_iter().enumerate() {
-            assert_eq!(found, expected, "case {index}");
-        }
-    }
-
-    #[test]
-    fn the_same_again_is_no_change_and_a_new_date_is_a_version() {
-        let mut catalog = catalog();
-        for resource in CatalogFile::parse(FILE).unwrap().resources() {
-            assert_eq!(catalog.apply(resource, 99), Ok(Change::Unchanged));
-        }
-        let body = json!({"plan": "pro", "meter": "calls", "model": "per_unit", "unit_amount": "0.02", "window": "month", "effective_from": "2026-03-01T00:00:00Z"});
-        let dearer = Resource::from_json(ResourceKind::Prices, "pro-calls", body).unwrap();
-        assert_eq!(catalog.apply(dearer.clone(), 100), Ok(Change::NewVersion(2)));
-        assert_eq!(catalog.apply(dearer, 101), Ok(Change::Unchanged));
-        let price = catalog.price(&PriceId::new("pro-calls").unwrap()).unwrap();
-        let at = |text: &str| price.version_at(domain::Timestamp::parse(text).unwrap()).unwrap().version;
-        assert_eq!((at("2026-02-28T23:59:59Z"), at("2026-03-01T00:00:00Z")), (1, 2));
-    }
-}
+pub(super) mod tests;

@@ -1,4 +1,7 @@
 //! Why a resource is not taken: the rule that it broke, in order of precedence, and the remedy.
+//!
+//! Owns: the rules' order, their stable names and what is said of them. Leaves to others: keeping them (`resource` for
+//! what a resource keeps by itself, `state` for what lies between resources).
 
 use std::fmt;
 

@@ -1,6 +1,9 @@
 //! Effective-dated look-ups.
 //!
-//! Owns: which version of a price, subscription or binding holds at an instant.
+//! Owns: which version of a price, subscription or binding holds at an instant. Leaves to others: which records there
+//! are (`state`), and what happens at the instants where another one takes over (`machine`).
+//!
+//! Invariants: looking up an instant and looking up the span that it lies in say the same.
 //!
 //! - A *price* at t: the version with the greatest `effective_from` at or before t; of equals, the newest record.
 //! - A *subscription* or *binding* at t: the newest record whose `from` is at or before t decides; it holds if t is
@@ -69,9 +72,13 @@ impl PriceTimeline {
         started.max_by_key(|version| (version.effective_from(), version.version))
     }
 
-    /// Instants at which another version comes into force.
+    /// Instants at which another version comes into force, sorted and each once: bounds of slices.
     pub fn changes(&self) -> Vec<Timestamp> {
-        self.versions.iter().filter_map(|version| version.price.effective_from).collect()
+        let mut changes: Vec<Timestamp> =
+            self.versions.iter().filter_map(|version| version.price.effective_from).collect();
+        changes.sort_unstable();
+        changes.dedup();
+        changes
     }
 }
 
@@ -105,30 +112,39 @@ pub(crate) fn holding_at<T: Effective>(records: &[T], instant: Timestamp) -> Opt
     newest.until().is_none_or(|until| instant < until).then_some(newest)
 }
 
-/// Sorted, disjoint spans in which one record holds.
+/// Sorted, disjoint spans in which one record holds; each record holds in at most one.
 pub(crate) fn spans_of<T: Effective>(records: &[T]) -> Vec<(Span, &T)> {
-    let mut bounds: Vec<Timestamp> =
-        records.iter().flat_map(|record| [Some(record.from()), record.until()]).flatten().collect();
-    bounds.push(Timestamp::END);
-    bounds.sort_unstable();
-    bounds.dedup();
-    let mut spans: Vec<(Span, &T)> = Vec::new();
-    for pair in bounds.windows(2) {
-        let Some(record) = holding_at(records, pair[0]) else { continue };
-        match spans.last_mut() {
-            Some((span, last)) if span.until == pair[0] && std::ptr::eq(*last, record) => {
-                span.until = pair[1]
-            }
-            _ => spans.push((Span::new(pair[0], pair[1]), record)),
+    let mut order: Vec<usize> = (0..records.len()).collect();
+    order.sort_by_key(|index| (records[*index].from(), *index));
+    // The records that decide, one after the other: in order of start, each is newer than all before it.
+    let mut deciding: Vec<usize> = Vec::new();
+    for index in order {
+        let Some(last) = deciding.last().copied() else {
+            deciding.push(index);
+            continue;
+        };
+        if index < last {
+            continue;
         }
+        if records[last].from() == records[index].from() {
+            deciding.pop();
+        }
+        deciding.push(index);
     }
-    spans
+    let starts = deciding.iter().skip(1).map(|index| records[*index].from()).chain([Timestamp::END]);
+    let spans = deciding.iter().zip(starts).map(|(index, next)| {
+        let record = &records[*index];
+        (Span::new(record.from(), record.until().map_or(next, |until| until.min(next))), record)
+    });
+    spans.filter(|(span, _)| span.from < span.until).collect()
 }
 
 /// All records of a subscription, in record order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionTimeline {
     pub(crate) records: Vec<Subscription>,
+    /// Offset of each record in the control log.
+    pub(crate) offsets: Vec<u64>,
 }
 
 impl SubscriptionTimeline {
@@ -166,6 +182,8 @@ impl SubscriptionTimeline {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectTimeline {
     pub(crate) records: Vec<SubjectBinding>,
+    /// Offset of each record in the control log.
+    pub(crate) offsets: Vec<u64>,
 }
 
 impl SubjectTimeline {
@@ -223,10 +241,49 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_span_ends_where_a_newer_record_starts_or_where_its_own_ends() {
+        type Records<'a> = &'a [(i64, Option<i64>)];
+        type Spans<'a> = &'a [(i64, i64, usize)];
+        let cases: [(Records<'_>, Spans<'_>); 7] = [
+            (&[], &[]),
+            (&[(1, None)], &[(1, END, 0)]),
+            // A newer record takes over from its start on, also from what would start later.
+            (&[(1, None), (5, None)], &[(1, 5, 0), (5, END, 1)]),
+            (&[(5, None), (1, None)], &[(1, END, 1)]),
+            // An end leaves a gap; nothing older comes back.
+            (&[(1, None), (5, Some(9))], &[(1, 5, 0), (5, 9, 1)]),
+            // The same start again replaces: this is how an open record is ended.
+            (&[(1, None), (1, Some(9))], &[(1, 9, 1)]),
+            (&[(1, Some(3)), (5, None), (7, Some(8))], &[(1, 3, 0), (5, 7, 1), (7, 8, 2)]),
+        ];
+        for (records, expected) in cases {
+            let records: Vec<_> = records
+                .iter()
+                .enumerate()
+                .map(|(n, (from, until))| binding(&n.to_string(), *from, *until))
+                .collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(from, until, index)| {
+                    let until = if *until == END { Timestamp::END } else { at(*until) };
+                    (Span::new(at(*from), until), &records[*index])
+                })
+                .collect();
+            assert_eq!(spans_of(&records), expected);
+        }
+        let at_the_end = SubjectBinding { from: Timestamp::END, ..binding("late", 1, None) };
+        assert_eq!(spans_of(&[at_the_end]), []);
+    }
+
+    const END: i64 = i64::MAX;
+
     proptest! {
+        #![proptest_config(crate::testing::cases())]
+
         #[test]
         fn spans_say_the_same_as_looking_up_every_instant(
-            records in prop::collection::vec((0..20i64, prop::option::of(1..10i64)), 1..6),
+            records in prop::collection::vec((0..20i64, prop::option::of(1..10i64)), 0..9),
         ) {
             let records: Vec<_> = records
                 .into_iter()
@@ -235,7 +292,7 @@ mod tests {
                 .collect();
             let spans = spans_of(&records);
             for pair in spans.windows(2) {
-                prop_assert!(pair[0].0.until <= pair[1].0.from);
+                prop_assert!(pair[0].0.until <= pair[1].0.from, "sorted and disjoint");
             }
             for hours in 0..40 {
                 let by_span = spans.iter().find(|(span, _)| span.contains(at(hours))).map(|(_, record)| *record);

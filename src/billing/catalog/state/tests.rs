@@ -1,0 +1,339 @@
+//! The rules of the catalog as tables: what is taken, what is refused and for which rule, what is kept.
+
+use super::*;
+use crate::catalog::CatalogFile;
+use proptest::prelude::*;
+use serde_json::json;
+
+pub(crate) const FILE: &str = r#"
+    catalog = 1
+    [[entity]]
+    id = "inc"
+    currency = "USD"
+    time_zone = "America/New_York"
+    [[account]]
+    id = "acme"
+    name = "Acme"
+    entity = "inc"
+    currency = "USD"
+    time_zone = "America/New_York"
+    [[meter]]
+    id = "calls"
+    event_type = "call"
+    aggregation = "count"
+    [[plan]]
+    id = "pro"
+    currency = "USD"
+    [[plan]]
+    id = "euro"
+    currency = "EUR"
+    [[price]]
+    id = "pro-calls"
+    plan = "pro"
+    meter = "calls"
+    model = "per_unit"
+    unit_amount = "0.01"
+    window = "month"
+    [[subscription]]
+    id = "s1"
+    account = "acme"
+    plan = "pro"
+    from = "2026-01-01T00:00:00Z"
+    [[subject]]
+    id = "key 1"
+    subscription = "s1"
+    from = "2026-01-01T00:00:00Z"
+"#;
+
+fn catalog() -> Catalog {
+    let mut catalog = Catalog::default();
+    for (offset, resource) in CatalogFile::parse(FILE).unwrap().resources().into_iter().enumerate() {
+        assert_eq!(catalog.apply(resource, offset as u64), Ok(Change::Create));
+    }
+    catalog
+}
+
+fn put(kind: ResourceKind, id: &str, body: serde_json::Value) -> Result<Change, &'static str> {
+    let resource = Resource::from_json(kind, id, body).map_err(|status| status.rule.name())?;
+    catalog().check(&resource).map_err(|status| status.rule.name())
+}
+
+/// A body that is taken, for each kind.
+fn good(kind: ResourceKind) -> serde_json::Value {
+    match kind {
+        ResourceKind::Entities => json!({"currency": "USD", "time_zone": "America/New_York"}),
+        ResourceKind::Accounts => {
+            json!({"name": "N", "entity": "inc", "currency": "USD", "time_zone": "UTC"})
+        }
+        ResourceKind::Meters => json!({"event_type": "e", "aggregation": "sum", "value": "v"}),
+        ResourceKind::Plans => json!({"currency": "USD"}),
+        ResourceKind::Prices => {
+            json!({"plan": "pro", "meter": "calls", "model": "per_unit", "unit_amount": "1", "window": "month"})
+        }
+        ResourceKind::Subscriptions => {
+            json!({"account": "acme", "plan": "pro", "from": "2026-01-01T00:00:00Z"})
+        }
+        ResourceKind::Subjects => json!({"subscription": "s1", "from": "2026-01-01T00:00:00Z"}),
+    }
+}
+
+/// A good body with some fields changed; null takes a field out.
+fn changed(kind: ResourceKind, fields: &serde_json::Value) -> serde_json::Value {
+    let mut body = good(kind);
+    let whole = body.as_object_mut().unwrap();
+    whole.extend(fields.as_object().unwrap().clone());
+    whole.retain(|_, value| !value.is_null());
+    body
+}
+
+/// Rules in order of precedence, each with what breaks it. What breaks a later rule of the same kind as well is
+/// still named by the earlier one.
+#[test]
+fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
+    use ResourceKind::*;
+    let long = "x".repeat(257);
+    let many: Vec<String> = (0..9).map(|n| n.to_string()).collect();
+    let tier = |up_to: i64| json!({"up_to": up_to.to_string(), "unit_amount": "1"});
+    let last = json!({"unit_amount": "1"});
+    let graduated =
+        |tiers: Vec<serde_json::Value>| json!({"model": "graduated", "unit_amount": null, "tiers": tiers});
+    let tiers = |count: i64| (1..count).map(tier).chain([last.clone()]).collect::<Vec<_>>();
+    let cases = [
+        ("body_must_be_readable", Prices, "new", json!({"unit_amount": 1.5, "id": "other"})),
+        ("body_must_be_readable", Meters, "new", json!({"aggregation": "max"})),
+        ("body_must_be_readable", Meters, "Not an id", json!({})),
+        ("body_must_be_readable", Entities, "a-legal-entity-of-25-bytes", json!({})),
+        ("body_must_be_readable", Accounts, "new", json!({"time_zone": "Mars/Olympus"})),
+        ("body_must_be_readable", Subjects, &long, json!({})),
+        ("id_must_match_path", Prices, "new", json!({"id": "other", "per": 7})),
+        ("text_must_fit", Accounts, "new", json!({"name": "", "entity": "none"})),
+        ("text_must_fit", Accounts, "new", json!({"name": long})),
+        ("text_must_fit", Meters, "new", json!({"event_type": "", "value": null})),
+        ("text_must_fit", Meters, "new", json!({"value": long})),
+        ("text_must_fit", Meters, "new", json!({"group_by": [""]})),
+        ("text_must_fit", Meters, "new", json!({"filter": {"region": ["eu", ""]}})),
+        (
+            "until_must_be_after_from",
+            Subscriptions,
+            "new",
+            json!({"until": "2026-01-01T00:00:00Z", "plan": "none"}),
+        ),
+        (
+            "until_must_be_after_from",
+            Subjects,
+            "new",
+            json!({"until": "2025-12-31T00:00:00Z", "subscription": "none"}),
+        ),
+        ("value_must_fit_aggregation", Meters, "new", json!({"value": null, "scale": 29})),
+        ("value_must_fit_aggregation", Meters, "new", json!({"aggregation": "count"})),
+        ("scale_must_fit", Meters, "new", json!({"scale": 29, "group_by": many})),
+        ("group_by_must_fit", Meters, "new", json!({"group_by": many, "filter": {"region": []}})),
+        ("group_by_must_fit", Meters, "new", json!({"group_by": ["region", "region"]})),
+        ("filter_must_name_texts", Meters, "new", json!({"filter": {"region": []}})),
+        ("per_must_be_power_of_ten", Prices, "new", json!({"per": 20, "meter": null})),
+        ("per_must_be_power_of_ten", Prices, "new", json!({"per": 10_000_000_000_000u64})),
+        ("per_must_be_power_of_ten", Prices, "new", json!({"per": 0})),
+        ("price_must_fit_model", Prices, "new", json!({"meter": null})),
+        ("price_must_fit_model", Prices, "new", json!({"unit_amount": null})),
+        ("price_must_fit_model", Prices, "new", json!({"tiers": tiers(1), "plan": "none"})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "graduated", "tiers": tiers(1)})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "graduated", "unit_amount": null})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "flat"})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "flat", "meter": null, "per": 10})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "flat", "meter": null, "unit_amount": null})),
+        ("tiers_must_rise", Prices, "new", graduated(vec![])),
+        ("tiers_must_rise", Prices, "new", graduated(vec![tier(5)])),
+        ("tiers_must_rise", Prices, "new", graduated(vec![tier(0), last.clone()])),
+        ("tiers_must_rise", Prices, "new", graduated(vec![tier(5), tier(5), last.clone()])),
+        ("tiers_must_rise", Prices, "new", graduated(vec![last.clone(), last.clone()])),
+        ("tiers_must_rise", Prices, "new", graduated(tiers(257))),
+        ("reference_must_exist", Accounts, "acme", json!({"entity": "none", "currency": "EUR"})),
+        ("reference_must_exist", Prices, "pro-calls", json!({"plan": "none"})),
+        ("reference_must_exist", Prices, "pro-calls", json!({"meter": "none"})),
+        ("reference_must_exist", Subscriptions, "s1", json!({"account": "none"})),
+        ("reference_must_exist", Subscriptions, "s1", json!({"plan": "none"})),
+        ("reference_must_exist", Subjects, "key 1", json!({"subscription": "none"})),
+        ("currency_must_match_account", Subscriptions, "s1", json!({"plan": "euro", "account": "acme"})),
+        ("must_not_change", Entities, "inc", json!({"currency": "EUR"})),
+        ("must_not_change", Entities, "inc", json!({"time_zone": "UTC"})),
+        ("must_not_change", Accounts, "acme", json!({"time_zone": "Europe/Berlin"})),
+        (
+            "must_not_change",
+            Meters,
+            "calls",
+            json!({"aggregation": "count", "value": null, "event_type": "other"}),
+        ),
+        ("must_not_change", Plans, "pro", json!({"currency": "EUR"})),
+        ("must_not_change", Prices, "pro-calls", json!({"plan": "euro"})),
+        ("must_not_change", Prices, "pro-calls", json!({"model": "flat", "meter": null})),
+    ];
+    let mut said: Vec<&str> = Vec::new();
+    for (rule, kind, id, fields) in &cases {
+        assert_eq!(put(*kind, id, changed(*kind, fields)), Err(*rule), "{} {id} {fields}", kind.singular());
+        said.push(rule);
+    }
+    said.dedup();
+    assert_eq!(said, RULES.map(|rule| rule.name()), "each rule is broken by something, in order");
+    assert!(RULES.is_sorted(), "rules are declared in order of precedence");
+    for (kind, fields) in [
+        (Prices, graduated(tiers(256))),
+        (Prices, graduated(vec![tier(5), last])),
+        (Prices, json!({"per": 1_000_000_000_000u64})),
+        (Prices, json!({"model": "flat", "meter": null})),
+        (Meters, json!({"group_by": &many[..8], "scale": 28, "filter": {"region": "eu"}})),
+        (Meters, json!({"aggregation": "count", "value": null, "negative_usage": "signed"})),
+        (Accounts, json!({"name": &long[..256]})),
+    ] {
+        assert_eq!(put(kind, "new", changed(kind, &fields)), Ok(Change::Create), "{fields}");
+    }
+    assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
+}
+
+const RULES: [Rule; 14] = [
+    Rule::BodyMustBeReadable(String::new()),
+    Rule::IdMustMatchPath,
+    Rule::TextMustFit,
+    Rule::UntilMustBeAfterFrom,
+    Rule::ValueMustFitAggregation,
+    Rule::ScaleMustFit,
+    Rule::GroupByMustFit,
+    Rule::FilterMustNameTexts,
+    Rule::PerMustBePowerOfTen,
+    Rule::PriceMustFitModel(""),
+    Rule::TiersMustRise,
+    Rule::ReferenceMustExist(String::new()),
+    Rule::CurrencyMustMatchAccount,
+    Rule::MustNotChange(""),
+];
+
+#[test]
+fn a_subscription_keeps_its_account_and_may_change_its_plan() {
+    let mut catalog = catalog();
+    let put = |catalog: &mut Catalog, kind: ResourceKind, id: &str, fields: serde_json::Value| {
+        let resource = Resource::from_json(kind, id, changed(kind, &fields)).unwrap();
+        catalog.apply(resource, 50).map_err(|status| status.to_string())
+    };
+    use ResourceKind::*;
+    assert_eq!(put(&mut catalog, Accounts, "beta", json!({})), Ok(Change::Create));
+    assert_eq!(put(&mut catalog, Plans, "max", json!({})), Ok(Change::Create));
+    assert_eq!(
+        put(&mut catalog, Subscriptions, "s1", json!({"account": "beta"})),
+        Err("subscription s1: the account of a subscription cannot change; use a new id".to_string())
+    );
+    let march = json!({"plan": "max", "from": "2026-03-01T00:00:00Z"});
+    assert_eq!(put(&mut catalog, Subscriptions, "s1", march), Ok(Change::NewVersion(2)));
+    for (plan, count) in [("pro", 1), ("max", 1), ("euro", 0)] {
+        let plan = PlanId::new(plan).unwrap();
+        assert_eq!(catalog.subscriptions_of_plan(&plan).count(), count, "{plan}");
+    }
+}
+
+#[test]
+fn a_body_needs_no_id_reads_back_as_it_is_written_and_is_an_object() {
+    for kind in ResourceKind::ALL {
+        assert_eq!(ResourceKind::parse(kind.as_str()), Some(kind));
+        let resource = Resource::from_json(kind, "new", good(kind)).unwrap();
+        let written = resource.to_json();
+        assert_eq!((resource.kind(), resource.id(), &written["id"]), (kind, "new", &json!("new")));
+        assert_eq!(Resource::from_json(kind, "new", written), Ok(resource));
+        for body in [json!([]), json!("new"), json!(null)] {
+            let status = Resource::from_json(kind, "new", body).unwrap_err();
+            assert_eq!(status.rule.name(), "body_must_be_readable");
+        }
+    }
+    assert_eq!(ResourceKind::parse("coupons"), None);
+    let body = changed(ResourceKind::Prices, &json!({"unit_amount": 1.5}));
+    assert_eq!(
+        Resource::from_json(ResourceKind::Prices, "new", body).unwrap_err().to_string(),
+        "price new: invalid type: floating point `1.5`, expected a decimal in quotes, such as \"0.01\""
+    );
+}
+
+#[test]
+fn all_versions_are_kept_with_their_records() {
+    let mut catalog = catalog();
+    for (offset, kind, id, fields) in [
+        (20, ResourceKind::Accounts, "acme", json!({"name": "Acme Corp", "time_zone": "America/New_York"})),
+        (21, ResourceKind::Prices, "pro-calls", json!({"effective_from": "2026-03-01T00:00:00Z"})),
+        (22, ResourceKind::Subscriptions, "s1", json!({"until": "2027-01-01T00:00:00Z"})),
+        (23, ResourceKind::Subjects, "key 1", json!({"until": "2027-01-01T00:00:00Z"})),
+    ] {
+        let before = catalog.versions(kind, id);
+        let resource = Resource::from_json(kind, id, changed(kind, &fields)).unwrap();
+        assert_eq!(catalog.apply(resource.clone(), offset), Ok(Change::NewVersion(2)), "{id}");
+        let after = catalog.versions(kind, id);
+        assert_eq!(before, after[..1], "a version, once taken, never changes");
+        assert_eq!(
+            after[1..],
+            [Versioned { version: 2, control_offset: offset, resource: resource.clone() }]
+        );
+        assert_eq!(catalog.newest(&resource), Some(resource));
+    }
+    for kind in [ResourceKind::Entities, ResourceKind::Meters, ResourceKind::Plans] {
+        let id = ["inc", "calls", "pro"].into_iter().find(|id| !catalog.versions(kind, id).is_empty());
+        assert_eq!(catalog.versions(kind, id.unwrap()).len(), 1);
+    }
+    assert_eq!(catalog.versions(ResourceKind::Plans, "none"), []);
+    assert_eq!(catalog.account(&AccountId::new("acme").unwrap()).unwrap().name, "Acme Corp");
+}
+
+#[test]
+fn one_text_and_a_list_of_one_are_the_same_filter() {
+    let meter = |filter: serde_json::Value| {
+        let fields = json!({"filter": {"region": filter}});
+        Resource::from_json(ResourceKind::Meters, "new", changed(ResourceKind::Meters, &fields)).unwrap()
+    };
+    let mut catalog = catalog();
+    assert_eq!(catalog.apply(meter(json!("eu")), 50), Ok(Change::Create));
+    assert_eq!(catalog.apply(meter(json!(["eu"])), 51), Ok(Change::Unchanged));
+}
+
+proptest! {
+    #![proptest_config(crate::testing::cases())]
+
+    /// Whatever was put before: a resource that was just taken is no change, and a refused one leaves no trace.
+    #[test]
+    fn what_was_just_taken_is_unchanged_and_what_was_refused_leaves_no_trace(
+        puts in prop::collection::vec((0..4usize, 0..3i64, prop::option::of(-1..3i64), 1..4u32), 0..24),
+    ) {
+        let mut catalog = catalog();
+        for (offset, (kind, from, until, variant)) in puts.into_iter().enumerate() {
+            let instant = |day: i64| format!("2026-01-{:02}T00:00:00Z", 10 + day);
+            let (kind, id, fields) = match kind {
+                0 => (ResourceKind::Prices, "pro-calls", json!({"unit_amount": variant.to_string(), "effective_from": instant(from)})),
+                1 => (ResourceKind::Subscriptions, "s1", json!({"from": instant(from), "until": until.map(instant)})),
+                2 => (ResourceKind::Subjects, "key 1", json!({"from": instant(from), "until": until.map(instant)})),
+                _ => (ResourceKind::Accounts, "acme", json!({"name": variant.to_string(), "time_zone": "America/New_York"})),
+            };
+            let resource = Resource::from_json(kind, id, changed(kind, &fields)).unwrap();
+            let before = catalog.versions(kind, id);
+            let checked = catalog.check(&resource);
+            prop_assert_eq!(catalog.apply(resource.clone(), 100 + offset as u64), checked.clone());
+            let made = catalog.versions(kind, id).len() - before.len();
+            match checked {
+                Ok(change) => {
+                    prop_assert_eq!(made, usize::from(change.version().is_some()));
+                    prop_assert_eq!(catalog.check(&resource), Ok(Change::Unchanged));
+                }
+                Err(status) => {
+                    prop_assert_eq!((status.rule.name(), made), ("until_must_be_after_from", 0));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_again_is_no_change_and_a_new_date_is_a_version() {
+    let mut catalog = catalog();
+    for resource in CatalogFile::parse(FILE).unwrap().resources() {
+        assert_eq!(catalog.apply(resource, 99), Ok(Change::Unchanged));
+    }
+    let body = json!({"plan": "pro", "meter": "calls", "model": "per_unit", "unit_amount": "0.02", "window": "month", "effective_from": "2026-03-01T00:00:00Z"});
+    let dearer = Resource::from_json(ResourceKind::Prices, "pro-calls", body).unwrap();
+    assert_eq!(catalog.apply(dearer.clone(), 100), Ok(Change::NewVersion(2)));
+    assert_eq!(catalog.apply(dearer, 101), Ok(Change::Unchanged));
+    let price = catalog.price(&PriceId::new("pro-calls").unwrap()).unwrap();
+    let at = |text: &str| price.version_at(domain::Timestamp::parse(text).unwrap()).unwrap().version;
+    assert_eq!((at("2026-02-28T23:59:59Z"), at("2026-03-01T00:00:00Z")), (1, 2));
+}
