@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use billing::catalog::{Catalog, CatalogStatus, Resource};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use domain::time::{DAY, SECOND};
+use domain::time::DAY;
 use domain::{EntityId, Timestamp};
 use engine::log::LogWriter;
 use machine::{Batch, Machine, PutError};
@@ -459,10 +459,7 @@ impl Control {
             .map(|entity| (entity.id.clone(), entity.time_zone.start_of_day(now)))
             .collect();
         for (entity, midnight) in midnights {
-            let last = self.machine.control().last_journal_at(&entity);
-            let is_due = last.is_none_or(|last| last < midnight);
-            let never_ran_today = last.is_none_or(|last| now.nanoseconds() - last.nanoseconds() >= SECOND);
-            if is_due && never_ran_today {
+            if self.machine.control().last_journal_at(&entity).is_none_or(|last| last < midnight) {
                 self.journal_run(&entity, now, "midnight")?;
             }
         }
