@@ -86,7 +86,9 @@ impl Catalog {
             Resource::Meter(meter) => match self.meters.get(&meter.id) {
                 None => Ok(Change::Create),
                 Some((_, before)) if before == meter => Ok(Change::Unchanged),
-                Some(_) => Err(Rule::MustNotChange("the definition of a meter")),
+                Some(_) => {
+                    Err(Rule::MustNotChange("the definition of a meter (usage is counted by it already)"))
+                }
             },
             Resource::Plan(plan) => match self.plans.get(&plan.id) {
                 None => Ok(Change::Create),

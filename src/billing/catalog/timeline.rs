@@ -116,20 +116,13 @@ pub(crate) fn holding_at<T: Effective>(records: &[T], instant: Timestamp) -> Opt
 pub(crate) fn spans_of<T: Effective>(records: &[T]) -> Vec<(Span, &T)> {
     let mut order: Vec<usize> = (0..records.len()).collect();
     order.sort_by_key(|index| (records[*index].from(), *index));
-    // The records that decide, one after the other: in order of start, each is newer than all before it.
+    // The records that decide, one after the other: in order of start, each is newer than all before it. Of those with
+    // the same start all but the newest decide over nothing, and fall out as empty.
     let mut deciding: Vec<usize> = Vec::new();
     for index in order {
-        let Some(last) = deciding.last().copied() else {
+        if deciding.last().is_none_or(|last| *last < index) {
             deciding.push(index);
-            continue;
-        };
-        if index < last {
-            continue;
         }
-        if records[last].from() == records[index].from() {
-            deciding.pop();
-        }
-        deciding.push(index);
     }
     let starts = deciding.iter().skip(1).map(|index| records[*index].from()).chain([Timestamp::END]);
     let spans = deciding.iter().zip(starts).map(|(index, next)| {

@@ -206,6 +206,76 @@ const RULES: [Rule; 14] = [
     Rule::MustNotChange(""),
 ];
 
+/// One term at a time: nothing else about the resource is new.
+#[test]
+fn what_must_not_change_is_refused_by_itself() {
+    use ResourceKind::*;
+    let mut catalog = catalog();
+    for (kind, id, fields) in [
+        (Entities, "gmbh", json!({})),
+        (Meters, "tokens", json!({})),
+        (Plans, "max", json!({})),
+        (Accounts, "beta", json!({})),
+    ] {
+        let resource = Resource::from_json(kind, id, changed(kind, &fields)).unwrap();
+        assert_eq!(catalog.apply(resource, 50), Ok(Change::Create));
+    }
+    let graduated = json!({"model": "graduated", "unit_amount": null, "tiers": [{"unit_amount": "1"}]});
+    let cases = [
+        (Entities, "inc", json!({"currency": "EUR"}), "currency and time zone of a legal entity"),
+        (Entities, "inc", json!({"time_zone": "UTC"}), "currency and time zone of a legal entity"),
+        (Accounts, "acme", json!({"entity": "gmbh"}), "legal entity, currency and time zone of an account"),
+        (Accounts, "acme", json!({"currency": "EUR"}), "legal entity, currency and time zone of an account"),
+        (Accounts, "acme", json!({"time_zone": "UTC"}), "legal entity, currency and time zone of an account"),
+        (
+            Meters,
+            "calls",
+            json!({"event_type": "other"}),
+            "the definition of a meter (usage is counted by it already)",
+        ),
+        (
+            Meters,
+            "calls",
+            json!({"aggregation": "sum", "value": "v"}),
+            "the definition of a meter (usage is counted by it already)",
+        ),
+        (
+            Meters,
+            "calls",
+            json!({"group_by": ["region"]}),
+            "the definition of a meter (usage is counted by it already)",
+        ),
+        (
+            Meters,
+            "calls",
+            json!({"filter": {"region": "eu"}}),
+            "the definition of a meter (usage is counted by it already)",
+        ),
+        (
+            Meters,
+            "calls",
+            json!({"negative_usage": "zero"}),
+            "the definition of a meter (usage is counted by it already)",
+        ),
+        (Meters, "calls", json!({"scale": 3}), "the definition of a meter (usage is counted by it already)"),
+        (Plans, "pro", json!({"currency": "EUR"}), "the currency of a plan"),
+        (Prices, "pro-calls", json!({"plan": "max"}), "plan, meter, model and window of a price"),
+        (Prices, "pro-calls", json!({"meter": "tokens"}), "plan, meter, model and window of a price"),
+        (Prices, "pro-calls", graduated, "plan, meter, model and window of a price"),
+        (Subscriptions, "s1", json!({"account": "beta"}), "the account of a subscription"),
+    ];
+    for (kind, id, fields, what) in cases {
+        let mut body = catalog.versions(kind, id).pop().unwrap().resource.to_json();
+        let whole = body.as_object_mut().unwrap();
+        whole.extend(fields.as_object().unwrap().clone());
+        whole.retain(|_, value| !value.is_null());
+        let resource = Resource::from_json(kind, id, body).unwrap();
+        let status = catalog.apply(resource, 51).unwrap_err();
+        assert_eq!(status.rule, Rule::MustNotChange(what), "{fields}");
+        assert!(status.to_string().ends_with("cannot change; use a new id"), "{status}");
+    }
+}
+
 #[test]
 fn a_subscription_keeps_its_account_and_may_change_its_plan() {
     let mut catalog = catalog();
@@ -336,4 +406,24 @@ fn the_same_again_is_no_change_and_a_new_date_is_a_version() {
     let price = catalog.price(&PriceId::new("pro-calls").unwrap()).unwrap();
     let at = |text: &str| price.version_at(domain::Timestamp::parse(text).unwrap()).unwrap().version;
     assert_eq!((at("2026-02-28T23:59:59Z"), at("2026-03-01T00:00:00Z")), (1, 2));
+}
+
+#[test]
+fn a_price_changes_at_sorted_instants_each_once() {
+    let mut catalog = catalog();
+    for (from, amount) in [("2026-03-01", "2"), ("2026-02-01", "3"), ("2026-03-01", "4")] {
+        let fields = json!({"effective_from": format!("{from}T00:00:00Z"), "unit_amount": amount});
+        let body = changed(ResourceKind::Prices, &fields);
+        let price = Resource::from_json(ResourceKind::Prices, "pro-calls", body).unwrap();
+        assert!(catalog.apply(price, 100).is_ok_and(|change| change.version().is_some()));
+    }
+    let price = catalog.price(&PriceId::new("pro-calls").unwrap()).unwrap();
+    let changes: Vec<String> = price.changes().iter().map(|at| at.to_string()).collect();
+    assert_eq!(changes, ["2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"]);
+    // Of equals the newest holds; a date that was put later but lies earlier does not take over.
+    let version = |text: &str| price.version_at(domain::Timestamp::parse(text).unwrap()).unwrap().version;
+    assert_eq!(
+        ["2026-01-31T23:59:59Z", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"].map(version),
+        [1, 3, 4]
+    );
 }
