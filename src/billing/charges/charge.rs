@@ -140,6 +140,11 @@ mod tests {
         let line: ChargeLine = serde_json::from_str(LINE).unwrap();
         assert_eq!(serde_json::to_string(&line).unwrap(), LINE);
         assert_eq!((line.rounded_minor(), line.is_readable()), (-5, true));
+        // A correction of a closed period whose window was not final yet names the period only.
+        let text = LINE.replace(r#""window_final_batch":5"#, r#""window_final_batch":null"#);
+        let line: ChargeLine = serde_json::from_str(&text).unwrap();
+        assert_eq!(line.corrects.as_ref().map(|corrects| corrects.window_final_batch), Some(None));
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
     }
 
     #[test]
@@ -150,6 +155,7 @@ mod tests {
             (r#""precise":"0.00375""#, r#""precise":0.00375"#),
             (r#""period":"2026-02""#, r#""period":"2026-13""#),
             (r#""posting_class":"earned_usage""#, r#""posting_class":"deferred""#),
+            (r#""window_final_batch":5"#, r#""window_final_batch":"5""#),
         ] {
             assert_eq!(changed(from, to), None, "{to}");
         }
