@@ -155,8 +155,7 @@ fn dependencies_of(manifest: &str, sections: &[&str]) -> BTreeSet<String> {
             };
             is_inside = section_of(header);
             // `[dependencies.engine]` is a dependency of its own.
-            if let Some((path, name)) = header.rsplit_once('.').filter(|(path, _)| section_of(path)) {
-                assert!(!path.is_empty(), "a section has a name");
+            if let Some((_, name)) = header.rsplit_once('.').filter(|(path, _)| section_of(path)) {
                 names.insert(unquoted(name));
             }
             continue;
