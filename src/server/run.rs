@@ -83,6 +83,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
     let clock = check_directory(args, &mut recovered)?;
+    let genesis_key =
+        recovered.replayer.machine.control().genesis().map_or(String::new(), |g| g.identity_key.clone());
 
     let metrics = Arc::new(Metrics::default());
     let served = Arc::new(Served::default());
@@ -137,7 +139,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
 
     apply_catalog(args.catalog.as_deref(), &commands).await?;
     let (stop, stopping) = watch::channel(false);
-    let endpoint = endpoint(args.quic, tls)?;
+    let endpoint = endpoint(args.quic, tls, transport_secret(&genesis_key))?;
     let quic = endpoint.local_addr()?;
     let ingest = Ingest {
         tokens: tokens.clone(),
@@ -266,6 +268,12 @@ fn kind_of(choice: ClockChoice) -> ClockKind {
         ClockChoice::Real => ClockKind::Real,
         ClockChoice::Scenario => ClockKind::Scenario,
     }
+}
+
+/// The secret of the QUIC transport: derived from the directory's, and of no use to learn that one.
+fn transport_secret(identity_key: &str) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(format!("tallymark quic transport {identity_key}").as_bytes()).into()
 }
 
 /// Where a scenario starts.

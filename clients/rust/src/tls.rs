@@ -32,8 +32,8 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
     let mut transport = quinn::TransportConfig::default();
     transport.send_window(16 << 20);
     transport.stream_receive_window(VarInt::from_u32(1 << 20));
-    transport.max_idle_timeout(Some(VarInt::from_u32(30_000).into()));
-    transport.keep_alive_interval(Some(Duration::from_secs(10)));
+    transport.max_idle_timeout(Some(VarInt::from_u32(10_000).into()));
+    transport.keep_alive_interval(Some(Duration::from_secs(3)));
     config.transport_config(Arc::new(transport));
     let local: SocketAddr =
         if options.address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };

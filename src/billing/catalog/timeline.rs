@@ -6,8 +6,9 @@
 //! Invariants: looking up an instant and looking up the span that it lies in say the same.
 //!
 //! - A *price* at t: the version with the greatest `effective_from` at or before t; of equals, the newest record.
-//! - A *subscription* or *binding* at t: the newest record whose `from` is at or before t decides; it holds if t is
-//!   before its `until`. So a new record replaces the old ones from its `from` on, and a record with `until` ends it.
+//! - A *subscription* or *binding* at t: the same choice by `from` decides; it holds if t is before its `until`. So a
+//!   record holds until another one starts or its own `until` ends it; a record with the same `from` replaces it, and
+//!   one that is put later for an earlier time leaves what starts behind it alone.
 
 use domain::{AccountId, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
 
@@ -106,24 +107,20 @@ impl Effective for SubjectBinding {
     }
 }
 
-/// The record that holds at an instant: the newest that started decides.
+/// The record that holds at an instant: the last that started decides, of equals the newest.
 pub(crate) fn holding_at<T: Effective>(records: &[T], instant: Timestamp) -> Option<&T> {
-    let newest = records.iter().rev().find(|record| record.from() <= instant)?;
-    newest.until().is_none_or(|until| instant < until).then_some(newest)
+    // Of equal keys `max_by_key` gives the last one: the newest.
+    let started =
+        records.iter().filter(|record| record.from() <= instant).max_by_key(|record| record.from())?;
+    started.until().is_none_or(|until| instant < until).then_some(started)
 }
 
 /// Sorted, disjoint spans in which one record holds; each record holds in at most one.
 pub(crate) fn spans_of<T: Effective>(records: &[T]) -> Vec<(Span, &T)> {
-    let mut order: Vec<usize> = (0..records.len()).collect();
-    order.sort_by_key(|index| (records[*index].from(), *index));
-    // The records that decide, one after the other: in order of start, each is newer than all before it. Of those with
-    // the same start all but the newest decide over nothing, and fall out as empty.
-    let mut deciding: Vec<usize> = Vec::new();
-    for index in order {
-        if deciding.last().is_none_or(|last| *last < index) {
-            deciding.push(index);
-        }
-    }
+    let mut deciding: Vec<usize> = (0..records.len()).collect();
+    deciding.sort_by_key(|index| (records[*index].from(), *index));
+    // In order of start, each decides until the next one starts. Of those with the same start all but the newest decide
+    // over nothing, and fall out as empty.
     let starts = deciding.iter().skip(1).map(|index| records[*index].from()).chain([Timestamp::END]);
     let spans = deciding.iter().zip(starts).map(|(index, next)| {
         let record = &records[*index];
@@ -235,15 +232,16 @@ mod tests {
     }
 
     #[test]
-    fn a_span_ends_where_a_newer_record_starts_or_where_its_own_ends() {
+    fn a_span_ends_where_another_record_starts_or_where_its_own_ends() {
         type Records<'a> = &'a [(i64, Option<i64>)];
         type Spans<'a> = &'a [(i64, i64, usize)];
-        let cases: [(Records<'_>, Spans<'_>); 7] = [
+        let cases: [(Records<'_>, Spans<'_>); 8] = [
             (&[], &[]),
             (&[(1, None)], &[(1, END, 0)]),
-            // A newer record takes over from its start on, also from what would start later.
+            // A record takes over from its start on, and leaves alone what starts behind it.
             (&[(1, None), (5, None)], &[(1, 5, 0), (5, END, 1)]),
-            (&[(5, None), (1, None)], &[(1, END, 1)]),
+            (&[(5, None), (1, None)], &[(1, 5, 1), (5, END, 0)]),
+            (&[(5, None), (1, Some(3))], &[(1, 3, 1), (5, END, 0)]),
             // An end leaves a gap; nothing older comes back.
             (&[(1, None), (5, Some(9))], &[(1, 5, 0), (5, 9, 1)]),
             // The same start again replaces: this is how an open record is ended.
