@@ -85,6 +85,11 @@ impl Cells {
             })
     }
 
+    /// First instant of the latest slice of a subject that has a cell, empty ones included.
+    pub(crate) fn last_slice_of(&self, subject: &Subject) -> Option<Timestamp> {
+        self.subjects.get(subject)?.keys().map(|key| key.slice_from).max()
+    }
+
     /// Cells held, empty ones included.
     pub(crate) fn len(&self) -> usize {
         self.subjects.values().map(BTreeMap::len).sum()

@@ -160,8 +160,12 @@ impl Rater<'_> {
         }
         windows.extend(self.issued.windows_of(&account.id));
         for subscription in self.catalog.subscriptions_of_account(&account.id) {
+            // Usage may run ahead of the cut as far as policy lets it; silence may not.
+            let subjects = self.catalog.subjects_of_subscription(subscription.id());
+            let used = subjects.filter_map(|subject| self.cells.last_slice_of(subject)).max();
+            let last = used.map_or(self.cut.at, |used| used.max(self.cut.at));
             for active in active_spans(self.catalog, subscription.id()) {
-                let end = active.span.until.min(self.cut.at.plus(domain::time::HOUR));
+                let end = active.span.until.min(last.plus(1));
                 let mut period = account.time_zone.period_of(active.span.from);
                 let mut window = account.time_zone.month(period);
                 while window.from < end {
@@ -349,7 +353,7 @@ impl Rater<'_> {
         after: Worth,
     ) -> Result<ChargeLine, ExactStatus> {
         let timeline = self.catalog.price(charge.price).expect("prices are never removed");
-        let original = self.period_of(charge.entity, slice);
+        let original = period_of(charge, timeline.model(), key.slice_from);
         let final_batch = self.finals.get(&(charge.account.id.clone(), charge.window.from)).copied();
         let is_final = final_batch.is_some() || charge.window.until.plus(self.grace) <= self.cut.at;
         let currency = charge.account.currency;
@@ -386,13 +390,6 @@ impl Rater<'_> {
         })
     }
 
-    /// The accounting period that a slice belongs to. A usage slice lies in one period; a recurring fee's slice is its
-    /// whole window and belongs to the period that its middle lies in.
-    fn period_of(&self, entity: &Entity, slice: Span) -> Period {
-        let (from, until) = (slice.from.nanoseconds(), slice.until.nanoseconds());
-        entity.time_zone.period_of(Timestamp::from_nanoseconds(from + (until - from) / 2))
-    }
-
     /// The first period from `period` on that is open at the cut: a period closes when its grace is over.
     fn open_period(&self, entity: &Entity, period: Period) -> Period {
         let mut open = period;
@@ -420,11 +417,22 @@ impl Rater<'_> {
             .map(|active| active.span.until)
             .max()
             .unwrap_or(first);
-        let start = self.final_until.get(account).copied().unwrap_or(first);
-        let mut finals = Vec::new();
-        let mut period = zone.period_of(start);
+        // Final windows follow each other, so the next one starts where the last one ended; unless a subscription was
+        // put that started before the first of them.
+        let is_final = |from: Timestamp| self.finals.contains_key(&(account.clone(), from));
+        let mut period = zone.period_of(first);
         let mut window = zone.month(period);
+        if let Some(until) = self.final_until.get(account).filter(|_| is_final(window.from)) {
+            period = zone.period_of(*until);
+            window = zone.month(period);
+        }
+        let mut finals = Vec::new();
         while window.until.plus(self.grace) <= self.cut.at && window.from < last {
+            if is_final(window.from) {
+                period = period.next();
+                window = zone.month(period);
+                continue;
+            }
             let (mut count, mut digest) = self.issued.completeness(account, window.from);
             for line in rated.iter().filter(|line| line.window.from == window.from) {
                 let key = crate::issued::key_of(line);
@@ -467,6 +475,17 @@ impl Charge<'_> {
             price_version,
         }
     }
+}
+
+/// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice lies in one
+/// period; a recurring fee's slice is its whole window and belongs to the period that its middle lies in.
+fn period_of(charge: &Charge<'_>, model: PricingModel, slice_from: Timestamp) -> Period {
+    let (from, until) = (charge.window.from.nanoseconds(), charge.window.until.nanoseconds());
+    let instant = match model {
+        PricingModel::Flat => Timestamp::from_nanoseconds(from + (until - from) / 2),
+        PricingModel::PerUnit | PricingModel::Graduated => slice_from,
+    };
+    charge.entity.time_zone.period_of(instant)
 }
 
 fn worth_of(line: &PositionLine) -> Worth {

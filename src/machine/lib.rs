@@ -29,3 +29,6 @@ pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.
 pub const RATING_EPOCH: &str = "1";
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,11 @@
 //! | at a cut | `Load` (recovery) | `Derive` (`replay`) |
 //! |---|---|---|
 //! | sealed | the stored batch is loaded; its digest must be the sealed one | derived again; must equal the sealed digest |
-//! | not sealed, a later cut exists | it was empty: closed | derived; must be empty |
-//! | not sealed, the last cut | left open: the server rates and seals it | derived and reported, not sealed |
+//! | not sealed, a later record exists | it was empty: closed | derived; must be empty |
+//! | not sealed, the last record | left open: the server rates and seals it | derived and reported, not sealed |
+//!
+//! Nothing is recorded between a cut and its seal. So a cut with another record behind it was closed, and rating it
+//! once more, under terms that came later, would charge what it did not.
 //!
 //! Invariants: replay never writes; the same logs give the same digests whatever the number of shards.
 
@@ -137,7 +140,8 @@ pub struct Replayer {
     stored: Stored,
     cut_barriers: BTreeSet<u64>,
     seals: BTreeMap<u64, Seal>,
-    journal_seals: BTreeMap<(String, u64), JournalSeal>,
+    /// By the offset of the run's record: a run without journals leaves its number to the next one.
+    journal_seals: BTreeMap<u64, JournalSeal>,
     last_cut: u64,
     /// Control records not applied yet, in log order.
     control: std::collections::VecDeque<(u64, ControlRecord)>,
@@ -157,7 +161,8 @@ impl Replayer {
         let mut cut_barriers = BTreeSet::new();
         let (mut seals, mut journal_seals) = (BTreeMap::new(), BTreeMap::new());
         let mut last_cut = 0;
-        for (_, record) in &control {
+        let mut open_run = None;
+        for (offset, record) in &control {
             match record {
                 ControlRecord::Cut(cut) => {
                     cut_barriers.insert(cut.barrier);
@@ -166,8 +171,9 @@ impl Replayer {
                 ControlRecord::Seal(seal) => {
                     seals.insert(seal.cut, seal.clone());
                 }
+                ControlRecord::JournalRun(_) => open_run = Some(*offset),
                 ControlRecord::JournalSeal(seal) => {
-                    journal_seals.insert((seal.entity.to_string(), seal.first_run), seal.clone());
+                    journal_seals.extend(open_run.take().map(|run| (run, seal.clone())));
                 }
                 _ => {}
             }
@@ -254,7 +260,7 @@ impl Replayer {
             let (offset, record) = self.control.pop_front().expect("the front was just seen");
             self.before(&record)?;
             self.machine.apply(offset, &record).map_err(|source| ReplayError::Control { offset, source })?;
-            self.after(&record)?;
+            self.after(offset, &record)?;
         }
         Ok(())
     }
@@ -286,7 +292,7 @@ impl Replayer {
         Ok(())
     }
 
-    fn after(&mut self, record: &ControlRecord) -> Result<(), ReplayError> {
+    fn after(&mut self, offset: u64, record: &ControlRecord) -> Result<(), ReplayError> {
         match record {
             ControlRecord::Cut(cut) => {
                 if !self.reached.contains(&cut.barrier) {
@@ -298,22 +304,23 @@ impl Replayer {
                 self.machine.close_cut();
                 Ok(())
             }
-            ControlRecord::JournalRun(run) => self.after_journal_run(run.entity.as_str(), run.first_run),
+            ControlRecord::JournalRun(_) => self.after_journal_run(offset),
             _ => Ok(()),
         }
     }
 
     fn after_cut(&mut self, cut: u64) -> Result<(), ReplayError> {
         let sealed = self.seals.get(&cut).map(|seal| seal.digest.clone());
+        let may_be_open = sealed.is_none() && self.control.is_empty();
         if self.mode == ReplayMode::Load {
-            // A sealed cut goes on at its seal; the last cut may still be rated by the server.
-            if sealed.is_none() && cut != self.last_cut {
+            // A sealed cut goes on at its seal; the last record may still be rated by the server.
+            if sealed.is_none() && !may_be_open {
                 self.machine.close_cut();
             }
             return Ok(());
         }
         let derived = self.machine.rate_open_cut().map(|(_, seal)| seal.digest);
-        if sealed != derived && (sealed.is_some() || cut != self.last_cut) {
+        if sealed != derived && !may_be_open {
             let name = |digest: Option<String>| digest.unwrap_or_else(|| "nothing".to_string());
             return Err(ReplayError::BatchMustMatchSeal {
                 cut,
@@ -327,15 +334,16 @@ impl Replayer {
         Ok(())
     }
 
-    fn after_journal_run(&mut self, entity: &str, run: u64) -> Result<(), ReplayError> {
-        let Some(sealed) = self.journal_seals.get(&(entity.to_string(), run)) else { return Ok(()) };
+    fn after_journal_run(&mut self, offset: u64) -> Result<(), ReplayError> {
+        let Some(sealed) = self.journal_seals.get(&offset) else { return Ok(()) };
         if self.mode == ReplayMode::Load {
             return Ok(());
         }
         let derived = self.machine.derive_open_journals().map(|(_, seal)| seal.digest);
         let derived = derived.unwrap_or_else(|status| format!("nothing ({status})"));
         if derived != sealed.digest {
-            let (entity, sealed) = (entity.to_string(), sealed.digest.clone());
+            let (entity, run) = (sealed.entity.to_string(), sealed.first_run);
+            let sealed = sealed.digest.clone();
             return Err(ReplayError::JournalsMustMatchSeal { entity, run, derived, sealed });
         }
         Ok(())

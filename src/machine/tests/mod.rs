@@ -1,0 +1,10 @@
+//! The machine and its shards against random histories.
+//!
+//! `world` drives them as the server does, `model` says what must come out, `play` does a history in several worlds at
+//! once and compares, `histories` makes the histories up, `found` keeps those that found something.
+
+mod found;
+mod histories;
+mod model;
+mod play;
+mod world;

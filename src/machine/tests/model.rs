@@ -1,0 +1,453 @@
+//! The slow model: keeps every record and every event, and says what they come to, from scratch, with plain loops.
+//!
+//! It shares numbers, zones and spans with the program and nothing else: no timeline, no schedule, no cell, no position.
+//! Quantities are whole halves of a unit and are priced half a unit at a time, in whole 10^-8ths of the currency.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::time::HOUR;
+use domain::{Currency, Period, Span, Timestamp, Zone};
+use wire::verdict::{QuarantineReason, RefusalCode, Verdict};
+
+/// Fraction digits of the model's amounts.
+pub(super) const DIGITS: u32 = 8;
+/// The dimension that meters group by.
+pub(super) const DIMENSION: &str = "model";
+
+/// What becomes of negative values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Negative {
+    Reject,
+    Zero,
+    Signed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    PerUnit,
+    Graduated,
+    Flat,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Tier {
+    /// Last half unit of the tier; the last tier has none.
+    pub(super) up_to: Option<i64>,
+    /// 10^-4ths for `per` units.
+    pub(super) unit: i128,
+    /// 10^-2ths.
+    pub(super) flat: i128,
+}
+
+/// One version of a price; a price without tiers has its amount in the first one.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) from: Option<Timestamp>,
+    pub(super) tiers: Vec<Tier>,
+    pub(super) per: i128,
+    pub(super) flat_at_zero: Option<bool>,
+}
+
+impl Terms {
+    fn is_flat_at_zero(&self) -> bool {
+        self.flat_at_zero.unwrap_or(true)
+    }
+
+    /// What the half unit above `low` halves costs; `is_flat_paid`: the window's fixed part has a first flat amount.
+    fn half(&self, low: i64, is_flat_paid: bool) -> i128 {
+        let index = self.tiers.iter().position(|tier| tier.up_to.is_none_or(|up_to| low < up_to)).unwrap();
+        let bottom = if index == 0 { 0 } else { self.tiers[index - 1].up_to.unwrap() };
+        let is_owed = index > 0 || !(self.is_flat_at_zero() || is_flat_paid);
+        let flat = if low == bottom && is_owed { self.tiers[index].flat * 1_000_000 } else { 0 };
+        self.tiers[index].unit * 10_000 / (2 * self.per) + flat
+    }
+}
+
+pub(super) struct Price {
+    pub(super) id: &'static str,
+    pub(super) plan: &'static str,
+    pub(super) kind: Kind,
+    pub(super) meter: Option<&'static str>,
+    pub(super) versions: Vec<Terms>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Meter {
+    pub(super) id: &'static str,
+    /// Sums the value `tokens`; otherwise it counts.
+    pub(super) is_sum: bool,
+    pub(super) is_grouped: bool,
+}
+
+pub(super) struct Account {
+    pub(super) id: &'static str,
+    pub(super) zone: Zone,
+    pub(super) entity: &'static str,
+    pub(super) entity_zone: Zone,
+    pub(super) subscriptions: Vec<&'static str>,
+}
+
+/// Something that holds from an instant on: a subject's subscription, or a subscription's plan.
+#[derive(Clone, Debug)]
+pub(super) struct Holding {
+    pub(super) what: &'static str,
+    pub(super) from: Timestamp,
+    pub(super) until: Option<Timestamp>,
+}
+
+/// An event as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) source: &'static str,
+    pub(super) id: String,
+    pub(super) event_type: &'static str,
+    pub(super) subject: &'static str,
+    pub(super) time: Timestamp,
+    pub(super) halves: Option<i64>,
+    pub(super) group: Option<&'static str>,
+}
+
+struct Counted {
+    sent: Sent,
+    meters: Vec<&'static str>,
+}
+
+/// What a charge line is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) account: String,
+    pub(super) subscription: String,
+    pub(super) price: String,
+    pub(super) window_from: Timestamp,
+    pub(super) group: Option<String>,
+    pub(super) slice_from: Timestamp,
+    pub(super) version: u32,
+}
+
+/// What it is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Worth {
+    pub(super) halves: i64,
+    pub(super) events: i64,
+    /// 10^-8ths.
+    pub(super) exact: i128,
+    pub(super) minor: i128,
+}
+
+/// Worths that are not nothing.
+pub(super) type Worths = BTreeMap<Key, Worth>;
+
+pub(super) struct Model {
+    pub(super) currency: Currency,
+    pub(super) negative: Negative,
+    pub(super) horizon: i64,
+    pub(super) future_max: i64,
+    pub(super) grace: i64,
+    pub(super) accounts: Vec<Account>,
+    pub(super) prices: Vec<Price>,
+    pub(super) meters: Vec<Meter>,
+    /// Meters that the last barrier knew.
+    pub(super) known_meters: usize,
+    pub(super) subscriptions: BTreeMap<&'static str, Vec<Holding>>,
+    pub(super) bindings: BTreeMap<&'static str, Vec<Holding>>,
+    seen: BTreeMap<(&'static str, String), Sent>,
+    counted: Vec<Counted>,
+    /// Events by verdict; counted ones that meters take are not among them.
+    verdicts: BTreeMap<Verdict, u64>,
+}
+
+fn holds(holdings: Option<&Vec<Holding>>, t: Timestamp) -> Option<&'static str> {
+    let started = holdings?.iter().filter(|holding| holding.from <= t).max_by_key(|holding| holding.from)?;
+    started.until.is_none_or(|until| t < until).then_some(started.what)
+}
+
+impl Model {
+    pub(super) fn new(
+        currency: Currency,
+        negative: Negative,
+        (horizon, future_max, grace): (i64, i64, i64),
+        accounts: Vec<Account>,
+        prices: Vec<Price>,
+    ) -> Self {
+        Self {
+            currency,
+            negative,
+            horizon,
+            future_max,
+            grace,
+            accounts,
+            prices,
+            meters: Vec::new(),
+            known_meters: 0,
+            subscriptions: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            counted: Vec::new(),
+            verdicts: BTreeMap::new(),
+        }
+    }
+
+    /// Decides about an event. A counted one may be accepted or pending: its owner decides later.
+    pub(super) fn take(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
+        let verdict = self.decide(sent, received_at);
+        if let Some(verdict) = verdict {
+            *self.verdicts.entry(verdict).or_default() += 1;
+        }
+        verdict
+    }
+
+    fn decide(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
+        if sent.time < Timestamp::MIN {
+            return Some(Verdict::Rejected(RefusalCode::TimeMustBeInRange));
+        }
+        let key = (sent.source, sent.id.clone());
+        if let Some(first) = self.seen.get(&key) {
+            let content = |sent: &Sent| (sent.event_type, sent.subject, sent.halves, sent.group);
+            return Some(match (content(first) == content(sent), first.time == sent.time) {
+                (false, _) => Verdict::Conflict,
+                (true, false) => Verdict::DuplicateRestamped,
+                (true, true) => Verdict::Duplicate,
+            });
+        }
+        self.seen.insert(key, sent.clone());
+        if sent.time < received_at.plus(-self.horizon) {
+            return Some(Verdict::Quarantined(QuarantineReason::TooOld));
+        }
+        if sent.time > received_at.plus(self.future_max) {
+            return Some(Verdict::Quarantined(QuarantineReason::Future));
+        }
+        if sent.event_type != "call" || self.known_meters == 0 {
+            return Some(Verdict::Unmetered);
+        }
+        let meters = &self.meters[..self.known_meters];
+        let mut sent = sent.clone();
+        if meters.iter().any(|meter| meter.is_sum) {
+            match sent.halves {
+                None => return Some(Verdict::Quarantined(QuarantineReason::MissingValue)),
+                Some(halves) if halves < 0 => match self.negative {
+                    Negative::Reject => return Some(Verdict::Quarantined(QuarantineReason::NegativeUsage)),
+                    Negative::Zero => sent.halves = Some(0),
+                    Negative::Signed => {}
+                },
+                Some(_) => {}
+            }
+        }
+        self.counted.push(Counted { sent, meters: meters.iter().map(|meter| meter.id).collect() });
+        None
+    }
+
+    /// Who owns a subject at an instant: its subscription, and the plan of that.
+    fn owner_at(&self, subject: &str, t: Timestamp) -> Option<(&'static str, &'static str)> {
+        let subscription = holds(self.bindings.get(subject), t)?;
+        Some((subscription, holds(self.subscriptions.get(subscription), t)?))
+    }
+
+    /// Counted events that have an owner, and those that wait for one.
+    pub(super) fn metered_and_pending(&self) -> (u64, u64) {
+        let owned = self.counted.iter().filter(|event| {
+            let sent = &event.sent;
+            self.owner_at(sent.subject, sent.time).is_some()
+        });
+        let metered = owned.count() as u64;
+        (metered, self.counted.len() as u64 - metered)
+    }
+
+    /// Events with a verdict.
+    pub(super) fn count_of(&self, is_meant: impl Fn(Verdict) -> bool) -> u64 {
+        self.verdicts.iter().filter(|(verdict, _)| is_meant(**verdict)).map(|(_, count)| count).sum()
+    }
+
+    /// Instants at which the plan of a subscription may change.
+    fn bounds_of(&self, subscription: &str) -> BTreeSet<Timestamp> {
+        let holdings = self.subscriptions.get(subscription).into_iter().flatten();
+        holdings.flat_map(|holding| [Some(holding.from), holding.until]).flatten().collect()
+    }
+
+    /// Where in a span a subscription has a plan: first instant of the first piece, end of the last.
+    fn active_in(&self, subscription: &str, plan: &str, span: Span) -> Option<Span> {
+        let mut bounds = self.bounds_of(subscription);
+        bounds.extend([span.from, span.until]);
+        let inside: Vec<Timestamp> = bounds.range(span.from..=span.until).copied().collect();
+        let has_plan =
+            |t: Timestamp| holds(self.subscriptions.get(subscription), t).is_some_and(|found| found == plan);
+        let mut pieces = inside.windows(2).filter(|pair| has_plan(pair[0]));
+        let first = pieces.next()?;
+        Some(Span::new(first[0], pieces.next_back().unwrap_or(first)[1]))
+    }
+
+    /// Months in which a subscription of the account has any plan.
+    pub(super) fn active_months(&self, account: &Account) -> Vec<Span> {
+        let is_active = |window: &Span| {
+            account.subscriptions.iter().any(|subscription| {
+                ["p0", "p1"].iter().any(|plan| self.active_in(subscription, plan, *window).is_some())
+            })
+        };
+        months(&account.zone).into_iter().filter(is_active).collect()
+    }
+
+    /// First instant of the slice of an event of a subscription: nothing that rating sees changes after it.
+    fn slice_from(&self, account: &Account, subscription: &str, plan: &str, t: Timestamp) -> Timestamp {
+        let mut from = Timestamp::MIN;
+        for zone in [&account.zone, &account.entity_zone] {
+            from = from.max(zone.month(zone.period_of(t)).from);
+        }
+        for price in self.prices.iter().filter(|price| price.plan == plan) {
+            for start in price.versions.iter().filter_map(|terms| terms.from).filter(|start| *start <= t) {
+                from = from.max(start);
+            }
+        }
+        let plan_at = |t: Timestamp| holds(self.subscriptions.get(subscription), t);
+        for bound in self.bounds_of(subscription).into_iter().filter(|bound| *bound <= t) {
+            if plan_at(bound.plus(-1)) != plan_at(bound) {
+                from = from.max(bound);
+            }
+        }
+        from
+    }
+
+    /// Everything that is worth something as of an instant.
+    pub(super) fn worths(&self, as_of: Timestamp) -> Worths {
+        let mut worths = Worths::new();
+        for account in &self.accounts {
+            for subscription in &account.subscriptions {
+                for price in &self.prices {
+                    for window in months(&account.zone) {
+                        self.add_window(&mut worths, account, subscription, price, window, as_of);
+                    }
+                }
+            }
+        }
+        worths.retain(|_, worth| *worth != Worth::default());
+        worths
+    }
+
+    fn add_window(
+        &self,
+        worths: &mut Worths,
+        account: &Account,
+        subscription: &'static str,
+        price: &Price,
+        window: Span,
+        as_of: Timestamp,
+    ) {
+        let Some(active) = self.active_in(subscription, price.plan, window) else { return };
+        let start = version_at(price, active.from);
+        let has_ended = active.until <= as_of;
+        let key = |group: Option<&str>, slice_from, version: usize| Key {
+            account: account.id.to_string(),
+            subscription: subscription.to_string(),
+            price: price.id.to_string(),
+            window_from: window.from,
+            group: group.map(str::to_string),
+            slice_from,
+            version: version as u32 + 1,
+        };
+        let Some(meter) = price.meter else {
+            if let Some(version) = start.filter(|_| has_ended) {
+                let exact = price.versions[version].tiers[0].unit * 10_000;
+                let minor = self.round(exact);
+                worths.insert(key(None, window.from, version), Worth { exact, minor, ..Worth::default() });
+            }
+            return;
+        };
+        let meter = self.meters.iter().find(|known| known.id == meter);
+        let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64)>> = BTreeMap::new();
+        for event in &self.counted {
+            let sent = &event.sent;
+            let is_ours = window.contains(sent.time)
+                && self.owner_at(sent.subject, sent.time) == Some((subscription, price.plan));
+            let Some(meter) = meter.filter(|meter| is_ours && event.meters.contains(&meter.id)) else {
+                continue;
+            };
+            let halves = if meter.is_sum { sent.halves.unwrap() } else { 2 };
+            groups.entry(sent.group.filter(|_| meter.is_grouped)).or_default().push((sent.time, halves));
+        }
+        if groups.is_empty() {
+            groups.insert(None, Vec::new());
+        }
+        for (group, mut events) in groups {
+            events.sort();
+            let fixed = start.filter(|version| {
+                let terms = &price.versions[*version];
+                terms.is_flat_at_zero() && terms.tiers[0].flat != 0 && (has_ended || !events.is_empty())
+            });
+            // In order of time: what each slice adds.
+            let mut slices: BTreeMap<(Timestamp, usize), Worth> = BTreeMap::new();
+            if let Some(version) = fixed {
+                let flat = price.versions[version].tiers[0].flat * 1_000_000;
+                slices.entry((active.from, version)).or_default().exact += flat;
+            }
+            let mut used = 0i64;
+            for (time, halves) in events {
+                let Some(version) = version_at(price, time) else {
+                    used += halves;
+                    continue;
+                };
+                let slice_from = self.slice_from(account, subscription, price.plan, time);
+                let worth = slices.entry((slice_from, version)).or_default();
+                worth.events += 1;
+                worth.halves += halves;
+                for _ in 0..halves.abs() {
+                    // A half unit from `low` up, or back down to `low`.
+                    let low = if halves > 0 { used } else { used - 1 };
+                    let cost = price.versions[version].half(low, fixed.is_some());
+                    worth.exact += i128::from(halves.signum()) * cost;
+                    used += halves.signum();
+                }
+            }
+            let (mut exact, mut minor) = (0, 0);
+            for ((slice_from, version), mut worth) in slices {
+                exact += worth.exact;
+                worth.minor = self.round(exact) - minor;
+                minor += worth.minor;
+                worths.insert(key(group, slice_from, version), worth);
+            }
+        }
+    }
+
+    /// Minor units, half away from zero.
+    fn round(&self, exact: i128) -> i128 {
+        let unit = 10i128.pow(DIGITS - u32::from(self.currency.exponent()));
+        let (whole, rest) = (exact / unit, exact % unit);
+        if rest.abs() * 2 >= unit { whole + rest.signum() } else { whole }
+    }
+
+    /// The accounting period that a line belongs to, and the one that it posts to at a cut.
+    pub(super) fn periods(&self, account: &Account, instant: Timestamp, at: Timestamp) -> (Period, Period) {
+        let zone = &account.entity_zone;
+        let original = zone.period_of(instant);
+        let mut open = original;
+        while zone.month(open).until.plus(self.grace) <= at {
+            open = open.next();
+        }
+        (original, open)
+    }
+}
+
+/// The version of a price in force: the latest to take effect, and of equals the newest.
+fn version_at(price: &Price, t: Timestamp) -> Option<usize> {
+    let mut found: Option<(Timestamp, usize)> = None;
+    for (index, terms) in price.versions.iter().enumerate() {
+        let from = terms.from.unwrap_or(Timestamp::MIN);
+        if from <= t && found.is_none_or(|(best, _)| from >= best) {
+            found = Some((from, index));
+        }
+    }
+    found.map(|(_, index)| index)
+}
+
+/// The months that histories touch.
+fn months(zone: &Zone) -> Vec<Span> {
+    let mut period = Period::parse("2025-11").unwrap();
+    let mut months = Vec::new();
+    for _ in 0..12 {
+        months.push(zone.month(period));
+        period = period.next();
+    }
+    months
+}
+
+/// Hour zero of histories is the first of January in UTC.
+pub(super) fn hour(hours: i64) -> Timestamp {
+    Timestamp::parse("2026-01-01T00:00:00Z").unwrap().plus(hours * HOUR)
+}

@@ -1,0 +1,230 @@
+//! A machine and its shards over logs in memory, driven as the server drives them.
+//!
+//! Owns: the order of records, barriers, refolds, cuts and seals, and both logs, so that a world can be started again
+//! from them. Leaves to others: what must come out (`model`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use domain::{EntityId, Timestamp};
+use engine::identity::IdentityKey;
+use engine::prepared::PreparedBatch;
+use engine::shard::{Shard, SourceCounters};
+use wire::AlignedBytes;
+use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
+
+use crate::{Batch, History, JournalBatch, Machine, RATING_EPOCH, ReplayMode, Replayer, Stored};
+
+/// Bytes that stand before the first record of a commit, and that a record takes: like the logs on disk, an offset is
+/// never that of the end of the log before it.
+const COMMIT_BYTES: u64 = 64;
+const RECORD_BYTES: u64 = 32;
+
+fn key() -> IdentityKey {
+    IdentityKey::new(7)
+}
+
+/// A record of the usage log.
+#[derive(Clone)]
+enum UsageRecord {
+    Batch { offset: u64, received_at: Timestamp, frame: Arc<AlignedBytes> },
+    Barrier { offset: u64, control_offset: u64 },
+}
+
+/// What is on disk.
+#[derive(Clone, Default)]
+struct Logs {
+    control: Vec<(u64, ControlRecord)>,
+    control_end: u64,
+    usage: Vec<UsageRecord>,
+    usage_end: u64,
+    /// Bytes by digest.
+    batches: BTreeMap<String, Vec<u8>>,
+    journals: BTreeMap<String, Vec<u8>>,
+}
+
+/// A usage log, prepared for so many shards.
+struct Past<'a> {
+    usage: &'a [UsageRecord],
+    shards: usize,
+}
+
+impl History for Past<'_> {
+    fn for_each_batch(
+        &mut self,
+        until: u64,
+        fold: &mut dyn FnMut(&PreparedBatch, u64),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut before = 0;
+        for record in self.usage {
+            match record {
+                UsageRecord::Batch { offset, .. } | UsageRecord::Barrier { offset, .. }
+                    if *offset >= until =>
+                {
+                    break;
+                }
+                UsageRecord::Barrier { control_offset, .. } => before = *control_offset,
+                UsageRecord::Batch { offset, received_at, frame } => {
+                    fold(&prepared(frame, *offset, *received_at, self.shards), before);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn prepared(frame: &Arc<AlignedBytes>, offset: u64, received_at: Timestamp, shards: usize) -> PreparedBatch {
+    let mut batch = PreparedBatch::prepare(frame.clone(), None, received_at, key(), shards).unwrap();
+    batch.offset = offset;
+    batch
+}
+
+/// A server without threads, disks and sockets.
+pub(super) struct World {
+    pub(super) machine: Machine,
+    shards: Vec<Shard>,
+    logs: Logs,
+}
+
+impl World {
+    /// A new directory with its first two records.
+    pub(super) fn new(shards: usize, policy: &PolicyRecord) -> Self {
+        let mut world = Self {
+            machine: Machine::new(shards),
+            shards: (0..shards).map(Shard::new).collect(),
+            logs: Logs::default(),
+        };
+        world.append(ControlRecord::Genesis(Genesis {
+            tenant: 0,
+            incarnation: 0,
+            identity_key: "0".repeat(32),
+            clock: ClockKind::Scenario,
+            epoch: RATING_EPOCH.to_string(),
+            made_by: "a test".to_string(),
+        }));
+        world.append(ControlRecord::Policy(policy.clone()));
+        world.barrier(false);
+        world
+    }
+
+    fn append(&mut self, record: ControlRecord) {
+        // Through its bytes, as a log gives it back.
+        let record = ControlRecord::decode(&record.encode()).unwrap();
+        let offset = self.logs.control_end + COMMIT_BYTES;
+        self.logs.control_end = offset + RECORD_BYTES;
+        self.machine.apply(offset, &record).unwrap();
+        self.logs.control.push((offset, record));
+    }
+
+    /// Puts a resource; the version that it becomes, if the catalog takes it and did not have it.
+    pub(super) fn put(&mut self, kind: &str, id: &str, body: &serde_json::Value) -> Option<u32> {
+        let record = self.machine.propose_put(kind, id, body.clone(), "test").ok()??;
+        let ControlRecord::Put(put) = &record else { panic!("a put is proposed as a put") };
+        let version = put.version;
+        self.append(record);
+        Some(version)
+    }
+
+    fn next_usage_offset(&mut self) -> u64 {
+        let offset = self.logs.usage_end + COMMIT_BYTES;
+        self.logs.usage_end = offset + RECORD_BYTES;
+        offset
+    }
+
+    /// Takes a frame of usage; the wire code of each event's verdict.
+    pub(super) fn take_usage(&mut self, frame: &Arc<AlignedBytes>, received_at: Timestamp) -> Vec<u8> {
+        let offset = self.next_usage_offset();
+        let batch = prepared(frame, offset, received_at, self.shards.len());
+        let mut codes = vec![0; batch.event_count()];
+        for shard in &mut self.shards {
+            shard.handle_batch(&batch, &mut |index, verdict| codes[usize::from(index)] = verdict.code());
+        }
+        self.logs.usage.push(UsageRecord::Batch { offset, received_at, frame: frame.clone() });
+        codes
+    }
+
+    /// A barrier through all shards; gives its offset.
+    pub(super) fn barrier(&mut self, is_cut: bool) -> u64 {
+        let control_offset = self.logs.control_end;
+        let plan = self.machine.metering_plan(control_offset);
+        let offset = self.next_usage_offset();
+        let mut past = Past { usage: &self.logs.usage, shards: self.shards.len() };
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            if shard.handle_barrier(control_offset, &plan) {
+                past.for_each_batch(offset, &mut |batch, before| shard.refold_batch(batch, before)).unwrap();
+                shard.finish_refold();
+            }
+            if is_cut {
+                self.machine.handle_reports(index, shard.take_reports());
+            }
+        }
+        self.logs.usage.push(UsageRecord::Barrier { offset, control_offset });
+        offset
+    }
+
+    /// The first half of a cut: after a crash here, the second one follows at the next start.
+    pub(super) fn start_cut(&mut self, at: Timestamp) {
+        let barrier = self.barrier(true);
+        self.append(self.machine.propose_cut(barrier, at, "test"));
+    }
+
+    /// The second half of a cut: rates, stores and seals.
+    pub(super) fn finish_cut(&mut self) -> Option<Batch> {
+        let rated = self.machine.rate_open_cut();
+        if let Some((batch, seal)) = &rated {
+            self.logs.batches.insert(seal.digest.clone(), batch.encode());
+            self.append(ControlRecord::Seal(seal.clone()));
+        }
+        self.machine.close_cut();
+        assert_eq!(self.machine.failures(), [], "amounts of these histories fit");
+        rated.map(|(batch, _)| batch)
+    }
+
+    /// Asks for journals of an entity; whether there is anything to post.
+    pub(super) fn start_journals(&mut self, entity: &EntityId, at: Timestamp) -> bool {
+        let record = self.machine.propose_journal_run(entity, at, "test");
+        record.map(|record| self.append(record)).is_some()
+    }
+
+    /// Derives, stores and seals the journals that were asked for.
+    pub(super) fn finish_journals(&mut self) -> JournalBatch {
+        let (journals, seal) = self.machine.derive_open_journals().unwrap();
+        self.logs.journals.insert(seal.digest.clone(), journals.encode());
+        self.append(ControlRecord::JournalSeal(seal));
+        journals
+    }
+
+    /// Counters of all sources and shards together.
+    pub(super) fn counters(&self) -> SourceCounters {
+        let mut whole = SourceCounters::default();
+        for counters in self.shards.iter().flat_map(|shard| shard.counters().values()) {
+            whole.merge(counters);
+        }
+        whole
+    }
+
+    /// A machine and shards made from the logs alone.
+    pub(super) fn replay(&self, mode: ReplayMode, shards: usize) -> Self {
+        let logs = self.logs.clone();
+        let batches =
+            logs.batches.iter().map(|(digest, bytes)| (digest.clone(), Batch::decode(bytes).unwrap()));
+        let stored = Stored { batches: batches.collect(), journals: logs.journals.clone() };
+        let mut replayer = Replayer::new(mode, shards, logs.control.clone(), logs.control_end, stored);
+        let mut past = Past { usage: &logs.usage, shards };
+        for record in &logs.usage {
+            match record {
+                UsageRecord::Batch { offset, received_at, frame } => {
+                    replayer.handle_batch(&prepared(frame, *offset, *received_at, shards));
+                }
+                UsageRecord::Barrier { offset, control_offset } => {
+                    replayer.handle_barrier(*offset, *control_offset, &mut past).unwrap();
+                }
+            }
+        }
+        let summary = replayer.finish().unwrap();
+        let control = self.machine.control();
+        assert_eq!(summary.chain, control.chain_head(), "{mode:?} with {shards} shards");
+        assert_eq!(summary.journals, control.journal_digest(), "{mode:?} with {shards} shards");
+        Self { machine: replayer.machine, shards: replayer.shards, logs }
+    }
+}
