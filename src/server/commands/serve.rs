@@ -1,11 +1,20 @@
 //! `tallymark serve`
 
+use std::io::Write;
+
 use anyhow::{Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::ServeArgs;
 use crate::run::start;
 use crate::tls::DEV_CERT_FILE;
+
+/// Prints a line; whoever started the server may have stopped listening, which must not stop the server.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
 
 /// Runs a server until it is told to stop.
 ///
@@ -15,18 +24,18 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     init_tracing();
     runtime()?.block_on(async {
         let running = start(args).await?;
-        println!("tallymark {} is up", env!("CARGO_PKG_VERSION"));
-        println!("  data   {}", args.data.display());
-        println!("  quic   {}  (ALPN tallymark/1)", running.quic);
-        println!("  http   http://{}", running.http);
+        say!("tallymark {} is up", env!("CARGO_PKG_VERSION"));
+        say!("  data   {}", args.data.display());
+        say!("  quic   {}  (ALPN tallymark/1)", running.quic);
+        say!("  http   http://{}", running.http);
         if args.tls_cert.is_none() {
-            println!(
+            say!(
                 "  cert   {}  (development; clients trust exactly this one)",
                 args.data.join(DEV_CERT_FILE).display()
             );
         }
         if let Some(token) = &running.token {
-            println!("  token  {token}  (development, all roles; shown once)");
+            say!("  token  {token}  (development, all roles; shown once)");
         }
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let failure = tokio::select! {
@@ -36,9 +45,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         };
         match failure {
             None => {
-                println!("stopping");
+                say!("stopping");
                 running.stop().await?;
-                println!("stopped cleanly");
+                say!("stopped cleanly");
                 Ok(())
             }
             Some(cause) => bail!("{cause}"),

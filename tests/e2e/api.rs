@@ -1,0 +1,152 @@
+//! The HTTP API and the commands beside a running server.
+
+use domain::{Decimal, Timestamp};
+use tallymark_client::{Event, EventIdOwned};
+
+use crate::process::{CATALOG, Server, call, call_json, charged, client, mark_shown, tallymark, text};
+
+async fn with_catalog(data: &std::path::Path) -> (Server, String) {
+    let server = Server::start(data, &[]);
+    let token = server.token.clone().unwrap();
+    let (status, said) = call_json("POST", &server.url("/v1/catalog/apply"), &token, CATALOG).await;
+    assert_eq!((status, said["changed"].as_array().map(Vec::len)), (200, Some(9)), "{said}");
+    (server, token)
+}
+
+fn event(id: &str, subject: &str) -> Event {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    Event::new(EventIdOwned::Text(id.to_string()), subject, Timestamp::from_nanoseconds(now))
+        .value("tokens", Decimal::from_integer(10))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn master_data_is_idempotent_by_content_and_mistakes_are_problem_documents() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = with_catalog(data.path()).await;
+    let (_, again) = call_json("POST", &server.url("/v1/catalog/apply"), &token, CATALOG).await;
+    assert_eq!(again["unchanged"], 9, "{again}");
+    let account = r#"{"name": "Acme AG", "entity": "inc", "currency": "USD", "time_zone": "UTC"}"#;
+    let url = server.url("/v1/accounts/acme");
+    assert_eq!(call_json("PUT", &url, &token, account).await.1["version"], 2);
+    assert_eq!(call_json("PUT", &url, &token, account).await.1["change"], "unchanged");
+    let price = |amount: &str| {
+        format!(
+            r#"{{"plan": "pro", "meter": "calls", "model": "per_unit", "window": "month", "unit_amount": {amount}}}"#
+        )
+    };
+    let cases = [
+        ("/v1/accounts/ACME", account.to_string(), 422, "body_must_be_readable"),
+        ("/v1/accounts/acme", account.replace("USD", "EUR"), 409, "must_not_change"),
+        ("/v1/accounts/new", account.replace("\"inc\"", "\"none\""), 409, "reference_must_exist"),
+        ("/v1/accounts/new", "{".to_string(), 400, "body_must_be_json"),
+        ("/v1/accounts/new", account.replace("\"name\"", "\"nom\""), 422, "body_must_be_readable"),
+        ("/v1/prices/p2", price("1.5"), 422, "body_must_be_readable"),
+        ("/v1/prices/p2", price("\"NaN\""), 422, "body_must_be_readable"),
+        ("/v1/prices/p2", price("\"1e3\""), 422, "body_must_be_readable"),
+        ("/v1/things/x", "{}".to_string(), 404, "kind_must_be_known"),
+    ];
+    for (path, body, status, code) in cases {
+        let (found, said) = call_json("PUT", &server.url(path), &token, &body).await;
+        assert_eq!((found, said["code"].as_str()), (status, Some(code)), "{path} {body}: {said}");
+        assert!(said["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+    }
+    assert_eq!(call("GET", &server.url("/v1/counters"), "tm_wrong", "").await.0, 401);
+    assert_eq!(call_json("DELETE", &url, &token, "").await.1["code"], "method_not_allowed");
+    assert_eq!(call_json("GET", &server.url("/nowhere"), &token, "").await.1["code"], "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subject_bound_later_releases_its_pending_events() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = with_catalog(data.path()).await;
+    let client = client(&server, data.path(), &token, "shop").await;
+    client.record("request", &event("1", "key-2")).await.unwrap();
+    client.record("request", &event("2", "key-1")).await.unwrap();
+    client.flush().await.unwrap();
+    let counters = || async {
+        call_json("GET", &server.url("/v1/counters"), &token, "").await.1["sources"]["shop"].clone()
+    };
+    let before = counters().await;
+    assert_eq!((before["pending"].as_u64(), before["metered"].as_u64()), (Some(1), Some(1)), "{before}");
+    let binding = r#"{"subscription": "s1", "from": "2020-01-01T00:00:00Z"}"#;
+    assert_eq!(call("PUT", &server.url("/v1/subjects/key-2"), &token, binding).await.0, 200);
+    let after = counters().await;
+    assert_eq!((after["pending"].as_u64(), after["metered"].as_u64()), (Some(0), Some(2)), "{after}");
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    assert_eq!(charged(&server, &token).await.0["tokens"], 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn billing_pulls_by_cursor_and_a_forked_history_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = with_catalog(data.path()).await;
+    let client = client(&server, data.path(), &token, "shop").await;
+    client.record("request", &event("1", "key-1")).await.unwrap();
+    client.close().await.unwrap();
+    let (_, cut) = call_json("POST", &server.url("/v1/cuts"), &token, "").await;
+    // The server may have cut by itself before: past windows became final then.
+    let batch = cut["batch"].as_u64().expect("something was charged");
+    let chain = cut["chain"].as_str().unwrap().to_string();
+    let (_, again) = call_json("POST", &server.url("/v1/cuts"), &token, "").await;
+    assert_eq!(
+        (again["batch"].as_u64(), again["chain"].as_str()),
+        (None, Some(chain.as_str())),
+        "nothing changed: {again}"
+    );
+    let after = |digest: &str| server.url(&format!("/v1/charge-batches?after={batch}&digest={digest}"));
+    assert_eq!(call("GET", &after(&chain), &token, "").await, (200, String::new()));
+    let (status, said) = call_json("GET", &after(&"0".repeat(64)), &token, "").await;
+    assert_eq!((status, said["code"].as_str()), (409, Some("history_forked")));
+    let ack = server.url(&format!("/v1/charge-batches/{batch}/ack"));
+    assert_eq!(call("POST", &ack, &token, r#"{"digest": "0"}"#).await.0, 409);
+    assert_eq!(call("POST", &ack, &token, &format!(r#"{{"digest": "{chain}"}}"#)).await.0, 200);
+    assert_eq!(call("POST", &server.url("/v1/charge-batches/99/ack"), &token, "").await.0, 404);
+    let (_, runs) = call_json("POST", &server.url("/v1/journal-runs"), &token, r#"{"entity": "inc"}"#).await;
+    assert_eq!(runs[0]["journals"].as_array().map(Vec::len), Some(1), "{runs}");
+    let (_, journals) = call("GET", &server.url("/v1/journals?entity=inc"), &token, "").await;
+    assert!(journals.contains("UnbilledReceivable") && journals.contains("-1-v1"), "{journals}");
+    let (_, metrics) = call("GET", &server.url("/metrics"), "", "").await;
+    assert!(metrics.contains("tallymark_events_received_total{source=\"shop\"} 1\n"), "{metrics}");
+    assert_eq!(server.terminate(), Some(0));
+    mark_shown(data.path());
+    let server = Server::start(data.path(), &[]);
+    assert_eq!(
+        call("GET", &server.url(&format!("/v1/charge-batches?after={batch}&digest={chain}")), &token, "")
+            .await
+            .0,
+        200
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_work_beside_a_running_server() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let (token, directory) = (server.token.clone().unwrap(), data.path().to_str().unwrap());
+    let file = data.path().join("catalog.toml");
+    std::fs::write(&file, CATALOG).unwrap();
+    let url = server.url("");
+    let catalog = |verb: &str| {
+        let file = file.to_str().unwrap();
+        text(&tallymark(&["catalog", verb, file, "--url", url.trim_end_matches('/'), "--token", &token]))
+    };
+    assert!(catalog("plan").contains("9 changes"), "the difference first");
+    assert!(catalog("apply").contains("applied 9 changes"));
+    assert!(catalog("plan").contains("no changes"));
+
+    let created = tallymark(&["token", "create", "books", "--role", "finance", "--data", directory]);
+    let books = text(&created).trim().to_string();
+    assert_eq!(call("GET", &server.url("/v1/journals"), &books, "").await.0, 200);
+    assert_eq!(call("POST", &server.url("/v1/cuts"), &books, "").await.0, 403);
+    assert!(text(&tallymark(&["token", "list", "--data", directory])).contains("books"));
+    tallymark(&["token", "revoke", "books", "--data", directory]);
+    assert_eq!(call("GET", &server.url("/v1/journals"), &books, "").await.0, 401);
+
+    let second = tallymark(&["serve", "--data", directory, "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    assert!(!second.status.success() && text(&second).contains("in use by another process"));
+    assert_eq!(server.terminate(), Some(0));
+    let scenario = tallymark(&["serve", "--data", directory, "--clock", "scenario"]);
+    assert!(!scenario.status.success() && text(&scenario).contains("--clock scenario is refused"));
+    assert!(text(&tallymark(&["inspect", "control", "--data", directory])).contains("genesis"));
+    assert!(tallymark(&["replay", "--data", directory]).status.success());
+}
