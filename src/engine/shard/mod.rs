@@ -499,3 +499,6 @@ impl Shard {
         self.dedup.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

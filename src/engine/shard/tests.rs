@@ -1,0 +1,315 @@
+//! What a shard decides, as tables: each row is an event and its verdict.
+//!
+//! Owns: the rules one by one (`histories` tries them all at once against a slow model). Leaves to others: the bytes of
+//! batches (`wire`), where cells and verdicts go (`machine`).
+//!
+//! An event is written `id subject time value=… dimension:…`; times are nanoseconds after a fixed instant.
+
+mod histories;
+mod world;
+
+use domain::plan::{MeteringPlan, NegativeUsage};
+
+use super::SourceCounters;
+use world::{World, count, ids_of_one_slot, is_slot_of, owned, plan, sum};
+
+/// Sends batches of one event each, all received at an instant; asserts each verdict.
+fn check(world: &mut World, received_at: i64, table: &[(&str, &str)]) {
+    for (event, verdict) in table {
+        assert_eq!(world.send(received_at, "s", "use", &[event]), [*verdict], "{event}");
+    }
+}
+
+/// Subject `k` is owned from 0 to 1,000 in one slice; a sum of `units`.
+fn one_slice() -> MeteringPlan {
+    owned(plan([sum("units")]), "k", &[(0, 1_000, &[])])
+}
+
+#[test]
+fn the_history_of_an_id_decides_before_anything_else() {
+    let mut world = World::new(1);
+    world.barrier(one_slice());
+    check(
+        &mut world,
+        50,
+        &[
+            ("a k 50 units=1", "accepted"),
+            ("a k 50 units=1", "duplicate"),
+            ("a k 51 units=1", "duplicate_restamped"),
+            ("a k 50 units=2", "conflict"),
+            ("a k 51 units=2", "conflict"),
+            ("a other 50 units=1", "conflict"),
+            ("a k 50 units=1 model:large", "conflict"),
+            ("a k 50 units=1 more=1", "conflict"),
+            ("a k 50", "conflict"),
+            ("b k 50", "quarantined: missing_value"),
+            ("b k 50", "duplicate"),
+            ("b k 50 units=1", "conflict"),
+            ("c nobody 50 units=1", "pending"),
+            ("c nobody 50 units=1", "duplicate"),
+        ],
+    );
+    assert_eq!(world.send(50, "s", "other", &["a k 50 units=1"]), ["conflict"], "the type is content");
+    assert_eq!(
+        world.send(50, "t", "use", &["a k 50 units=1"]),
+        ["accepted"],
+        "sources have ids of their own"
+    );
+    // Too old and too far ahead by now, but known.
+    check(&mut world, 900, &[("a k 50 units=1", "duplicate"), ("a k 50 units=2", "conflict")]);
+    check(&mut world, 0, &[("a k 50 units=1", "duplicate")]);
+    assert_eq!(world.cells(), ["k units from 0: 2 events, 2"], "the first counts, once for each source");
+    assert_eq!(world.set_aside(), 10, "conflicts and quarantined events are listed, duplicates are not");
+}
+
+#[test]
+fn equal_numbers_are_equal_content_however_they_are_written() {
+    let mut world = World::new(1);
+    world.barrier(one_slice());
+    check(&mut world, 50, &[("a k 50 units=1.0", "accepted"), ("b k 50 units=0", "accepted")]);
+    // The second event makes the column finer, so that the first is written as 100 hundredths.
+    let verdicts =
+        world.send(50, "s", "use", &["a k 50 units=1.00", "c k 50 units=0.01", "b k 50 units=0.00"]);
+    assert_eq!(verdicts, ["duplicate", "accepted", "duplicate"]);
+    let verdicts = world.send(50, "s", "use", &["a k 50 units=1.01"]);
+    assert_eq!(verdicts, ["conflict"]);
+    assert_eq!(world.cells(), ["k units from 0: 3 events, 1.01"]);
+}
+
+#[test]
+fn time_is_judged_by_arrival_with_both_bounds_inside() {
+    let mut world = World::new(1);
+    world.barrier(one_slice());
+    check(
+        &mut world,
+        500,
+        &[
+            ("a k 400 units=1", "accepted"),
+            ("b k 399 units=1", "quarantined: too_old"),
+            ("c k 510 units=1", "accepted"),
+            ("d k 511 units=1", "quarantined: future"),
+            // Time decides before meters and owners do.
+            ("e k 399", "quarantined: too_old"),
+            ("f nobody 511 units=1", "quarantined: future"),
+        ],
+    );
+    assert_eq!(world.send(500, "s", "other", &["g k 399 units=1"]), ["quarantined: too_old"]);
+}
+
+#[test]
+fn a_meter_takes_a_value_exactly_or_says_why_not() {
+    let table: [(NegativeUsage, &str, &[&str]); 3] = [
+        (NegativeUsage::Reject, "quarantined: negative_usage", &["k units from 0: 3 events, 7"]),
+        (NegativeUsage::Zero, "accepted", &["k units from 0: 4 events, 7"]),
+        (NegativeUsage::Signed, "accepted", &["k units from 0: 4 events, 4.5"]),
+    ];
+    for (negative_usage, verdict, cells) in table {
+        let mut world = World::new(1);
+        let mut program = sum("units");
+        program.negative_usage = negative_usage;
+        world.barrier(owned(plan([program]), "k", &[(0, 1_000, &[])]));
+        check(
+            &mut world,
+            50,
+            &[
+                ("a k 50 units=5", "accepted"),
+                ("b k 50 units=2.00", "accepted"),
+                ("c k 50 units=-2.5", verdict),
+                ("d k 50 units=0", "accepted"),
+                ("e k 50", "quarantined: missing_value"),
+                ("f k 50 other=1", "quarantined: missing_value"),
+                ("g k 50 units=0.001", "quarantined: value_scale"),
+                ("h k 50 units=-0.001", "quarantined: value_scale"),
+                ("i k 50 units=10000000000000000000000000000000000000", "quarantined: value_range"),
+            ],
+        );
+        assert_eq!(world.cells(), cells);
+    }
+}
+
+#[test]
+fn an_event_without_a_meter_is_unmetered_whoever_owns_its_subject() {
+    let mut program = count("calls");
+    program.filter = vec![("model".into(), vec!["large".into(), "small".into()])];
+    program.group_by = vec!["region".into()];
+    let mut world = World::new(1);
+    world.barrier(owned(plan([program]), "k", &[(0, 1_000, &[])]));
+    check(
+        &mut world,
+        50,
+        &[
+            ("a k 50 model:large region:eu", "accepted"),
+            ("b k 50 model:small", "accepted"),
+            ("c k 50 model:tiny region:eu", "unmetered"),
+            ("d k 50 region:eu", "unmetered"),
+            ("e nobody 50 model:tiny", "unmetered"),
+            ("f nobody 50 model:large", "pending"),
+        ],
+    );
+    assert_eq!(world.send(50, "s", "other", &["g k 50 model:large"]), ["unmetered"]);
+    assert_eq!(world.cells(), ["k calls [-] from 0: 1 events, 1", "k calls [eu] from 0: 1 events, 1"]);
+}
+
+#[test]
+fn an_event_is_atomic_over_its_meters() {
+    let mut world = World::new(1);
+    world.barrier(owned(plan([count("calls"), sum("units"), sum("other")]), "k", &[(0, 1_000, &[])]));
+    check(
+        &mut world,
+        50,
+        &[
+            ("a k 50 units=1 other=1", "accepted"),
+            ("b k 50 units=1", "quarantined: missing_value"),
+            ("c k 50 units=-1", "quarantined: negative_usage"),
+            ("d k 50 units=1 other=-1", "quarantined: negative_usage"),
+        ],
+    );
+    let cells = ["k calls from 0: 1 events, 1", "k other from 0: 1 events, 1", "k units from 0: 1 events, 1"];
+    assert_eq!(world.cells(), cells);
+}
+
+#[test]
+fn a_pending_event_counts_from_the_barrier_on_that_brings_its_owner() {
+    let mut world = World::new(2);
+    world.barrier(plan([sum("units")]));
+    check(&mut world, 50, &[("a k 50 units=1", "pending"), ("b k 60 units=2", "pending")]);
+    assert_eq!(world.cells(), [""; 0]);
+    assert!(!world.barrier(owned(plan([sum("units")]), "k", &[(0, 60, &[])])), "nothing is folded again");
+    assert_eq!(world.cells(), ["k units from 0: 1 events, 1"], "b happened when nobody owned k");
+    let counters = SourceCounters { metered: 1, pending: 1, ..SourceCounters::default() };
+    assert_eq!(world.counters("s"), counters);
+    check(&mut world, 50, &[("a k 50 units=1", "duplicate"), ("b k 60 units=2", "duplicate")]);
+    world.barrier(owned(plan([sum("units")]), "k", &[(0, 60, &[]), (60, 90, &[])]));
+    assert_eq!(world.cells(), ["k units from 0: 1 events, 1", "k units from 60: 1 events, 2"]);
+    assert_eq!((world.counters("s").metered, world.counters("s").pending), (2, 0));
+}
+
+#[test]
+fn pending_events_are_limited_by_source_and_slot() {
+    let [a, b, c, d] = ids_of_one_slot("s");
+    let elsewhere = (0..).map(|number| format!("e{number}")).find(|id| !is_slot_of("s", id, &a));
+    let elsewhere = elsewhere.expect("there are other slots");
+    let send = |world: &mut World, source: &str, id: &str| {
+        world.send(50, source, "use", &[&format!("{id} k 50 units=1")]).remove(0)
+    };
+    let mut world = World::new(2);
+    world.barrier(plan([sum("units")]));
+    for (source, id, verdict) in [
+        ("s", &a, "pending"),
+        ("s", &a, "duplicate"),
+        ("s", &b, "pending"),
+        ("s", &c, "quarantined: pending_full"),
+        ("s", &elsewhere, "pending"),
+        ("t", &a, "pending"),
+    ] {
+        assert_eq!(send(&mut world, source, id), verdict, "{source} {id}");
+    }
+    // A quarantined event is not released: it waits for a person. The others make room.
+    world.barrier(one_slice());
+    assert_eq!(world.cells(), ["k units from 0: 4 events, 4"]);
+    assert_eq!(send(&mut world, "s", &c), "duplicate");
+    world.barrier(plan([sum("units")]));
+    assert_eq!(send(&mut world, "s", &d), "quarantined: pending_full", "what lost its owner waits again");
+    world.barrier(one_slice());
+    world.barrier(owned(plan([sum("units")]), "other", &[(0, 1_000, &[])]));
+    assert_eq!(world.counters("s").pending, 3);
+    assert_eq!(world.counters("t").pending, 1);
+}
+
+#[test]
+fn refused_events_are_counted_by_the_first_shard_alone() {
+    for shards in [1, 2, 8] {
+        let mut world = World::new(shards);
+        world.barrier(one_slice());
+        let (long_id, long_subject) = ("x".repeat(257), "y".repeat(257));
+        let events = [
+            "a k 50 units=1".to_string(),
+            format!("{long_id} k 50 units=1"),
+            format!("b {long_subject} 50 units=1"),
+            "c k 50 units=1".to_string(),
+        ];
+        let events: Vec<&str> = events.iter().map(String::as_str).collect();
+        let verdicts = world.send(50, "s", "use", &events);
+        assert_eq!(verdicts, ["accepted", "rejected: id_must_fit", "rejected: subject_must_fit", "accepted"]);
+        let counters = SourceCounters { metered: 2, rejected: 2, ..SourceCounters::default() };
+        assert_eq!(world.counters("s"), counters);
+        assert_eq!(world.remembered(), 2, "a refused id may be sent again");
+    }
+}
+
+#[test]
+fn a_new_bound_inside_a_filled_slice_folds_it_again() {
+    let mut world = World::new(2);
+    world.barrier(one_slice());
+    check(
+        &mut world,
+        50,
+        &[
+            ("a k 10 units=1", "accepted"),
+            ("b k 49 units=2", "accepted"),
+            ("c k 50 units=4", "accepted"),
+            // None of these is folded again.
+            ("a k 10 units=1", "duplicate"),
+            ("b k 49 units=9", "conflict"),
+            ("d k 50", "quarantined: missing_value"),
+            ("e other 50 units=8", "pending"),
+        ],
+    );
+    let counters = world.counters("s");
+    let bounded = |bounds: &[i64]| owned(plan([sum("units")]), "k", &[(0, 1_000, bounds)]);
+    assert!(!world.barrier(bounded(&[51])), "a bound behind the last event cuts nothing");
+    assert_eq!(world.cells(), ["k units from 0: 3 events, 7"]);
+    assert!(world.barrier(bounded(&[50])), "the bound belongs to the slice that it starts");
+    assert_eq!(world.cells(), ["k units from 0: 2 events, 3", "k units from 50: 1 events, 4"]);
+    assert!(world.barrier(bounded(&[10, 50])));
+    let cells = ["k units from 10: 2 events, 3", "k units from 50: 1 events, 4"];
+    assert_eq!(world.cells(), cells, "an event at a bound is in the slice that starts there");
+    assert!(world.barrier(bounded(&[])), "a bound that goes away joins two slices");
+    assert_eq!(world.cells(), ["k units from 0: 3 events, 7"]);
+    assert_eq!(world.counters("s"), counters);
+}
+
+#[test]
+fn a_subject_that_loses_its_owner_waits_again() {
+    let mut world = World::new(2);
+    world.barrier(one_slice());
+    check(&mut world, 50, &[("a k 40 units=1", "accepted"), ("b k 50 units=2", "accepted")]);
+    assert!(world.barrier(owned(plan([sum("units")]), "k", &[(0, 45, &[])])));
+    assert_eq!(world.cells(), ["k units from 0: 1 events, 1"]);
+    assert_eq!((world.counters("s").metered, world.counters("s").pending), (1, 1));
+    assert!(world.barrier(plan([sum("units")])));
+    assert_eq!(world.cells(), [""; 0]);
+    assert_eq!((world.counters("s").metered, world.counters("s").pending), (0, 2));
+    assert!(!world.barrier(one_slice()), "events that wait are at hand");
+    assert_eq!(world.cells(), ["k units from 0: 2 events, 3"]);
+    assert_eq!((world.counters("s").metered, world.counters("s").pending), (2, 0));
+}
+
+#[test]
+fn a_meter_counts_what_came_after_it_also_when_earlier_usage_is_folded_again() {
+    let mut world = World::new(2);
+    world.barrier(one_slice());
+    check(&mut world, 50, &[("a k 50 units=1", "accepted")]);
+    let mut late = count("calls");
+    late.since_control_offset = world.control_offset();
+    assert!(!world.barrier(owned(plan([sum("units"), late.clone()]), "k", &[(0, 1_000, &[])])));
+    check(&mut world, 50, &[("b k 60 units=2", "accepted"), ("a k 50 units=1", "duplicate")]);
+    assert_eq!(world.cells(), ["k calls from 0: 1 events, 1", "k units from 0: 2 events, 3"]);
+    assert!(world.barrier(owned(plan([sum("units"), late]), "k", &[(0, 1_000, &[55])])));
+    let cells =
+        ["k calls from 55: 1 events, 1", "k units from 0: 1 events, 1", "k units from 55: 1 events, 2"];
+    assert_eq!(world.cells(), cells);
+}
+
+#[test]
+fn a_cell_is_reported_when_it_changed_and_not_again() {
+    let mut world = World::new(1);
+    world.barrier(one_slice());
+    check(&mut world, 50, &[("a k 50 units=1", "accepted"), ("b k 50 units=1", "accepted")]);
+    assert_eq!(world.take_reports(), 1);
+    assert_eq!(world.take_reports(), 0);
+    check(&mut world, 50, &[("a k 50 units=1", "duplicate"), ("c k 50", "quarantined: missing_value")]);
+    assert_eq!(world.take_reports(), 0);
+    world.barrier(plan([sum("units")]));
+    assert_eq!(world.take_reports(), 1, "an emptied cell says so");
+}

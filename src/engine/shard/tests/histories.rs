@@ -1,0 +1,184 @@
+//! Random histories of usage and barriers against a slow model, for several numbers of shards at once.
+//!
+//! Owns: the model, which knows no shards, cells or refolds: it keeps a list of the events that counted and counts them
+//! again whenever it is asked. Leaves to others: single rules (`super`).
+
+use std::collections::BTreeMap;
+
+use domain::plan::MeteringPlan;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+
+use super::world::{FUTURE_MAX, HORIZON, World, count, owned, plan, sum};
+
+/// Spans of ownership with the bounds that cut them.
+type Spans = Vec<(i64, i64, Vec<i64>)>;
+
+#[derive(Clone, Debug, PartialEq)]
+struct Sent {
+    id: u8,
+    subject: u8,
+    time: i64,
+    units: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Batch { received_at: i64, is_metered: bool, events: Vec<Sent> },
+    Barrier(BTreeMap<u8, Spans>),
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    (0u8..24, 0u8..3, 0i64..200, prop::option::weighted(0.9, -1i64..5))
+        .prop_map(|(id, subject, time, units)| Sent { id, subject, time, units })
+}
+
+fn spans() -> impl Strategy<Value = Spans> {
+    let bounds = prop::collection::vec(0i64..200, 0..3);
+    prop::collection::vec((1i64..80, 1i64..120, bounds), 0..3).prop_map(|parts| {
+        let mut end = 0;
+        let mut spans = Vec::new();
+        for (gap, span, bounds) in parts {
+            // Every other gap closes, so that owners also follow each other at once.
+            let from = end + if gap % 2 == 0 { gap } else { 0 };
+            end = from + span;
+            spans.push((from, end, bounds));
+        }
+        spans
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let events = prop::collection::vec(sent(), 1..8);
+    prop_oneof![
+        3 => (0i64..200, prop::bool::weighted(0.8), events).prop_map(|(received_at, is_metered, events)| {
+            Step::Batch { received_at, is_metered, events }
+        }),
+        1 => prop::collection::btree_map(0u8..3, spans(), 0..3).prop_map(Step::Barrier),
+    ]
+}
+
+/// What the shards should say, in the plainest way.
+#[derive(Default)]
+struct Model {
+    first: BTreeMap<u8, (Sent, bool)>,
+    counted: Vec<Sent>,
+    spans: BTreeMap<u8, Spans>,
+}
+
+impl Model {
+    fn verdict(&mut self, received_at: i64, is_metered: bool, event: &Sent) -> &'static str {
+        if let Some((first, was_metered)) = self.first.get(&event.id) {
+            let is_same =
+                (first.subject, first.units, *was_metered) == (event.subject, event.units, is_metered);
+            return match (is_same, first.time == event.time) {
+                (true, true) => "duplicate",
+                (true, false) => "duplicate_restamped",
+                (false, _) => "conflict",
+            };
+        }
+        self.first.insert(event.id, (event.clone(), is_metered));
+        if event.time < received_at - HORIZON {
+            return "quarantined: too_old";
+        }
+        if event.time > received_at + FUTURE_MAX {
+            return "quarantined: future";
+        }
+        if !is_metered {
+            return "unmetered";
+        }
+        match event.units {
+            None => return "quarantined: missing_value",
+            Some(units) if units < 0 => return "quarantined: negative_usage",
+            Some(_) => {}
+        }
+        self.counted.push(event.clone());
+        if self.slice_of(event).is_some() { "accepted" } else { "pending" }
+    }
+
+    /// First instant of the slice that the event lies in, if somebody owns its subject then.
+    fn slice_of(&self, event: &Sent) -> Option<i64> {
+        let spans = self.spans.get(&event.subject)?;
+        let (from, _, bounds) =
+            spans.iter().find(|(from, until, _)| (*from..*until).contains(&event.time))?;
+        bounds.iter().filter(|bound| **bound <= event.time).chain([from]).max().copied()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells: BTreeMap<String, (u64, i64)> = BTreeMap::new();
+        for event in &self.counted {
+            let Some(from) = self.slice_of(event) else { continue };
+            let units = event.units.expect("an event without units does not count");
+            for (meter, value) in [("calls", 1), ("units", units)] {
+                let cell = cells.entry(format!("k{} {meter} from {from}", event.subject)).or_default();
+                *cell = (cell.0 + 1, cell.1 + value);
+            }
+        }
+        cells.into_iter().map(|(name, (count, total))| format!("{name}: {count} events, {total}")).collect()
+    }
+
+    fn plan(&self) -> MeteringPlan {
+        let mut plan = plan([count("calls"), sum("units")]);
+        // Room for all: the limit is a matter of slots, which the model does not know.
+        plan.policy.pending_per_slot_max = u32::MAX;
+        for (subject, spans) in &self.spans {
+            let spans: Vec<(i64, i64, &[i64])> =
+                spans.iter().map(|(from, until, bounds)| (*from, *until, bounds.as_slice())).collect();
+            plan = owned(plan, &format!("k{subject}"), &spans);
+        }
+        plan
+    }
+}
+
+fn written(event: &Sent) -> String {
+    let units = event.units.map_or(String::new(), |units| format!(" units={units}"));
+    format!("e{} k{} {}{units}", event.id, event.subject, event.time)
+}
+
+/// Runs a history in worlds of 1, 2 and 8 shards; all must say what the model says, at every step.
+fn check(steps: &[Step]) {
+    let mut model = Model::default();
+    let mut worlds = [1, 2, 8].map(World::new);
+    worlds.iter_mut().for_each(|world| drop(world.barrier(model.plan())));
+    for step in steps {
+        match step {
+            Step::Barrier(spans) => {
+                model.spans.clone_from(spans);
+                worlds.iter_mut().for_each(|world| drop(world.barrier(model.plan())));
+            }
+            Step::Batch { received_at, is_metered, events } => {
+                let verdicts: Vec<&str> =
+                    events.iter().map(|event| model.verdict(*received_at, *is_metered, event)).collect();
+                let texts: Vec<String> = events.iter().map(written).collect();
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let event_type = if *is_metered { "use" } else { "other" };
+                for world in &mut worlds {
+                    assert_eq!(world.send(*received_at, "s", event_type, &texts), verdicts);
+                }
+            }
+        }
+        let metered = model.counted.iter().filter(|event| model.slice_of(event).is_some()).count() as u64;
+        let first = worlds[0].counters("s");
+        assert_eq!((first.metered, first.pending), (metered, model.counted.len() as u64 - metered));
+        for world in &mut worlds {
+            assert_eq!(world.cells(), model.cells());
+            assert_eq!(world.counters("s"), first);
+        }
+    }
+}
+
+fn cases() -> Config {
+    let cases = std::env::var("TALLYMARK_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(64);
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn any_history_gives_what_a_recount_gives_whatever_the_number_of_shards(
+        steps in prop::collection::vec(step(), 1..24),
+    ) {
+        check(&steps);
+    }
+}

@@ -1,0 +1,240 @@
+//! Shards with a log in memory, driven as the server drives them.
+//!
+//! Owns: batches from text, barriers with their refolds, cells merged over shards. Leaves to others: what is right.
+//!
+//! Invariants, checked at every step: an event gets one verdict; the counters of a source add up to what was sent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use domain::plan::{
+    Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, Schedule, SubjectPlan,
+};
+use domain::time::DAY;
+use domain::{Decimal, MeterId, Span, Subject, Timestamp};
+use wire::verdict::Verdict;
+use wire::{BatchBuilder, IdMode};
+
+use crate::identity::{IdentityKey, slot_of};
+use crate::prepared::PreparedBatch;
+use crate::shard::cell::Fold;
+use crate::shard::{Shard, SourceCounters};
+
+/// Events may be this much older than their arrival.
+pub(super) const HORIZON: i64 = 100;
+/// Events may be this much ahead of their arrival.
+pub(super) const FUTURE_MAX: i64 = 10;
+const KEY: u128 = 0x5eed;
+/// Fraction digits that the meters keep.
+const SCALE: u8 = 2;
+
+/// The instant that times count from.
+pub(super) fn at(nanoseconds: i64) -> Timestamp {
+    Timestamp::MIN.plus(9_000 * DAY + nanoseconds)
+}
+
+/// A plan of these meters, without owners.
+pub(super) fn plan<const N: usize>(programs: [MeterProgram; N]) -> MeteringPlan {
+    let policy = Policy { horizon: HORIZON, future_max: FUTURE_MAX, pending_per_slot_max: 2 };
+    MeteringPlan { programs: programs.to_vec(), policy, ..MeteringPlan::default() }
+}
+
+/// The plan, with a subject owned in spans that are cut at bounds.
+pub(super) fn owned(mut plan: MeteringPlan, subject: &str, spans: &[(i64, i64, &[i64])]) -> MeteringPlan {
+    let spans = spans.iter().map(|(from, until, bounds)| OwnedSpan {
+        span: Span::new(at(*from), at(*until)),
+        schedule: Arc::new(Schedule::new(bounds.iter().map(|bound| at(*bound)).collect())),
+    });
+    let spans = Arc::new(SubjectPlan { spans: spans.collect() });
+    plan.subjects.insert(Subject::new(subject).unwrap(), spans);
+    plan
+}
+
+/// A meter that counts events of type `use`.
+pub(super) fn count(meter: &str) -> MeterProgram {
+    MeterProgram {
+        meter: MeterId::new(meter).unwrap(),
+        event_type: "use".into(),
+        aggregation: Aggregation::Count,
+        value: None,
+        group_by: Vec::new(),
+        filter: Vec::new(),
+        scale: 0,
+        negative_usage: NegativeUsage::Reject,
+        since_control_offset: 0,
+    }
+}
+
+/// A meter that sums the value of its name.
+pub(super) fn sum(meter: &str) -> MeterProgram {
+    MeterProgram { aggregation: Aggregation::Sum, value: Some(meter.into()), scale: SCALE, ..count(meter) }
+}
+
+fn slot_of_id(source: &str, id: &str) -> usize {
+    slot_of(IdentityKey::new(KEY).of_source(source).identity_of_bytes(id.as_bytes()))
+}
+
+/// Whether two ids of a source have one slot.
+pub(super) fn is_slot_of(source: &str, id: &str, other: &str) -> bool {
+    slot_of_id(source, id) == slot_of_id(source, other)
+}
+
+/// Different ids with one slot.
+pub(super) fn ids_of_one_slot<const N: usize>(source: &str) -> [String; N] {
+    let mut ids = (0..).map(|number| format!("i{number}")).filter(|id| is_slot_of(source, id, "i0"));
+    std::array::from_fn(|_| ids.next().expect("numbers do not end"))
+}
+
+/// Shards, their log, and what they reported.
+pub(super) struct World {
+    shards: Vec<Shard>,
+    log: Vec<(u64, PreparedBatch)>,
+    control_offset: u64,
+    plan: Arc<MeteringPlan>,
+    sent: BTreeMap<String, u64>,
+    reported: BTreeMap<String, Vec<Fold>>,
+}
+
+impl World {
+    pub(super) fn new(shards: usize) -> Self {
+        Self {
+            shards: (0..shards).map(Shard::new).collect(),
+            log: Vec::new(),
+            control_offset: 0,
+            plan: Arc::default(),
+            sent: BTreeMap::new(),
+            reported: BTreeMap::new(),
+        }
+    }
+
+    /// Logs and applies a batch; gives the verdicts.
+    pub(super) fn send(
+        &mut self,
+        received_at: i64,
+        source: &str,
+        event_type: &str,
+        events: &[&str],
+    ) -> Vec<String> {
+        let mut builder = BatchBuilder::new(source, event_type, IdMode::Given).without_event_checks();
+        for event in events {
+            push(&mut builder, event);
+        }
+        let frame = Arc::new(builder.finish(1, 0));
+        let (key, shards) = (IdentityKey::new(KEY), self.shards.len());
+        let mut batch = PreparedBatch::prepare(frame, None, at(received_at), key, shards).unwrap();
+        batch.offset = 64 * (self.log.len() as u64 + 1);
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; events.len()];
+        for shard in &mut self.shards {
+            shard.handle_batch(&batch, &mut |index, verdict| {
+                let before = verdicts[usize::from(index)].replace(verdict);
+                assert_eq!(before, None, "an event gets one verdict");
+            });
+        }
+        self.log.push((self.control_offset, batch));
+        *self.sent.entry(source.to_string()).or_default() += events.len() as u64;
+        assert_eq!(self.counters(source).received(), self.sent[source], "nothing vanishes");
+        verdicts.into_iter().map(|verdict| verdict.expect("every event gets a verdict").to_string()).collect()
+    }
+
+    /// Hands a plan to all shards and folds again what they ask for; says whether any did.
+    pub(super) fn barrier(&mut self, plan: MeteringPlan) -> bool {
+        self.control_offset += 1;
+        self.plan = Arc::new(MeteringPlan { control_offset: self.control_offset, ..plan });
+        let mut has_refolded = false;
+        for shard in &mut self.shards {
+            if shard.handle_barrier(self.control_offset, &self.plan) {
+                has_refolded = true;
+                self.log.iter().for_each(|(offset, batch)| shard.refold_batch(batch, *offset));
+                shard.finish_refold();
+            }
+        }
+        has_refolded
+    }
+
+    /// The control offset of the last barrier.
+    pub(super) fn control_offset(&self) -> u64 {
+        self.control_offset
+    }
+
+    /// Takes what the shards report; gives how many cells changed.
+    pub(super) fn take_reports(&mut self) -> usize {
+        let mut changed = 0;
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            for report in shard.take_reports() {
+                changed += 1;
+                let meter = &self.plan.programs[report.program as usize].meter;
+                let texts: Vec<&str> =
+                    report.group.iter().map(|text| text.as_deref().unwrap_or("-")).collect();
+                let group = if texts.is_empty() { String::new() } else { format!(" [{}]", texts.join(",")) };
+                let from = report.slice_from.nanoseconds() - at(0).nanoseconds();
+                let name = format!("{} {meter}{group} from {from}", report.subject);
+                let folds =
+                    self.reported.entry(name).or_insert_with(|| vec![Fold::default(); self.log.len() + 64]);
+                folds[index] = report.fold;
+            }
+        }
+        changed
+    }
+
+    /// The cells that hold something, merged over the shards.
+    pub(super) fn cells(&mut self) -> Vec<String> {
+        self.take_reports();
+        let mut cells = Vec::new();
+        for (name, folds) in &self.reported {
+            let mut whole = Fold::default();
+            folds.iter().for_each(|fold| whole.merge(fold));
+            if whole.is_empty() {
+                assert_eq!(whole, Fold::default(), "an empty cell holds nothing");
+                continue;
+            }
+            let is_count = self.plan.programs.iter().any(|program| {
+                program.aggregation == Aggregation::Count && name.contains(&format!(" {} ", program.meter))
+            });
+            let total = whole.sum.value().expect("small sums fit");
+            let total = Decimal::new(total, if is_count { 0 } else { SCALE }).unwrap();
+            cells.push(format!("{name}: {} events, {total}", whole.count));
+        }
+        cells
+    }
+
+    /// Counters of a source, over all shards.
+    pub(super) fn counters(&self, source: &str) -> SourceCounters {
+        let mut whole = SourceCounters::default();
+        for counters in self.shards.iter().filter_map(|shard| shard.counters().get(source)) {
+            whole.merge(counters);
+        }
+        whole
+    }
+
+    /// Events listed as set aside, over all shards.
+    pub(super) fn set_aside(&self) -> usize {
+        self.shards.iter().map(|shard| shard.set_aside().len()).sum()
+    }
+
+    /// Ids in the dedup indexes.
+    pub(super) fn remembered(&self) -> usize {
+        self.shards.iter().map(Shard::remembered).sum()
+    }
+}
+
+/// Adds an event that is written `id subject time value=… dimension:…`.
+fn push(builder: &mut BatchBuilder, event: &str) {
+    let mut words = event.split(' ');
+    let mut word = || words.next().expect("an event has id, subject and time");
+    let (id, subject, time) = (word(), word(), word());
+    let (mut values, mut dimensions) = (Vec::new(), Vec::new());
+    for property in words {
+        match property.split_once('=') {
+            Some((name, text)) => {
+                let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
+                let mantissa: i128 = text.replace('.', "").parse().expect("a value is a decimal");
+                values.push((name, mantissa, fraction.len() as u8));
+            }
+            None => dimensions.push(property.split_once(':').expect("a property is a value or a dimension")),
+        }
+    }
+    let time = at(time.parse().expect("a time is a number")).nanoseconds();
+    builder
+        .push_parts(id.as_bytes(), subject, time, &values, &dimensions)
+        .expect("a batch of a test is small");
+}
