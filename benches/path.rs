@@ -1,7 +1,7 @@
 //! The path of an event in process: build a batch, check and hash it, decide and fold, rate.
 //!
 //! Goal: show where a core's time goes, as figures of one run. Not a goal: disks and sockets; `loadgen` measures those
-//! against a raw sink. `TALLYMARK_BENCH=tiny` (or `-- --test`) runs each part once, with the tests.
+//! against a raw sink. `cargo test --bench path` runs each part once.
 
 use std::hint::black_box;
 use std::sync::Arc;
