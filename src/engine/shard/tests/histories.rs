@@ -139,12 +139,16 @@ fn written(event: &Sent) -> String {
 fn check(steps: &[Step]) {
     let mut model = Model::default();
     let mut worlds = [1, 2, 8].map(World::new);
-    worlds.iter_mut().for_each(|world| drop(world.barrier(model.plan())));
+    for world in &mut worlds {
+        world.barrier(model.plan());
+    }
     for step in steps {
         match step {
             Step::Barrier(spans) => {
                 model.spans.clone_from(spans);
-                worlds.iter_mut().for_each(|world| drop(world.barrier(model.plan())));
+                for world in &mut worlds {
+                    world.barrier(model.plan());
+                }
             }
             Step::Batch { received_at, is_metered, events } => {
                 let verdicts: Vec<&str> =
