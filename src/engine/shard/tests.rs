@@ -287,18 +287,31 @@ fn a_subject_that_loses_its_owner_waits_again() {
 
 #[test]
 fn a_meter_counts_what_came_after_it_also_when_earlier_usage_is_folded_again() {
-    let mut world = World::new(2);
+    let mut world = World::new(1);
     world.barrier(one_slice());
     check(&mut world, 50, &[("a k 50 units=1", "accepted")]);
     let mut late = count("calls");
-    late.since_control_offset = world.control_offset();
-    assert!(!world.barrier(owned(plan([sum("units"), late.clone()]), "k", &[(0, 1_000, &[])])));
+    late.since_control_offset = world.control_offset() + 1;
+    let with_late = |bounds: &[i64]| owned(plan([sum("units"), late.clone()]), "k", &[(0, 1_000, bounds)]);
+    assert!(!world.barrier(with_late(&[])));
     check(&mut world, 50, &[("b k 60 units=2", "accepted"), ("a k 50 units=1", "duplicate")]);
     assert_eq!(world.cells(), ["k calls from 0: 1 events, 1", "k units from 0: 2 events, 3"]);
-    assert!(world.barrier(owned(plan([sum("units"), late]), "k", &[(0, 1_000, &[55])])));
-    let cells =
-        ["k calls from 55: 1 events, 1", "k units from 0: 1 events, 1", "k units from 55: 1 events, 2"];
-    assert_eq!(world.cells(), cells);
+    assert!(world.barrier(with_late(&[40])));
+    assert_eq!(world.cells(), ["k calls from 40: 1 events, 1", "k units from 40: 2 events, 3"]);
+}
+
+#[test]
+fn folding_again_keeps_count_of_those_that_wait() {
+    let [a, b, c, d] = ids_of_one_slot("s");
+    let mut world = World::new(1);
+    let bounded = |bounds: &[i64]| owned(plan([sum("units")]), "k", &[(0, 45, bounds)]);
+    world.barrier(bounded(&[]));
+    let at = |id: &str, time: i64| format!("{id} k {time} units=1");
+    check(&mut world, 50, &[(&at(&a, 40), "accepted"), (&at(&b, 50), "pending")]);
+    assert!(world.barrier(bounded(&[40])));
+    assert!(world.barrier(bounded(&[30])));
+    check(&mut world, 50, &[(&at(&c, 50), "pending"), (&at(&d, 50), "quarantined: pending_full")]);
+    assert_eq!((world.counters("s").metered, world.counters("s").pending), (1, 2));
 }
 
 #[test]
