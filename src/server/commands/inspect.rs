@@ -1,5 +1,6 @@
 //! `tallymark inspect`: shows what lies in a data directory, without a server.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -81,10 +82,11 @@ struct Printer {
 
 impl Printer {
     fn print(&mut self, line: &dyn std::fmt::Display) {
-        if self.left > 0 {
-            println!("{line}");
-            self.left -= 1;
+        // A reader that went away, such as `head`, has seen enough.
+        if self.left > 0 && writeln!(std::io::stdout(), "{line}").is_err() {
+            self.left = 0;
         }
+        self.left = self.left.saturating_sub(1);
     }
 }
 
