@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::{Account, Catalog, Entity, PricingModel};
-use billing::charges::{ChargeLine, Corrects, PostingClass};
+use billing::charges::{ChargeLine, Corrects, LineKey, PostingClass};
 use billing::rating::{PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
@@ -20,7 +20,7 @@ use wire::control::{Cut, WindowFinal};
 
 use crate::cells::Cells;
 use crate::due::DueIndex;
-use crate::issued::{GroupTexts, Issued, LineKey, Worth};
+use crate::issued::{GroupTexts, Issued, Worth};
 use crate::metering_plan::program_index;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, slice_of};
 
@@ -435,7 +435,7 @@ impl Rater<'_> {
             }
             let (mut count, mut digest) = self.issued.completeness(account, window.from);
             for line in rated.iter().filter(|line| line.window.from == window.from) {
-                let key = crate::issued::key_of(line);
+                let key = line.key();
                 let before = self.issued.worth_of(&key);
                 let after = u128::from_str_radix(&line.event_digest, 16).expect("digests are written as hex");
                 count += line.event_count;

@@ -6,23 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use billing::charges::ChargeLine;
+use billing::charges::{ChargeLine, LineKey};
 use domain::{AccountId, Exact, ExactStatus, PriceId, SubscriptionId, Timestamp};
 
 /// The texts of a group, by dimension; dimensions that events did not have are left out.
 pub(crate) type GroupTexts = BTreeMap<String, String>;
-
-/// Identity of a charge line: the finest thing that is charged, and the order of lines in a batch.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LineKey {
-    pub(crate) account: AccountId,
-    pub(crate) subscription: SubscriptionId,
-    pub(crate) price: PriceId,
-    pub(crate) window_from: Timestamp,
-    pub(crate) group: GroupTexts,
-    pub(crate) slice_from: Timestamp,
-    pub(crate) price_version: u32,
-}
 
 /// What a line is worth, or what was charged for it so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +120,7 @@ impl Issued {
     /// # Errors
     /// [`ExactStatus`] if a sum no longer fits; impossible for lines that were differences of positions that fit.
     pub(crate) fn issue(&mut self, line: &ChargeLine) -> Result<(), ExactStatus> {
-        let worth = self.lines.entry(key_of(line)).or_insert(Worth::NOTHING);
+        let worth = self.lines.entry(line.key()).or_insert(Worth::NOTHING);
         worth.quantity = line.quantity_after;
         worth.precise = worth.precise.add(line.precise)?;
         worth.rounded = worth.rounded.checked_add(line.rounded_minor()).ok_or(ExactStatus::AmountMustFit)?;
@@ -154,18 +142,5 @@ impl Issued {
     /// Lines held.
     pub(crate) fn len(&self) -> usize {
         self.lines.len()
-    }
-}
-
-/// The key of a charge line.
-pub(crate) fn key_of(line: &ChargeLine) -> LineKey {
-    LineKey {
-        account: line.account.clone(),
-        subscription: line.subscription.clone(),
-        price: line.price.clone(),
-        window_from: line.window.from,
-        group: line.group.clone(),
-        slice_from: line.slice.from,
-        price_version: line.price_version,
     }
 }

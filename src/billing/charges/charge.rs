@@ -22,7 +22,7 @@ pub struct Corrects {
 /// Identity of a charge line: the finest thing that is charged.
 ///
 /// Lines of one key, over all batches, add up to what the slice was worth at the last cut. Keys order by account,
-/// subscription, price, group, window, slice and version.
+/// subscription, price, window, group, slice and version: the order of the lines in a batch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LineKey {
     /// Who pays.
@@ -31,10 +31,10 @@ pub struct LineKey {
     pub subscription: SubscriptionId,
     /// At which price.
     pub price: PriceId,
-    /// Texts of the group-by dimensions.
-    pub group: BTreeMap<String, String>,
     /// First instant of the tier window.
     pub window_from: Timestamp,
+    /// Texts of the group-by dimensions.
+    pub group: BTreeMap<String, String>,
     /// First instant of the slice. Its end is no part of the key: a slice that is split keeps its start.
     pub slice_from: Timestamp,
     /// The price's version.
@@ -184,8 +184,8 @@ mod tests {
         let greater: Vec<LineKey> = [
             (r#""price_version":2"#, r#""price_version":3"#),
             (r#""slice":{"from":"2026-01-15"#, r#""slice":{"from":"2026-01-16"#),
-            (r#""window":{"from":"2026-01-01"#, r#""window":{"from":"2026-01-02"#),
             (r#"{"region":"eu"}"#, r#"{"region":"us"}"#),
+            (r#""window":{"from":"2026-01-01"#, r#""window":{"from":"2026-01-02"#),
             (r#""price":"calls""#, r#""price":"input""#),
             (r#""subscription":"s1""#, r#""subscription":"s2""#),
             (r#""account":"acme""#, r#""account":"beta""#),
