@@ -11,7 +11,7 @@ use std::io;
 pub trait Storage: Send + Sync {
     /// Names of all files, in no order.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A new, empty file that can be written.
+    /// A new, empty file that can be written; an error if the name is taken, since nothing is ever written over.
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
     /// An existing file; written only if `is_writable`.
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>>;

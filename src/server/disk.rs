@@ -14,19 +14,29 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory; made, with its name durable, if it does not exist.
+    /// The directory; made, with durable names for all that was made for it, if it does not exist.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn open_or_create(path: &Path) -> io::Result<Self> {
-        if !path.exists() {
+        let made: Vec<&Path> = path.ancestors().take_while(|ancestor| !is_present(ancestor)).collect();
+        if !made.is_empty() {
             std::fs::create_dir_all(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_directory(parent)?;
-            }
+        }
+        for directory in made {
+            sync_directory(parent_of(directory))?;
         }
         Ok(Self { path: path.to_path_buf() })
     }
+}
+
+/// Whether a directory exists; the empty path is the present one.
+fn is_present(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 struct RealFile(File);
@@ -41,12 +51,7 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.path.join(name))?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
         Ok(Box::new(RealFile(file)))
     }
 
@@ -60,7 +65,9 @@ impl Storage for Directory {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        sync_directory(&self.path)
+        sync_directory(&self.path)?;
+        // The process that made the directory may have died before it synced the directory's own name.
+        sync_directory(parent_of(&self.path))
     }
 }
 
@@ -165,8 +172,9 @@ mod tests {
     #[test]
     fn a_real_directory_keeps_the_contract_of_storage() {
         let data = tempfile::tempdir().unwrap();
-        let directory = Directory::open_or_create(&data.path().join("log")).unwrap();
+        let directory = Directory::open_or_create(&data.path().join("deep/log")).unwrap();
         let file = directory.create("a").unwrap();
+        assert!(directory.create("a").is_err(), "a file is never made over another");
         file.preallocate(8_192).unwrap();
         file.write_at(4_000, b"hello").unwrap();
         file.sync_data().unwrap();

@@ -2,14 +2,19 @@
 //!
 //! Owns: the order of segments, the end of a log, torn tails. Leaves to others: repairing (`recovery`).
 
+use std::ops::Range;
+
 use wire::AlignedBytes;
 
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, CLEAN_FILE, CleanMarker, LogError, LogOptions, RECORD_HEADER_BYTES,
-    SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header, decode_record_header, io_error,
-    is_zero, segment_name,
+    BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, CLEAN_BYTES, CLEAN_FILE, CleanMarker, LogError,
+    LogOptions, RECORD_HEADER_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header,
+    decode_record_header, io_error, is_zero, segment_name,
 };
 use crate::io::{Storage, StorageFile};
+
+/// Bytes that are looked at together when zeros are expected.
+const SCAN_BYTES: usize = 64 << 10;
 
 /// A record as it was written; the payload is 16-aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +103,7 @@ impl<'s> LogReader<'s> {
             return Err(LogError::Damaged { file: segment_name(segments[0]), position: 0, what });
         }
         let clean = if until.is_none() && names.iter().any(|name| name == CLEAN_FILE) {
-            Some(read_clean(storage, &options)?)
+            read_clean(storage, &options)?
         } else {
             None
         };
@@ -224,8 +229,8 @@ impl<'s> LogReader<'s> {
             }
             match self.read_block()? {
                 Ok(()) => return Ok(true),
-                Err(what) => {
-                    let torn_bytes = self.torn_tail(is_last, what)?;
+                Err(unreadable) => {
+                    let torn_bytes = self.torn_tail(is_last, unreadable)?;
                     self.end_log(torn_bytes)?;
                     return Ok(false);
                 }
@@ -244,8 +249,10 @@ impl<'s> LogReader<'s> {
         if !is_short {
             file.read_at(0, &mut header).map_err(io_error("read", &name))?;
         }
-        // A crash while a segment was made leaves it without a header; it never held a record.
-        if is_newest && self.clean.is_none() && is_zero(&header) {
+        // A crash while a segment was made leaves it without a header; it never held a record. A header is durable
+        // before the first block, so zeros in front of anything else are damage.
+        let may_be_unborn = is_newest && self.clean.is_none() && is_zero(&header);
+        if may_be_unborn && (is_short || nonzero_end(&*file, &name, 0..size)?.is_none()) {
             self.segments.pop();
             return Ok(false);
         }
@@ -263,13 +270,13 @@ impl<'s> LogReader<'s> {
     }
 
     /// Reads and checks the block at the present position; the inner error says why there is none.
-    fn read_block(&mut self) -> Result<Result<(), &'static str>, LogError> {
+    fn read_block(&mut self) -> Result<Result<(), Unreadable>, LogError> {
         let segment = self.file.as_mut().expect("a segment is open");
         let left = segment.size - segment.position;
         let offset = segment.base + segment.position - SEGMENT_HEADER_BYTES as u64;
         self.block_offset = offset;
         if left < SECTOR_BYTES as u64 {
-            return Ok(Err("a block is cut off"));
+            return Ok(Err(Unreadable { what: "a block is cut off", block_bytes: None }));
         }
         let reading = "read";
         if self.block.len() < SECTOR_BYTES {
@@ -279,11 +286,12 @@ impl<'s> LogReader<'s> {
         segment.file.read_at(segment.position, sector).map_err(io_error(reading, &segment.name))?;
         let header = match BlockHeader::decode(&sector[..BLOCK_HEADER_BYTES], &self.options, offset) {
             Ok(header) => header,
-            Err(what) => return Ok(Err(what)),
+            Err(what) => return Ok(Err(Unreadable { what, block_bytes: None })),
         };
         let block_bytes = header.block_bytes();
+        let unreadable = |what| Ok(Err(Unreadable { what, block_bytes: Some(block_bytes as u64) }));
         if block_bytes as u64 > left {
-            return Ok(Err("a block is cut off"));
+            return unreadable("a block is cut off");
         }
         if self.block.len() < block_bytes {
             let mut larger = AlignedBytes::with_len(block_bytes.next_power_of_two());
@@ -296,7 +304,7 @@ impl<'s> LogReader<'s> {
             .read_at(segment.position + SECTOR_BYTES as u64, rest)
             .map_err(io_error(reading, &segment.name))?;
         if let Err(what) = header.check_body(&self.block[..block_bytes]) {
-            return Ok(Err(what));
+            return unreadable(what);
         }
         if header.recorded_at < self.tail.last_recorded_at || header.records == 0 {
             return Err(self.damage(16, "a block's time runs backwards or it has no records"));
@@ -315,33 +323,41 @@ impl<'s> LogReader<'s> {
 
     /// Decides what an unreadable block is: the zeros behind the end, a torn block that was never acknowledged, or
     /// damage. Gives the bytes of the torn block.
-    fn torn_tail(&mut self, is_last: bool, what: &'static str) -> Result<u64, LogError> {
+    ///
+    /// A commit is synced before the next one is written. So only the last block can be torn, nothing of it lies
+    /// behind its end, and no whole block lies behind it; anything else was durable once, and is damage.
+    fn torn_tail(&self, is_last: bool, unreadable: Unreadable) -> Result<u64, LogError> {
         let segment = self.file.as_ref().expect("a segment is open");
-        let (start, size, name, base) = (segment.position, segment.size, segment.name.clone(), segment.base);
-        let damaged = |position, what| LogError::Damaged { file: name.clone(), position, what };
+        let (start, size, name) = (segment.position, segment.size, &segment.name);
+        let damaged = || LogError::Damaged { file: name.clone(), position: start, what: unreadable.what };
         if !is_last || self.clean.is_some() {
-            return Err(damaged(start, what));
+            return Err(damaged());
         }
-        let mut nonzero_end = start;
-        let mut sector = vec![0; SECTOR_BYTES];
-        let mut position = start;
-        while position < size {
-            let bytes = SECTOR_BYTES.min((size - position) as usize);
-            segment.file.read_at(position, &mut sector[..bytes]).map_err(io_error("read", &name))?;
-            if !is_zero(&sector[..bytes]) {
-                nonzero_end = position + bytes as u64;
-                let offset = base + position - SEGMENT_HEADER_BYTES as u64;
-                let is_block = bytes == SECTOR_BYTES
-                    && position > start
-                    && BlockHeader::decode(&sector[..BLOCK_HEADER_BYTES], &self.options, offset).is_ok();
-                // A commit is synced before the next one is written, so only the last block can be torn.
-                if is_block {
-                    return Err(damaged(start, what));
-                }
+        let Some(nonzero_end) = nonzero_end(&*segment.file, name, start..size)? else { return Ok(0) };
+        if nonzero_end > start + unreadable.block_bytes.unwrap_or(BLOCK_BYTES_MAX as u64) {
+            return Err(damaged());
+        }
+        if unreadable.block_bytes.is_none() && self.has_block_in(start + SECTOR_BYTES as u64..nonzero_end)? {
+            return Err(damaged());
+        }
+        Ok((nonzero_end - start).next_multiple_of(SECTOR_BYTES as u64).min(size - start))
+    }
+
+    /// Whether any sector of a range of the present segment starts with a header that was written there.
+    fn has_block_in(&self, range: Range<u64>) -> Result<bool, LogError> {
+        let segment = self.file.as_ref().expect("a segment is open");
+        let mut header = [0; BLOCK_HEADER_BYTES];
+        for position in range.clone().step_by(SECTOR_BYTES) {
+            if range.end - position < BLOCK_HEADER_BYTES as u64 {
+                break;
             }
-            position += bytes as u64;
+            segment.file.read_at(position, &mut header).map_err(io_error("read", &segment.name))?;
+            let offset = segment.base + position - SEGMENT_HEADER_BYTES as u64;
+            if BlockHeader::decode(&header, &self.options, offset).is_ok() {
+                return Ok(true);
+            }
         }
-        Ok(nonzero_end - start)
+        Ok(false)
     }
 
     fn end_log(&mut self, torn_bytes: u64) -> Result<(), LogError> {
@@ -366,15 +382,37 @@ impl<'s> LogReader<'s> {
     }
 }
 
-fn read_clean(storage: &dyn Storage, options: &LogOptions) -> Result<CleanMarker, LogError> {
+/// Why there is no whole block, and how large it should be if its header is whole.
+struct Unreadable {
+    what: &'static str,
+    block_bytes: Option<u64>,
+}
+
+/// The marker of a clean end; `None` if a crash left it unwritten, since a crash on the way to it is no damage.
+fn read_clean(storage: &dyn Storage, options: &LogOptions) -> Result<Option<CleanMarker>, LogError> {
     let file = storage.open(CLEAN_FILE, false).map_err(io_error("open", CLEAN_FILE))?;
     let size = file.size().map_err(io_error("measure", CLEAN_FILE))?;
     let mut bytes = vec![0; usize::try_from(size.min(4_096)).unwrap_or_default()];
     file.read_at(0, &mut bytes).map_err(io_error("read", CLEAN_FILE))?;
+    if bytes.len() <= CLEAN_BYTES && is_zero(&bytes) {
+        return Ok(None);
+    }
     let what = "the marker of a clean end does not validate";
-    CleanMarker::decode(&bytes, options).ok_or(LogError::Damaged {
-        file: CLEAN_FILE.to_string(),
-        position: 0,
-        what,
-    })
+    let damaged = LogError::Damaged { file: CLEAN_FILE.to_string(), position: 0, what };
+    CleanMarker::decode(&bytes, options).map(Some).ok_or(damaged)
+}
+
+/// Position behind the last byte of a range that is not zero.
+fn nonzero_end(file: &dyn StorageFile, name: &str, range: Range<u64>) -> Result<Option<u64>, LogError> {
+    let mut chunk = vec![0; SCAN_BYTES];
+    let mut end = None;
+    for position in range.clone().step_by(SCAN_BYTES) {
+        let bytes = usize::try_from(range.end - position).map_or(SCAN_BYTES, |left| left.min(SCAN_BYTES));
+        let chunk = &mut chunk[..bytes];
+        file.read_at(position, chunk).map_err(io_error("read", name))?;
+        if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {
+            end = Some(position + last as u64 + 1);
+        }
+    }
+    Ok(end)
 }

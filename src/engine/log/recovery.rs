@@ -3,14 +3,16 @@
 //! | what is found | what it is | what is done |
 //! |---|---|---|
 //! | no segments | a new log | the first segment is made at the first commit |
-//! | newest segment short or without header, no CLEAN | crash while a segment was made | the file is removed |
+//! | newest segment shorter than its header, or all zeros; no CLEAN | crash while a segment was made | the file is removed |
+//! | newest segment with zeros for a header, then anything else | damage | refused |
 //! | zeros behind the last block of the newest segment | preallocated room | kept |
-//! | unreadable bytes behind it, no block behind them, no CLEAN | a torn commit, never acknowledged | cut off |
-//! | unreadable bytes with a whole block behind them | damage | refused: segment and position |
+//! | unreadable bytes behind it, no longer than one block, no CLEAN | a torn commit, never acknowledged | cut off |
+//! | unreadable bytes with anything behind the block that they are | damage | refused: segment and position |
 //! | unreadable bytes in an older segment | damage | refused |
 //! | a gap between segments, a foreign header, a segment of another log | damage | refused |
 //! | CLEAN, and the log ends as it says | closed cleanly | CLEAN is removed before the first append |
 //! | CLEAN, and anything is unreadable or ends elsewhere | damage | refused |
+//! | CLEAN empty or all zeros | crash while the log was closed | as if there were none |
 //! | CLEAN itself unreadable | damage | refused |
 
 use super::format::{CLEAN_FILE, LogError, LogOptions, SEGMENT_HEADER_BYTES, io_error, segment_name};
@@ -67,22 +69,18 @@ impl LogWriter {
     }
 }
 
-/// Removes a segment that never got its header, and the marker of a clean end.
+/// Removes a segment that never got its header, and the marker of a clean end; makes all other names durable.
 fn repair(storage: &dyn Storage, segments: &[u64]) -> Result<(), LogError> {
     let names = storage.list().map_err(io_error("list", "the log's directory"))?;
     let known: Vec<String> = segments.iter().map(|base| segment_name(*base)).collect();
-    let mut has_removed = false;
     for name in names {
         let is_headless = name.ends_with(".seg") && !known.contains(&name);
         if is_headless || name == CLEAN_FILE {
             storage.remove(&name).map_err(io_error("remove", &name))?;
-            has_removed = true;
         }
     }
-    if has_removed {
-        storage.sync_directory().map_err(io_error("sync", "the log's directory"))?;
-    }
-    Ok(())
+    // Always: a process that died may have made the newest segment without making its name durable.
+    storage.sync_directory().map_err(io_error("sync", "the log's directory"))
 }
 
 /// Position in its file of an offset of a segment.

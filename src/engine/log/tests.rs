@@ -52,12 +52,18 @@ fn what_was_committed_survives_any_crash_and_only_a_prefix_of_the_rest() {
             }
             match random.below(12) {
                 0 => {
-                    // The commit's last sync fails and power is lost: its block may be torn or whole.
-                    disk.set_faults(Faults { fail_sync: Some(1 + random.below(2)), ..Faults::default() });
+                    // A write or sync fails on the way and power is lost: the block may be torn, whole or not there.
+                    // Opening may fail on the way too, and power be lost again.
+                    disk.set_faults(any_fault(&mut random));
                     let failed = writer.commit(recorded_at).is_err();
                     disk.crash(random.below(u64::MAX >> 12));
+                    disk.set_faults(any_fault(&mut random));
+                    if random.below(2) == 0 && open(&disk).is_err() {
+                        disk.crash(random.below(u64::MAX >> 12));
+                    }
+                    disk.set_faults(Faults::default());
                     (writer, _) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-                    let found = read(&disk).unwrap();
+                    let found = read(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
                     assert!(found.starts_with(&committed), "seed {seed}: committed records are there");
                     if !failed || found.len() > committed.len() {
                         committed.extend(staged);
@@ -65,6 +71,18 @@ fn what_was_committed_survives_any_crash_and_only_a_prefix_of_the_rest() {
                     assert_eq!(found, committed, "seed {seed}: a commit is whole or not there");
                 }
                 1 => {
+                    // Power is lost while the log is closed: it may be marked as clean or not, and lost nothing.
+                    writer.commit(recorded_at).unwrap();
+                    committed.extend(staged);
+                    disk.set_faults(any_fault(&mut random));
+                    let _ = writer.close_cleanly();
+                    disk.crash(random.below(u64::MAX >> 12));
+                    let (opened, recovery) =
+                        open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                    assert_eq!(recovery.records as usize, committed.len(), "seed {seed}");
+                    writer = opened;
+                }
+                2 => {
                     writer.commit(recorded_at).unwrap();
                     committed.extend(staged);
                     writer.close_cleanly().unwrap();
@@ -85,6 +103,15 @@ fn what_was_committed_survives_any_crash_and_only_a_prefix_of_the_rest() {
         let (_, recovery) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(recovery.records as usize, committed.len(), "seed {seed}");
         assert_eq!(read(&disk).unwrap(), committed, "seed {seed}");
+    }
+}
+
+/// One write or one sync fails, as early as the first and as late as the last of a commit that makes a segment.
+fn any_fault(random: &mut Seed) -> Faults {
+    let number = Some(1 + random.below(4));
+    match random.below(2) {
+        0 => Faults { fail_sync: number, ..Faults::default() },
+        _ => Faults { fail_write: number, ..Faults::default() },
     }
 }
 
@@ -198,4 +225,102 @@ fn a_reader_with_a_bound_does_not_look_at_what_is_being_written() {
         found.push(record.offset);
     }
     assert_eq!(found, offsets[4..9]);
+}
+
+#[test]
+fn a_segment_with_records_is_refused_and_kept_when_its_header_was_zeroed() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    writer.stage(1, 0, &[b"acknowledged"]).unwrap();
+    writer.commit(0).unwrap();
+    let name = disk.files()[0].0.clone();
+    let file = disk.open(&name, true).unwrap();
+    file.write_at(0, &[0; 4_096]).unwrap();
+    file.sync_data().unwrap();
+    let error = open(&disk).err().unwrap();
+    assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+    assert_eq!(disk.files()[0].0, name, "the segment is still there");
+}
+
+/// Blocks of two logs, and of two places of one log, are equally whole; each belongs where it was written.
+#[test]
+fn a_block_validates_only_where_it_was_written() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    for number in 0..3u8 {
+        writer.stage(1, 3, &[&[number; 100]]).unwrap();
+        writer.commit(1).unwrap();
+    }
+    writer.close_cleanly().unwrap();
+    let name = disk.files()[0].0.clone();
+    let file = disk.open(&name, true).unwrap();
+    let mut block = vec![0; 4_096];
+    file.read_at(4_096, &mut block).unwrap();
+    file.write_at(8_192, &block).unwrap();
+    let error = read(&disk).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        format!("segment {name} is damaged at byte 8192: a block belongs to another log or offset")
+    );
+    let other = SimulatedDisk::default();
+    let options = LogOptions { kind: LogKind::Control, ..OPTIONS };
+    let (mut writer, _) =
+        LogWriter::recover::<LogError>(Arc::new(other.clone()), options, &mut |_| Ok(())).unwrap();
+    writer.stage(1, 3, &[&[0; 100]]).unwrap();
+    writer.commit(1).unwrap();
+    other.open(&name, false).unwrap().read_at(4_096, &mut block).unwrap();
+    file.write_at(4_096, &block).unwrap();
+    let error = read(&disk).err().unwrap().to_string();
+    assert!(error.contains("byte 4096: a block belongs to another log or offset"), "{error}");
+}
+
+#[test]
+fn a_torn_block_ends_where_its_header_says_and_what_lies_behind_is_damage() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    for number in 0..3u8 {
+        writer.stage(1, 3, &[&[number; 100]]).unwrap();
+        writer.commit(1).unwrap();
+    }
+    let name = disk.files()[0].0.clone();
+    disk.flip(&name, 8_192 + 100, 0);
+    disk.flip(&name, 12_288 + 20, 0);
+    let error = open(&disk).err().unwrap().to_string();
+    assert_eq!(error, format!("segment {name} is damaged at byte 8192: a block's checksum differs"));
+}
+
+#[test]
+fn a_marker_that_a_crash_left_unwritten_is_no_marker() {
+    for bytes in [0, 64] {
+        let disk = SimulatedDisk::default();
+        let (mut writer, _) = open(&disk).unwrap();
+        writer.stage(1, 0, &[b"acknowledged"]).unwrap();
+        writer.commit(0).unwrap();
+        let marker = disk.create("CLEAN").unwrap();
+        marker.preallocate(bytes).unwrap();
+        disk.sync_directory().unwrap();
+        let (writer, recovery) = open(&disk).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
+        assert_eq!((recovery.records, recovery.was_clean), (1, false));
+        assert!(disk.files().iter().all(|(name, _)| name != "CLEAN"));
+        writer.close_cleanly().unwrap();
+    }
+}
+
+/// A process died between making a segment and syncing its name; the next one went on in it, then power was lost.
+#[test]
+fn a_segment_whose_name_was_never_synced_survives_once_the_log_was_opened() {
+    for seed in 0..16 {
+        let disk = SimulatedDisk::default();
+        let (mut writer, _) = open(&disk).unwrap();
+        disk.set_faults(Faults { fail_sync: Some(2), ..Faults::default() });
+        writer.stage(1, 0, &[b"lost"]).unwrap();
+        writer.commit(0).unwrap_err();
+        disk.set_faults(Faults::default());
+        let (mut writer, _) = open(&disk).unwrap();
+        writer.stage(1, 0, &[b"acknowledged"]).unwrap();
+        writer.commit(0).unwrap();
+        disk.crash(seed);
+        let (_, recovery) = open(&disk).unwrap();
+        assert_eq!(recovery.records, 1, "seed {seed}");
+    }
 }

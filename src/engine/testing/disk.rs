@@ -23,6 +23,16 @@ struct Disk {
     syncs: u64,
 }
 
+impl Disk {
+    fn count_sync(&mut self) -> io::Result<()> {
+        self.syncs += 1;
+        match self.faults.fail_sync == Some(self.syncs) {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => Ok(()),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Content {
     now: Vec<u8>,
@@ -34,7 +44,7 @@ struct Content {
 pub struct Faults {
     /// The write with this number, from 1, fails.
     pub fail_write: Option<u64>,
-    /// The sync with this number, from 1, fails.
+    /// The sync with this number, from 1, fails; directories count too.
     pub fail_sync: Option<u64>,
     /// Bytes that all files together may have.
     pub bytes_max: Option<u64>,
@@ -75,7 +85,16 @@ impl SimulatedDisk {
         let mut seed = Seed::new(seed);
         let mut disk = self.disk();
         disk.faults = Faults::default();
-        disk.files = disk.durable_names.clone();
+        // A name that was made or removed without a sync of the directory may have become durable all the same.
+        let mut names = disk.durable_names.clone();
+        let now = disk.files.clone();
+        names.retain(|name, _| now.contains_key(name) || seed.below(2) == 0);
+        for (name, content) in now {
+            if !names.contains_key(&name) && seed.below(2) == 0 {
+                names.insert(name, content);
+            }
+        }
+        (disk.files, disk.durable_names) = (names.clone(), names);
         for content in disk.files.values() {
             let mut content = content.lock().expect("no test panics while it holds a file");
             let bytes = if seed.below(2) == 0 { content.now.len() } else { content.durable.len() };
@@ -122,6 +141,9 @@ impl Storage for SimulatedDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        if self.disk().files.contains_key(name) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
         let content = Arc::new(Mutex::new(Content::default()));
         self.disk().files.insert(name.to_string(), content.clone());
         Ok(Box::new(SimulatedFile { disk: self.clone(), content, is_writable: true }))
@@ -138,6 +160,7 @@ impl Storage for SimulatedDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut disk = self.disk();
+        disk.count_sync()?;
         disk.durable_names = disk.files.clone();
         Ok(())
     }
@@ -184,13 +207,7 @@ impl StorageFile for SimulatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        {
-            let mut disk = self.disk.disk();
-            disk.syncs += 1;
-            if disk.faults.fail_sync == Some(disk.syncs) {
-                return Err(io::Error::from_raw_os_error(5));
-            }
-        }
+        self.disk.disk().count_sync()?;
         let mut content = self.content();
         content.durable = content.now.clone();
         Ok(())
