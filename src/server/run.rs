@@ -153,7 +153,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let edge = Edge {
         tokens,
         commands: commands.clone(),
-        shards: shard_threads.queues(),
+        shards,
+        usage_tasks: usage.clone(),
         served,
         directory,
         metrics,

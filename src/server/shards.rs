@@ -176,15 +176,11 @@ fn run_shard(
     Ok(())
 }
 
-/// Counters and set-aside events over all shards.
-pub fn snapshot(queues: &[Sender<ShardTask>]) -> Option<ShardSnapshot> {
-    let (reply, answers) = bounded(queues.len());
-    for queue in queues {
-        queue.send(ShardTask::Snapshot(reply.clone())).ok()?;
-    }
-    drop(reply);
+/// Joins the answers of all shards to a [`ShardTask::Snapshot`]; `None` if a shard has stopped.
+pub fn join_snapshots(answers: &Receiver<ShardSnapshot>, shards: usize) -> Option<ShardSnapshot> {
     let mut whole = ShardSnapshot::default();
-    for part in answers {
+    for _ in 0..shards {
+        let part = answers.recv().ok()?;
         for (source, counters) in part.counters {
             whole.counters.entry(source).or_default().merge(&counters);
         }

@@ -25,7 +25,7 @@ use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode
 
 use crate::clock::Clock;
 use crate::observe::Metrics;
-use crate::shards::{BarrierTask, ShardTask, VerdictSlots};
+use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, VerdictSlots};
 
 /// Batches that wait for the log writer; each is at most 1 MiB.
 pub const USAGE_QUEUE_MAX: usize = 128;
@@ -63,6 +63,8 @@ pub enum UsageTask {
         /// Gets one message per shard once it passed the barrier.
         reached: Sender<(usize, Vec<CellReport>)>,
     },
+    /// Asks every shard what became of the events that came before.
+    Snapshot(Sender<ShardSnapshot>),
     /// Sync what is queued, close the log cleanly, and stop.
     Stop,
 }
@@ -93,6 +95,7 @@ pub struct UsageLog {
 }
 
 enum Staged {
+    Snapshot(Sender<ShardSnapshot>),
     Batch(Box<IncomingBatch>, u64),
     Barrier {
         offset: u64,
@@ -144,6 +147,7 @@ impl UsageLog {
                 let offset = self.writer.stage(KIND_BARRIER, now, &[&encode_barrier(control_offset)])?;
                 staged.push(Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached });
             }
+            UsageTask::Snapshot(reply) => staged.push(Staged::Snapshot(reply)),
             UsageTask::Stop => return Ok(true),
         }
         Ok(false)
@@ -168,6 +172,11 @@ impl UsageLog {
     fn hand_on(&self, item: Staged) -> anyhow::Result<()> {
         let stopped = "a shard stopped";
         match item {
+            Staged::Snapshot(reply) => {
+                for shard in &self.shards {
+                    shard.send(ShardTask::Snapshot(reply.clone())).context(stopped)?;
+                }
+            }
             Staged::Batch(batch, offset) => {
                 let IncomingBatch { mut prepared, on_durable, on_verdicts, arrived, .. } = *batch;
                 prepared.offset = offset;

@@ -26,9 +26,8 @@ use self::problem::Problem;
 use crate::control::{Command, CommandError, Served};
 use crate::directory::DataDirectory;
 use crate::observe::Metrics;
-use crate::shards::ShardTask;
 use crate::tokens::{Role, Token, Tokens};
-use crate::usage_log::UsageLogState;
+use crate::usage_log::{UsageLogState, UsageTask};
 
 /// Bytes of a request body, a catalog file included.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
@@ -39,8 +38,10 @@ pub struct Edge {
     pub tokens: Arc<Tokens>,
     /// Queue of the control thread.
     pub commands: Sender<Command>,
-    /// Queues of the shards.
-    pub shards: Vec<Sender<ShardTask>>,
+    /// Number of shards.
+    pub shards: usize,
+    /// Queue of the usage-log writer.
+    pub usage_tasks: tokio::sync::mpsc::Sender<UsageTask>,
     /// Sealed content.
     pub served: Arc<Served>,
     /// The data directory.

@@ -21,7 +21,8 @@ use crate::connectors::hledger;
 use crate::control::{StoredEntry, unbilled};
 use crate::directory::read_content;
 use crate::observe::{MetricsInput, render};
-use crate::shards::{ShardSnapshot, snapshot};
+use crate::shards::{ShardSnapshot, join_snapshots};
+use crate::usage_log::UsageTask;
 
 /// `GET /healthz`: the process is there.
 pub(super) async fn healthz() -> &'static str {
@@ -34,10 +35,13 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Answer {
     Ok(Json(json!({ "ready": true, "sealed_batches": batches })).into_response())
 }
 
+/// What became of every event that was acknowledged before the call: asked through the log writer, behind them.
 async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Problem> {
-    let queues = edge.shards.clone();
-    let taken = tokio::task::spawn_blocking(move || snapshot(&queues)).await;
-    taken.ok().flatten().ok_or_else(stopping)
+    let (reply, answers) = crossbeam_channel::bounded(edge.shards);
+    edge.usage_tasks.send(UsageTask::Snapshot(reply)).await.map_err(|_| stopping())?;
+    let shards = edge.shards;
+    let joined = tokio::task::spawn_blocking(move || join_snapshots(&answers, shards)).await;
+    joined.ok().flatten().ok_or_else(stopping)
 }
 
 /// `GET /metrics`
