@@ -1,64 +1,123 @@
-//! Exact arithmetic for money: 256-bit integers with a decimal scale.
+//! Exact arithmetic for money: rational numbers with a 256-bit mantissa, a decimal scale and a divisor.
 //!
-//! Owns: add, subtract, multiply, compare, and the one rounding to a currency's minor unit.
-//! Leaves to others: what is added to what (`billing::rating`).
+//! Owns: add, subtract, multiply, divide, compare, and the roundings, each by name.
+//! Leaves to others: what is added to what, and where a rounding is due (`billing::rating`).
 //!
 //! Invariants:
-//! - Nothing rounds but [`Exact::round_to`], which names its mode.
+//! - Nothing rounds but [`Exact::round`] and what is made of it, and each names its mode. A division keeps its divisor.
 //! - What does not fit 256 bits is [`ExactStatus::AmountMustFit`]; nothing wraps or saturates.
+//! - Equal numbers are equal, however they came about: `1.0 = 1.00`, `2/4 = 0.5`.
 
 use std::cmp::Ordering;
 use std::fmt;
 
 use ethnum::I256;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::decimal::{Decimal, write_decimal};
 
 /// Why a computation has no exact result here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExactStatus {
-    /// The result needs more than 256 bits (about 76 digits).
+    /// A division by zero.
+    DivisorMustNotBeZero,
+    /// The result needs more than 256 bits (about 76 digits), or a divisor more than 128.
     AmountMustFit,
 }
 
 impl fmt::Display for ExactStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an exact amount must fit 256 bits (76 digits)")
+        f.write_str(match self {
+            ExactStatus::DivisorMustNotBeZero => "a divisor must not be zero",
+            ExactStatus::AmountMustFit => "an exact amount must fit 256 bits (76 digits)",
+        })
     }
 }
 
 impl std::error::Error for ExactStatus {}
 
-/// An exact number: `mantissa × 10^-scale` with a 256-bit mantissa.
+/// How a number is rounded to a place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// To the nearest; a tie goes away from zero: −10.125 to −10.13.
+    #[default]
+    HalfAway,
+    /// Up, towards plus infinity: −10.125 to −10.12.
+    Ceiling,
+    /// Down, towards minus infinity: −10.121 to −10.13.
+    Floor,
+}
+
+/// An exact number: `mantissa × 10^-scale ÷ divisor`.
 ///
-/// Always normalized (no trailing zeros), so equality is equality of the fields.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The divisor is 1 for every decimal number. Otherwise it is coprime to 10 and to the mantissa: what terminates as a
+/// decimal has none.
+#[derive(Clone, Copy)]
 pub struct Exact {
     mantissa: I256,
+    divisor: u128,
     scale: u32,
 }
 
 const TEN: I256 = I256::new(10);
+const POWERS: usize = 77;
+
+/// Powers of ten that fit 256 bits.
+static POWERS_OF_TEN: [I256; POWERS] = {
+    let mut powers = [I256::ONE; POWERS];
+    let mut exponent = 1;
+    while exponent < POWERS {
+        // Ten times a number as shifts and additions of its halves: `const` code has no other way.
+        let (high, low) = powers[exponent - 1].into_words();
+        let low_low = (low as u128 & u64::MAX as u128) * 10;
+        let low_high = ((low as u128) >> 64) * 10 + (low_low >> 64);
+        let high = (high as u128) * 10 + (low_high >> 64);
+        let low = (low_high << 64) | (low_low & u64::MAX as u128);
+        powers[exponent] = I256::from_words(high as i128, low as i128);
+        exponent += 1;
+    }
+    powers
+};
 
 /// `10^exponent`, or `None` beyond 256 bits.
+#[inline]
 fn power_of_ten(exponent: u32) -> Option<I256> {
-    TEN.checked_pow(exponent)
+    POWERS_OF_TEN.get(exponent as usize).copied()
 }
 
 impl Exact {
     /// Zero.
-    pub const ZERO: Exact = Exact { mantissa: I256::ZERO, scale: 0 };
+    pub const ZERO: Exact = Exact { mantissa: I256::ZERO, divisor: 1, scale: 0 };
+    /// One.
+    pub const ONE: Exact = Exact { mantissa: I256::ONE, divisor: 1, scale: 0 };
 
     /// `mantissa × 10^-scale`.
+    #[inline]
     pub fn new(mantissa: i128, scale: u32) -> Self {
-        Self::normalized(I256::from(mantissa), scale)
+        Self { mantissa: I256::from(mantissa), divisor: 1, scale }
     }
 
-    fn normalized(mut mantissa: I256, mut scale: u32) -> Self {
-        if mantissa == I256::ZERO {
+    /// The integer `n`.
+    #[inline]
+    pub fn from_integer(n: i128) -> Self {
+        Self::new(n, 0)
+    }
+
+    /// `numerator / denominator`.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`ExactStatus`] declares them.
+    pub fn ratio(numerator: i128, denominator: i128) -> Result<Self, ExactStatus> {
+        Self::from_integer(numerator).divide(Self::from_integer(denominator))
+    }
+
+    /// The same number without trailing zeros: of equal numbers it is the same in every field.
+    fn normalized(self) -> Self {
+        if self.mantissa == I256::ZERO {
             return Self::ZERO;
         }
+        let Self { mut mantissa, divisor, mut scale } = self;
         while scale > 0 {
             let quotient = mantissa / TEN;
             if quotient * TEN != mantissa {
@@ -67,28 +126,89 @@ impl Exact {
             mantissa = quotient;
             scale -= 1;
         }
-        Self { mantissa, scale }
+        Self { mantissa, divisor, scale }
+    }
+
+    /// `mantissa × 10^-scale ÷ divisor` in lowest terms, with every 2 and 5 of the divisor moved into the scale.
+    fn reduced(mantissa: I256, divisor: I256, scale: u32) -> Result<Self, ExactStatus> {
+        if divisor == I256::ZERO {
+            return Err(ExactStatus::DivisorMustNotBeZero);
+        }
+        let fit = ExactStatus::AmountMustFit;
+        let common = greatest_common_divisor(mantissa, divisor) * divisor.signum();
+        let (mut mantissa, mut divisor, mut scale) = (mantissa / common, divisor / common, scale);
+        let (two, five) = (I256::new(2), I256::new(5));
+        loop {
+            let factor = match (divisor % two == I256::ZERO, divisor % five == I256::ZERO) {
+                (true, true) => I256::ONE,
+                (true, false) => five,
+                (false, true) => two,
+                (false, false) => break,
+            };
+            mantissa = mantissa.checked_mul(factor).ok_or(fit)?;
+            divisor = divisor * factor / TEN;
+            scale += 1;
+        }
+        let divisor = u128::try_from(divisor).map_err(|_| fit)?;
+        Ok(Self { mantissa, divisor, scale }.normalized())
     }
 
     /// Whether the number is zero.
+    #[inline]
     pub fn is_zero(self) -> bool {
         self.mantissa == I256::ZERO
     }
 
     /// Whether the number is below zero.
+    #[inline]
     pub fn is_negative(self) -> bool {
         self.mantissa < I256::ZERO
     }
 
-    /// Both mantissas at the larger of both scales.
+    /// Whether the number is above zero.
+    #[inline]
+    pub fn is_positive(self) -> bool {
+        self.mantissa > I256::ZERO
+    }
+
+    /// Whether the number has a finite decimal text.
+    pub fn is_decimal(self) -> bool {
+        self.divisor == 1
+    }
+
+    /// Both mantissas at the larger of both scales; the divisors must be equal, or 1.
+    #[inline]
     fn aligned(self, other: Self) -> Result<(I256, I256, u32), ExactStatus> {
-        let scale = self.scale.max(other.scale);
+        if self.scale == other.scale {
+            return Ok((self.mantissa, other.mantissa, self.scale));
+        }
+        Self::aligned_at(self, other).or_else(|_| Self::aligned_at(self.normalized(), other.normalized()))
+    }
+
+    fn aligned_at(a: Self, b: Self) -> Result<(I256, I256, u32), ExactStatus> {
+        let scale = a.scale.max(b.scale);
         let at = |number: Self| {
+            if number.mantissa == I256::ZERO {
+                return Ok(I256::ZERO);
+            }
             power_of_ten(scale - number.scale)
                 .and_then(|factor| number.mantissa.checked_mul(factor))
                 .ok_or(ExactStatus::AmountMustFit)
         };
-        Ok((at(self)?, at(other)?, scale))
+        Ok((at(a)?, at(b)?, scale))
+    }
+
+    /// Both over one divisor: the mantissas, the divisor and the scale.
+    fn over_one_divisor(self, other: Self) -> Result<(Self, Self, I256), ExactStatus> {
+        let (a, b) = (I256::from(self.divisor), I256::from(other.divisor));
+        let common = greatest_common_divisor(a, b);
+        let fit = ExactStatus::AmountMustFit;
+        let times = |number: Self, factor: I256| {
+            let mantissa = number.mantissa.checked_mul(factor).ok_or(fit)?;
+            Ok(Self { mantissa, divisor: 1, scale: number.scale })
+        };
+        let divisor = (a / common).checked_mul(b).ok_or(fit)?;
+        Ok((times(self, b / common)?, times(other, a / common)?, divisor))
     }
 
     /// The sum.
@@ -99,15 +219,23 @@ impl Exact {
         clippy::should_implement_trait,
         reason = "a sum that does not fit is a status, so `+` cannot say it"
     )]
+    #[inline]
     pub fn add(self, other: Self) -> Result<Self, ExactStatus> {
-        let (a, b, scale) = self.aligned(other)?;
-        Ok(Self::normalized(a.checked_add(b).ok_or(ExactStatus::AmountMustFit)?, scale))
+        if self.divisor == 1 && other.divisor == 1 {
+            let (a, b, scale) = self.aligned(other)?;
+            let mantissa = a.checked_add(b).ok_or(ExactStatus::AmountMustFit)?;
+            return Ok(Self { mantissa, divisor: 1, scale });
+        }
+        let (a, b, divisor) = self.over_one_divisor(other)?;
+        let sum = a.add(b)?;
+        Self::reduced(sum.mantissa, divisor, sum.scale)
     }
 
     /// The difference.
     ///
     /// # Errors
     /// [`ExactStatus::AmountMustFit`].
+    #[inline]
     pub fn subtract(self, other: Self) -> Result<Self, ExactStatus> {
         self.add(other.negate())
     }
@@ -116,71 +244,246 @@ impl Exact {
     ///
     /// # Errors
     /// [`ExactStatus::AmountMustFit`].
+    #[inline]
     pub fn multiply(self, other: Self) -> Result<Self, ExactStatus> {
-        let mantissa = self.mantissa.checked_mul(other.mantissa).ok_or(ExactStatus::AmountMustFit)?;
-        Ok(Self::normalized(mantissa, self.scale + other.scale))
+        if self.divisor == 1 && other.divisor == 1 {
+            let of = |a: Self, b: Self| {
+                let mantissa = a.mantissa.checked_mul(b.mantissa)?;
+                Some(Self { mantissa, divisor: 1, scale: a.scale + b.scale })
+            };
+            // Trailing zeros are kept until they are in the way.
+            let product = of(self, other).or_else(|| of(self.normalized(), other.normalized()));
+            return product.ok_or(ExactStatus::AmountMustFit);
+        }
+        self.multiply_ratios(other)
+    }
+
+    /// The product of ratios, each crosswise in lowest terms first, so that it overflows only if the result does.
+    fn multiply_ratios(self, other: Self) -> Result<Self, ExactStatus> {
+        let fit = ExactStatus::AmountMustFit;
+        let (a, b) = (self.normalized(), other.normalized());
+        let (a_divisor, b_divisor) = (I256::from(a.divisor), I256::from(b.divisor));
+        let (left, right) = (
+            greatest_common_divisor(a.mantissa, b_divisor),
+            greatest_common_divisor(b.mantissa, a_divisor),
+        );
+        let mantissa = (a.mantissa / left).checked_mul(b.mantissa / right).ok_or(fit)?;
+        let divisor = (a_divisor / right).checked_mul(b_divisor / left).ok_or(fit)?;
+        Self::reduced(mantissa, divisor, a.scale + b.scale)
+    }
+
+    /// The quotient, as a ratio: nothing is rounded.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`ExactStatus`] declares them.
+    pub fn divide(self, other: Self) -> Result<Self, ExactStatus> {
+        if other.is_zero() {
+            return Err(ExactStatus::DivisorMustNotBeZero);
+        }
+        let fit = ExactStatus::AmountMustFit;
+        let other = other.normalized();
+        // 1 / (m × 10^-s ÷ d) = d × 10^s ÷ m
+        let power = power_of_ten(other.scale).ok_or(fit)?;
+        let numerator = I256::from(other.divisor).checked_mul(power).ok_or(fit)?;
+        self.multiply_ratios(Self::reduced(numerator, other.mantissa, 0)?)
     }
 
     /// The number divided by `10^exponent`: exact, since only the scale moves.
+    #[inline]
     pub fn divide_by_power_of_ten(self, exponent: u32) -> Self {
-        Self::normalized(self.mantissa, self.scale + exponent)
+        Self { scale: self.scale + exponent, ..self }
     }
 
     /// The same magnitude with the other sign. Cannot overflow: a mantissa never reaches the asymmetric minimum.
+    #[inline]
     pub fn negate(self) -> Self {
         assert!(self.mantissa != I256::MIN, "a mantissa stays above the minimum of 256 bits");
-        Self { mantissa: -self.mantissa, scale: self.scale }
+        Self { mantissa: -self.mantissa, ..self }
     }
 
-    /// Rounds half away from zero to `exponent` fraction digits and gives the count of minor units.
+    /// The magnitude.
+    pub fn abs(self) -> Self {
+        if self.is_negative() { self.negate() } else { self }
+    }
+
+    /// The order of both numbers.
     ///
-    /// This is the one rounding of Tallymark. `-10.125` at exponent 2 gives `-1013`.
+    /// # Errors
+    /// [`ExactStatus::AmountMustFit`] where a comparison would need more than 256 bits.
+    #[inline]
+    pub fn compare(self, other: Self) -> Result<Ordering, ExactStatus> {
+        if self.divisor == other.divisor {
+            let (a, b, _) = self.aligned(other)?;
+            return Ok(a.cmp(&b));
+        }
+        let (a, b, _) = self.over_one_divisor(other)?;
+        let (a, b, _) = a.aligned(b)?;
+        Ok(a.cmp(&b))
+    }
+
+    /// The smaller of both.
+    ///
+    /// # Errors
+    /// As [`Exact::compare`].
+    #[inline]
+    pub fn min(self, other: Self) -> Result<Self, ExactStatus> {
+        Ok(if self.compare(other)? == Ordering::Greater { other } else { self })
+    }
+
+    /// The greater of both.
+    ///
+    /// # Errors
+    /// As [`Exact::compare`].
+    #[inline]
+    pub fn max(self, other: Self) -> Result<Self, ExactStatus> {
+        Ok(if self.compare(other)? == Ordering::Less { other } else { self })
+    }
+
+    /// Rounds to a place: 2 keeps hundredths, 0 integers, −3 thousands.
+    ///
+    /// With [`Exact::round_to`] this is the only rounding of Tallymark. Nothing is rounded that has the place already.
+    ///
+    /// # Errors
+    /// [`ExactStatus::AmountMustFit`].
+    pub fn round(self, rounding: Rounding, place: i32) -> Result<Self, ExactStatus> {
+        let units = self.units_of(rounding, place)?;
+        if place >= 0 {
+            return Ok(Self { mantissa: units, divisor: 1, scale: place.unsigned_abs() });
+        }
+        let mantissa = power_of_ten(place.unsigned_abs()).and_then(|power| units.checked_mul(power));
+        Ok(Self { mantissa: mantissa.ok_or(ExactStatus::AmountMustFit)?, divisor: 1, scale: 0 })
+    }
+
+    /// Rounds half away from zero to `exponent` fraction digits and gives the count of minor units:
+    /// `-10.125` at exponent 2 gives `-1013`.
     ///
     /// # Errors
     /// [`ExactStatus::AmountMustFit`] if the count does not fit 128 bits.
     pub fn round_to(self, exponent: u8) -> Result<i128, ExactStatus> {
-        let exponent = u32::from(exponent);
-        let units = if self.scale <= exponent {
-            power_of_ten(exponent - self.scale)
-                .and_then(|factor| self.mantissa.checked_mul(factor))
-                .ok_or(ExactStatus::AmountMustFit)?
-        } else {
-            round_half_away(self.mantissa, self.scale - exponent)
-        };
+        let units = self.units_of(Rounding::HalfAway, i32::from(exponent))?;
         i128::try_from(units).map_err(|_| ExactStatus::AmountMustFit)
+    }
+
+    /// Rounds to `exponent` fraction digits by the given mode and gives the count of minor units.
+    ///
+    /// # Errors
+    /// [`ExactStatus::AmountMustFit`] if the count does not fit 128 bits.
+    pub fn round_to_minor(self, rounding: Rounding, exponent: u8) -> Result<i128, ExactStatus> {
+        let units = self.units_of(rounding, i32::from(exponent))?;
+        i128::try_from(units).map_err(|_| ExactStatus::AmountMustFit)
+    }
+
+    /// How many units of `10^-place` the number has, rounded.
+    fn units_of(self, rounding: Rounding, place: i32) -> Result<I256, ExactStatus> {
+        let fit = ExactStatus::AmountMustFit;
+        let digits = i64::from(self.scale) - i64::from(place);
+        if digits <= 0 {
+            let power = u32::try_from(-digits).ok().and_then(power_of_ten);
+            let mantissa = match power {
+                _ if self.is_zero() => I256::ZERO,
+                Some(power) => self.mantissa.checked_mul(power).ok_or(fit)?,
+                None => return Err(fit),
+            };
+            return Ok(round_quotient(rounding, mantissa, I256::from(self.divisor)));
+        }
+        let power = u32::try_from(digits).ok().and_then(power_of_ten);
+        let divisor = power.and_then(|power| power.checked_mul(I256::from(self.divisor)));
+        let Some(divisor) = divisor else {
+            let number = self.normalized();
+            if number.scale < self.scale {
+                return number.units_of(rounding, place);
+            }
+            // The divisor is beyond 10^76, so the magnitude is below one half.
+            return Ok(match rounding {
+                Rounding::Ceiling if self.is_positive() => I256::ONE,
+                Rounding::Floor if self.is_negative() => -I256::ONE,
+                _ => I256::ZERO,
+            });
+        };
+        Ok(round_quotient(rounding, self.mantissa, divisor))
     }
 }
 
-/// `mantissa / 10^digits`, rounded half away from zero.
-fn round_half_away(mantissa: I256, digits: u32) -> I256 {
-    let Some(divisor) = power_of_ten(digits) else {
-        // The divisor is beyond 10^76, so the magnitude is below one half.
-        return I256::ZERO;
-    };
+/// `mantissa / divisor` to an integer; the divisor is positive.
+fn round_quotient(rounding: Rounding, mantissa: I256, divisor: I256) -> I256 {
     let (quotient, remainder) = (mantissa / divisor, mantissa % divisor);
-    // Compare |remainder| with divisor - |remainder| so that doubling cannot overflow.
-    let magnitude = remainder.abs();
-    if magnitude >= divisor - magnitude { quotient + mantissa.signum() } else { quotient }
+    if remainder == I256::ZERO {
+        return quotient;
+    }
+    let is_up = match rounding {
+        // Compare |remainder| with divisor - |remainder| so that doubling cannot overflow.
+        Rounding::HalfAway => {
+            let magnitude = remainder.abs();
+            return if magnitude >= divisor - magnitude { quotient + mantissa.signum() } else { quotient };
+        }
+        Rounding::Ceiling => mantissa > I256::ZERO,
+        Rounding::Floor => mantissa < I256::ZERO,
+    };
+    if is_up { quotient + mantissa.signum() } else { quotient }
+}
+
+/// The greatest common divisor, above zero unless both are zero.
+fn greatest_common_divisor(a: I256, b: I256) -> I256 {
+    let (mut a, mut b) = (a.abs(), b.abs());
+    while b != I256::ZERO {
+        // Numbers of 128 bits have a division of their own, far faster.
+        if let (Ok(mut low), Ok(mut other)) = (u128::try_from(a), u128::try_from(b)) {
+            while other != 0 {
+                (low, other) = (other, low % other);
+            }
+            return I256::from(low);
+        }
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 impl From<Decimal> for Exact {
+    #[inline]
     fn from(number: Decimal) -> Self {
         Self::new(number.mantissa(), u32::from(number.scale()))
     }
 }
 
+impl PartialEq for Exact {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        if self.scale == other.scale {
+            return self.mantissa == other.mantissa && self.divisor == other.divisor;
+        }
+        let (a, b) = (self.normalized(), other.normalized());
+        (a.mantissa, a.divisor, a.scale) == (b.mantissa, b.divisor, b.scale)
+    }
+}
+
+impl Eq for Exact {}
+
 impl PartialOrd for Exact {
     /// `None` only where a comparison would need more than 256 bits.
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let (a, b, _) = self.aligned(*other).ok()?;
-        Some(a.cmp(&b))
+        self.compare(*other).ok()
     }
 }
 
 impl fmt::Display for Exact {
+    /// A decimal without trailing zeros, or a fraction of integers in lowest terms: `0.125`, `-1500/31`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.mantissa.unsigned_abs().to_string();
-        write_decimal(f, self.is_negative(), &digits, self.scale as usize)
+        let number = self.normalized();
+        if number.divisor == 1 {
+            let digits = number.mantissa.unsigned_abs().to_string();
+            return write_decimal(f, number.is_negative(), &digits, number.scale as usize);
+        }
+        // A normalized mantissa and the power of ten share only twos or only fives.
+        let Some(power) = power_of_ten(number.scale) else {
+            return write!(f, "{}/{}e{}", number.mantissa, number.divisor, number.scale);
+        };
+        let common = greatest_common_divisor(number.mantissa, power);
+        let (numerator, power) = (number.mantissa / common, power / common);
+        match power.checked_mul(I256::from(number.divisor)) {
+            Some(denominator) => write!(f, "{numerator}/{denominator}"),
+            None => write!(f, "{}/{}e{}", number.mantissa, number.divisor, number.scale),
+        }
     }
 }
 
@@ -196,20 +499,39 @@ impl Serialize for Exact {
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Exact {
+impl<'de> Deserialize<'de> for Exact {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        parse_exact(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not an exact amount")))
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not an exact amount")))
     }
 }
 
-/// Reads back what `Display` wrote.
-fn parse_exact(text: &str) -> Option<Exact> {
+impl Exact {
+    /// Reads what `Display` writes: a decimal, or a fraction of two integers. Never rounds.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > 320 {
+            return None;
+        }
+        let Some((numerator, denominator)) = text.split_once('/') else { return parse_decimal(text) };
+        let (denominator, scale) = match denominator.split_once('e') {
+            None => (denominator, 0),
+            Some((denominator, scale)) => (denominator, scale.parse().ok().filter(|scale| *scale < 1_000)?),
+        };
+        let (numerator, denominator) = (parse_decimal(numerator)?, parse_decimal(denominator)?);
+        let is_fraction = numerator.scale == 0 && denominator.scale == 0 && denominator.is_positive();
+        if !is_fraction {
+            return None;
+        }
+        Self::reduced(numerator.mantissa, denominator.mantissa, scale).ok()
+    }
+}
+
+fn parse_decimal(text: &str) -> Option<Exact> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let is_number =
         !whole.is_empty() && whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
-    if !is_number || text.len() > 160 {
+    if !is_number {
         return None;
     }
     let mut mantissa = I256::ZERO;
@@ -217,7 +539,7 @@ fn parse_exact(text: &str) -> Option<Exact> {
         mantissa = mantissa.checked_mul(TEN)?.checked_add(I256::from(byte - b'0'))?;
     }
     let mantissa = if text.starts_with('-') { -mantissa } else { mantissa };
-    Some(Exact::normalized(mantissa, fraction.len() as u32))
+    Some(Exact { mantissa, divisor: 1, scale: fraction.len() as u32 }.normalized())
 }
 
 #[cfg(test)]
@@ -226,7 +548,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn exact(text: &str) -> Exact {
-        parse_exact(text).unwrap()
+        Exact::parse(text).unwrap()
     }
 
     #[test]
@@ -257,7 +579,79 @@ mod tests {
         assert_eq!(square.round_to(0), Ok(100_000_000_000_000_000_000));
     }
 
+    #[test]
+    fn rounding_goes_where_its_name_says_at_any_place() {
+        use Rounding::{Ceiling, Floor, HalfAway};
+        for (text, mode, place, expected) in [
+            ("10.121", Ceiling, 2, "10.13"),
+            ("-10.129", Ceiling, 2, "-10.12"),
+            ("10.129", Floor, 2, "10.12"),
+            ("-10.121", Floor, 2, "-10.13"),
+            ("10.12", Ceiling, 2, "10.12"),
+            ("1550", HalfAway, -2, "1600"),
+            ("1549.999", HalfAway, -2, "1500"),
+            ("1501", Ceiling, -2, "1600"),
+            ("-1501", Floor, -2, "-1600"),
+            ("1500/31", HalfAway, 2, "48.39"),
+            ("1500/31", Ceiling, 0, "49"),
+            ("-1500/31", Floor, 0, "-49"),
+            ("1/3", HalfAway, 0, "0"),
+            ("-1/3", Floor, 0, "-1"),
+            ("0", Ceiling, 90, "0"),
+        ] {
+            let rounded = exact(text).round(mode, place).unwrap();
+            assert_eq!(rounded.to_string(), expected, "{text} {mode:?} {place}");
+        }
+    }
+
+    #[test]
+    fn a_quotient_is_a_ratio_in_lowest_terms_and_a_decimal_if_it_ends() {
+        for (a, b, expected) in [
+            ("1", "8", "0.125"),
+            ("1500", "31", "1500/31"),
+            ("-10", "4", "-2.5"),
+            ("10", "-4", "-2.5"),
+            ("0.5", "31", "1/62"),
+            ("2", "3", "2/3"),
+            ("4", "6", "2/3"),
+            ("1", "0.3", "10/3"),
+            ("0", "7", "0"),
+        ] {
+            assert_eq!(exact(a).divide(exact(b)).unwrap().to_string(), expected, "{a} / {b}");
+            assert_eq!(Exact::parse(expected).unwrap().to_string(), expected);
+        }
+        let third = Exact::ratio(1, 3).unwrap();
+        assert_eq!(third.add(third).unwrap().add(third), Ok(Exact::ONE));
+        assert_eq!(third.multiply(exact("3")), Ok(Exact::ONE));
+        assert_eq!(exact("2").divide(Exact::ZERO), Err(ExactStatus::DivisorMustNotBeZero));
+        assert_eq!(third.compare(exact("0.3333333333")), Ok(Ordering::Greater));
+        assert_eq!(exact("1.50"), exact("1.5"));
+        assert_eq!(exact("1.50").to_string(), "1.5");
+    }
+
     proptest! {
+        #[test]
+        fn division_and_multiplication_undo_each_other(
+            a in any::<i64>(), b in any::<i64>(), s in 0u32..20, t in 0u32..20,
+        ) {
+            prop_assume!(b != 0);
+            let (a, b) = (Exact::new(a.into(), s), Exact::new(b.into(), t));
+            let quotient = a.divide(b).unwrap();
+            prop_assert_eq!(quotient.multiply(b).unwrap(), a);
+            prop_assert_eq!(Exact::parse(&quotient.to_string()), Some(quotient));
+        }
+
+        #[test]
+        fn sums_of_ratios_do_not_depend_on_order(
+            parts in prop::collection::vec((any::<i32>(), 1i128..400), 1..6),
+        ) {
+            let parts: Vec<Exact> = parts.into_iter().map(|(n, d)| Exact::ratio(n.into(), d).unwrap()).collect();
+            let sum = |parts: &mut dyn Iterator<Item = Exact>| {
+                parts.fold(Exact::ZERO, |sum, part| sum.add(part).unwrap())
+            };
+            prop_assert_eq!(sum(&mut parts.iter().copied()), sum(&mut parts.iter().rev().copied()));
+        }
+
         #[test]
         fn addition_and_subtraction_undo_each_other(
             a in any::<i64>(), b in any::<i64>(), s in 0u32..20, t in 0u32..20,
@@ -269,7 +663,7 @@ mod tests {
         #[test]
         fn text_round_trips(a in any::<i128>(), s in 0u32..60) {
             let a = Exact::new(a / 2, s);
-            prop_assert_eq!(parse_exact(&a.to_string()), Some(a));
+            prop_assert_eq!(Exact::parse(&a.to_string()), Some(a));
         }
 
         #[test]

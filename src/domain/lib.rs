@@ -33,7 +33,7 @@ pub mod time;
 
 pub use currency::Currency;
 pub use decimal::{Decimal, DecimalStatus};
-pub use exact::{Exact, ExactStatus};
+pub use exact::{Exact, ExactStatus, Rounding};
 pub use ids::{
     AccountId, EntityId, EventPosition, MeterId, PlanId, PriceId, Subject, SubscriptionId, Tenant,
 };
