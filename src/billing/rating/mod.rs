@@ -2,6 +2,8 @@
 //!
 //! Owns: pricing models, positions, explanations. Leaves to others: what was charged before (`machine::issued`).
 
+pub mod allocation;
+pub mod discount;
 mod explain;
 mod measure;
 pub mod models;
