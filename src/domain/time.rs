@@ -197,6 +197,13 @@ impl Zone {
         instant.to_jiff().to_zoned_datetime(self.zone.clone()).date().to_string()
     }
 
+    /// Number of the civil day that an instant falls into: days of one zone differ by whole numbers, whatever the clocks do.
+    pub fn day_number(&self, instant: Timestamp) -> i64 {
+        let date = instant.to_jiff().to_zoned_datetime(self.zone.clone()).date();
+        let days = date.since(Date::new(1970, 1, 1).expect("a date")).expect("the years 1677 to 2262");
+        i64::from(days.get_days())
+    }
+
     /// First instant of the civil day that an instant falls into.
     pub fn start_of_day(&self, instant: Timestamp) -> Timestamp {
         let date = instant.to_jiff().to_zoned_datetime(self.zone.clone()).date();
@@ -223,6 +230,81 @@ impl Zone {
             period = period.next();
         }
         starts
+    }
+
+    /// How many civil days start in a span: a day belongs to the span that covers its first instant, whether it has 23,
+    /// 24 or 25 hours. Spans that tile time share its days out, without gap or overlap.
+    pub fn days_starting_in(&self, span: Span) -> u64 {
+        if span.until <= span.from {
+            return 0;
+        }
+        let days = (self.first_day_from(span.until) - self.first_day_from(span.from)).get_days();
+        u64::try_from(days).expect("the first day from an instant never lies before that of an earlier one")
+    }
+
+    /// First instant of the civil day that lies `months` after the anchor's: on the same day of the month, or on the last
+    /// day of a month that is shorter. Always counted from the anchor, so that the 31st returns after the 28th.
+    ///
+    /// # Errors
+    /// [`TimeStatus::TimestampMustBeInRange`] if that day is outside the years 2000 to 2099.
+    pub fn months_after(&self, anchor: Timestamp, months: i32) -> Result<Timestamp, TimeStatus> {
+        let status = TimeStatus::TimestampMustBeInRange;
+        let distance = jiff::Span::new().try_months(months).map_err(|_| status)?;
+        let date = self.civil_date(anchor).checked_add(distance).map_err(|_| status)?;
+        if !(2000..2100).contains(&date.year()) {
+            return Err(status);
+        }
+        Ok(self.start_of(date))
+    }
+
+    /// The span of `months` months, counted from the anchor's civil day, that an instant falls into; it may lie before the
+    /// anchor. Spans of one anchor tile time.
+    ///
+    /// # Errors
+    /// [`TimeStatus::TimestampMustBeInRange`] if the span leaves the years 2000 to 2099.
+    ///
+    /// # Panics
+    /// If `months` is zero.
+    pub fn anchored_months(
+        &self,
+        anchor: Timestamp,
+        months: u16,
+        instant: Timestamp,
+    ) -> Result<Span, TimeStatus> {
+        assert!(months > 0, "a span of months has at least one");
+        let months = i32::from(months);
+        let (start, date) = (self.civil_date(anchor), self.civil_date(instant));
+        let distance = 12 * i32::from(date.year() - start.year()) + i32::from(date.month() - start.month());
+        // The span that starts in the instant's month or before it; a later day of the month can make it the one before.
+        let mut index = distance.div_euclid(months);
+        if self.months_after(anchor, index * months)? > instant {
+            index -= 1;
+        }
+        let bound = |index: i32| self.months_after(anchor, index * months);
+        let span = Span::new(bound(index)?, bound(index + 1)?);
+        assert!(span.contains(instant), "an instant lies in the span found for it");
+        Ok(span)
+    }
+
+    fn civil_date(&self, instant: Timestamp) -> Date {
+        instant.to_jiff().to_zoned_datetime(self.zone.clone()).date()
+    }
+
+    /// The first civil day that starts at an instant or after it. A clock that is set back over midnight lives through the
+    /// end of a day twice, so the date alone does not tell.
+    fn first_day_from(&self, instant: Timestamp) -> Date {
+        const WHY: &str = "the supported years end before the calendar does";
+        let mut date = self.civil_date(instant);
+        while self.start_of(date) < instant {
+            date = date.tomorrow().expect(WHY);
+        }
+        loop {
+            let before = date.yesterday().expect(WHY);
+            if self.start_of(before) < instant {
+                return date;
+            }
+            date = before;
+        }
     }
 
     fn start_of(&self, date: Date) -> Timestamp {
@@ -369,6 +451,92 @@ mod tests {
         let march = berlin.month(Period::parse("2026-03").unwrap());
         assert_eq!(march.until.nanoseconds() - march.from.nanoseconds(), 31 * DAY - HOUR);
         assert_eq!(Period::parse("2028-02").unwrap().last_day(), "2028-02-29");
+    }
+
+    #[test]
+    fn days_are_counted_where_they_start() {
+        for (zone, from, until, days) in [
+            ("UTC", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", 31),
+            ("UTC", "2026-01-01T12:00:00Z", "2026-02-01T12:00:00Z", 31),
+            ("UTC", "2026-01-01T00:00:00.000000001Z", "2026-01-02T00:00:00Z", 0),
+            ("UTC", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000001Z", 1),
+            ("UTC", "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z", 0),
+            ("UTC", "2028-02-01T00:00:00Z", "2028-03-01T00:00:00Z", 29),
+            // 23 and 25 hours are one day each.
+            ("Europe/Berlin", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z", 1),
+            ("Europe/Berlin", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 1),
+            // The same instants hold another number of days elsewhere.
+            ("America/New_York", "2026-01-01T00:00:00Z", "2026-01-01T05:00:00Z", 0),
+            ("America/New_York", "2026-01-01T00:00:00Z", "2026-01-01T05:00:01Z", 1),
+            // Samoa left out the 30th: it starts, and ends, with the 31st.
+            ("Pacific/Apia", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z", 1),
+            ("Pacific/Apia", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z", 2),
+        ] {
+            let zone = Zone::new(zone).unwrap();
+            assert_eq!(
+                zone.days_starting_in(Span::new(at(from), at(until))),
+                days,
+                "{zone:?} {from}..{until}"
+            );
+        }
+    }
+
+    /// At 00:01 clocks in Newfoundland went back to 23:01 of the day before.
+    #[test]
+    fn a_clock_set_back_over_midnight_counts_no_day_twice() {
+        let zone = Zone::new("America/St_Johns").unwrap();
+        let (from, until) = (at("2010-11-06T00:00:00Z"), at("2010-11-09T00:00:00Z"));
+        let whole = zone.days_starting_in(Span::new(from, until));
+        let mut cut = from;
+        while cut < until {
+            let parts = [Span::new(from, cut), Span::new(cut, until)].map(|part| zone.days_starting_in(part));
+            assert_eq!(parts[0] + parts[1], whole, "{cut}");
+            cut = cut.plus(60 * SECOND);
+        }
+    }
+
+    #[test]
+    fn an_anchor_clamps_to_the_end_of_a_month_and_returns() {
+        for (zone, anchor, months, days) in [
+            ("UTC", "2026-01-31T00:00:00Z", 1, "2026-01-31 2026-02-28 2026-03-31 2026-04-30 2026-05-31"),
+            ("UTC", "2028-01-30T17:00:00Z", 1, "2028-01-30 2028-02-29 2028-03-30"),
+            ("UTC", "2027-12-29T00:00:00Z", 2, "2027-12-29 2028-02-29 2028-04-29"),
+            ("UTC", "2028-02-29T00:00:00Z", 12, "2028-02-29 2029-02-28 2030-02-28 2031-02-28 2032-02-29"),
+            // The 31st in Kathmandu began while it was still the 30th in UTC.
+            ("Asia/Kathmandu", "2026-01-30T20:00:00Z", 1, "2026-01-31 2026-02-28 2026-03-31"),
+        ] {
+            let zone = Zone::new(zone).unwrap();
+            for (index, day) in days.split_whitespace().enumerate() {
+                let start = zone.months_after(at(anchor), index as i32 * months).unwrap();
+                assert_eq!(zone.date_of(start), day, "{anchor} {index}");
+                assert_eq!(zone.start_of_day(start), start);
+            }
+        }
+        let status = Err(TimeStatus::TimestampMustBeInRange);
+        let utc = Zone::utc();
+        for months in [-400, 900, i32::MAX, i32::MIN] {
+            assert_eq!(utc.months_after(at("2026-01-31T00:00:00Z"), months), status, "{months}");
+        }
+        let end = utc.anchored_months(at("2026-01-31T00:00:00Z"), 1, at("2099-12-31T12:00:00Z"));
+        assert_eq!(end, Err(TimeStatus::TimestampMustBeInRange));
+    }
+
+    #[test]
+    fn months_of_an_anchor_tile_time() {
+        for name in ["UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"] {
+            let zone = Zone::new(name).unwrap();
+            for (day, months) in [(1, 1), (15, 1), (29, 1), (30, 1), (31, 1), (31, 3), (29, 12), (31, 5)] {
+                let anchor = at(&format!("2024-01-{day:02}T12:00:00Z"));
+                let mut from = zone.anchored_months(anchor, months, at("2008-06-01T00:00:00Z")).unwrap().from;
+                while from < at("2040-01-01T00:00:00Z") {
+                    let span = zone.anchored_months(anchor, months, from).unwrap();
+                    assert_eq!(span.from, from, "{name} {day} {months}");
+                    let last = zone.anchored_months(anchor, months, span.until.plus(-1));
+                    assert_eq!(last, Ok(span), "{name} {day} {months}");
+                    from = span.until;
+                }
+            }
+        }
     }
 
     #[test]

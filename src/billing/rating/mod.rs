@@ -8,6 +8,8 @@ mod explain;
 mod measure;
 pub mod models;
 mod position;
+pub mod proration;
+pub mod spend;
 mod status;
 
 #[cfg(test)]
