@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use billing::catalog::{Catalog, CatalogFile};
 use billing::charges::ChargeLine;
-use billing::rating::{SliceMeasure, WindowTerms, explain};
+use billing::rating::{Measure, SliceMeasure, WindowTerms, explain};
 use domain::{Exact, Period, PriceId};
 
 use crate::proofs::Proofs;
@@ -35,8 +35,17 @@ pub(crate) fn explain_january(lines: &[ChargeLine], story: &Story, proofs: &mut 
     for (price, (quantity, charged)) in quantities {
         let timeline = catalog.price(price).context("a charge names a price of the catalog")?;
         let currency = january.first().context("the account was charged")?.currency;
-        let terms = WindowTerms { price: timeline, window, active: &[window], currency, as_of: window.until };
-        let measure = SliceMeasure { slice: window, quantity, event_count: 1, event_digest: 0 };
+        let terms = WindowTerms {
+            price: timeline,
+            window,
+            active: &[window.into()],
+            group: &BTreeMap::new(),
+            zone: &story.new_york,
+            currency,
+            as_of: window.until,
+        };
+        let measure = Measure::Scalar(quantity);
+        let measure = SliceMeasure { slice: window, measure, event_count: 1, event_digest: 0 };
         let slices = if quantity.is_zero() { Vec::new() } else { vec![measure] };
         let explanation = explain(&terms, &slices)?;
         println!("  {price}");

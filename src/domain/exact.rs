@@ -263,10 +263,8 @@ impl Exact {
         let fit = ExactStatus::AmountMustFit;
         let (a, b) = (self.normalized(), other.normalized());
         let (a_divisor, b_divisor) = (I256::from(a.divisor), I256::from(b.divisor));
-        let (left, right) = (
-            greatest_common_divisor(a.mantissa, b_divisor),
-            greatest_common_divisor(b.mantissa, a_divisor),
-        );
+        let (left, right) =
+            (greatest_common_divisor(a.mantissa, b_divisor), greatest_common_divisor(b.mantissa, a_divisor));
         let mantissa = (a.mantissa / left).checked_mul(b.mantissa / right).ok_or(fit)?;
         let divisor = (a_divisor / right).checked_mul(b_divisor / left).ok_or(fit)?;
         Self::reduced(mantissa, divisor, a.scale + b.scale)
@@ -436,6 +434,12 @@ fn greatest_common_divisor(a: I256, b: I256) -> I256 {
         (a, b) = (b, a % b);
     }
     a
+}
+
+impl Default for Exact {
+    fn default() -> Self {
+        Self::ZERO
+    }
 }
 
 impl From<Decimal> for Exact {

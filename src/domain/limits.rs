@@ -30,6 +30,8 @@ pub const METER_SCALE_DEFAULT: u8 = 18;
 pub const PRICE_PER_MAX: u64 = 1_000_000_000_000;
 /// Tiers of one price.
 pub const PRICE_TIERS_MAX: usize = 256;
+/// Rows of a matrix price.
+pub const PRICE_ROWS_MAX: usize = 1_000;
 /// Group-by dimensions of one meter.
 pub const METER_GROUP_BY_MAX: usize = 8;
 /// Fixed dedup slots; partitions and shards own ranges of them.

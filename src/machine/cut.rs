@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::{Account, Catalog, Entity, PricingModel};
 use billing::charges::{ChargeLine, Corrects, LineKey, PostingClass};
-use billing::rating::{PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
+use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
-use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, ExactStatus, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Fold;
 use wire::control::{Cut, WindowFinal};
 
-use crate::cells::Cells;
+use crate::cells::{Cells, MergedCell};
 use crate::due::DueIndex;
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::metering_plan::program_index;
@@ -219,41 +219,39 @@ impl Rater<'_> {
         active: &[ActiveSpan],
     ) -> Result<BTreeMap<LineKey, (Span, Worth)>, RatingStatus> {
         let timeline = self.catalog.price(charge.price).expect("prices are never removed");
-        let under_plan: Vec<Span> = active
+        let under_plan: Vec<ActiveTerm> = active
             .iter()
             .filter(|active| active.plan == *timeline.plan())
             .map(|active| {
-                Span::new(
+                let span = Span::new(
                     active.span.from.max(charge.window.from),
                     active.span.until.min(charge.window.until),
-                )
+                );
+                ActiveTerm { span, seats: active.seats }
             })
             .collect();
         let mut positions = BTreeMap::new();
         if under_plan.is_empty() {
             return Ok(positions);
         }
-        let mut groups = match timeline.meter() {
-            None => BTreeMap::new(),
-            Some(meter) => {
-                let program = program_index(self.plan, meter).expect("every meter has a program");
-                self.measures(schedules, charge, active, program)?
-            }
-        };
+        let mut groups = self.measures(schedules, charge, active)?;
         if groups.is_empty() {
             // Nothing was used: what is owed for silence is one line without a group.
             groups.insert(GroupTexts::new(), Vec::new());
         }
-        for (group, slices) in groups {
+        for (group, slices) in &groups {
             let terms = WindowTerms {
                 price: timeline,
                 window: charge.window,
                 active: &under_plan,
+                group,
+                zone: &charge.account.time_zone,
                 currency: charge.account.currency,
                 as_of: self.cut.at,
             };
-            for line in position(&terms, &slices)? {
-                let key = charge.key(&group, line.slice.from, line.price_version);
+            let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
+            for line in position(&terms, &measures)? {
+                let key = charge.key(group, line.slice.from, line.price_version);
                 let (slice, worth) = positions.entry(key).or_insert((line.slice, Worth::NOTHING));
                 // A first tier's flat amount may share its key with the first slice: they are one line.
                 slice.until = slice.until.max(line.slice.until);
@@ -263,17 +261,70 @@ impl Rater<'_> {
         Ok(positions)
     }
 
-    /// The merged measures of a price's meter in a window: per group, one per slice of the subscription.
+    /// The merged measures of a price's meters in a window: per group, one per slice of the subscription.
+    ///
+    /// Groups of a matrix that take the same row are one: each row counts its own units. Usage that a matrix sets aside
+    /// is left out.
     fn measures(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
         active: &[ActiveSpan],
-        program: u32,
-    ) -> Result<BTreeMap<GroupTexts, Vec<SliceMeasure>>, RatingStatus> {
-        let program_terms = &self.plan.programs[program as usize];
+    ) -> Result<BTreeMap<GroupTexts, Vec<MergedSlice>>, RatingStatus> {
         let timeline = self.catalog.price(charge.price).expect("prices are never removed");
-        let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Fold)>> = BTreeMap::new();
+        let meters: Vec<&MeterId> = timeline.meters().collect();
+        let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Vec<Fold>)>> = BTreeMap::new();
+        for (index, meter) in meters.iter().enumerate() {
+            let program = program_index(self.plan, meter).expect("every meter has a program");
+            let names = &self.plan.programs[program as usize].group_by;
+            for (slice, cell) in self.cells_of(schedules, charge, active, program) {
+                let texts = names.iter().zip(cell.group.iter());
+                let texts =
+                    texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
+                // The dimensions of a capacity are counted together, whatever their groups.
+                let group = if meters.len() > 1 { GroupTexts::new() } else { texts.collect() };
+                let Some(group) = timeline.counted_group(slice.from, group)? else { continue };
+                let slices = folds.entry(group).or_default();
+                let nothing = || (slice, vec![Fold::default(); meters.len()]);
+                slices.entry(slice.from).or_insert_with(nothing).1[index].merge(&cell.fold);
+            }
+        }
+        let scales: Vec<u8> = meters
+            .iter()
+            .map(|meter| {
+                let program = program_index(self.plan, meter).expect("every meter has a program");
+                self.plan.programs[program as usize].scale
+            })
+            .collect();
+        let mut measures = BTreeMap::new();
+        for (group, slices) in folds {
+            let mut list = Vec::with_capacity(slices.len());
+            for (slice, folds) in slices.into_values() {
+                let mut merged =
+                    MergedSlice { slice, quantities: Vec::new(), event_count: 0, event_digest: 0 };
+                for (fold, scale) in folds.iter().zip(&scales) {
+                    let sum = fold.sum.value().ok_or(ExactStatus::AmountMustFit)?;
+                    merged.quantities.push(Exact::new(sum, u32::from(*scale)));
+                    merged.event_count += fold.count;
+                    merged.event_digest = merged.event_digest.wrapping_add(fold.digest);
+                }
+                list.push(merged);
+            }
+            measures.insert(group, list);
+        }
+        Ok(measures)
+    }
+
+    /// The cells of a meter that belong to a subscription under the price's plan in a window, each with its slice.
+    fn cells_of(
+        &self,
+        schedules: &mut Schedules,
+        charge: &Charge<'_>,
+        active: &[ActiveSpan],
+        program: u32,
+    ) -> Vec<(Span, MergedCell<'_>)> {
+        let timeline = self.catalog.price(charge.price).expect("prices are never removed");
+        let mut found = Vec::new();
         for subject in self.catalog.subjects_of_subscription(charge.subscription) {
             let bindings =
                 self.catalog.subject(subject.as_str()).expect("the catalog names its own subjects");
@@ -285,35 +336,14 @@ impl Rater<'_> {
                 let Some(active) = active.iter().find(|active| active.span.contains(cell.slice_from)) else {
                     continue;
                 };
-                if !is_ours || active.plan != *timeline.plan() {
-                    continue;
+                if is_ours && active.plan == *timeline.plan() {
+                    let account = &charge.account.id;
+                    let slice = slice_of(self.catalog, schedules, account, active, cell.slice_from);
+                    found.push((slice, cell));
                 }
-                let slice = slice_of(self.catalog, schedules, &charge.account.id, active, cell.slice_from);
-                let group = program_terms
-                    .group_by
-                    .iter()
-                    .zip(cell.group.iter())
-                    .filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())))
-                    .collect();
-                let slices = folds.entry(group).or_default();
-                slices.entry(slice.from).or_insert((slice, Fold::default())).1.merge(&cell.fold);
             }
         }
-        let mut measures = BTreeMap::new();
-        for (group, slices) in folds {
-            let mut list = Vec::with_capacity(slices.len());
-            for (slice, fold) in slices.into_values() {
-                let sum = fold.sum.value().ok_or(ExactStatus::AmountMustFit)?;
-                list.push(SliceMeasure {
-                    slice,
-                    quantity: Exact::new(sum, u32::from(program_terms.scale)),
-                    event_count: fold.count,
-                    event_digest: fold.digest,
-                });
-            }
-            measures.insert(group, list);
-        }
-        Ok(measures)
+        found
     }
 
     /// Position − issued, as lines.
@@ -379,7 +409,7 @@ impl Rater<'_> {
             period,
             posting_class: match timeline.model() {
                 PricingModel::Flat => PostingClass::EarnedSubscription,
-                PricingModel::PerUnit | PricingModel::Graduated => PostingClass::EarnedUsage,
+                _ => PostingClass::EarnedUsage,
             },
             // Names the original period wherever the line is not simply the next difference of an open one.
             corrects: (final_batch.is_some() || period != original)
@@ -454,6 +484,25 @@ impl Rater<'_> {
     }
 }
 
+/// What all shards and subjects together used in a slice: one quantity for each meter of the price.
+struct MergedSlice {
+    slice: Span,
+    quantities: Vec<Exact>,
+    event_count: u64,
+    event_digest: u128,
+}
+
+impl MergedSlice {
+    fn measure(&self) -> SliceMeasure<'_> {
+        let measure = match self.quantities.as_slice() {
+            [quantity] => Measure::Scalar(*quantity),
+            quantities => Measure::Dimensions(quantities),
+        };
+        let (event_count, event_digest) = (self.event_count, self.event_digest);
+        SliceMeasure { slice: self.slice, measure, event_count, event_digest }
+    }
+}
+
 /// One price of one subscription in one window.
 struct Charge<'a> {
     account: &'a Account,
@@ -483,7 +532,7 @@ fn period_of(charge: &Charge<'_>, model: PricingModel, slice_from: Timestamp) ->
     let (from, until) = (charge.window.from.nanoseconds(), charge.window.until.nanoseconds());
     let instant = match model {
         PricingModel::Flat => Timestamp::from_nanoseconds(from + (until - from) / 2),
-        PricingModel::PerUnit | PricingModel::Graduated => slice_from,
+        _ => slice_from,
     };
     charge.entity.time_zone.period_of(instant)
 }

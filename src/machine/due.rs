@@ -1,6 +1,6 @@
 //! The due index: at which instant each account next changes by silence alone.
 //!
-//! Owns: window ends, window ends plus grace, and ends of subscriptions, as an ordered index over accounts.
+//! Owns: window ends, window ends plus grace, changes of prices, starts and ends of subscriptions, as an ordered index over accounts.
 //! Leaves to others: what happens then (`cut`).
 //!
 //! Invariants: after `advance(at)` no account has an instant at or before `at`; an account without subscriptions has none.
@@ -66,6 +66,8 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
         for active in active_spans(catalog, subscription.id()) {
             instants.push(active.span.until);
             instants.push(active.span.from);
+            // A recurring amount that is prorated changes with its price.
+            instants.extend(catalog.prices_of_plan(&active.plan).flat_map(|price| price.changes()));
         }
     }
     if instants.is_empty() {

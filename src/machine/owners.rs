@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use billing::catalog::{Account, Catalog, Entity};
 use domain::plan::Schedule;
-use domain::{AccountId, PlanId, Span, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, PlanId, Span, SubscriptionId, Timestamp};
 
 /// What decides where slices end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ impl Schedules {
 pub(crate) struct ActiveSpan {
     pub(crate) span: Span,
     pub(crate) plan: PlanId,
+    /// Seats that recurring amounts are multiplied by.
+    pub(crate) seats: Option<Exact>,
 }
 
 /// The account and its legal entity.
@@ -65,17 +67,20 @@ pub(crate) fn account_and_entity<'a>(catalog: &'a Catalog, account: &AccountId) 
     (account, entity)
 }
 
-/// When a subscription is active, and under which plan; neighbouring spans under one plan are joined.
+/// When a subscription is active, under which plan and with how many seats; neighbouring spans of the same are joined.
 pub(crate) fn active_spans(catalog: &Catalog, subscription: &SubscriptionId) -> Vec<ActiveSpan> {
     let mut spans: Vec<ActiveSpan> = Vec::new();
     for (span, version) in
         catalog.subscription(subscription).into_iter().flat_map(|timeline| timeline.spans())
     {
+        let seats = version.seats.map(Exact::from);
         match spans.last_mut() {
-            Some(last) if last.plan == version.plan && last.span.until == span.from => {
+            Some(last)
+                if last.plan == version.plan && last.seats == seats && last.span.until == span.from =>
+            {
                 last.span.until = span.until
             }
-            _ => spans.push(ActiveSpan { span, plan: version.plan.clone() }),
+            _ => spans.push(ActiveSpan { span, plan: version.plan.clone(), seats }),
         }
     }
     spans

@@ -10,9 +10,8 @@ use std::fmt;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::resource::{
-    Account, Entity, Meter, Plan, Price, Resource, ResourceKind, SubjectBinding, Subscription,
-};
+use super::price::Price;
+use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, SubjectBinding, Subscription};
 use super::state::{Catalog, Change};
 use super::status::CatalogStatus;
 
@@ -93,7 +92,7 @@ impl CatalogFile {
         resources.extend(self.account.iter().cloned().map(Resource::Account));
         resources.extend(self.meter.iter().cloned().map(Resource::Meter));
         resources.extend(self.plan.iter().cloned().map(Resource::Plan));
-        resources.extend(self.price.iter().cloned().map(Resource::Price));
+        resources.extend(self.price.iter().cloned().map(Resource::from));
         resources.extend(self.subscription.iter().cloned().map(Resource::Subscription));
         resources.extend(self.subject.iter().cloned().map(Resource::Subject));
         resources
@@ -190,7 +189,7 @@ mod tests {
             (with(price, "effective_from = \"2026-01-01\""), Some(8), "RFC 3339"),
             (with(price, "per = \"1000\""), Some(8), "expected"),
             (plan.replace("model", "x").replace("= \"pro\"", "= \"pro"), Some(3), ""),
-            (price.replace("per_unit", "volume"), Some(6), "expected one of `per_unit`, `graduated`, `flat`"),
+            (price.replace("per_unit", "hourly"), Some(6), "expected one of `per_unit`, `flat`, `graduated`"),
         ] {
             let error = CatalogFile::parse(&text).expect_err(&text);
             assert_eq!(error.line, line, "{error}\n{text}");

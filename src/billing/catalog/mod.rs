@@ -3,6 +3,7 @@
 //! Owns: resources, their rules, their versions, look-ups by time. Leaves to others: storing them (`machine::control`).
 
 mod file;
+mod price;
 mod resource;
 mod state;
 mod status;
@@ -10,9 +11,13 @@ mod text;
 mod timeline;
 
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
+pub use self::price::{
+    CapacityStep, Convert, PackageRound, Price, PriceDiscount, PriceRow, PriceTerms, PricingModel, Proration,
+    RoundQuantity, Tier, Window,
+};
 pub use self::resource::{
-    Account, Aggregation, Entity, Meter, NegativeUsage, OneOrMany, Plan, Price, PricingModel, Resource,
-    ResourceKind, SubjectBinding, Subscription, Tier, Window,
+    Account, Aggregation, Entity, Meter, NegativeUsage, OneOrMany, Plan, Resource, ResourceKind,
+    SubjectBinding, Subscription,
 };
 pub use self::state::{Catalog, Change, Versioned};
 pub use self::status::{CatalogStatus, Rule};

@@ -1,20 +1,21 @@
 //! The resources of the catalog as files and APIs write them.
 //!
 //! Owns: their fields, and the rules that a resource keeps by itself. Leaves to others: rules between resources
-//! (`state`), how their texts are read (`text`).
+//! (`state`), prices (`price`), how their texts are read
+//! (`text`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::limits::{
-    DECIMAL_FRACTION_DIGITS_MAX, METER_GROUP_BY_MAX, METER_SCALE_DEFAULT, OPAQUE_BYTES_MAX, PRICE_PER_MAX,
-    PRICE_TIERS_MAX, PROPERTY_BYTES_MAX,
+    DECIMAL_FRACTION_DIGITS_MAX, METER_GROUP_BY_MAX, METER_SCALE_DEFAULT, OPAQUE_BYTES_MAX,
+    PROPERTY_BYTES_MAX,
 };
 use domain::{
-    AccountId, Currency, Decimal, EntityId, MeterId, PlanId, PriceId, Subject, SubscriptionId, Timestamp,
-    Zone,
+    AccountId, Currency, Decimal, EntityId, MeterId, PlanId, Subject, SubscriptionId, Timestamp, Zone,
 };
 use serde::{Deserialize, Serialize};
 
+use super::price::Price;
 use super::status::{CatalogStatus, Rule};
 use super::text;
 
@@ -136,80 +137,6 @@ pub struct Plan {
     pub currency: Currency,
 }
 
-/// How a price turns a quantity into an amount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PricingModel {
-    /// Quantity times amount.
-    PerUnit,
-    /// Each unit at the amount of the tier that it falls into.
-    Graduated,
-    /// A recurring amount, whatever was used.
-    Flat,
-}
-
-/// A tier of a graduated price.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tier {
-    /// Last unit of the tier, inclusive; the last tier has none.
-    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
-    pub up_to: Option<Decimal>,
-    /// Amount for `per` units.
-    #[serde(deserialize_with = "text::decimal")]
-    pub unit_amount: Decimal,
-    /// Amount owed once the tier is entered.
-    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
-    pub flat_amount: Option<Decimal>,
-}
-
-/// The span over which tiers accumulate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Window {
-    /// A calendar month in the account's zone.
-    Month,
-}
-
-/// A price: a pricing model over one meter, effective-dated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Price {
-    /// Id.
-    pub id: PriceId,
-    /// The plan that it belongs to.
-    pub plan: PlanId,
-    /// The meter whose measure it prices; none for a recurring amount.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub meter: Option<MeterId>,
-    /// How.
-    pub model: PricingModel,
-    /// Amount for `per` units, or the recurring amount.
-    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
-    pub unit_amount: Option<Decimal>,
-    /// Tiers of a graduated price.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tiers: Option<Vec<Tier>>,
-    /// Units that an amount is for: a power of ten, 1 if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per: Option<u64>,
-    /// The span over which tiers accumulate.
-    pub window: Window,
-    /// From when on this version holds; always, if left out.
-    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
-    pub effective_from: Option<Timestamp>,
-    /// Whether the first tier's flat amount is owed without usage; true if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flat_at_zero: Option<bool>,
-}
-
-impl Price {
-    /// The exponent of `per`: 3 for 1,000.
-    pub fn per_exponent(&self) -> u32 {
-        self.per.unwrap_or(1).ilog10()
-    }
-}
-
 /// An account's subscription to a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -220,6 +147,9 @@ pub struct Subscription {
     pub account: AccountId,
     /// What is subscribed to.
     pub plan: PlanId,
+    /// Seats: what recurring amounts of the plan are multiplied by; once, if left out.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub seats: Option<Decimal>,
     /// First instant.
     #[serde(deserialize_with = "text::instant")]
     pub from: Timestamp,
@@ -319,7 +249,7 @@ pub enum Resource {
     /// A plan.
     Plan(Plan),
     /// A price.
-    Price(Price),
+    Price(Box<Price>),
     /// A subscription.
     Subscription(Subscription),
     /// A subject's binding.
@@ -352,7 +282,7 @@ impl From<Plan> for Resource {
 
 impl From<Price> for Resource {
     fn from(resource: Price) -> Self {
-        Resource::Price(resource)
+        Resource::Price(Box::new(resource))
     }
 }
 
@@ -385,7 +315,9 @@ impl Resource {
             ResourceKind::Accounts => serde_json::from_value(body).map(Resource::Account),
             ResourceKind::Meters => serde_json::from_value(body).map(Resource::Meter),
             ResourceKind::Plans => serde_json::from_value(body).map(Resource::Plan),
-            ResourceKind::Prices => serde_json::from_value(body).map(Resource::Price),
+            ResourceKind::Prices => {
+                serde_json::from_value(body).map(|price| Resource::Price(Box::new(price)))
+            }
             ResourceKind::Subscriptions => serde_json::from_value(body).map(Resource::Subscription),
             ResourceKind::Subjects => serde_json::from_value(body).map(Resource::Subject),
         };
@@ -487,9 +419,10 @@ impl Subscription {
     /// The rules that a subscription keeps by itself.
     ///
     /// # Errors
-    /// [`Rule::UntilMustBeAfterFrom`].
+    /// [`Rule::UntilMustBeAfterFrom`], then [`Rule::SeatsMustNotBeNegative`].
     pub fn check(&self) -> Result<(), Rule> {
-        check_span(self.from, self.until)
+        check_span(self.from, self.until)?;
+        if self.seats.is_some_and(Decimal::is_negative) { Err(Rule::SeatsMustNotBeNegative) } else { Ok(()) }
     }
 }
 
@@ -531,53 +464,10 @@ impl Meter {
     }
 }
 
-impl Price {
-    /// The rules that a price keeps by itself.
-    ///
-    /// # Errors
-    /// The first broken rule, in the order in which [`Rule`] declares them.
-    pub fn check(&self) -> Result<(), Rule> {
-        let per = self.per.unwrap_or(1);
-        if per == 0 || per > PRICE_PER_MAX || 10u64.pow(per.ilog10()) != per {
-            return Err(Rule::PerMustBePowerOfTen);
-        }
-        let (meter, amount, tiers) = (self.meter.is_some(), self.unit_amount.is_some(), self.tiers.is_some());
-        let misfit = match self.model {
-            PricingModel::PerUnit if !meter || !amount || tiers => {
-                Some("per_unit needs meter and unit_amount, and no tiers")
-            }
-            PricingModel::Graduated if !meter || amount || !tiers => {
-                Some("graduated needs meter and tiers, and no unit_amount")
-            }
-            PricingModel::Flat if meter || !amount || tiers || self.per.is_some() => {
-                Some("flat needs unit_amount, and no meter, tiers or per")
-            }
-            _ => None,
-        };
-        if let Some(what) = misfit {
-            return Err(Rule::PriceMustFitModel(what));
-        }
-        self.tiers.as_deref().map_or(Ok(()), check_tiers)
-    }
-}
-
 fn check_text(text: &str, bytes_max: usize) -> Result<(), Rule> {
     if (1..=bytes_max).contains(&text.len()) { Ok(()) } else { Err(Rule::TextMustFit) }
 }
 
 fn check_span(from: Timestamp, until: Option<Timestamp>) -> Result<(), Rule> {
     if until.is_none_or(|until| until > from) { Ok(()) } else { Err(Rule::UntilMustBeAfterFrom) }
-}
-
-fn check_tiers(tiers: &[Tier]) -> Result<(), Rule> {
-    let Some((last, closed)) = tiers.split_last() else { return Err(Rule::TiersMustRise) };
-    let mut below = domain::Exact::ZERO;
-    for tier in closed {
-        let Some(up_to) = tier.up_to.map(domain::Exact::from) else { return Err(Rule::TiersMustRise) };
-        if up_to.partial_cmp(&below) != Some(std::cmp::Ordering::Greater) {
-            return Err(Rule::TiersMustRise);
-        }
-        below = up_to;
-    }
-    if last.up_to.is_some() || tiers.len() > PRICE_TIERS_MAX { Err(Rule::TiersMustRise) } else { Ok(()) }
 }

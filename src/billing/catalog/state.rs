@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{AccountId, EntityId, MeterId, PlanId, PriceId, Subject, SubscriptionId};
 
-use super::resource::{Account, Entity, Meter, Plan, Price, Resource, ResourceKind, Subscription};
+use super::price::Price;
+use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, Subscription};
 use super::status::{CatalogStatus, Rule};
 use super::timeline::{Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline};
 
@@ -127,14 +128,17 @@ impl Catalog {
         if !self.plans.contains_key(&price.plan) {
             return Err(missing("plan", &price.plan));
         }
-        if let Some(meter) = price.meter.as_ref().filter(|meter| !self.meters.contains_key(*meter)) {
+        if let Some(meter) = price.all_meters().find(|meter| !self.meters.contains_key(*meter)) {
             return Err(missing("meter", meter));
         }
         let Some(timeline) = self.prices.get(&price.id) else { return Ok(Change::Create) };
         let first = &timeline.versions[0].price;
-        let terms = |p: &Price| (p.plan.clone(), p.meter.clone(), p.model, p.window);
+        let terms = |p: &Price| {
+            let unit = (p.convert, p.round_quantity, p.package_size);
+            (p.plan.clone(), p.meter.clone(), p.meters.clone(), p.model, p.window, unit)
+        };
         if terms(first) != terms(price) {
-            return Err(Rule::MustNotChange("plan, meter, model and window of a price"));
+            return Err(Rule::MustNotChange("plan, meter, model, unit, package size and window of a price"));
         }
         // Compared with the newest version of the same effective date: an older date is a version of its own.
         let same_date =
@@ -188,7 +192,8 @@ impl Catalog {
                 self.prices_by_plan.entry(price.plan.clone()).or_default().insert(price.id.clone());
                 let timeline =
                     self.prices.entry(price.id.clone()).or_insert(PriceTimeline { versions: Vec::new() });
-                timeline.versions.push(PriceVersion { version, control_offset, price });
+                let taken = PriceVersion::new(version, control_offset, *price);
+                timeline.versions.push(taken.expect("a price is checked before it is taken"));
             }
             Resource::Subscription(subscription) => {
                 let id = subscription.id.clone();

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::resource::ResourceKind;
+use crate::rating::TermsStatus;
 
 /// A rule of the catalog, in order of precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,8 @@ pub enum Rule {
     TextMustFit,
     /// `until` is not after `from`.
     UntilMustBeAfterFrom,
+    /// Seats are zero or more.
+    SeatsMustNotBeNegative,
     /// A sum needs a value property; a count must not have one.
     ValueMustFitAggregation,
     /// A meter keeps at most 28 fraction digits.
@@ -28,10 +31,10 @@ pub enum Rule {
     FilterMustNameTexts,
     /// `per` is a power of ten up to 10^12.
     PerMustBePowerOfTen,
-    /// The model needs or forbids a meter, an amount, tiers or a divisor; the text says which.
-    PriceMustFitModel(&'static str),
-    /// Tiers rise strictly, the last one is open, and there are 1 to 256.
-    TiersMustRise,
+    /// The model needs or does not know a field; the text says which.
+    PriceMustFitModel(String),
+    /// The price's terms contradict themselves; the status says how.
+    TermsMustHold(TermsStatus),
     /// A resource that this one names does not exist; the text says which.
     ReferenceMustExist(String),
     /// A subscription's plan is priced in another currency than its account pays in.
@@ -59,13 +62,14 @@ impl Rule {
             Rule::IdMustMatchPath => "id_must_match_path",
             Rule::TextMustFit => "text_must_fit",
             Rule::UntilMustBeAfterFrom => "until_must_be_after_from",
+            Rule::SeatsMustNotBeNegative => "seats_must_not_be_negative",
             Rule::ValueMustFitAggregation => "value_must_fit_aggregation",
             Rule::ScaleMustFit => "scale_must_fit",
             Rule::GroupByMustFit => "group_by_must_fit",
             Rule::FilterMustNameTexts => "filter_must_name_texts",
             Rule::PerMustBePowerOfTen => "per_must_be_power_of_ten",
             Rule::PriceMustFitModel(_) => "price_must_fit_model",
-            Rule::TiersMustRise => "tiers_must_rise",
+            Rule::TermsMustHold(status) => status.name(),
             Rule::ReferenceMustExist(_) => "reference_must_exist",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
             Rule::MustNotChange(_) => "must_not_change",
@@ -80,6 +84,7 @@ impl fmt::Display for Rule {
             Rule::IdMustMatchPath => f.write_str("the id in the body must equal the one in the path"),
             Rule::TextMustFit => f.write_str("a text has 1 to 256 bytes"),
             Rule::UntilMustBeAfterFrom => f.write_str("until must be after from"),
+            Rule::SeatsMustNotBeNegative => f.write_str("seats must be zero or more"),
             Rule::ValueMustFitAggregation => {
                 f.write_str("a sum needs `value`, the property that it adds up; a count must not have one")
             }
@@ -88,9 +93,7 @@ impl fmt::Display for Rule {
             Rule::FilterMustNameTexts => f.write_str("a filter names a dimension and at least one text"),
             Rule::PerMustBePowerOfTen => f.write_str("per must be 1, 10, 100, ... up to 10^12"),
             Rule::PriceMustFitModel(what) => f.write_str(what),
-            Rule::TiersMustRise => f.write_str(
-                "tiers need strictly rising `up_to`, and a last tier without one; 1 to 256 of them",
-            ),
+            Rule::TermsMustHold(status) => status.fmt(f),
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
             Rule::CurrencyMustMatchAccount => f.write_str(
                 "the plan is priced in another currency than the account pays in; use a plan in its currency",

@@ -4,10 +4,11 @@
 //!
 //! Invariants: a number is never taken for a decimal: it would have gone through a binary fraction on its way here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use domain::{Decimal, Timestamp};
+use domain::{Decimal, MeterId, Timestamp};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 pub(super) fn decimal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Decimal, D::Error> {
@@ -28,6 +29,13 @@ pub(super) fn optional_instant<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {
     Ok(Option::<Quoted<Timestamp>>::deserialize(deserializer)?.map(|Quoted(instant)| instant))
+}
+
+pub(super) fn decimals_by_meter<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<MeterId, Decimal>, D::Error> {
+    let quoted = BTreeMap::<MeterId, Quoted<Decimal>>::deserialize(deserializer)?;
+    Ok(quoted.into_iter().map(|(meter, Quoted(decimal))| (meter, decimal)).collect())
 }
 
 /// A value that is written as a text.

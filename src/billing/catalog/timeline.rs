@@ -10,9 +10,15 @@
 //!   record holds until another one starts or its own `until` ends it; a record with the same `from` replaces it, and
 //!   one that is put later for an earlier time leaves what starts behind it alone.
 
+use std::collections::BTreeMap;
+
 use domain::{AccountId, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
 
-use super::resource::{Price, PricingModel, SubjectBinding, Subscription};
+use super::price::{Price, PriceTerms, PricingModel};
+use super::resource::{SubjectBinding, Subscription};
+use super::status::Rule;
+use crate::rating::RatingStatus;
+use crate::rating::models::{Model, RowMatch};
 
 /// A version of a price.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +29,20 @@ pub struct PriceVersion {
     pub control_offset: u64,
     /// The price.
     pub price: Price,
+    /// The price in narrow types.
+    pub terms: PriceTerms,
 }
 
 impl PriceVersion {
+    /// A version of a price.
+    ///
+    /// # Errors
+    /// As [`Price::check`].
+    pub fn new(version: u32, control_offset: u64, price: Price) -> Result<Self, Rule> {
+        let terms = price.terms()?;
+        Ok(Self { version, control_offset, price, terms })
+    }
+
     fn effective_from(&self) -> Timestamp {
         self.price.effective_from.unwrap_or(Timestamp::MIN)
     }
@@ -55,6 +72,31 @@ impl PriceTimeline {
     /// The meter that it prices; the same in all versions.
     pub fn meter(&self) -> Option<&MeterId> {
         self.first().meter.as_ref()
+    }
+
+    /// All meters that it prices, more than one for a capacity; the same in all versions.
+    pub fn meters(&self) -> impl Iterator<Item = &MeterId> {
+        self.first().all_meters()
+    }
+
+    /// The group that usage of a group counts in at an instant: of a matrix, the row that it takes. `None` if it is set
+    /// aside until a version of the price has a row for it.
+    ///
+    /// # Errors
+    /// [`RatingStatus::RowMustMatch`].
+    pub fn counted_group(
+        &self,
+        instant: Timestamp,
+        group: BTreeMap<String, String>,
+    ) -> Result<Option<BTreeMap<String, String>>, RatingStatus> {
+        let Some(Model::Matrix(matrix)) = self.version_at(instant).map(|version| &version.terms.model) else {
+            return Ok(Some(group));
+        };
+        Ok(match matrix.row_of(&group)? {
+            RowMatch::Row(row) => Some(matrix.rows()[row].dimensions.clone()),
+            RowMatch::Free => Some(group),
+            RowMatch::SetAside => None,
+        })
     }
 
     /// Its model; the same in all versions.

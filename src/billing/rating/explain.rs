@@ -8,13 +8,16 @@
 
 use std::fmt;
 
-use domain::{Currency, Decimal, Exact};
+use domain::{Currency, Exact};
 
-use super::measure::SliceMeasure;
-use super::models::{Portion, portions};
-use super::position::{WindowTerms, fixed_part, is_first_flat_fixed, position};
-use super::status::{RatingStatus, difference};
-use crate::catalog::{PriceVersion, PricingModel};
+use super::measure::{Measure, SliceMeasure};
+use super::models::{Basis, Model, PercentageState, Portion};
+use super::position::{
+    RecurringPart, WindowTerms, fixed_part, is_first_flat_fixed, position, recurring_parts, total_of,
+    units_amount,
+};
+use super::status::RatingStatus;
+use crate::catalog::PriceVersion;
 
 /// One step of an explanation: what some units of one tier cost under one version of the price.
 ///
@@ -23,15 +26,32 @@ use crate::catalog::{PriceVersion, PricingModel};
 pub struct ExplainedPortion {
     /// Version of the price.
     pub price_version: u32,
+    /// Units that the price names its amounts for.
+    pub per: u64,
     /// The tier and what it contributes.
     pub portion: Portion,
+}
+
+/// What a measured quantity became before it was priced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedQuantity {
+    /// Version of the price.
+    pub price_version: u32,
+    /// As it was measured, from the start of the window on.
+    pub measured: Exact,
+    /// Converted and rounded.
+    pub units: Exact,
+    /// Units of it that cost nothing.
+    pub free_units: Exact,
 }
 
 /// How a window's amount came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowExplanation {
-    /// Units that were charged in the window.
+    /// Units that were charged in the window, as they were measured.
     pub quantity: Exact,
+    /// What became of them before they were priced, for versions that do something to them.
+    pub quantities: Vec<ExplainedQuantity>,
     /// The steps, in order of time and tier; they add up to `precise`.
     pub portions: Vec<ExplainedPortion>,
     /// The amount, exactly.
@@ -49,7 +69,10 @@ pub struct WindowExplanation {
 ///
 /// # Panics
 /// As [`position`].
-pub fn explain(terms: &WindowTerms<'_>, slices: &[SliceMeasure]) -> Result<WindowExplanation, RatingStatus> {
+pub fn explain(
+    terms: &WindowTerms<'_>,
+    slices: &[SliceMeasure<'_>],
+) -> Result<WindowExplanation, RatingStatus> {
     let (mut quantity, mut precise, mut rounded) = (Exact::ZERO, Exact::ZERO, 0i128);
     for line in position(terms, slices)? {
         quantity = quantity.add(line.quantity)?;
@@ -57,93 +80,183 @@ pub fn explain(terms: &WindowTerms<'_>, slices: &[SliceMeasure]) -> Result<Windo
         // Cannot overflow: these are differences of one running sum, which rating keeps small.
         rounded += line.rounded;
     }
-    let portions = steps(terms, slices)?;
+    let mut quantities = Vec::new();
+    let portions = steps(terms, slices, &mut quantities)?;
     let mut sum = Exact::ZERO;
     for step in &portions {
         sum = sum.add(step.portion.amount)?;
     }
     assert_eq!(sum, precise, "the steps add up to the amount");
-    Ok(WindowExplanation { quantity, portions, precise, rounded, currency: terms.currency })
+    Ok(WindowExplanation { quantity, quantities, portions, precise, rounded, currency: terms.currency })
 }
 
 /// The fixed part, then each run of units under one version, tier by tier.
-fn steps(terms: &WindowTerms<'_>, slices: &[SliceMeasure]) -> Result<Vec<ExplainedPortion>, RatingStatus> {
+fn steps(
+    terms: &WindowTerms<'_>,
+    slices: &[SliceMeasure<'_>],
+    quantities: &mut Vec<ExplainedQuantity>,
+) -> Result<Vec<ExplainedPortion>, RatingStatus> {
     let mut steps = Vec::new();
-    let fixed = fixed_part(terms, slices);
-    if let Some((version, amount)) = fixed {
-        steps.push(ExplainedPortion { price_version: version.version, portion: fixed_portion(amount) });
+    for part in recurring_parts(terms)? {
+        steps.push(step_of(part.version, recurring_portion(&part)));
     }
-    if terms.active.is_empty() || terms.price.model() == PricingModel::Flat {
+    let fixed = fixed_part(terms, slices)?;
+    if let Some((version, amount)) = fixed {
+        steps.push(step_of(version, Portion::fixed(amount)));
+    }
+    if terms.active.is_empty() {
         return Ok(steps);
     }
-    let mut run: Option<(&PriceVersion, Exact)> = None;
-    let mut used = Exact::ZERO;
-    for measure in slices {
-        let version = terms.price.version_at(measure.slice.from);
-        let is_same = matches!((&run, version), (Some((last, _)), Some(version)) if same(last, version));
-        if !is_same {
-            steps.extend(portions_between(run.take(), used, fixed.is_some())?);
-            run = version.map(|version| (version, used));
-        }
-        used = used.add(measure.quantity)?;
+    let mut explainer = Explainer {
+        terms,
+        total: total_of(slices)?,
+        is_flat_paid: fixed.is_some(),
+        used: Exact::ZERO,
+        sequence: PercentageState::default(),
+    };
+    let mut rest = slices;
+    while let Some(first) = rest.first() {
+        let version = terms.price.version_at(first.slice.from);
+        let same = |measure: &SliceMeasure<'_>| {
+            let other = terms.price.version_at(measure.slice.from);
+            other.map(|other| other.version) == version.map(|version| version.version)
+        };
+        let length = rest.iter().take_while(|measure| same(measure)).count();
+        let (run, after) = rest.split_at(length);
+        explainer.run(version, run, &mut steps, quantities)?;
+        rest = after;
     }
-    steps.extend(portions_between(run, used, fixed.is_some())?);
     Ok(steps)
 }
 
-fn same(a: &PriceVersion, b: &PriceVersion) -> bool {
-    a.version == b.version
+fn step_of(version: &PriceVersion, portion: Portion) -> ExplainedPortion {
+    ExplainedPortion { price_version: version.version, per: version.price.per.unwrap_or(1), portion }
 }
 
-fn fixed_portion(amount: Decimal) -> Portion {
+fn recurring_portion(part: &RecurringPart<'_>) -> Portion {
     Portion {
-        tier: 0,
-        from: Exact::ZERO,
-        up_to: None,
-        quantity: Exact::ZERO,
-        unit_amount: Decimal::ZERO,
-        per: 1,
-        flat_amount: amount,
-        amount: amount.into(),
+        quantity: part.seats,
+        basis: Basis::Recurring { share: part.share },
+        unit_amount: part.whole,
+        amount: part.amount,
+        ..Portion::fixed(part.amount)
     }
 }
 
-/// What the units of a run cost: per tier, the difference of what it contributes after and before.
-fn portions_between(
-    run: Option<(&PriceVersion, Exact)>,
-    until: Exact,
+/// Walks through the runs of a window.
+struct Explainer<'a> {
+    terms: &'a WindowTerms<'a>,
+    total: Exact,
     is_flat_paid: bool,
-) -> Result<Vec<ExplainedPortion>, RatingStatus> {
-    let Some((version, from)) = run else { return Ok(Vec::new()) };
-    let is_flat_fixed = is_first_flat_fixed(version, is_flat_paid);
-    let before = portions(&version.price, from, is_flat_fixed)?;
-    let after = portions(&version.price, until, is_flat_fixed)?;
+    used: Exact,
+    sequence: PercentageState,
+}
+
+impl Explainer<'_> {
+    /// What the units of a run of slices under one version cost.
+    fn run(
+        &mut self,
+        version: Option<&PriceVersion>,
+        run: &[SliceMeasure<'_>],
+        steps: &mut Vec<ExplainedPortion>,
+        quantities: &mut Vec<ExplainedQuantity>,
+    ) -> Result<(), RatingStatus> {
+        let from = self.used;
+        self.used = from.add(total_of(run)?)?;
+        let Some(version) = version else { return Ok(()) };
+        let portions = match &version.terms.model {
+            Model::Percentage(model) => {
+                let before = self.sequence;
+                for measure in run {
+                    let single = [measure.measure.quantity()?];
+                    let events =
+                        if let Measure::Sequence(values) = measure.measure { values } else { &single };
+                    for event in events {
+                        model.take(&mut self.sequence, *event)?;
+                    }
+                }
+                model.portions(&before, &self.sequence)?
+            }
+            _ => self.units_between(version, from)?,
+        };
+        steps.extend(portions.into_iter().map(|portion| step_of(version, portion)));
+        let quantity = &version.terms.quantity;
+        if !quantity.is_identity() && !self.used.is_zero() {
+            let units = quantity.units(self.used)?;
+            let free_units = units.subtract(quantity.priced(self.used)?)?;
+            quantities.push(ExplainedQuantity {
+                price_version: version.version,
+                measured: self.used,
+                units,
+                free_units,
+            });
+        }
+        Ok(())
+    }
+
+    /// What units cost from `from` up to what was used by now: per tier, the difference of what it contributes.
+    fn units_between(&self, version: &PriceVersion, from: Exact) -> Result<Vec<Portion>, RatingStatus> {
+        let amount = |used| units_amount(version, self.terms.group, used, self.total, self.is_flat_paid);
+        let quantity = &version.terms.quantity;
+        let (low, high) = (quantity.priced(from)?, quantity.priced(self.used)?);
+        if let Model::Flat(_) | Model::Stairstep(_) | Model::Capacity(_) = version.terms.model {
+            return Ok(Vec::new());
+        }
+        let rest = amount(self.used)?.subtract(amount(from)?)?;
+        if let Model::Volume(model) = &version.terms.model {
+            let band = model.tiers.index_of(quantity.priced(self.total)?)?;
+            let tier = &model.tiers.as_slice()[band];
+            let portion = Portion {
+                tier: band,
+                up_to: tier.up_to,
+                quantity: high.subtract(low)?,
+                basis: Basis::Units,
+                unit_amount: tier.unit_amount,
+                amount: rest,
+                ..Portion::fixed(Exact::ZERO)
+            };
+            return Ok(Some(portion)
+                .filter(|p| !p.quantity.is_zero() || !p.amount.is_zero())
+                .into_iter()
+                .collect());
+        }
+        let is_flat_fixed = is_first_flat_fixed(version, self.is_flat_paid);
+        let model = &version.terms.model;
+        let before = model.portions(self.terms.group, low, is_flat_fixed)?;
+        let after = model.portions(self.terms.group, high, is_flat_fixed)?;
+        differences(&before, &after)
+    }
+}
+
+/// Portion by portion, what is after less what was before.
+fn differences(before: &[Portion], after: &[Portion]) -> Result<Vec<Portion>, RatingStatus> {
     let is_falling = before.len() > after.len();
-    let longer = if is_falling { &before } else { &after };
+    let longer = if is_falling { before } else { after };
     let mut steps = Vec::new();
     for (index, tier) in longer.iter().enumerate() {
         let (before, after) = (before.get(index), after.get(index));
         let minus = |of: fn(&Portion) -> Exact| {
-            difference(after.map_or(Exact::ZERO, of), before.map_or(Exact::ZERO, of))
+            after.map_or(Exact::ZERO, of).subtract(before.map_or(Exact::ZERO, of))
         };
-        let flat_after = after.map_or(Decimal::ZERO, |portion| portion.flat_amount);
-        let flat_before = before.map_or(Decimal::ZERO, |portion| portion.flat_amount);
-        let flat_amount = match (flat_after.is_zero(), flat_before.is_zero()) {
-            (false, true) => flat_after,
-            (true, false) => Decimal::new(-flat_before.mantissa(), flat_before.scale())
-                .map_err(|_| RatingStatus::AmountMustFit)?,
-            // Owed on both sides or on neither: it belongs to an earlier step.
-            _ => Decimal::ZERO,
+        let packages = |portion: &Portion| match portion.basis {
+            Basis::Packages { count, .. } => count,
+            _ => Exact::ZERO,
+        };
+        let basis = match tier.basis {
+            Basis::Packages { size, .. } => Basis::Packages { size, count: minus(packages)? },
+            basis => basis,
         };
         let portion = Portion {
             from: tier.from.add(before.map_or(Exact::ZERO, |portion| portion.quantity))?,
             quantity: minus(|portion| portion.quantity)?,
             amount: minus(|portion| portion.amount)?,
-            flat_amount,
+            // Owed on both sides or on neither: it belongs to an earlier step.
+            flat_amount: minus(|portion| portion.flat_amount)?,
+            basis,
             ..tier.clone()
         };
         if !portion.quantity.is_zero() || !portion.amount.is_zero() {
-            steps.push(ExplainedPortion { price_version: version.version, portion });
+            steps.push(portion);
         }
     }
     Ok(steps)
@@ -153,11 +266,14 @@ impl fmt::Display for WindowExplanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first_version = self.portions.first().map(|step| step.price_version);
         let has_versions = self.portions.iter().any(|step| Some(step.price_version) != first_version);
-        for ExplainedPortion { price_version, portion } in &self.portions {
+        for quantity in &self.quantities {
+            self.write_quantity(f, quantity)?;
+        }
+        for step in &self.portions {
             if has_versions {
-                write!(f, "price version {price_version}: ")?;
+                write!(f, "price version {}: ", step.price_version)?;
             }
-            self.write_portion(f, portion)?;
+            self.write_portion(f, step)?;
         }
         let exact = self.money(self.precise);
         let billed = grouped(&self.currency.format_minor(self.rounded));
@@ -174,10 +290,44 @@ impl fmt::Display for WindowExplanation {
 }
 
 impl WindowExplanation {
-    fn write_portion(&self, f: &mut fmt::Formatter<'_>, portion: &Portion) -> fmt::Result {
+    fn write_quantity(&self, f: &mut fmt::Formatter<'_>, quantity: &ExplainedQuantity) -> fmt::Result {
+        let text = |number: Exact| grouped(&number.to_string());
+        if quantity.units != quantity.measured {
+            writeln!(f, "{} measured are {} units", text(quantity.measured), text(quantity.units))?;
+        }
+        if !quantity.free_units.is_zero() {
+            writeln!(f, "{} units are included", text(quantity.free_units))?;
+        }
+        Ok(())
+    }
+
+    fn write_portion(&self, f: &mut fmt::Formatter<'_>, step: &ExplainedPortion) -> fmt::Result {
+        let portion = &step.portion;
         let amount = self.money(portion.amount);
-        if portion.quantity.is_zero() {
-            return writeln!(f, "flat amount = {amount}");
+        let units = portion.quantity.to_string();
+        let units = grouped(units.trim_start_matches('-'));
+        match portion.basis {
+            Basis::Recurring { share } => {
+                write!(f, "recurring amount")?;
+                if !portion.quantity.is_zero() {
+                    write!(f, " for {units} seats")?;
+                }
+                if share != Exact::ONE {
+                    write!(f, ", {share} of {}", self.money(portion.unit_amount))?;
+                }
+                return writeln!(f, " = {amount}");
+            }
+            Basis::Free => return writeln!(f, "{units} units are free = {amount}"),
+            Basis::Percent { rate } => {
+                write!(f, "{}% of {units}", grouped(&rate.to_string()))?;
+                if !portion.flat_amount.is_zero() {
+                    write!(f, " plus {} for the tier", self.money(portion.flat_amount))?;
+                }
+                return writeln!(f, " = {amount}");
+            }
+            Basis::Fixed => return writeln!(f, "flat amount = {amount}"),
+            Basis::Units if portion.quantity.is_zero() => return writeln!(f, "flat amount = {amount}"),
+            Basis::Units | Basis::Packages { .. } => {}
         }
         let is_only_tier = portion.tier == 0 && portion.up_to.is_none();
         let word = match portion.from.is_zero() {
@@ -186,14 +336,23 @@ impl WindowExplanation {
             true => "first ",
             false => "next ",
         };
-        let units = portion.quantity.to_string();
-        let units = grouped(units.trim_start_matches('-'));
-        write!(f, "{word}{units} units at {}", grouped(&portion.unit_amount.to_string()))?;
-        if portion.per != 1 {
-            write!(f, " per {}", grouped(&portion.per.to_string()))?;
+        match portion.basis {
+            Basis::Packages { size, count } => {
+                let (size, count) = (grouped(&size.to_string()), grouped(&count.to_string()));
+                let one = grouped(&portion.unit_amount.to_string());
+                write!(f, "{word}{units} units in {count} packages of {size} at {one}")?;
+            }
+            _ => {
+                let per = Exact::from_integer(step.per.into());
+                let unit_amount = portion.unit_amount.multiply(per).unwrap_or(portion.unit_amount);
+                write!(f, "{word}{units} units at {}", grouped(&unit_amount.to_string()))?;
+                if step.per != 1 {
+                    write!(f, " per {}", grouped(&step.per.to_string()))?;
+                }
+            }
         }
         if !portion.flat_amount.is_zero() {
-            write!(f, " plus {} for the tier", self.money(portion.flat_amount.into()))?;
+            write!(f, " plus {} for the tier", self.money(portion.flat_amount))?;
         }
         writeln!(f, " = {amount}")
     }

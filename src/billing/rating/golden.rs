@@ -10,10 +10,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Currency, Decimal, Exact, MeterId, PlanId, PriceId, Span, Timestamp};
+use domain::{Currency, Decimal, Exact, MeterId, PlanId, PriceId, Span, Timestamp, Zone};
 
-use super::{SliceMeasure, WindowTerms, explain, position};
-use crate::catalog::{Price, PriceTimeline, PriceVersion, PricingModel, Tier, Window};
+use super::{ActiveTerm, Measure, SliceMeasure, WindowTerms, explain, position};
+use crate::catalog::{Price, PriceTimeline, PriceVersion, PricingModel, Tier};
 
 fn check_rate(text: &str) {
     let mut prices: Vec<Price> = Vec::new();
@@ -29,24 +29,28 @@ fn check_rate(text: &str) {
         if !given("price ").is_empty() {
             prices = given("price ").into_iter().map(price).collect();
         }
-        let versions = prices.iter().cloned().enumerate().map(|(index, price)| {
-            assert_eq!(price.check(), Ok(()), "{price:?}");
-            PriceVersion { version: index as u32 + 1, control_offset: index as u64, price }
-        });
+        let versions = prices
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(index, price)| PriceVersion::new(index as u32 + 1, index as u64, price).unwrap());
         let timeline = PriceTimeline { versions: versions.collect() };
         let window = span("01-01..02-01");
-        let mut active: Vec<Span> = given("active ").into_iter().map(span).collect();
+        let mut active: Vec<ActiveTerm> =
+            given("active ").into_iter().map(|text| span(text).into()).collect();
         if active.is_empty() {
-            active.push(window);
+            active.push(window.into());
         }
         let terms = WindowTerms {
             price: &timeline,
             window,
             active: &active,
+            group: &BTreeMap::new(),
+            zone: &Zone::utc(),
             currency: Currency::from_code(given("currency ").first().unwrap_or(&"USD")).unwrap(),
             as_of: given("as of ").first().map_or(window.until, |text| instant(text)),
         };
-        let slices: Vec<SliceMeasure> =
+        let slices: Vec<SliceMeasure<'_>> =
             given("usage ").into_iter().map(|text| measure(text, window)).collect();
         let found = bill(&terms, &slices);
         let expected: Vec<String> = block.iter().map(|line| squeezed(line)).collect();
@@ -66,7 +70,7 @@ fn check_rate(text: &str) {
 const KINDS: [&str; 5] = ["line", "slice", "rounding", "charge", "refused"];
 
 /// The bill as lines of text.
-fn bill(terms: &WindowTerms<'_>, slices: &[SliceMeasure]) -> Vec<String> {
+fn bill(terms: &WindowTerms<'_>, slices: &[SliceMeasure<'_>]) -> Vec<String> {
     let explanation = match explain(terms, slices) {
         Ok(explanation) => explanation,
         Err(status) => return vec![format!("refused {status:?}")],
@@ -116,26 +120,17 @@ fn span(text: &str) -> Span {
     Span::new(instant(from), instant(until))
 }
 
-fn measure(text: &str, window: Span) -> SliceMeasure {
+fn measure(text: &str, window: Span) -> SliceMeasure<'static> {
     let (slice, quantity) =
         text.split_once(' ').map_or((window, text), |(slice, quantity)| (span(slice), quantity));
-    let quantity = decimal(quantity.trim()).into();
-    SliceMeasure { slice, quantity, event_count: 1, event_digest: 1 }
+    let measure = Measure::Scalar(decimal(quantity.trim()).into());
+    SliceMeasure { slice, measure, event_count: 1, event_digest: 1 }
 }
 
 fn price(text: &str) -> Price {
-    let mut price = Price {
-        id: PriceId::new("p").unwrap(),
-        plan: PlanId::new("plan").unwrap(),
-        meter: Some(MeterId::new("m").unwrap()),
-        model: PricingModel::Graduated,
-        unit_amount: None,
-        tiers: None,
-        per: None,
-        window: Window::Month,
-        effective_from: None,
-        flat_at_zero: None,
-    };
+    let (id, plan) = (PriceId::new("p").unwrap(), PlanId::new("plan").unwrap());
+    let mut price = Price::new(id, plan, PricingModel::Graduated);
+    price.meter = Some(MeterId::new("m").unwrap());
     let mut tiers = Vec::new();
     for part in text.split('|') {
         let mut words = part.split_whitespace();
@@ -161,13 +156,13 @@ fn price(text: &str) -> Price {
         }
         if let Some(unit_amount) = tier.get("at") {
             let (up_to, flat_amount) = (tier.get("up to").copied(), tier.get("plus").copied());
-            tiers.push(Tier { up_to, unit_amount: *unit_amount, flat_amount });
+            tiers.push(Tier { up_to, unit_amount: Some(*unit_amount), flat_amount, ..Tier::default() });
         }
     }
     match price.model {
         PricingModel::Graduated => price.tiers = Some(tiers),
         PricingModel::Flat => price.meter = None,
-        PricingModel::PerUnit => {}
+        _ => {}
     }
     price
 }
@@ -285,7 +280,7 @@ fn a_recurring_amount_is_owed_in_full_and_in_arrears() {
         "
         price     monthly 49
         slice     01-01..02-01 v1 0 = 49 -> 49.00
-        line      flat amount = 49.00
+        line      recurring amount = 49.00
         charge    49.00 USD
 
         as of     01-31T23

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::time::HOUR;
-use domain::{Currency, Decimal, Exact, MeterId, PlanId, PriceId, Span, Timestamp};
+use domain::{Currency, Decimal, Exact, MeterId, PlanId, PriceId, Span, Timestamp, Zone};
 use proptest::prelude::*;
 
-use super::{PositionLine, SliceMeasure, WindowTerms, explain, position};
-use crate::catalog::{Price, PriceTimeline, PriceVersion, PricingModel, Tier, Window};
+use super::{ActiveTerm, Measure, PositionLine, SliceMeasure, WindowTerms, explain, position};
+use crate::catalog::{Price, PriceTimeline, PriceVersion, PricingModel, Tier};
 use crate::testing::cases;
 
 /// Hours of the window.
@@ -87,14 +87,14 @@ impl World {
         inside.fold((0, 0), |(count, sum), (_, halves)| (count + 1, sum + halves))
     }
 
-    fn measures(&self) -> Vec<SliceMeasure> {
+    fn measures(&self) -> Vec<SliceMeasure<'static>> {
         let slices = self.slices().into_iter();
         slices
             .filter_map(|slice| {
                 let (event_count, halves) = self.used_in(slice);
                 (event_count > 0).then(|| SliceMeasure {
                     slice: Span::new(instant(slice.0), instant(slice.1)),
-                    quantity: Exact::new(i128::from(halves) * 5, 1),
+                    measure: Measure::Scalar(Exact::new(i128::from(halves) * 5, 1)),
                     event_count,
                     event_digest: u128::from(event_count),
                 })
@@ -105,30 +105,39 @@ impl World {
     fn timeline(&self) -> PriceTimeline {
         let versions = self.prices.iter().enumerate().map(|(index, price)| {
             let price = price.to_price(self.model);
-            assert_eq!(price.check(), Ok(()), "{price:?}");
-            PriceVersion { version: index as u32 + 1, control_offset: index as u64, price }
+            PriceVersion::new(index as u32 + 1, index as u64, price).unwrap()
         });
         PriceTimeline { versions: versions.collect() }
     }
 
     fn rated(&self) -> Vec<PositionLine> {
-        let (price, active) = (self.timeline(), self.active_spans());
-        let terms = self.terms(&price, &active);
+        let (price, active, zone, group) =
+            (self.timeline(), self.active_terms(), Zone::utc(), BTreeMap::new());
+        let terms = self.terms(&price, &active, &zone, &group);
         let lines = position(&terms, &self.measures()).unwrap();
         let explanation = explain(&terms, &self.measures()).unwrap();
         assert_eq!(explanation.rounded, lines.iter().map(|line| line.rounded).sum::<i128>());
         lines
     }
 
-    fn active_spans(&self) -> Vec<Span> {
-        self.active.iter().map(|(from, until)| Span::new(instant(*from), instant(*until))).collect()
+    fn active_terms(&self) -> Vec<ActiveTerm> {
+        let spans = self.active.iter().map(|(from, until)| Span::new(instant(*from), instant(*until)));
+        spans.map(ActiveTerm::from).collect()
     }
 
-    fn terms<'a>(&self, price: &'a PriceTimeline, active: &'a [Span]) -> WindowTerms<'a> {
+    fn terms<'a>(
+        &self,
+        price: &'a PriceTimeline,
+        active: &'a [ActiveTerm],
+        zone: &'a Zone,
+        group: &'a BTreeMap<String, String>,
+    ) -> WindowTerms<'a> {
         WindowTerms {
             price,
             window: Span::new(instant(0), instant(HOURS)),
             active,
+            group,
+            zone,
             currency: Currency::from_code("USD").unwrap(),
             as_of: instant(self.as_of),
         }
@@ -240,21 +249,19 @@ impl ModelPrice {
         let unit = |tier: &ModelTier| Decimal::new(tier.unit_amount, 4).unwrap();
         let tiers = self.tiers.iter().map(|tier| Tier {
             up_to: tier.up_to.map(|halves| Decimal::new(i128::from(halves) * 5, 1).unwrap()),
-            unit_amount: unit(tier),
+            unit_amount: Some(unit(tier)),
             flat_amount: Some(Decimal::new(tier.flat_amount, 2).unwrap()),
+            ..Tier::default()
         });
         let is_graduated = model == PricingModel::Graduated;
         Price {
-            id: PriceId::new("p").unwrap(),
-            plan: PlanId::new("x").unwrap(),
             meter: (model != PricingModel::Flat).then(|| MeterId::new("m").unwrap()),
-            model,
             unit_amount: (!is_graduated).then(|| unit(&self.tiers[0])),
             tiers: is_graduated.then(|| tiers.collect()),
             per: (model != PricingModel::Flat).then_some(self.per as u64),
-            window: Window::Month,
             effective_from: self.effective_from.map(instant),
             flat_at_zero: Some(self.flat_at_zero),
+            ..Price::new(PriceId::new("p").unwrap(), PlanId::new("x").unwrap(), model)
         }
     }
 }

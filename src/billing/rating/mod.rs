@@ -9,6 +9,7 @@ mod measure;
 pub mod models;
 mod position;
 pub mod proration;
+pub mod quantity;
 pub mod spend;
 mod status;
 
@@ -17,7 +18,7 @@ mod golden;
 #[cfg(test)]
 mod histories;
 
-pub use self::explain::{ExplainedPortion, WindowExplanation, explain};
-pub use self::measure::SliceMeasure;
-pub use self::position::{PositionLine, WindowTerms, position};
-pub use self::status::{AMOUNT_MINOR_MAX, RatingStatus};
+pub use self::explain::{ExplainedPortion, ExplainedQuantity, WindowExplanation, explain};
+pub use self::measure::{Measure, SliceMeasure};
+pub use self::position::{ActiveTerm, PositionLine, WindowTerms, position};
+pub use self::status::{AMOUNT_MINOR_MAX, RatingStatus, TermsStatus};

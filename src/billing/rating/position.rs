@@ -1,7 +1,8 @@
 //! The position of one price in one window: what it is worth as now known.
 //!
 //! Owns: the split of a window's amount over its slices, price versions inside a window, silence, rounding.
-//! Leaves to others: the amount of a quantity (`models`), the difference to what was issued (`machine::cut`).
+//! Leaves to others: the amount of a quantity (`models`), what is done to a quantity before it is priced (`quantity`),
+//! what is agreed around the price (`adjustments`), the difference to what was issued (`machine::cut`).
 //!
 //! Invariants:
 //! - A function of terms, slices and `as_of`; a previous balance is never an input.
@@ -10,18 +11,27 @@
 //! - No two lines of a position share (price version, start of slice): that pair is a line's key.
 //!
 //! *Usage.* Slice `i` with quantity `n_i` after `off_i` units prices `P_v(off_i + n_i) − P_v(off_i)`, where `v` is the
-//! version in force at its start. A slice in which no version is in force is not charged, but its units count in
-//! `off`. The rounded amount is `R(Σ_{j≤i} precise) − R(Σ_{j<i} precise)`.
+//! version in force at its start and `P_v` converts, rounds and frees the cumulative quantity before it prices it. A
+//! slice in which no version is in force is not charged, but its units count in `off`. The rounded amount is
+//! `R(Σ_{j≤i} precise) − R(Σ_{j<i} precise)`.
+//! - *Volume* prices every slice at the tier of the window's final total.
+//! - *Percentage* prices events in order of time; what is free counts through the window. Events of a slice without a
+//!   version are not in the sequence.
+//! - *Stairstep* and *capacity* charge nothing for units: the whole is the fixed part.
 //!
 //! *The fixed part* of a window is set by the version in force at the first instant at which the subscription is active
 //! in it. A version that takes effect later changes what units cost from then on, and the fixed part from the next
-//! window on. There are two kinds:
-//! - A recurring amount (model `flat`) is owed, in full, once the last active span of the window has ended at `as_of`:
-//!   in arrears. A subscription that starts or ends inside the window owes it in full as well; this version does not
-//!   prorate. Its slice is the whole window.
-//! - The flat amount of a first tier with `flat_at_zero` is owed then too, or as soon as anything was used. It stands at
-//!   the start of the first active span: in the line of the slice that starts there, or in a line of its own with an
-//!   empty slice and no quantity. Either way its key is the same, whichever slices have usage.
+//! window on. There are three kinds:
+//! - A recurring amount (model `flat`) times the seats of the subscription. Without proration it is owed in full, in
+//!   advance from the first active instant of the window, in arrears once the last active span has ended; its slice is
+//!   the whole window. With proration every span in which price version and seats stay the same owes its part of the
+//!   window, from its start or its end on; the parts add up to the whole.
+//! - The flat amount of a first tier with `flat_at_zero` is owed once the last active span has ended at `as_of`, or as
+//!   soon as anything was used.
+//! - The flat amount of the tier, step or capacity of the final total, likewise; without usage only with `flat_at_zero`.
+//!
+//! The last two stand at the start of the first active span: in the line of the slice that starts there, or in a line of
+//! its own with an empty slice and no quantity. Either way its key is the same, whichever slices have usage.
 //!
 //! *Flat amounts that usage owes* (a later tier's, or a first tier's without `flat_at_zero`) belong to the slice whose
 //! units enter the tier.
@@ -29,12 +39,29 @@
 //! *Zero lines.* A line without quantity, amount and events is left out, but for a recurring amount of zero. A slice
 //! whose units are free keeps its line: it says what was used.
 
-use domain::{Currency, Decimal, Exact, Span, Timestamp};
+use std::collections::BTreeMap;
 
-use super::measure::SliceMeasure;
-use super::models::{amount, first_flat_amount};
-use super::status::{AMOUNT_MINOR_MAX, RatingStatus, difference};
-use crate::catalog::{PriceTimeline, PriceVersion, PricingModel};
+use domain::{Currency, Exact, Rounding, Span, Timestamp, Zone};
+
+use super::measure::{Measure, SliceMeasure};
+use super::models::{Flat, Model, Payment, PercentageState};
+use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
+use crate::catalog::{PriceTimeline, PriceVersion, PricingModel, Proration};
+
+/// A span in which a subscription is active, and what it has in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveTerm {
+    /// When.
+    pub span: Span,
+    /// Seats: what recurring amounts are multiplied by; none is one.
+    pub seats: Option<Exact>,
+}
+
+impl From<Span> for ActiveTerm {
+    fn from(span: Span) -> Self {
+        Self { span, seats: None }
+    }
+}
 
 /// What a position depends on besides usage.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +71,11 @@ pub struct WindowTerms<'a> {
     /// The tier window.
     pub window: Span,
     /// Where in the window the subscription is active under the price's plan; sorted, disjoint, inside the window.
-    pub active: &'a [Span],
+    pub active: &'a [ActiveTerm],
+    /// Texts of the group-by dimensions; they choose the row of a matrix.
+    pub group: &'a BTreeMap<String, String>,
+    /// Zone of the account: its days prorate.
+    pub zone: &'a Zone,
     /// Currency that amounts are rounded in.
     pub currency: Currency,
     /// The instant of the cut.
@@ -79,35 +110,41 @@ pub struct PositionLine {
 ///
 /// # Panics
 /// If the slices are not sorted; they come from an ordered map.
-pub fn position(terms: &WindowTerms<'_>, slices: &[SliceMeasure]) -> Result<Vec<PositionLine>, RatingStatus> {
+pub fn position(
+    terms: &WindowTerms<'_>,
+    slices: &[SliceMeasure<'_>],
+) -> Result<Vec<PositionLine>, RatingStatus> {
     assert!(slices.is_sorted_by(|a, b| a.slice.from < b.slice.from), "slices are in order of time");
     let Some(first) = terms.active.first() else { return Ok(Vec::new()) };
 
     let mut rounder = Rounder { currency: terms.currency, exact: Exact::ZERO, rounded: 0 };
     let mut lines = Vec::with_capacity(slices.len() + 1);
-    let mut fixed = fixed_part(terms, slices);
+    for part in recurring_parts(terms)? {
+        let measure = SliceMeasure { measure: Measure::Scalar(part.seats), ..nothing_in(part.slice) };
+        lines.push(rounder.line(part.version, measure, part.seats, part.amount)?);
+    }
     if terms.price.model() == PricingModel::Flat {
-        if let Some((version, amount)) = fixed {
-            lines.push(rounder.line(version, nothing_in(terms.window), amount.into())?);
-        }
         return Ok(lines);
     }
-    let flat_line = |rounder: &mut Rounder, (version, flat): (&PriceVersion, Decimal)| {
-        rounder.line(version, nothing_in(Span::new(first.from, first.from)), flat.into())
+    let mut fixed = fixed_part(terms, slices)?;
+    let start = first.span.from;
+    let flat_line = |rounder: &mut Rounder, (version, flat): (&PriceVersion, Exact)| {
+        rounder.line(version, nothing_in(Span::new(start, start)), Exact::ZERO, flat)
     };
-    let mut counter = Counter { is_flat_paid: fixed.is_some(), used: Exact::ZERO, priced: None };
+    let mut counter = Counter::new(terms, slices, fixed.is_some())?;
     for measure in slices {
-        if measure.slice.from > first.from
+        if measure.slice.from > start
             && let Some(flat) = fixed.take()
         {
             lines.push(flat_line(&mut rounder, flat)?);
         }
         let version = terms.price.version_at(measure.slice.from);
-        let Some((version, usage)) = counter.count(version, measure.quantity)? else { continue };
-        let flat = fixed.take_if(|_| measure.slice.from == first.from);
-        let precise = flat.map_or(Ok(usage), |(_, flat)| usage.add(flat.into()))?;
-        if measure.event_count > 0 || !measure.quantity.is_zero() || !precise.is_zero() {
-            lines.push(rounder.line(version, *measure, precise)?);
+        let quantity = measure.measure.quantity()?;
+        let Some((version, usage)) = counter.count(version, measure.measure, quantity)? else { continue };
+        let flat = fixed.take_if(|_| measure.slice.from == start);
+        let precise = flat.map_or(Ok(usage), |(_, flat)| usage.add(flat))?;
+        if measure.event_count > 0 || !quantity.is_zero() || !precise.is_zero() {
+            lines.push(rounder.line(version, *measure, quantity, precise)?);
         }
     }
     if let Some(flat) = fixed {
@@ -116,65 +153,231 @@ pub fn position(terms: &WindowTerms<'_>, slices: &[SliceMeasure]) -> Result<Vec<
     Ok(lines)
 }
 
-/// The part of a window's amount that does not depend on how much was used, if it is owed by now.
-pub(super) fn fixed_part<'a>(
-    terms: &WindowTerms<'a>,
-    slices: &[SliceMeasure],
-) -> Option<(&'a PriceVersion, Decimal)> {
-    let (first, last) = (terms.active.first()?, terms.active.last()?);
-    let version = terms.price.version_at(first.from)?;
-    let has_ended = last.until <= terms.as_of;
-    if terms.price.model() == PricingModel::Flat {
-        return version.price.unit_amount.filter(|_| has_ended).map(|amount| (version, amount));
-    }
-    let has_usage = slices.iter().any(|measure| measure.event_count > 0);
-    let is_owed = is_flat_at_zero(version) && (has_usage || has_ended);
-    first_flat_amount(&version.price).filter(|_| is_owed).map(|flat| (version, flat))
+/// A recurring amount's part that is owed by now.
+pub(super) struct RecurringPart<'a> {
+    pub(super) version: &'a PriceVersion,
+    pub(super) slice: Span,
+    /// Seats, zero where the subscription has none.
+    pub(super) seats: Exact,
+    /// The amount of a whole window for all seats, and the share of the window that is owed.
+    pub(super) whole: Exact,
+    pub(super) share: Exact,
+    pub(super) amount: Exact,
 }
 
-fn is_flat_at_zero(version: &PriceVersion) -> bool {
-    version.price.flat_at_zero.unwrap_or(true)
+/// The parts of a recurring amount that are owed by now, in order of time.
+pub(super) fn recurring_parts<'a>(terms: &WindowTerms<'a>) -> Result<Vec<RecurringPart<'a>>, RatingStatus> {
+    let (Some(first), Some(last)) = (terms.active.first(), terms.active.last()) else {
+        return Ok(Vec::new());
+    };
+    let Some(version) = terms.price.version_at(first.span.from) else { return Ok(Vec::new()) };
+    let Model::Flat(flat) = &version.terms.model else { return Ok(Vec::new()) };
+    if version.terms.proration == Proration::None {
+        let is_owed = match flat.payment {
+            Payment::InAdvance => first.span.from <= terms.as_of,
+            Payment::InArrears => last.span.until <= terms.as_of,
+        };
+        let part = recurring_part(version, flat, terms.window, first.seats, Exact::ONE)?;
+        return Ok(if is_owed { vec![part] } else { Vec::new() });
+    }
+    let mut parts = Vec::new();
+    for active in terms.active {
+        for (slice, version) in pieces(terms.price, active.span) {
+            let Model::Flat(flat) = &version.terms.model else { continue };
+            let is_owed = match flat.payment {
+                Payment::InAdvance => slice.from <= terms.as_of,
+                Payment::InArrears => slice.until <= terms.as_of,
+            };
+            if is_owed {
+                let share = share_of(terms, slice, version.terms.proration)?;
+                parts.push(recurring_part(version, flat, slice, active.seats, share)?);
+            }
+        }
+    }
+    Ok(parts)
+}
+
+fn recurring_part<'a>(
+    version: &'a PriceVersion,
+    flat: &Flat,
+    slice: Span,
+    seats: Option<Exact>,
+    share: Exact,
+) -> Result<RecurringPart<'a>, RatingStatus> {
+    let whole = flat.amount.multiply(seats.unwrap_or(Exact::ONE))?;
+    let amount = whole.multiply(share)?;
+    Ok(RecurringPart { version, slice, seats: seats.unwrap_or(Exact::ZERO), whole, share, amount })
+}
+
+/// A span in pieces with one version in force each.
+fn pieces(price: &PriceTimeline, span: Span) -> Vec<(Span, &PriceVersion)> {
+    let inside = price.changes().into_iter().filter(|change| span.from < *change && *change < span.until);
+    let mut pieces = Vec::new();
+    let mut from = span.from;
+    for until in inside.chain([span.until]) {
+        if let Some(version) = price.version_at(from) {
+            pieces.push((Span::new(from, until), version));
+        }
+        from = until;
+    }
+    pieces
+}
+
+/// The share of the window that a piece of it is.
+fn share_of(terms: &WindowTerms<'_>, piece: Span, proration: Proration) -> Result<Exact, RatingStatus> {
+    let days = |span: Span| terms.zone.day_number(span.until) - terms.zone.day_number(span.from);
+    let nanoseconds = |span: Span| span.until.nanoseconds() - span.from.nanoseconds();
+    let (part, whole) = match proration {
+        Proration::None => return Ok(Exact::ONE),
+        Proration::Days => (days(piece), days(terms.window)),
+        Proration::Seconds => (nanoseconds(piece), nanoseconds(terms.window)),
+    };
+    Ok(Exact::ratio(part.into(), whole.into())?)
+}
+
+/// The part of a usage price's amount that does not depend on single slices, if it is owed by now.
+pub(super) fn fixed_part<'a>(
+    terms: &WindowTerms<'a>,
+    slices: &[SliceMeasure<'_>],
+) -> Result<Option<(&'a PriceVersion, Exact)>, RatingStatus> {
+    let (Some(first), Some(last)) = (terms.active.first(), terms.active.last()) else { return Ok(None) };
+    let Some(version) = terms.price.version_at(first.span.from) else { return Ok(None) };
+    let has_usage = slices.iter().any(|measure| measure.event_count > 0);
+    let is_owed = version.terms.flat_at_zero && (has_usage || last.span.until <= terms.as_of);
+    let flat = match &version.terms.model {
+        Model::Volume(_) | Model::Stairstep(_) => {
+            let total = version.terms.quantity.priced(total_of(slices)?)?;
+            match &version.terms.model {
+                Model::Volume(model) => model.flat_amount(total, is_owed)?,
+                Model::Stairstep(model) => model.amount(total, is_owed)?,
+                _ => unreachable!("both models are above"),
+            }
+        }
+        Model::Capacity(model) if is_owed || has_usage => {
+            model.amount(&totals_of(slices, model.dimensions())?)?
+        }
+        Model::Flat(_) | Model::Capacity(_) => Exact::ZERO,
+        model => model.first_flat_amount(terms.group).filter(|_| is_owed).unwrap_or(Exact::ZERO),
+    };
+    Ok(Some((version, flat)).filter(|(_, flat)| !flat.is_zero()))
+}
+
+/// All that was used in the window.
+pub(super) fn total_of(slices: &[SliceMeasure<'_>]) -> Result<Exact, RatingStatus> {
+    let mut total = Exact::ZERO;
+    for measure in slices {
+        total = total.add(measure.measure.quantity()?)?;
+    }
+    Ok(total)
+}
+
+fn totals_of(slices: &[SliceMeasure<'_>], dimensions: usize) -> Result<Vec<Exact>, RatingStatus> {
+    let mut totals = vec![Exact::ZERO; dimensions];
+    for measure in slices {
+        let Measure::Dimensions(quantities) = measure.measure else { continue };
+        for (total, quantity) in totals.iter_mut().zip(quantities) {
+            *total = total.add(*quantity)?;
+        }
+    }
+    Ok(totals)
 }
 
 /// Whether the units of a version owe no flat amount of the first tier, because it is, or is not to be, part of the
 /// fixed part. A window pays it once, so a version without `flat_at_zero` does not charge it a second time.
 pub(super) fn is_first_flat_fixed(version: &PriceVersion, is_flat_paid: bool) -> bool {
-    is_flat_paid || is_flat_at_zero(version)
+    is_flat_paid || version.terms.flat_at_zero
+}
+
+/// What units cost that do not belong to the fixed part: cumulative, after so many of a window's total.
+pub(super) fn units_amount(
+    version: &PriceVersion,
+    group: &BTreeMap<String, String>,
+    used: Exact,
+    total: Exact,
+    is_flat_paid: bool,
+) -> Result<Exact, RatingStatus> {
+    let quantity = &version.terms.quantity;
+    match &version.terms.model {
+        Model::Flat(_) | Model::Stairstep(_) | Model::Capacity(_) => Ok(Exact::ZERO),
+        Model::Volume(model) => {
+            let band = model.tiers.index_of(quantity.priced(total)?)?;
+            model.units_amount(band, quantity.priced(used)?)
+        }
+        model => {
+            let is_flat_fixed = is_first_flat_fixed(version, is_flat_paid);
+            let flat = if is_flat_fixed { model.first_flat_amount(group) } else { None };
+            let amount = model.amount(group, quantity.priced(used)?, is_flat_fixed)?;
+            Ok(flat.map_or(Ok(amount), |flat| amount.subtract(flat))?)
+        }
+    }
 }
 
 /// Counts units through the window and prices each slice as the difference of two cumulative amounts.
-struct Counter {
+struct Counter<'a> {
+    group: &'a BTreeMap<String, String>,
     is_flat_paid: bool,
     used: Exact,
+    total: Exact,
     /// The cumulative amount of `used` under the version that priced the last slice: what the next one starts from.
     priced: Option<(u32, Exact)>,
+    sequence: PercentageState,
 }
 
-impl Counter {
-    fn count<'a>(
+impl<'a> Counter<'a> {
+    fn new(
+        terms: &WindowTerms<'a>,
+        slices: &[SliceMeasure<'_>],
+        is_flat_paid: bool,
+    ) -> Result<Self, RatingStatus> {
+        let total = match terms.price.model() {
+            PricingModel::Volume => total_of(slices)?,
+            _ => Exact::ZERO,
+        };
+        Ok(Self {
+            group: terms.group,
+            is_flat_paid,
+            used: Exact::ZERO,
+            total,
+            priced: None,
+            sequence: PercentageState::default(),
+        })
+    }
+
+    fn count<'v>(
         &mut self,
-        version: Option<&'a PriceVersion>,
+        version: Option<&'v PriceVersion>,
+        measure: Measure<'_>,
         quantity: Exact,
-    ) -> Result<Option<(&'a PriceVersion, Exact)>, RatingStatus> {
+    ) -> Result<Option<(&'v PriceVersion, Exact)>, RatingStatus> {
         let before = self.used;
         self.used = before.add(quantity)?;
         let Some(version) = version else {
             self.priced = None;
             return Ok(None);
         };
-        let is_flat_fixed = is_first_flat_fixed(version, self.is_flat_paid);
+        if let Model::Percentage(model) = &version.terms.model {
+            let mut sum = Exact::ZERO;
+            let single = [quantity];
+            let events = if let Measure::Sequence(values) = measure { values } else { &single };
+            for event in events {
+                sum = sum.add(model.take(&mut self.sequence, *event)?)?;
+            }
+            return Ok(Some((version, sum)));
+        }
+        let amount = |used| units_amount(version, self.group, used, self.total, self.is_flat_paid);
         let from = match self.priced {
             Some((last, priced)) if last == version.version => priced,
-            _ => amount(&version.price, before, is_flat_fixed)?,
+            _ if before.is_zero() => Exact::ZERO,
+            _ => amount(before)?,
         };
-        let to = amount(&version.price, self.used, is_flat_fixed)?;
+        let to = amount(self.used)?;
         self.priced = Some((version.version, to));
-        Ok(Some((version, difference(to, from)?)))
+        Ok(Some((version, to.subtract(from)?)))
     }
 }
 
-fn nothing_in(slice: Span) -> SliceMeasure {
-    SliceMeasure { slice, quantity: Exact::ZERO, event_count: 0, event_digest: 0 }
+fn nothing_in(slice: Span) -> SliceMeasure<'static> {
+    SliceMeasure { slice, measure: Measure::Scalar(Exact::ZERO), event_count: 0, event_digest: 0 }
 }
 
 /// Rounds the running sum, once per line.
@@ -188,18 +391,16 @@ impl Rounder {
     fn line(
         &mut self,
         version: &PriceVersion,
-        measure: SliceMeasure,
+        measure: SliceMeasure<'_>,
+        quantity: Exact,
         precise: Exact,
     ) -> Result<PositionLine, RatingStatus> {
         self.exact = self.exact.add(precise)?;
-        let rounded = self.exact.round_to(self.currency.exponent())?;
-        if rounded.unsigned_abs() > AMOUNT_MINOR_MAX.unsigned_abs() {
-            return Err(RatingStatus::AmountMustBeBillable);
-        }
+        let rounded = round_line(self.exact, version.terms.rounding, self.currency)?;
         let line = PositionLine {
             price_version: version.version,
             slice: measure.slice,
-            quantity: measure.quantity,
+            quantity,
             precise,
             rounded: rounded - self.rounded,
             event_count: measure.event_count,
@@ -208,4 +409,20 @@ impl Rounder {
         self.rounded = rounded;
         Ok(line)
     }
+}
+
+/// The one rounding of a line: an exact amount in minor units of the currency.
+///
+/// # Errors
+/// [`RatingStatus::AmountMustFit`], then [`RatingStatus::AmountMustBeBillable`].
+pub(super) fn round_line(
+    precise: Exact,
+    rounding: Rounding,
+    currency: Currency,
+) -> Result<i128, RatingStatus> {
+    let rounded = precise.round_to_minor(rounding, currency.exponent())?;
+    if rounded.unsigned_abs() > AMOUNT_MINOR_MAX.unsigned_abs() {
+        return Err(RatingStatus::AmountMustBeBillable);
+    }
+    Ok(rounded)
 }

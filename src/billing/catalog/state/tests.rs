@@ -124,6 +124,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
             "new",
             json!({"until": "2025-12-31T00:00:00Z", "subscription": "none"}),
         ),
+        ("seats_must_not_be_negative", Subscriptions, "new", json!({"seats": "-1", "plan": "none"})),
         ("value_must_fit_aggregation", Meters, "new", json!({"value": null, "scale": 29})),
         ("value_must_fit_aggregation", Meters, "new", json!({"aggregation": "count"})),
         ("scale_must_fit", Meters, "new", json!({"scale": 29, "group_by": many})),
@@ -141,6 +142,11 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("price_must_fit_model", Prices, "new", json!({"model": "flat"})),
         ("price_must_fit_model", Prices, "new", json!({"model": "flat", "meter": null, "per": 10})),
         ("price_must_fit_model", Prices, "new", json!({"model": "flat", "meter": null, "unit_amount": null})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "volume", "unit_amount": null})),
+        ("price_must_fit_model", Prices, "new", json!({"model": "package"})),
+        ("price_must_fit_model", Prices, "new", json!({"rate_percent": "1"})),
+        ("price_must_fit_model", Prices, "new", json!({"discounts": [{"percent": "101"}]})),
+        ("price_must_fit_model", Prices, "new", json!({"minimum": "-1"})),
         ("tiers_must_rise", Prices, "new", graduated(vec![])),
         ("tiers_must_rise", Prices, "new", graduated(vec![tier(5)])),
         ("tiers_must_rise", Prices, "new", graduated(vec![tier(0), last.clone()])),
@@ -189,18 +195,19 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
 }
 
-const RULES: [Rule; 14] = [
+const RULES: [Rule; 15] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
     Rule::UntilMustBeAfterFrom,
+    Rule::SeatsMustNotBeNegative,
     Rule::ValueMustFitAggregation,
     Rule::ScaleMustFit,
     Rule::GroupByMustFit,
     Rule::FilterMustNameTexts,
     Rule::PerMustBePowerOfTen,
-    Rule::PriceMustFitModel(""),
-    Rule::TiersMustRise,
+    Rule::PriceMustFitModel(String::new()),
+    Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
     Rule::ReferenceMustExist(String::new()),
     Rule::CurrencyMustMatchAccount,
     Rule::MustNotChange(""),
@@ -259,9 +266,19 @@ fn what_must_not_change_is_refused_by_itself() {
         ),
         (Meters, "calls", json!({"scale": 3}), "the definition of a meter (usage is counted by it already)"),
         (Plans, "pro", json!({"currency": "EUR"}), "the currency of a plan"),
-        (Prices, "pro-calls", json!({"plan": "max"}), "plan, meter, model and window of a price"),
-        (Prices, "pro-calls", json!({"meter": "tokens"}), "plan, meter, model and window of a price"),
-        (Prices, "pro-calls", graduated, "plan, meter, model and window of a price"),
+        (
+            Prices,
+            "pro-calls",
+            json!({"plan": "max"}),
+            "plan, meter, model, unit, package size and window of a price",
+        ),
+        (
+            Prices,
+            "pro-calls",
+            json!({"meter": "tokens"}),
+            "plan, meter, model, unit, package size and window of a price",
+        ),
+        (Prices, "pro-calls", graduated, "plan, meter, model, unit, package size and window of a price"),
         (Subscriptions, "s1", json!({"account": "beta"}), "the account of a subscription"),
     ];
     for (kind, id, fields, what) in cases {

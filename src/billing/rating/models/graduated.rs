@@ -1,55 +1,150 @@
 //! Graduated: each unit at the amount of the tier that it falls into.
 //!
-//! `S_i = p_i × max(0, min(q, up_i) − lo_i) / per + f_i × [q > lo_i]`, summed over the tiers. Tiers are cumulative and
-//! continuous, `(lo, up_to]`: the bound belongs to the lower tier. The first tier also contains 0: its flat amount is
-//! owed without usage when the price says so. A negative quantity is priced by the first tier.
+//! `S_i = p_i × max(0, min(q, up_i) − lo_i) + f_i × [q > lo_i]`, at most the tier's cap, summed over the tiers. Where a
+//! tier has a package size, its units are counted in started packages. The first tier's flat amount is owed without
+//! usage when the caller says so. A negative quantity is priced by the first tier.
+//!
+//! Source: Stripe's and OpenMeter's graduated tiers, Lago's graduated charge, Kill Bill's ALL_TIERS; where they differ
+//! (bounds, zero usage, the last tier) the rules are those of [`super::tiers`].
 
-use std::cmp::Ordering;
+use domain::Exact;
 
-use domain::{Decimal, Exact};
+use super::portion::{Basis, Portion};
+use super::tiers::{Tier, Tiers};
+use crate::rating::status::RatingStatus;
 
-use super::Portion;
-use crate::catalog::Price;
-use crate::rating::status::{RatingStatus, difference};
-
-pub(super) fn portions(
-    price: &Price,
-    quantity: Exact,
-    is_owed_at_zero: bool,
-) -> Result<Vec<Portion>, RatingStatus> {
-    let tiers = price.tiers.as_deref().expect("the catalog refuses a graduated price without tiers");
-    let mut portions = Vec::new();
-    let mut low = Exact::ZERO;
-    for (index, tier) in tiers.iter().enumerate() {
-        let is_entered = compare(quantity, low)? == Ordering::Greater;
-        let is_first = index == 0;
-        if !is_entered && !is_first {
-            break;
-        }
-        let top = match tier.up_to {
-            Some(up_to) if compare(quantity, up_to.into())? == Ordering::Greater => up_to.into(),
-            _ => quantity,
-        };
-        let inside = difference(top, low)?;
-        let has_flat = is_entered || is_owed_at_zero;
-        let flat_amount = tier.flat_amount.filter(|_| has_flat).unwrap_or(Decimal::ZERO);
-        let units = inside.multiply(tier.unit_amount.into())?.divide_by_power_of_ten(price.per_exponent());
-        portions.push(Portion {
-            tier: index,
-            from: low,
-            up_to: tier.up_to,
-            quantity: inside,
-            unit_amount: tier.unit_amount,
-            per: price.per.unwrap_or(1),
-            flat_amount,
-            amount: units.add(flat_amount.into())?,
-        });
-        let Some(up_to) = tier.up_to else { break };
-        low = up_to.into();
-    }
-    Ok(portions)
+/// Units priced tier by tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graduated {
+    /// The tiers.
+    pub tiers: Tiers,
 }
 
-fn compare(a: Exact, b: Exact) -> Result<Ordering, RatingStatus> {
-    a.partial_cmp(&b).ok_or(RatingStatus::AmountMustFit)
+impl Graduated {
+    /// What so many units cost; `is_owed_at_zero` says whether the first tier's flat amount is owed without usage.
+    ///
+    /// # Errors
+    /// [`RatingStatus::AmountMustFit`].
+    pub fn amount(&self, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, RatingStatus> {
+        let mut sum = Exact::ZERO;
+        self.walk(quantity, is_owed_at_zero, |_, _, _, _, amount| {
+            sum = sum.add(amount)?;
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
+    /// How that comes about, tier by tier.
+    ///
+    /// # Errors
+    /// As [`Graduated::amount`].
+    pub fn portions(&self, quantity: Exact, is_owed_at_zero: bool) -> Result<Vec<Portion>, RatingStatus> {
+        let mut portions = Vec::new();
+        self.walk(quantity, is_owed_at_zero, |index, tier, inside, flat_amount, amount| {
+            portions.push(Portion {
+                tier: index,
+                from: self.tiers.low_of(index),
+                up_to: tier.up_to,
+                quantity: inside,
+                basis: basis_of(tier, inside)?,
+                unit_amount: tier.unit_amount,
+                flat_amount,
+                amount,
+            });
+            Ok(())
+        })?;
+        Ok(portions)
+    }
+
+    /// Calls back for each entered tier with (index, tier, units inside, flat amount owed, amount).
+    fn walk(
+        &self,
+        quantity: Exact,
+        is_owed_at_zero: bool,
+        mut portion: impl FnMut(usize, &Tier, Exact, Exact, Exact) -> Result<(), RatingStatus>,
+    ) -> Result<(), RatingStatus> {
+        let mut low = Exact::ZERO;
+        for (index, tier) in self.tiers.as_slice().iter().enumerate() {
+            let is_entered = quantity.compare(low)?.is_gt();
+            if !is_entered && index > 0 {
+                break;
+            }
+            let reaches = match tier.up_to {
+                Some(up_to) if quantity.compare(up_to)?.is_gt() => Some(up_to),
+                _ => None,
+            };
+            let inside = reaches.unwrap_or(quantity).subtract(low)?;
+            let has_flat = is_entered || is_owed_at_zero;
+            let flat_amount = if has_flat { tier.flat_amount } else { Exact::ZERO };
+            let amount = tier.capped(tier.units_amount(inside)?.add(flat_amount)?)?;
+            portion(index, tier, inside, flat_amount, amount)?;
+            let Some(up_to) = reaches else { break };
+            low = up_to;
+        }
+        Ok(())
+    }
+}
+
+/// What the units of a tier are priced by.
+pub(super) fn basis_of(tier: &Tier, inside: Exact) -> Result<Basis, RatingStatus> {
+    match tier.package_size {
+        None => Ok(Basis::Units),
+        Some(size) => {
+            let count = super::package::Package::packages_of(inside, size, true)?;
+            Ok(Basis::Packages { size, count })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tiers::tests::{exact, tiers};
+    use super::*;
+
+    fn check(rows: &[(&str, &str, &str)], quantity: &str, owed: bool, expected: &str) {
+        let graduated = Graduated { tiers: tiers(rows).unwrap() };
+        assert_eq!(graduated.amount(exact(quantity), owed), Ok(exact(expected)), "{rows:?} {quantity}");
+    }
+
+    #[test]
+    fn each_unit_costs_what_its_tier_says() {
+        let rows = &[("10", "10", "2"), ("20", "5", "3"), ("", "5", "3")];
+        for (quantity, owed, expected) in [
+            ("0", true, "2"),
+            ("0", false, "0"),
+            ("1", true, "12"),
+            ("10", true, "102"),
+            ("10.5", true, "107.5"),
+            ("20", true, "155"),
+            ("21", true, "163"),
+            ("-2", true, "-18"),
+        ] {
+            check(rows, quantity, owed, expected);
+        }
+    }
+
+    #[test]
+    fn the_width_of_a_tier_is_its_bound_less_the_one_below() {
+        // Flexprice #443: the width of the second slab was its upper bound.
+        check(&[("1000", "0.01", ""), ("2000", "0.0075", ""), ("", "0.005", "")], "2001", true, "17.505");
+    }
+
+    #[test]
+    fn a_bound_is_inside_the_tier_that_it_ends() {
+        // Azure BillingCodeSamples #15: 199 units in a first tier of 200.
+        check(&[("200", "0.8", ""), ("", "0.7", "")], "200", true, "160");
+        check(&[("200", "0.8", ""), ("", "0.7", "")], "201", true, "160.7");
+    }
+
+    #[test]
+    fn a_tier_costs_at_most_its_cap_and_counts_started_packages() {
+        let mut rows = tiers(&[("100", "1", "5"), ("", "2", "")]).unwrap().as_slice().to_vec();
+        rows[0].flat_cap = Some(exact("50"));
+        rows[1].package_size = Some(exact("10"));
+        let graduated = Graduated { tiers: Tiers::new(rows).unwrap() };
+        for (quantity, expected) in [("10", "15"), ("45", "50"), ("100", "50"), ("101", "52"), ("111", "54")]
+        {
+            assert_eq!(graduated.amount(exact(quantity), true), Ok(exact(expected)), "{quantity}");
+        }
+    }
 }

@@ -1,197 +1,243 @@
 //! Pricing models: one file each, listed here once.
 //!
-//! Owns: the cumulative amount of a quantity under one version of a price, and its portions.
-//! Leaves to others: slices, versions and rounding (`super::position`).
+//! Owns: what a quantity or a sequence of events costs under one version of a price, and how that comes about.
+//! Leaves to others: slices, versions and rounding (`super::position`), what is done to a quantity before it is priced
+//! (`super::quantity`).
 //!
 //! Laws, tested here and over whole histories (`super::histories`): the portions add up to the amount; splitting a
-//! quantity changes nothing; one open tier without flat amount equals per unit; nothing rounds.
+//! quantity changes nothing; one open tier without flat amount equals per unit, graduated and volume alike; graduated
+//! never falls; nothing rounds.
 
+mod capacity;
+mod dynamic;
 mod flat;
 mod graduated;
+mod graduated_percentage;
+mod matrix;
+mod package;
 mod per_unit;
+mod percentage;
+mod portion;
+mod stairstep;
+mod tiers;
+mod volume;
 
-use domain::{Decimal, Exact};
+use std::collections::BTreeMap;
 
+use domain::Exact;
+
+pub use self::capacity::{Capacity, CapacityTier};
+pub use self::dynamic::Dynamic;
+pub use self::flat::{Flat, Payment, Split};
+pub use self::graduated::Graduated;
+pub use self::graduated_percentage::GraduatedPercentage;
+pub use self::matrix::{Matrix, Row, RowMatch, RowPrice, Unmatched};
+pub use self::package::Package;
+pub use self::per_unit::PerUnit;
+pub use self::percentage::{Percentage, PercentageState};
+pub use self::portion::{Basis, Portion};
+pub use self::stairstep::Stairstep;
+pub use self::tiers::{Tier, Tiers};
+pub use self::volume::Volume;
 use super::status::RatingStatus;
-use crate::catalog::{Price, PricingModel};
 
-/// What one tier (or the whole price, where it has none) contributes.
+/// A pricing model with its terms: the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Portion {
-    /// Index of the tier.
-    pub tier: usize,
-    /// Units below the portion.
-    pub from: Exact,
-    /// Last unit of the tier; open where there is none.
-    pub up_to: Option<Decimal>,
-    /// Units in the portion.
-    pub quantity: Exact,
-    /// Amount for `per` units.
-    pub unit_amount: Decimal,
-    /// Units that the amount is for.
-    pub per: u64,
-    /// Flat amount owed in this portion.
-    pub flat_amount: Decimal,
-    /// What the portion costs, exactly.
-    pub amount: Exact,
+pub enum Model {
+    /// The same for each unit.
+    PerUnit(PerUnit),
+    /// A recurring amount.
+    Flat(Flat),
+    /// Each unit by its tier.
+    Graduated(Graduated),
+    /// All units by the tier of the total.
+    Volume(Volume),
+    /// Started packages.
+    Package(Package),
+    /// One amount by the step of the total.
+    Stairstep(Stairstep),
+    /// One amount by the tier in which every dimension fits.
+    Capacity(Capacity),
+    /// A share of each event's amount.
+    Percentage(Percentage),
+    /// Shares of an amount by tier.
+    GraduatedPercentage(GraduatedPercentage),
+    /// By dimensions.
+    Matrix(Matrix),
+    /// The events' own amounts.
+    Dynamic(Dynamic),
 }
 
-/// Cumulative amount of a quantity; `is_owed_at_zero` says whether the first tier's flat amount is owed without usage.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-///
-/// # Panics
-/// If the price lacks what its model needs; [`Price::check`] refuses such a price.
-pub fn amount(price: &Price, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, RatingStatus> {
-    let mut sum = Exact::ZERO;
-    for portion in portions(price, quantity, is_owed_at_zero)? {
-        sum = sum.add(portion.amount)?;
+impl Model {
+    /// Cumulative amount of a quantity; `is_owed_at_zero` says whether a first tier's flat amount is owed without usage.
+    ///
+    /// The group chooses the row of a matrix. A percentage prices the quantity as one event, a capacity as its first
+    /// dimension; both have interfaces of their own.
+    ///
+    /// # Errors
+    /// [`RatingStatus`].
+    #[inline]
+    pub fn amount(
+        &self,
+        group: &BTreeMap<String, String>,
+        quantity: Exact,
+        is_owed_at_zero: bool,
+    ) -> Result<Exact, RatingStatus> {
+        match self {
+            Model::PerUnit(model) => model.amount(quantity),
+            Model::Flat(model) => Ok(model.amount),
+            Model::Graduated(model) => model.amount(quantity, is_owed_at_zero),
+            Model::Volume(model) => model.amount(quantity, is_owed_at_zero),
+            Model::Package(model) => model.amount(quantity),
+            Model::Stairstep(model) => model.amount(quantity, is_owed_at_zero),
+            Model::Capacity(model) => model.amount(&vec![quantity; model.dimensions()]),
+            Model::Percentage(model) => Ok(model.amounts(&[quantity])?.0.amount),
+            Model::GraduatedPercentage(model) => model.amount(quantity, is_owed_at_zero),
+            Model::Matrix(model) => match model.row_of(group)? {
+                RowMatch::Row(row) => model.rows()[row].amount(quantity, is_owed_at_zero),
+                RowMatch::Free | RowMatch::SetAside => Ok(Exact::ZERO),
+            },
+            Model::Dynamic(model) => model.amount(quantity),
+        }
     }
-    Ok(sum)
-}
 
-/// How the amount of a quantity comes about.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-///
-/// # Panics
-/// As [`amount`].
-pub fn portions(price: &Price, quantity: Exact, is_owed_at_zero: bool) -> Result<Vec<Portion>, RatingStatus> {
-    match price.model {
-        PricingModel::PerUnit => per_unit::portions(price, quantity),
-        PricingModel::Graduated => graduated::portions(price, quantity, is_owed_at_zero),
-        PricingModel::Flat => Ok(flat::portions(price)),
+    /// How the amount of a quantity comes about.
+    ///
+    /// # Errors
+    /// As [`Model::amount`].
+    pub fn portions(
+        &self,
+        group: &BTreeMap<String, String>,
+        quantity: Exact,
+        is_owed_at_zero: bool,
+    ) -> Result<Vec<Portion>, RatingStatus> {
+        match self {
+            Model::PerUnit(model) => model.portions(quantity),
+            Model::Flat(model) => Ok(model.portions()),
+            Model::Graduated(model) => model.portions(quantity, is_owed_at_zero),
+            Model::Volume(model) => model.portions(quantity, is_owed_at_zero),
+            Model::Package(model) => model.portions(quantity),
+            Model::Stairstep(model) => model.portions(quantity, is_owed_at_zero),
+            Model::Capacity(_) => Ok(vec![Portion::fixed(self.amount(group, quantity, is_owed_at_zero)?)]),
+            Model::Percentage(model) => {
+                let before = PercentageState::default();
+                model.portions(&before, &model.amounts(&[quantity])?.0)
+            }
+            Model::GraduatedPercentage(model) => model.portions(quantity, is_owed_at_zero),
+            Model::Matrix(model) => match model.row_of(group)? {
+                RowMatch::Row(row) => model.rows()[row].portions(quantity, is_owed_at_zero),
+                RowMatch::Free | RowMatch::SetAside => {
+                    Ok(vec![Portion { quantity, basis: Basis::Free, ..Portion::fixed(Exact::ZERO) }])
+                }
+            },
+            Model::Dynamic(model) => model.portions(quantity),
+        }
     }
-}
 
-/// The flat amount of the first tier, if there is one.
-pub fn first_flat_amount(price: &Price) -> Option<Decimal> {
-    price.tiers.as_ref()?.first()?.flat_amount.filter(|flat| !flat.is_zero())
+    /// The flat amount that is owed before any unit is used, if there is one.
+    pub fn first_flat_amount(&self, group: &BTreeMap<String, String>) -> Option<Exact> {
+        let tiers = match self {
+            Model::Graduated(model) => &model.tiers,
+            Model::GraduatedPercentage(model) => model.tiers(),
+            Model::Matrix(model) => match model.row_of(group) {
+                Ok(RowMatch::Row(row)) => match &model.rows()[row].price {
+                    RowPrice::Graduated(model) => &model.tiers,
+                    RowPrice::PerUnit(_) => return None,
+                },
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(tiers.first().flat_amount).filter(|flat| !flat.is_zero())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::tiers::tests::{exact, tiers};
     use super::*;
-    use crate::catalog::{Tier, Window};
-    use domain::{MeterId, PlanId, PriceId};
     use proptest::prelude::*;
 
-    pub(crate) fn price(
-        model: PricingModel,
-        unit_amount: Option<&str>,
-        tiers: &[(&str, &str, &str)],
-    ) -> Price {
-        let decimal = |text: &str| Decimal::parse(text).unwrap();
-        let tiers = tiers
-            .iter()
-            .map(|(up_to, unit, flat)| Tier {
-                up_to: (!up_to.is_empty()).then(|| decimal(up_to)),
-                unit_amount: decimal(unit),
-                flat_amount: (!flat.is_empty()).then(|| decimal(flat)),
-            })
-            .collect::<Vec<_>>();
-        Price {
-            id: PriceId::new("p").unwrap(),
-            plan: PlanId::new("plan").unwrap(),
-            meter: (model != PricingModel::Flat).then(|| MeterId::new("m").unwrap()),
-            model,
-            unit_amount: unit_amount.map(decimal),
-            tiers: (model == PricingModel::Graduated).then_some(tiers),
-            per: None,
-            window: Window::Month,
-            effective_from: None,
-            flat_at_zero: None,
-        }
-    }
+    const LADDER: &[(&str, &str, &str)] = &[("10", "1", "7"), ("1000.5", "0.25", ""), ("", "0.1", "3")];
 
-    fn exact(text: &str) -> Exact {
-        Decimal::parse(text).unwrap().into()
-    }
-
-    #[test]
-    fn amounts_by_model_and_quantity() {
-        use PricingModel::*;
-        let tiers: &[(&str, &str, &str)] =
-            &[("1000", "0.0100", ""), ("2000", "0.0075", "5"), ("", "0.005", "")];
-        let first_flat: &[(&str, &str, &str)] = &[("10", "1", "7"), ("", "0.5", "")];
-        let cases = [
-            // model, unit amount, tiers, quantity, owed at zero, expected
-            (PerUnit, Some("0.0375"), &[][..], "1.5", true, "0.05625"),
-            (PerUnit, Some("2"), &[], "-3", true, "-6"),
-            (PerUnit, Some("2"), &[], "0", true, "0"),
-            (Graduated, None, tiers, "1000", true, "10"),
-            (Graduated, None, tiers, "1000.5", true, "15.00375"),
-            (Graduated, None, tiers, "2000", true, "22.5"),
-            (Graduated, None, tiers, "2001", true, "22.505"),
-            (Graduated, None, tiers, "-2", true, "-0.02"),
-            (Graduated, None, first_flat, "0", true, "7"),
-            (Graduated, None, first_flat, "0", false, "0"),
-            (Graduated, None, first_flat, "0.1", false, "7.1"),
-            (Graduated, None, first_flat, "12", true, "18"),
-            (Flat, Some("49"), &[], "0", false, "49"),
-            (Flat, Some("49"), &[], "1000", true, "49"),
-        ];
-        for (model, unit, tiers, quantity, owed, expected) in cases {
-            let price = price(model, unit, tiers);
-            assert_eq!(
-                amount(&price, exact(quantity), owed),
-                Ok(exact(expected)),
-                "{model:?} {quantity} {owed}"
-            );
-        }
+    /// Every model that prices a quantity, by name.
+    fn models() -> Vec<(&'static str, Model)> {
+        let ladder = || tiers(LADDER).unwrap();
+        let row =
+            Row { dimensions: BTreeMap::new(), price: RowPrice::Graduated(Graduated { tiers: ladder() }) };
+        vec![
+            ("per_unit", Model::PerUnit(PerUnit { unit_amount: exact("0.0375") })),
+            ("flat", Model::Flat(Flat { amount: exact("49"), payment: Payment::InArrears })),
+            ("graduated", Model::Graduated(Graduated { tiers: ladder() })),
+            ("volume", Model::Volume(Volume { tiers: ladder() })),
+            ("package", Model::Package(Package::new(exact("7"), exact("2.5"), exact("3"), true).unwrap())),
+            ("stairstep", Model::Stairstep(Stairstep { tiers: ladder() })),
+            ("percentage", Model::Percentage(Percentage { rate: exact("0.013"), ..Percentage::default() })),
+            (
+                "graduated_percentage",
+                Model::GraduatedPercentage(GraduatedPercentage::new(ladder().as_slice().to_vec()).unwrap()),
+            ),
+            ("matrix", Model::Matrix(Matrix::new(vec![row], Unmatched::Reject).unwrap())),
+            ("dynamic", Model::Dynamic(Dynamic { multiplier: exact("1.2") })),
+        ]
     }
 
     #[test]
     fn thirty_six_digits_compute_exactly_and_too_many_are_an_error() {
-        let price = price(PricingModel::PerUnit, Some("0.000000000000000001"), &[]);
+        let cheap = PerUnit { unit_amount: exact("0.000000000000000001") };
         let quantity = exact("999999999999999999999999999999999999");
-        assert_eq!(
-            amount(&price, quantity, true).unwrap().to_string(),
-            "999999999999999999.999999999999999999"
-        );
-        assert_eq!(
-            Decimal::parse("1000000000000000000000000000000000000000000000000"),
-            Err(domain::DecimalStatus::DecimalDigitsMustFit),
-            "49 digits are refused where they enter"
-        );
+        assert_eq!(cheap.amount(quantity).unwrap().to_string(), "999999999999999999.999999999999999999");
         let huge = quantity.multiply(quantity).unwrap();
-        let dear = self::price(PricingModel::PerUnit, Some("99999999999999999999"), &[]);
-        assert_eq!(amount(&dear, huge, true), Err(RatingStatus::AmountMustFit));
+        let dear = PerUnit { unit_amount: exact("99999999999999999999") };
+        assert_eq!(dear.amount(huge), Err(RatingStatus::AmountMustFit));
     }
 
     proptest! {
         #![proptest_config(crate::testing::cases())]
 
         #[test]
-        fn portions_add_up_to_the_amount_and_tile_the_quantity(
-            quantity in -500i128..50_000, owed in any::<bool>(),
-        ) {
-            let tiers = price(PricingModel::Graduated, None, &[("10", "1", "7"), ("1000.5", "0.25", ""), ("", "0.1", "3")]);
+        fn portions_add_up_to_the_amount(quantity in -500i128..50_000, owed in any::<bool>()) {
             let quantity = Exact::new(quantity, 1);
-            let portions = portions(&tiers, quantity, owed).unwrap();
-            let add = |sum: Exact, part: Exact| sum.add(part).unwrap();
-            let amounts = portions.iter().map(|portion| portion.amount).fold(Exact::ZERO, add);
-            let quantities = portions.iter().map(|portion| portion.quantity).fold(Exact::ZERO, add);
-            prop_assert_eq!((amounts, quantities), (amount(&tiers, quantity, owed).unwrap(), quantity));
+            let group = BTreeMap::new();
+            for (name, model) in models() {
+                let portions = model.portions(&group, quantity, owed).unwrap();
+                let sum = portions.iter().fold(Exact::ZERO, |sum, portion| sum.add(portion.amount).unwrap());
+                prop_assert_eq!(sum, model.amount(&group, quantity, owed).unwrap(), "{}", name);
+                let units = portions.iter().fold(Exact::ZERO, |sum, portion| sum.add(portion.quantity).unwrap());
+                prop_assert!(name == "flat" || units == quantity, "{} tiles {}", name, quantity);
+            }
         }
 
         #[test]
         fn one_open_tier_is_per_unit(quantity in -1_000_000i128..1_000_000_000, unit in 0i128..1_000_000) {
-            let unit = Decimal::new(unit, 4).unwrap();
-            let text = unit.to_string();
+            let unit_amount = Exact::new(unit, 4);
             let quantity = Exact::new(quantity, 3);
-            let per_unit = price(PricingModel::PerUnit, Some(&text), &[]);
-            let tiered = price(PricingModel::Graduated, None, &[("", &text, "")]);
-            prop_assert_eq!(amount(&per_unit, quantity, true), amount(&tiered, quantity, true));
+            let one = || tiers(&[("", &unit_amount.to_string(), "")]).unwrap();
+            let expected = PerUnit { unit_amount }.amount(quantity);
+            prop_assert_eq!(Graduated { tiers: one() }.amount(quantity, true), expected);
+            prop_assert_eq!(Volume { tiers: one() }.amount(quantity, true), expected);
         }
 
         #[test]
-        fn graduated_never_falls_as_usage_grows(a in 0i128..5_000, b in 0i128..5_000) {
-            let tiers = price(PricingModel::Graduated, None, &[("10", "1", "7"), ("1000.5", "0.25", ""), ("", "0.1", "3")]);
+        fn more_units_never_cost_less_but_under_volume(a in 0i128..20_000, b in 0i128..20_000) {
             let (low, high) = (Exact::new(a.min(b), 1), Exact::new(a.max(b), 1));
-            prop_assert!(amount(&tiers, low, true).unwrap() <= amount(&tiers, high, true).unwrap());
+            let group = BTreeMap::new();
+            for (name, model) in models().into_iter().filter(|(name, _)| !["volume", "stairstep"].contains(name)) {
+                let (low, high) = (model.amount(&group, low, true), model.amount(&group, high, true));
+                prop_assert!(low.unwrap() <= high.unwrap(), "{}", name);
+            }
+        }
+
+        #[test]
+        fn graduated_without_flat_amounts_is_continuous_at_every_bound(step in 1i128..1_000_000) {
+            let ladder = tiers(&[("10", "1", ""), ("1000.5", "0.25", ""), ("", "0.1", "")]).unwrap();
+            let graduated = Graduated { tiers: ladder.clone() };
+            let step = Exact::new(step, 9);
+            for bound in ladder.as_slice().iter().filter_map(|tier| tier.up_to) {
+                let at = graduated.amount(bound, true).unwrap();
+                let above = graduated.amount(bound.add(step).unwrap(), true).unwrap();
+                prop_assert!(above.subtract(at).unwrap() <= step, "no unit costs more than the dearest tier");
+            }
         }
     }
 }

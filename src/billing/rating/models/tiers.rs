@@ -1,0 +1,158 @@
+//! Tiers: the ladder that graduated, volume and stairstep prices stand on.
+//!
+//! Owns: bounds and which tier a quantity lies in. Leaves to others: what a tier costs (the models).
+//!
+//! Invariants: bounds are cumulative and continuous, `(lo, up_to]`; the first tier also contains 0; they rise strictly,
+//! and the last tier is open. A quantity below zero lies in the first tier.
+
+use domain::Exact;
+use domain::limits::PRICE_TIERS_MAX;
+
+use super::package::Package;
+use crate::rating::status::{RatingStatus, TermsStatus};
+
+/// One tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// Last unit of the tier, inclusive; the last tier has none.
+    pub up_to: Option<Exact>,
+    /// Amount for one unit, or for one started package where the tier has a package size.
+    pub unit_amount: Exact,
+    /// Amount owed once the tier is entered.
+    pub flat_amount: Exact,
+    /// The most that the tier's units and flat amount together may cost.
+    pub flat_cap: Option<Exact>,
+    /// Units in a package, if the tier's units are sold in packages.
+    pub package_size: Option<Exact>,
+}
+
+impl Tier {
+    /// What so many units of this tier cost, without its flat amount and its cap.
+    pub(super) fn units_amount(&self, units: Exact) -> Result<Exact, RatingStatus> {
+        match self.package_size {
+            None => Ok(units.multiply(self.unit_amount)?),
+            Some(size) => Ok(Package::packages_of(units, size, true)?.multiply(self.unit_amount)?),
+        }
+    }
+
+    /// An amount of this tier, at most its cap.
+    pub(super) fn capped(&self, amount: Exact) -> Result<Exact, RatingStatus> {
+        self.flat_cap.map_or(Ok(amount), |cap| Ok(amount.min(cap)?))
+    }
+}
+
+/// Tiers that were checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiers {
+    tiers: Vec<Tier>,
+}
+
+impl Tiers {
+    /// Takes tiers in order.
+    ///
+    /// # Errors
+    /// [`TermsStatus::TiersMustRise`], then [`TermsStatus::PackageSizeMustBePositive`].
+    pub fn new(tiers: Vec<Tier>) -> Result<Self, TermsStatus> {
+        let Some((last, closed)) = tiers.split_last() else { return Err(TermsStatus::TiersMustRise) };
+        let mut below = Exact::ZERO;
+        for tier in closed {
+            let rises = tier.up_to.filter(|up_to| *up_to > below).ok_or(TermsStatus::TiersMustRise)?;
+            below = rises;
+        }
+        if last.up_to.is_some() || tiers.len() > PRICE_TIERS_MAX {
+            return Err(TermsStatus::TiersMustRise);
+        }
+        if tiers.iter().any(|tier| tier.package_size.is_some_and(|size| !size.is_positive())) {
+            return Err(TermsStatus::PackageSizeMustBePositive);
+        }
+        Ok(Self { tiers })
+    }
+
+    /// The tiers, in order.
+    pub fn as_slice(&self) -> &[Tier] {
+        &self.tiers
+    }
+
+    /// The first tier.
+    pub fn first(&self) -> &Tier {
+        self.tiers.first().expect("there is at least one tier")
+    }
+
+    /// Index of the tier that a quantity lies in: the first with `quantity <= up_to`.
+    ///
+    /// # Errors
+    /// [`RatingStatus::AmountMustFit`].
+    pub fn index_of(&self, quantity: Exact) -> Result<usize, RatingStatus> {
+        for (index, tier) in self.tiers.iter().enumerate() {
+            match tier.up_to {
+                Some(up_to) if quantity.compare(up_to)?.is_gt() => {}
+                _ => return Ok(index),
+            }
+        }
+        unreachable!("the last tier is open")
+    }
+
+    /// Units below a tier.
+    pub(super) fn low_of(&self, index: usize) -> Exact {
+        index.checked_sub(1).map_or(Exact::ZERO, |below| {
+            self.tiers[below].up_to.expect("a tier below another one has a bound")
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn exact(text: &str) -> Exact {
+        Exact::parse(text).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    /// Tiers as `(up_to, unit amount, flat amount)`, empty texts for none.
+    pub(crate) fn tiers(rows: &[(&str, &str, &str)]) -> Result<Tiers, TermsStatus> {
+        let number = |text: &&str| Some(exact(text));
+        Tiers::new(
+            rows.iter()
+                .map(|(up_to, unit, flat)| Tier {
+                    up_to: Some(up_to).filter(|text| !text.is_empty()).and_then(number),
+                    unit_amount: exact(unit),
+                    flat_amount: Some(flat)
+                        .filter(|text| !text.is_empty())
+                        .and_then(number)
+                        .unwrap_or(Exact::ZERO),
+                    flat_cap: None,
+                    package_size: None,
+                })
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_bound_belongs_to_the_lower_tier_and_nothing_lies_between_tiers() {
+        let tiers = tiers(&[("100", "2", ""), ("200", "1", ""), ("", "0.5", "")]).unwrap();
+        for (quantity, index) in
+            [("-1", 0), ("0", 0), ("99.5", 0), ("100", 0), ("100.0001", 1), ("200", 1), ("200.5", 2)]
+        {
+            assert_eq!(tiers.index_of(exact(quantity)), Ok(index), "{quantity}");
+        }
+    }
+
+    #[test]
+    fn tiers_rise_strictly_and_the_last_one_is_open() {
+        let rise = Err(TermsStatus::TiersMustRise);
+        for rows in [
+            &[][..],
+            &[("10", "1", "")],
+            &[("0", "1", ""), ("", "1", "")],
+            &[("10", "1", ""), ("10", "1", ""), ("", "1", "")],
+            &[("10", "1", ""), ("9", "1", ""), ("", "1", "")],
+            &[("", "1", ""), ("", "1", "")],
+            &[("-5", "1", ""), ("", "1", "")],
+        ] {
+            assert_eq!(tiers(rows), rise, "{rows:?}");
+        }
+        let mut rows = tiers(&[("10", "1", ""), ("", "1", "")]).unwrap().tiers;
+        rows[0].package_size = Some(Exact::ZERO);
+        assert_eq!(Tiers::new(rows), Err(TermsStatus::PackageSizeMustBePositive));
+    }
+}
