@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use billing::catalog::{Catalog, CatalogFile};
-use billing::rating::{SliceMeasure, WindowTerms, position};
+use billing::rating::{Measure, SliceMeasure, WindowTerms, position};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use domain::plan::{
     Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Schedule, SubjectPlan,
@@ -132,16 +132,18 @@ fn rating(criterion: &mut Criterion) {
     }
     let price = catalog.price(&PriceId::new("tiers").expect("an id")).expect("the price");
     let window = Zone::utc().month(Period::parse("2026-01").expect("a month"));
-    let slices: Vec<SliceMeasure> = (0..744)
+    let slices: Vec<SliceMeasure<'_>> = (0..744)
         .map(|hour| SliceMeasure {
             slice: Span::new(window.from.plus(hour * HOUR), window.from.plus((hour + 1) * HOUR)),
-            quantity: Exact::new(i128::from(200_000 + hour), 0),
+            measure: Measure::Scalar(Exact::new(i128::from(200_000 + hour), 0)),
             event_count: 1_000,
             event_digest: 1,
         })
         .collect();
     let currency = domain::Currency::from_code("USD").expect("a currency");
-    let terms = WindowTerms { price, window, active: &[window], currency, as_of: window.until };
+    let (active, group, zone) = ([window.into()], std::collections::BTreeMap::new(), Zone::utc());
+    let terms =
+        WindowTerms { price, window, active: &active, group: &group, zone: &zone, currency, as_of: window.until };
     let mut group = criterion.benchmark_group("rating");
     group.throughput(Throughput::Elements(slices.len() as u64));
     group.bench_function("graduated month of 744 slices", |bencher| {
