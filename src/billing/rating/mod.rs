@@ -3,6 +3,7 @@
 //! Owns: pricing models, positions, explanations. Leaves to others: what was charged before (`machine::issued`).
 
 pub mod allocation;
+pub mod commitment;
 pub mod discount;
 mod explain;
 mod measure;
