@@ -9,10 +9,12 @@ mod explain;
 mod measure;
 pub mod models;
 mod position;
+pub mod progressive;
 pub mod proration;
 pub mod quantity;
 pub mod spend;
 mod status;
+pub mod tax;
 
 #[cfg(test)]
 mod golden;
