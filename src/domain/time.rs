@@ -275,12 +275,15 @@ impl Zone {
         let months = i32::from(months);
         let (start, date) = (self.civil_date(anchor), self.civil_date(instant));
         let distance = 12 * i32::from(date.year() - start.year()) + i32::from(date.month() - start.month());
-        // The span that starts in the instant's month or before it; a later day of the month can make it the one before.
-        let mut index = distance.div_euclid(months);
-        if self.months_after(anchor, index * months)? > instant {
-            index -= 1;
-        }
         let bound = |index: i32| self.months_after(anchor, index * months);
+        // The span that starts in the instant's month or before it; a later day of the month can make it the one before,
+        // and a clock that was set back over midnight the one after.
+        let mut index = distance.div_euclid(months);
+        if bound(index)? > instant {
+            index -= 1;
+        } else if bound(index + 1)? <= instant {
+            index += 1;
+        }
         let span = Span::new(bound(index)?, bound(index + 1)?);
         assert!(span.contains(instant), "an instant lies in the span found for it");
         Ok(span)
@@ -512,6 +515,10 @@ mod tests {
                 assert_eq!(zone.start_of_day(start), start);
             }
         }
+        // At 00:01 on the first of November clocks went back to October; November had begun.
+        let zone = Zone::new("America/St_Johns").unwrap();
+        let span = zone.anchored_months(at("2009-10-01T12:00:00Z"), 1, at("2009-11-01T03:00:00Z")).unwrap();
+        assert_eq!(span.from, at("2009-11-01T02:30:00Z"));
         let status = Err(TimeStatus::TimestampMustBeInRange);
         let utc = Zone::utc();
         for months in [-400, 900, i32::MAX, i32::MIN] {
