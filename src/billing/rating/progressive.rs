@@ -116,12 +116,13 @@ pub struct RunUnits {
     pub current: Exact,
 }
 
-/// Takes a discount in units off a run: what earlier runs have used of it is gone, the rest is free here.
+/// Takes a discount in units off a run: what earlier runs have used of it is gone, the rest is free here. Earlier units
+/// below zero have used nothing, and are made up for first.
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
 pub fn discount_units(discount: Exact, units: RunUnits) -> Result<RunUnits, RatingStatus> {
-    let taken_before = discount.min(units.before)?.max(Exact::ZERO)?;
+    let taken_before = discount.min(units.before)?;
     let left = discount.subtract(taken_before)?;
     Ok(RunUnits {
         before: units.before.subtract(taken_before)?,
@@ -197,9 +198,14 @@ mod tests {
 
     #[test]
     fn a_discount_in_units_is_used_by_earlier_runs_first() {
-        for (discount, before, current, billed_before, billed) in
-            [(10, 5, 15, 0, 10), (10, 20, 15, 10, 15), (10, 0, 4, 0, 0), (0, 3, 4, 3, 4), (10, 10, 1, 0, 1)]
-        {
+        for (discount, before, current, billed_before, billed) in [
+            (10, 5, 15, 0, 10),
+            (10, 20, 15, 10, 15),
+            (10, 0, 4, 0, 0),
+            (0, 3, 4, 3, 4),
+            (10, 10, 1, 0, 1),
+            (10, -5, 20, 0, 5),
+        ] {
             let of = |before, current| RunUnits {
                 before: Exact::from_integer(before),
                 current: Exact::from_integer(current),
@@ -288,17 +294,17 @@ mod tests {
 
         #[test]
         fn a_discount_in_units_is_the_same_over_any_runs(
-            discount in 0i128..60, runs in prop::collection::vec(0i128..30, 1..8),
+            discount in 0i128..60, first in -20i128..20, runs in prop::collection::vec(0i128..30, 0..8),
         ) {
-            let (mut before, mut billed) = (Exact::ZERO, Exact::ZERO);
-            for run in &runs {
+            let (mut before, mut billed) = (Exact::from_integer(first.min(0)), Exact::ZERO);
+            for run in std::iter::once(&first.max(0)).chain(&runs) {
                 let current = Exact::from_integer(*run);
                 let units = discount_units(Exact::from_integer(discount), RunUnits { before, current }).unwrap();
                 prop_assert_eq!(units.before, billed);
                 billed = billed.add(units.current).unwrap();
                 before = before.add(current).unwrap();
             }
-            let whole = (runs.iter().sum::<i128>() - discount).max(0);
+            let whole = (first + runs.iter().sum::<i128>() - discount).max(0);
             prop_assert_eq!(billed, Exact::from_integer(whole));
         }
     }
