@@ -27,7 +27,8 @@ pub(crate) fn explain_january(lines: &[ChargeLine], story: &Story, proofs: &mut 
         lines.iter().filter(|line| line.account.as_str() == account.id && line.window == window).collect();
     let mut quantities: BTreeMap<&PriceId, (Exact, i128)> = BTreeMap::new();
     for line in &january {
-        let sum = quantities.entry(&line.price).or_insert((Exact::ZERO, 0));
+        let price = line.price.as_ref().context("the demo charges prices only")?;
+        let sum = quantities.entry(price).or_insert((Exact::ZERO, 0));
         sum.0 = sum.0.add(line.quantity_after.subtract(line.quantity_before)?)?;
         sum.1 += line.rounded_minor();
     }
@@ -62,7 +63,7 @@ pub(crate) fn explain_january(lines: &[ChargeLine], story: &Story, proofs: &mut 
     let sum: i128 = corrections.iter().map(|line| line.rounded_minor()).sum();
     let events: i64 = corrections
         .iter()
-        .filter(|line| line.price.as_str().ends_with("-output"))
+        .filter(|line| line.price.as_ref().is_some_and(|price| price.as_str().ends_with("-output")))
         .map(|l| l.event_count)
         .sum();
     println!(

@@ -133,6 +133,12 @@ name!(
     /// An account's subscription to a plan.
     SubscriptionId, check_catalog_id, CATALOG_ID_BYTES_MAX);
 name!(
+    /// A commitment of an account.
+    CommitmentId, check_catalog_id, CATALOG_ID_BYTES_MAX);
+name!(
+    /// A credit grant of an account.
+    GrantId, check_catalog_id, CATALOG_ID_BYTES_MAX);
+name!(
     /// A subject as events name it: an API key, a tenant, a seat. Opaque UTF-8 of 1 to 256 bytes.
     Subject, check_opaque, OPAQUE_BYTES_MAX);
 

@@ -35,6 +35,7 @@ pub use currency::Currency;
 pub use decimal::{Decimal, DecimalStatus};
 pub use exact::{Exact, ExactStatus, Rounding};
 pub use ids::{
-    AccountId, EntityId, EventPosition, MeterId, PlanId, PriceId, Subject, SubscriptionId, Tenant,
+    AccountId, CommitmentId, EntityId, EventPosition, GrantId, MeterId, PlanId, PriceId, Subject,
+    SubscriptionId, Tenant,
 };
 pub use time::{Period, Span, Timestamp, Zone};

@@ -197,13 +197,6 @@ impl Zone {
         instant.to_jiff().to_zoned_datetime(self.zone.clone()).date().to_string()
     }
 
-    /// Number of the civil day that an instant falls into: days of one zone differ by whole numbers, whatever the clocks do.
-    pub fn day_number(&self, instant: Timestamp) -> i64 {
-        let date = instant.to_jiff().to_zoned_datetime(self.zone.clone()).date();
-        let days = date.since(Date::new(1970, 1, 1).expect("a date")).expect("the years 1677 to 2262");
-        i64::from(days.get_days())
-    }
-
     /// First instant of the civil day that an instant falls into.
     pub fn start_of_day(&self, instant: Timestamp) -> Timestamp {
         let date = instant.to_jiff().to_zoned_datetime(self.zone.clone()).date();

@@ -222,6 +222,12 @@ impl ControlState {
                 accounts.insert(subscription.account.clone());
                 accounts.extend(catalog.subscription(&subscription.id).map(|s| s.account().clone()));
             }
+            Resource::Commitment(commitment) => {
+                accounts.insert(commitment.account.clone());
+            }
+            Resource::Grant(grant) => {
+                accounts.insert(grant.account.clone());
+            }
             Resource::Subject(binding) => {
                 let bound = catalog.subject(binding.id.as_str()).into_iter().flat_map(|s| s.subscriptions());
                 let ids: Vec<_> = bound.chain([&binding.subscription]).collect();

@@ -9,10 +9,15 @@
 //! - A charge that cannot be computed keeps its whole account out of the batch and is reported by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use billing::catalog::{Account, Catalog, Entity, PricingModel};
-use billing::charges::{ChargeLine, Corrects, LineKey, PostingClass};
-use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
+use billing::catalog::{Account, Catalog, Entity, GrantKind, PriceTimeline, PricingModel};
+use billing::charges::{ChargeLine, Component, Corrects, LineKey, PostingClass};
+use billing::rating::account::{
+    AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
+};
+use billing::rating::models::{Flat, Model, Payment};
+use billing::rating::{ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Fold;
@@ -29,14 +34,30 @@ use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, sli
 pub struct RatingFailure {
     /// The account that stays out of the batch.
     pub account: AccountId,
-    /// The subscription of the charge.
-    pub subscription: SubscriptionId,
-    /// The price of the charge.
-    pub price: PriceId,
-    /// First instant of the tier window.
-    pub window_from: Timestamp,
+    /// The subscription of the charge; none if it is the account's own.
+    pub subscription: Option<SubscriptionId>,
+    /// The price of the charge; none if it is the account's own.
+    pub price: Option<PriceId>,
+    /// First instant of the tier window; none if it is the account's own.
+    pub window_from: Option<Timestamp>,
     /// The broken rule.
     pub status: String,
+}
+
+impl fmt::Display for RatingFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "account {}", self.account)?;
+        if let Some(subscription) = &self.subscription {
+            write!(f, ", subscription {subscription}")?;
+        }
+        if let Some(price) = &self.price {
+            write!(f, ", price {price}")?;
+        }
+        if let Some(window_from) = &self.window_from {
+            write!(f, ", window from {window_from}")?;
+        }
+        write!(f, ": {}", self.status)
+    }
 }
 
 /// What rating reads.
@@ -144,18 +165,85 @@ impl Rater<'_> {
         affected: &Affected,
     ) -> Result<Vec<ChargeLine>, RatingFailure> {
         let (terms, entity) = account_and_entity(self.catalog, account);
-        let mut lines = Vec::new();
-        for (subscription, window_from) in self.windows_of(terms, affected) {
-            let window = terms.time_zone.month(terms.time_zone.period_of(window_from));
-            assert_eq!(window.from, window_from, "tier windows are months of the account's zone");
-            self.rate_window(schedules, terms, entity, &subscription, window, &mut lines)?;
+        // Commitments and grants tie the windows of an account together.
+        let has_agreements = self.catalog.commitments_of_account(account).next().is_some()
+            || self.catalog.grants_of_account(account).next().is_some();
+        let is_whole = affected.all || has_agreements;
+        let windows = self.windows_of(terms, affected, is_whole);
+        let mut prices = Vec::new();
+        for (subscription, window_from) in &windows {
+            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
+            assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
+            self.rate_window(schedules, terms, subscription, window, &mut prices)?;
         }
-        Ok(lines)
+        let bill = self.account_position(terms, entity, has_agreements, &prices);
+        let of_account = |status: RatingStatus| RatingFailure {
+            account: account.clone(),
+            subscription: None,
+            price: None,
+            window_from: None,
+            status: status.to_string(),
+        };
+        let bill = bill.map_err(of_account)?;
+        let mut issued: BTreeMap<&LineKey, &Worth> = BTreeMap::new();
+        if is_whole {
+            issued.extend(self.issued.of_account(account));
+        } else {
+            for (subscription, window_from) in &windows {
+                issued.extend(self.issued.of_window(account, subscription, *window_from));
+            }
+        }
+        self.difference(terms, entity, &bill, &issued).map_err(|status| of_account(status.into()))
     }
 
-    fn windows_of(&self, account: &Account, affected: &Affected) -> BTreeSet<(SubscriptionId, Timestamp)> {
+    /// What the account's windows are worth: prices, and what is agreed around them.
+    fn account_position(
+        &self,
+        account: &Account,
+        entity: &Entity,
+        has_agreements: bool,
+        prices: &[RatedPrice<'_>],
+    ) -> Result<Vec<BillLine>, RatingStatus> {
+        let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
+        let price = |id: &PriceId| self.catalog.price(id);
+        let is_closed = |key: &LineKey, window: Span| {
+            let original = self.original_period(entity, window, key);
+            self.open_period(entity, original) != original
+        };
+        let zone = &account.time_zone;
+        let frozen_draws = if has_agreements {
+            let credits =
+                self.issued.of_account(&account.id).filter(|(key, _)| key.component == Component::Credit);
+            let closed =
+                credits.filter(|(key, _)| is_closed(key, zone.month(zone.period_of(key.window_from))));
+            closed.map(|(key, worth)| FrozenDraw { key: key.clone(), amount: -worth.rounded }).collect()
+        } else {
+            Vec::new()
+        };
+        let terms = AccountTerms {
+            account: &account.id,
+            currency: account.currency,
+            zone,
+            subscription_at: &subscription_at,
+            commitments: self.catalog.commitments_of_account(&account.id).collect(),
+            price: &price,
+            grants: self.catalog.grants_of_account(&account.id).collect(),
+            frozen_draws,
+            is_closed: &is_closed,
+            grace: self.grace,
+            as_of: self.cut.at,
+        };
+        account_position(&terms, prices)
+    }
+
+    fn windows_of(
+        &self,
+        account: &Account,
+        affected: &Affected,
+        is_whole: bool,
+    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
         let mut windows = affected.windows.clone();
-        if !affected.all {
+        if !is_whole {
             return windows;
         }
         windows.extend(self.issued.windows_of(&account.id));
@@ -178,47 +266,47 @@ impl Rater<'_> {
         windows
     }
 
-    fn rate_window(
-        &self,
+    fn rate_window<'c>(
+        &'c self,
         schedules: &mut Schedules,
-        account: &Account,
-        entity: &Entity,
+        account: &'c Account,
         subscription: &SubscriptionId,
         window: Span,
-        lines: &mut Vec<ChargeLine>,
+        rated: &mut Vec<RatedPrice<'c>>,
     ) -> Result<(), RatingFailure> {
         let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
             .into_iter()
-            .filter(|active| active.span.overlaps(window))
+            .filter(|active| active.span.overlaps(window) && !active.is_trial)
             .collect();
-        let mut prices: BTreeSet<PriceId> =
-            self.issued.prices_of(&account.id, subscription, window.from).into_iter().collect();
+        let mut prices = self.issued.prices_of(&account.id, subscription, window.from);
         for active in &active {
             prices.extend(self.catalog.prices_of_plan(&active.plan).map(|price| price.id().clone()));
         }
+        let timeline = self.catalog.subscription(subscription);
+        let subscription = timeline.expect("a window belongs to a subscription of the catalog").id();
         for price in prices {
-            let fail = |status: RatingStatus| RatingFailure {
+            let timeline = self.catalog.price(&price).expect("prices are never removed");
+            let charge = Charge { account, subscription, price: timeline, window };
+            let price = self.rated_price(schedules, &charge, &active).map_err(|status| RatingFailure {
                 account: account.id.clone(),
-                subscription: subscription.clone(),
-                price: price.clone(),
-                window_from: window.from,
+                subscription: Some(subscription.clone()),
+                price: Some(price),
+                window_from: Some(window.from),
                 status: status.to_string(),
-            };
-            let charge = Charge { account, entity, subscription, price: &price, window };
-            let positions = self.positions(schedules, &charge, &active).map_err(fail)?;
-            self.difference(&charge, positions, lines).map_err(|status| fail(status.into()))?;
+            })?;
+            rated.extend(price);
         }
         Ok(())
     }
 
-    /// What one price is worth in one window, per group and slice.
-    fn positions(
-        &self,
+    /// The position of one price in one window, per group; `None` where its plan was not active.
+    fn rated_price<'c>(
+        &'c self,
         schedules: &mut Schedules,
-        charge: &Charge<'_>,
+        charge: &Charge<'c>,
         active: &[ActiveSpan],
-    ) -> Result<BTreeMap<LineKey, (Span, Worth)>, RatingStatus> {
-        let timeline = self.catalog.price(charge.price).expect("prices are never removed");
+    ) -> Result<Option<RatedPrice<'c>>, RatingStatus> {
+        let timeline = charge.price;
         let under_plan: Vec<ActiveTerm> = active
             .iter()
             .filter(|active| active.plan == *timeline.plan())
@@ -230,15 +318,15 @@ impl Rater<'_> {
                 ActiveTerm { span, seats: active.seats }
             })
             .collect();
-        let mut positions = BTreeMap::new();
         if under_plan.is_empty() {
-            return Ok(positions);
+            return Ok(None);
         }
         let mut groups = self.measures(schedules, charge, active)?;
         if groups.is_empty() {
             // Nothing was used: what is owed for silence is one line without a group.
             groups.insert(GroupTexts::new(), Vec::new());
         }
+        let mut lines = Vec::new();
         for (group, slices) in &groups {
             let terms = WindowTerms {
                 price: timeline,
@@ -250,15 +338,15 @@ impl Rater<'_> {
                 as_of: self.cut.at,
             };
             let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-            for line in position(&terms, &measures)? {
-                let key = charge.key(group, line.slice.from, line.price_version);
-                let (slice, worth) = positions.entry(key).or_insert((line.slice, Worth::NOTHING));
-                // A first tier's flat amount may share its key with the first slice: they are one line.
-                slice.until = slice.until.max(line.slice.until);
-                *worth = worth.plus(&worth_of(&line))?;
-            }
+            lines.extend(position(&terms, &measures)?.into_iter().map(|line| (group.clone(), line)));
         }
-        Ok(positions)
+        Ok(Some(RatedPrice {
+            subscription: charge.subscription,
+            price: timeline,
+            window: charge.window,
+            active: under_plan.iter().map(|term| term.span).collect(),
+            lines,
+        }))
     }
 
     /// The merged measures of a price's meters in a window: per group, one per slice of the subscription.
@@ -271,7 +359,7 @@ impl Rater<'_> {
         charge: &Charge<'_>,
         active: &[ActiveSpan],
     ) -> Result<BTreeMap<GroupTexts, Vec<MergedSlice>>, RatingStatus> {
-        let timeline = self.catalog.price(charge.price).expect("prices are never removed");
+        let timeline = charge.price;
         let meters: Vec<&MeterId> = timeline.meters().collect();
         let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Vec<Fold>)>> = BTreeMap::new();
         for (index, meter) in meters.iter().enumerate() {
@@ -323,7 +411,7 @@ impl Rater<'_> {
         active: &[ActiveSpan],
         program: u32,
     ) -> Vec<(Span, MergedCell<'_>)> {
-        let timeline = self.catalog.price(charge.price).expect("prices are never removed");
+        let timeline = charge.price;
         let mut found = Vec::new();
         for subject in self.catalog.subjects_of_subscription(charge.subscription) {
             let bindings =
@@ -349,68 +437,68 @@ impl Rater<'_> {
     /// Position − issued, as lines.
     fn difference(
         &self,
-        charge: &Charge<'_>,
-        positions: BTreeMap<LineKey, (Span, Worth)>,
-        lines: &mut Vec<ChargeLine>,
-    ) -> Result<(), ExactStatus> {
-        let issued: BTreeMap<&LineKey, &Worth> = self
-            .issued
-            .of_window(&charge.account.id, charge.subscription, charge.price, charge.window.from)
-            .collect();
-        let mut keys: BTreeSet<&LineKey> = positions.keys().collect();
-        keys.extend(issued.keys().copied());
+        account: &Account,
+        entity: &Entity,
+        bill: &[BillLine],
+        issued: &BTreeMap<&LineKey, &Worth>,
+    ) -> Result<Vec<ChargeLine>, ExactStatus> {
+        let zone = &account.time_zone;
+        let positions: BTreeMap<&LineKey, &BillLine> = bill.iter().map(|line| (&line.key, line)).collect();
+        let keys: BTreeSet<&LineKey> = positions.keys().chain(issued.keys()).copied().collect();
+        let mut lines = Vec::new();
         for key in keys {
             let before = issued.get(key).copied().copied().unwrap_or(Worth::NOTHING);
+            let window = zone.month(zone.period_of(key.window_from));
             // A line that is worth nothing any more keeps the start of its slice; its end is no longer known.
-            let (slice, after) = positions.get(key).copied().unwrap_or((
-                Span::new(key.slice_from, charge.window.until.max(key.slice_from)),
-                Worth::NOTHING,
-            ));
-            if after == before {
-                continue;
+            let unknown = Span::new(key.slice_from, window.until.max(key.slice_from));
+            let (slice, after) =
+                positions.get(key).map_or((unknown, Worth::NOTHING), |line| (line.slice, worth_of(line)));
+            if after != before {
+                lines.push(self.line(account, entity, key, window, slice, before, after)?);
             }
-            lines.push(self.line(charge, key, slice, before, after)?);
         }
-        Ok(())
+        Ok(lines)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of one line; none of them has a use of its own")]
     fn line(
         &self,
-        charge: &Charge<'_>,
+        account: &Account,
+        entity: &Entity,
         key: &LineKey,
+        window: Span,
         slice: Span,
         before: Worth,
         after: Worth,
     ) -> Result<ChargeLine, ExactStatus> {
-        let timeline = self.catalog.price(charge.price).expect("prices are never removed");
-        let original = period_of(charge, timeline.model(), key.slice_from);
-        let final_batch = self.finals.get(&(charge.account.id.clone(), charge.window.from)).copied();
-        let is_final = final_batch.is_some() || charge.window.until.plus(self.grace) <= self.cut.at;
-        let currency = charge.account.currency;
-        let period = self.open_period(charge.entity, original);
+        let original = self.original_period(entity, window, key);
+        let final_batch = self.finals.get(&(account.id.clone(), window.from)).copied();
+        let is_final = final_batch.is_some() || window.until.plus(self.grace) <= self.cut.at;
+        let currency = account.currency;
+        let period = self.open_period(entity, original);
         let minor = after.rounded.checked_sub(before.rounded).ok_or(ExactStatus::AmountMustFit)?;
+        let meter = key.price.as_ref().and_then(|price| self.catalog.price(price)?.meter().cloned());
         Ok(ChargeLine {
             batch: self.batch,
             line: 0,
-            account: charge.account.id.clone(),
-            subscription: charge.subscription.clone(),
-            price: charge.price.clone(),
+            account: account.id.clone(),
+            subscription: key.subscription.clone(),
+            price: key.price.clone(),
             price_version: key.price_version,
-            meter: timeline.meter().cloned(),
+            component: key.component,
+            term: key.term.clone(),
+            meter: meter.filter(|_| key.component == Component::Charge),
             group: key.group.clone(),
-            window: charge.window,
+            window,
             slice,
             quantity_before: before.quantity,
             quantity_after: after.quantity,
             precise: after.precise.subtract(before.precise)?,
             rounded: currency.format_minor(minor),
             currency,
-            entity: charge.entity.id.clone(),
+            entity: entity.id.clone(),
             period,
-            posting_class: match timeline.model() {
-                PricingModel::Flat => PostingClass::EarnedSubscription,
-                _ => PostingClass::EarnedUsage,
-            },
+            posting_class: self.posting_class(key),
             // Names the original period wherever the line is not simply the next difference of an open one.
             corrects: (final_batch.is_some() || period != original)
                 .then_some(Corrects { period: original, window_final_batch: final_batch }),
@@ -418,6 +506,49 @@ impl Rater<'_> {
             event_count: after.event_count - before.event_count,
             event_digest: format!("{:032x}", after.event_digest),
         })
+    }
+
+    /// What a line is to the books. A function of its key: a line that is worth nothing any more keeps its class.
+    fn posting_class(&self, key: &LineKey) -> PostingClass {
+        let price = key.price.as_ref().and_then(|price| self.catalog.price(price));
+        match key.component {
+            Component::Minimum | Component::TrueUp => PostingClass::TrueUp,
+            Component::Drawdown => PostingClass::PrepaidDraw,
+            Component::Credit => match self.catalog.grant(grant_of(&key.term)).map(|grant| grant.kind) {
+                Some(GrantKind::Promotional) => PostingClass::Promotional,
+                Some(GrantKind::Paid) | None => PostingClass::PrepaidDraw,
+            },
+            Component::Charge | Component::Discount | Component::Maximum | Component::Overage => {
+                let Some(price) = price.filter(|price| price.model() == PricingModel::Flat) else {
+                    return PostingClass::EarnedUsage;
+                };
+                match price.versions().iter().find(|v| v.version == key.price_version).map(|v| &v.terms.model)
+                {
+                    Some(Model::Flat(Flat { payment: Payment::InAdvance, .. })) => PostingClass::Deferred,
+                    _ => PostingClass::EarnedSubscription,
+                }
+            }
+        }
+    }
+
+    /// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a
+    /// credit that pays for it, lies in one period; what holds for a whole window belongs to the period of its middle.
+    fn original_period(&self, entity: &Entity, window: Span, key: &LineKey) -> Period {
+        let price = key.price.as_ref().and_then(|price| self.catalog.price(price));
+        let is_of_slice = match key.component {
+            Component::Charge => true,
+            Component::Credit => is_of_charge(&key.term),
+            _ => false,
+        };
+        let is_usage = price.is_some_and(|price| price.model() != PricingModel::Flat);
+        let starts_inside = key.slice_from != window.from;
+        let (from, until) = (window.from.nanoseconds(), window.until.nanoseconds());
+        let instant = if is_of_slice && (is_usage || starts_inside) {
+            key.slice_from
+        } else {
+            Timestamp::from_nanoseconds(from + (until - from) / 2)
+        };
+        entity.time_zone.period_of(instant)
     }
 
     /// The first period from `period` on that is open at the cut: a period closes when its grace is over.
@@ -506,38 +637,12 @@ impl MergedSlice {
 /// One price of one subscription in one window.
 struct Charge<'a> {
     account: &'a Account,
-    entity: &'a Entity,
     subscription: &'a SubscriptionId,
-    price: &'a PriceId,
+    price: &'a PriceTimeline,
     window: Span,
 }
 
-impl Charge<'_> {
-    fn key(&self, group: &GroupTexts, slice_from: Timestamp, price_version: u32) -> LineKey {
-        LineKey {
-            account: self.account.id.clone(),
-            subscription: self.subscription.clone(),
-            price: self.price.clone(),
-            window_from: self.window.from,
-            group: group.clone(),
-            slice_from,
-            price_version,
-        }
-    }
-}
-
-/// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice lies in one
-/// period; a recurring fee's slice is its whole window and belongs to the period that its middle lies in.
-fn period_of(charge: &Charge<'_>, model: PricingModel, slice_from: Timestamp) -> Period {
-    let (from, until) = (charge.window.from.nanoseconds(), charge.window.until.nanoseconds());
-    let instant = match model {
-        PricingModel::Flat => Timestamp::from_nanoseconds(from + (until - from) / 2),
-        _ => slice_from,
-    };
-    charge.entity.time_zone.period_of(instant)
-}
-
-fn worth_of(line: &PositionLine) -> Worth {
+fn worth_of(line: &BillLine) -> Worth {
     Worth {
         quantity: line.quantity,
         precise: line.precise,

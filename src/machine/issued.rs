@@ -4,9 +4,9 @@
 //!
 //! Invariants: issued is the sum of all sealed lines of a key; after a batch is issued, position − issued is nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use billing::charges::{ChargeLine, LineKey};
+use billing::charges::{ChargeLine, Component, LineKey};
 use domain::{AccountId, Exact, ExactStatus, PriceId, SubscriptionId, Timestamp};
 
 /// The texts of a group, by dimension; dimensions that events did not have are left out.
@@ -25,17 +25,6 @@ pub(crate) struct Worth {
 impl Worth {
     pub(crate) const NOTHING: Worth =
         Worth { quantity: Exact::ZERO, precise: Exact::ZERO, rounded: 0, event_count: 0, event_digest: 0 };
-
-    /// Both together.
-    pub(crate) fn plus(&self, other: &Worth) -> Result<Worth, ExactStatus> {
-        Ok(Worth {
-            quantity: self.quantity.add(other.quantity)?,
-            precise: self.precise.add(other.precise)?,
-            rounded: self.rounded.checked_add(other.rounded).ok_or(ExactStatus::AmountMustFit)?,
-            event_count: self.event_count + other.event_count,
-            event_digest: self.event_digest.wrapping_add(other.event_digest),
-        })
-    }
 }
 
 /// Everything that was issued.
@@ -45,37 +34,25 @@ pub(crate) struct Issued {
 }
 
 impl Issued {
-    /// What was charged for the lines of one price in one window.
+    /// What was charged for the lines of a subscription in one window.
     pub(crate) fn of_window(
         &self,
         account: &AccountId,
         subscription: &SubscriptionId,
-        price: &PriceId,
         window_from: Timestamp,
     ) -> impl Iterator<Item = (&LineKey, &Worth)> {
-        let low = LineKey {
-            account: account.clone(),
-            subscription: subscription.clone(),
-            price: price.clone(),
-            window_from,
-            group: GroupTexts::new(),
-            slice_from: Timestamp::from_nanoseconds(i64::MIN),
-            price_version: 0,
-        };
+        let low = lowest_key(account, Some(subscription.clone()), window_from);
         let prefix = low.clone();
         self.lines.range(low..).take_while(move |(key, _)| {
-            (&key.account, &key.subscription, &key.price, key.window_from)
-                == (&prefix.account, &prefix.subscription, &prefix.price, prefix.window_from)
+            (&key.account, &key.subscription, key.window_from)
+                == (&prefix.account, &prefix.subscription, prefix.window_from)
         })
     }
 
-    /// Windows (subscription, price, first instant) of an account that were ever charged.
-    pub(crate) fn windows_of(&self, account: &AccountId) -> Vec<(SubscriptionId, Timestamp)> {
-        let mut windows: Vec<_> =
-            self.of_account(account).map(|(key, _)| (key.subscription.clone(), key.window_from)).collect();
-        windows.sort();
-        windows.dedup();
-        windows
+    /// Windows (subscription, first instant) of an account that were ever charged.
+    pub(crate) fn windows_of(&self, account: &AccountId) -> BTreeSet<(SubscriptionId, Timestamp)> {
+        let lines = self.of_account(account);
+        lines.filter_map(|(key, _)| Some((key.subscription.clone()?, key.window_from))).collect()
     }
 
     /// Prices of a subscription that were ever charged in a window.
@@ -84,29 +61,14 @@ impl Issued {
         account: &AccountId,
         subscription: &SubscriptionId,
         window: Timestamp,
-    ) -> Vec<PriceId> {
-        let mut prices: Vec<_> = self
-            .of_account(account)
-            .filter(|(key, _)| key.subscription == *subscription && key.window_from == window)
-            .map(|(key, _)| key.price.clone())
-            .collect();
-        prices.sort();
-        prices.dedup();
-        prices
+    ) -> BTreeSet<PriceId> {
+        self.of_window(account, subscription, window).filter_map(|(key, _)| key.price.clone()).collect()
     }
 
-    fn of_account(&self, account: &AccountId) -> impl Iterator<Item = (&LineKey, &Worth)> {
-        let low = LineKey {
-            account: account.clone(),
-            subscription: SubscriptionId::new("0").expect("a digit is an id"),
-            price: PriceId::new("0").expect("a digit is an id"),
-            window_from: Timestamp::from_nanoseconds(i64::MIN),
-            group: GroupTexts::new(),
-            slice_from: Timestamp::from_nanoseconds(i64::MIN),
-            price_version: 0,
-        };
-        // Ids start with a digit or a letter, and "0" is the smallest of them.
+    /// What was charged for the lines of an account.
+    pub(crate) fn of_account(&self, account: &AccountId) -> impl Iterator<Item = (&LineKey, &Worth)> {
         let account = account.clone();
+        let low = lowest_key(&account, None, Timestamp::from_nanoseconds(i64::MIN));
         self.lines.range(low..).take_while(move |(key, _)| key.account == account)
     }
 
@@ -142,5 +104,20 @@ impl Issued {
     /// Lines held.
     pub(crate) fn len(&self) -> usize {
         self.lines.len()
+    }
+}
+
+/// A key below every line of an account, or of one of its subscriptions, from a window on.
+fn lowest_key(account: &AccountId, subscription: Option<SubscriptionId>, window_from: Timestamp) -> LineKey {
+    LineKey {
+        account: account.clone(),
+        subscription,
+        price: None,
+        window_from,
+        group: GroupTexts::new(),
+        slice_from: Timestamp::from_nanoseconds(i64::MIN),
+        price_version: 0,
+        component: Component::Charge,
+        term: String::new(),
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct ActiveSpan {
     pub(crate) plan: PlanId,
     /// Seats that recurring amounts are multiplied by.
     pub(crate) seats: Option<Exact>,
+    /// Whether nothing is charged yet.
+    pub(crate) is_trial: bool,
 }
 
 /// The account and its legal entity.
@@ -70,20 +72,28 @@ pub(crate) fn account_and_entity<'a>(catalog: &'a Catalog, account: &AccountId) 
 /// When a subscription is active, under which plan and with how many seats; neighbouring spans of the same are joined.
 pub(crate) fn active_spans(catalog: &Catalog, subscription: &SubscriptionId) -> Vec<ActiveSpan> {
     let mut spans: Vec<ActiveSpan> = Vec::new();
-    for (span, version) in
-        catalog.subscription(subscription).into_iter().flat_map(|timeline| timeline.spans())
-    {
+    let records = catalog.subscription(subscription).into_iter().flat_map(|timeline| timeline.spans());
+    for (span, version) in records {
         let seats = version.seats.map(Exact::from);
-        match spans.last_mut() {
-            Some(last)
-                if last.plan == version.plan && last.seats == seats && last.span.until == span.from =>
-            {
-                last.span.until = span.until
+        let charged_from = version.trial_until.map_or(span.from, |until| until.clamp(span.from, span.until));
+        let parts =
+            [(Span::new(span.from, charged_from), true), (Span::new(charged_from, span.until), false)];
+        for (span, is_trial) in parts.into_iter().filter(|(span, _)| span.from < span.until) {
+            let active = ActiveSpan { span, plan: version.plan.clone(), seats, is_trial };
+            match spans.last_mut() {
+                Some(last) if last.goes_on_as(&active) => last.span.until = span.until,
+                _ => spans.push(active),
             }
-            _ => spans.push(ActiveSpan { span, plan: version.plan.clone(), seats }),
         }
     }
     spans
+}
+
+impl ActiveSpan {
+    fn goes_on_as(&self, next: &ActiveSpan) -> bool {
+        self.span.until == next.span.from
+            && (&self.plan, self.seats, self.is_trial) == (&next.plan, next.seats, next.is_trial)
+    }
 }
 
 /// The slice of a subscription that an instant falls into: between two bounds of its schedule, inside one active span.

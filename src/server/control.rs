@@ -340,17 +340,7 @@ impl Control {
         }
         self.machine.close_cut();
         outcome.chain = self.machine.control().chain_head().to_string();
-        outcome.failures = self
-            .machine
-            .failures()
-            .iter()
-            .map(|f| {
-                format!(
-                    "account {}, subscription {}, price {}, window from {}: {}",
-                    f.account, f.subscription, f.price, f.window_from, f.status
-                )
-            })
-            .collect();
+        outcome.failures = self.machine.failures().iter().map(ToString::to_string).collect();
         for failure in &outcome.failures {
             tracing::error!("a charge cannot be computed and its account is not charged: {failure}");
         }

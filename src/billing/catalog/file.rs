@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::agreement::{Commitment, CreditGrant};
 use super::price::Price;
 use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, SubjectBinding, Subscription};
 use super::state::{Catalog, Change};
@@ -59,6 +60,10 @@ pub struct CatalogFile {
     subscription: Vec<Subscription>,
     #[serde(default)]
     subject: Vec<SubjectBinding>,
+    #[serde(default)]
+    commitment: Vec<Commitment>,
+    #[serde(default)]
+    grant: Vec<CreditGrant>,
 }
 
 impl CatalogFile {
@@ -95,6 +100,8 @@ impl CatalogFile {
         resources.extend(self.price.iter().cloned().map(Resource::from));
         resources.extend(self.subscription.iter().cloned().map(Resource::Subscription));
         resources.extend(self.subject.iter().cloned().map(Resource::Subject));
+        resources.extend(self.commitment.iter().cloned().map(Resource::from));
+        resources.extend(self.grant.iter().cloned().map(Resource::from));
         resources
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns: resources, their rules, their versions, look-ups by time. Leaves to others: storing them (`machine::control`).
 
+mod agreement;
 mod file;
 mod price;
 mod resource;
@@ -10,6 +11,7 @@ mod status;
 mod text;
 mod timeline;
 
+pub use self::agreement::{Commitment, CreditGrant, GrantKind, GrantRollover, RecurrenceEvery};
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
 pub use self::price::{
     CapacityStep, Convert, PackageRound, Price, PriceDiscount, PriceRow, PriceTerms, PricingModel, Proration,
@@ -21,4 +23,6 @@ pub use self::resource::{
 };
 pub use self::state::{Catalog, Change, Versioned};
 pub use self::status::{CatalogStatus, Rule};
-pub use self::timeline::{PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline};
+pub use self::timeline::{
+    CommitmentTimeline, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
+};

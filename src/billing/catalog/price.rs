@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use super::status::Rule;
 use super::text;
-use crate::rating::TermsStatus;
 use crate::rating::models::{
     self, Capacity, CapacityTier, Dynamic, Flat, Graduated, GraduatedPercentage, Matrix, Model, Package,
     Payment, PerUnit, Percentage, Row, RowPrice, Stairstep, Tiers, Unmatched, Volume,
@@ -200,6 +199,8 @@ pub enum Proration {
     Days,
     /// By seconds.
     Seconds,
+    /// By civil days over thirty, whatever the length of the window; together at most thirty.
+    ThirtyDays,
 }
 
 /// A reduction of what a price costs.
@@ -406,7 +407,7 @@ impl Price {
             free_units: exact_or_zero(self.included),
         };
         quantity.check().map_err(Rule::TermsMustHold)?;
-        self.check_amounts()?;
+        check_bounds(&self.discounts, self.minimum, self.maximum)?;
         Ok(PriceTerms {
             model,
             quantity,
@@ -589,30 +590,33 @@ impl Price {
         let rows = rows.iter().map(read).collect::<Result<Vec<_>, Rule>>()?;
         Matrix::new(rows, self.unmatched.unwrap_or_default()).map_err(Rule::TermsMustHold)
     }
+}
 
-    /// Discounts, minimum and maximum by themselves.
-    fn check_amounts(&self) -> Result<(), Rule> {
-        let hundred = Exact::from_integer(100);
-        for discount in &self.discounts {
-            let (value, most) = match discount {
-                PriceDiscount::Percent(percent) => (Exact::from(*percent), Some(hundred)),
-                PriceDiscount::Amount(amount) => (Exact::from(*amount), None),
-            };
-            if value.is_negative() || most.is_some_and(|most| value > most) {
-                let what = "a discount is 0 to 100 percent, or an amount of zero or more";
-                return Err(Rule::PriceMustFitModel(what.to_string()));
-            }
+/// The rules that discounts, a minimum and a maximum keep by themselves.
+pub(super) fn check_bounds(
+    discounts: &[PriceDiscount],
+    minimum: Option<Decimal>,
+    maximum: Option<Decimal>,
+) -> Result<(), Rule> {
+    for discount in discounts {
+        let (value, most) = match discount {
+            PriceDiscount::Percent(percent) => (Exact::from(*percent), Some(Exact::from_integer(100))),
+            PriceDiscount::Amount(amount) => (Exact::from(*amount), None),
+        };
+        if value.is_negative() || most.is_some_and(|most| value > most) {
+            return Err(Rule::BoundsMustHold("a discount is 0 to 100 percent, or an amount of zero or more"));
         }
-        if [self.minimum, self.maximum].into_iter().flatten().any(Decimal::is_negative) {
-            let what = "a minimum and a maximum are zero or more";
-            return Err(Rule::PriceMustFitModel(what.to_string()));
+    }
+    if [minimum, maximum].into_iter().flatten().any(Decimal::is_negative) {
+        return Err(Rule::BoundsMustHold("a minimum and a maximum are zero or more"));
+    }
+    match (minimum, maximum) {
+        (Some(minimum), Some(maximum)) if Exact::from(minimum) > Exact::from(maximum) => {
+            Err(Rule::BoundsMustHold(
+                "the minimum is above the maximum: no amount could keep both; lower one of them",
+            ))
         }
-        match (self.minimum, self.maximum) {
-            (Some(minimum), Some(maximum)) if Exact::from(minimum) > Exact::from(maximum) => {
-                Err(Rule::TermsMustHold(TermsStatus::MinimumMustNotExceedMaximum))
-            }
-            _ => Ok(()),
-        }
+        _ => Ok(()),
     }
 }
 

@@ -15,7 +15,8 @@ use domain::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::price::Price;
+use super::agreement::{Commitment, CreditGrant};
+use super::price::{Price, PriceDiscount, check_bounds};
 use super::status::{CatalogStatus, Rule};
 use super::text;
 
@@ -156,6 +157,18 @@ pub struct Subscription {
     /// First instant after it; open-ended if left out.
     #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// First instant that is charged: before it, usage and recurring amounts are free; charged at once, if left out.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub trial_until: Option<Timestamp>,
+    /// Reductions of what a window of the subscription costs, after those of its prices, in the order in which they apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discounts: Vec<PriceDiscount>,
+    /// The least that a window of the subscription costs.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<Decimal>,
+    /// The most that a window of the subscription costs.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub maximum: Option<Decimal>,
 }
 
 /// Who owns a subject from when on.
@@ -191,11 +204,15 @@ pub enum ResourceKind {
     Subscriptions,
     /// Subjects.
     Subjects,
+    /// Commitments.
+    Commitments,
+    /// Credit grants.
+    Grants,
 }
 
 impl ResourceKind {
     /// All kinds, in order.
-    pub const ALL: [ResourceKind; 7] = [
+    pub const ALL: [ResourceKind; 9] = [
         ResourceKind::Entities,
         ResourceKind::Accounts,
         ResourceKind::Meters,
@@ -203,6 +220,8 @@ impl ResourceKind {
         ResourceKind::Prices,
         ResourceKind::Subscriptions,
         ResourceKind::Subjects,
+        ResourceKind::Commitments,
+        ResourceKind::Grants,
     ];
 
     /// The word in URL paths.
@@ -215,6 +234,8 @@ impl ResourceKind {
             ResourceKind::Prices => "prices",
             ResourceKind::Subscriptions => "subscriptions",
             ResourceKind::Subjects => "subjects",
+            ResourceKind::Commitments => "commitments",
+            ResourceKind::Grants => "grants",
         }
     }
 
@@ -228,6 +249,8 @@ impl ResourceKind {
             ResourceKind::Prices => "price",
             ResourceKind::Subscriptions => "subscription",
             ResourceKind::Subjects => "subject",
+            ResourceKind::Commitments => "commitment",
+            ResourceKind::Grants => "grant",
         }
     }
 
@@ -254,6 +277,10 @@ pub enum Resource {
     Subscription(Subscription),
     /// A subject's binding.
     Subject(SubjectBinding),
+    /// A commitment.
+    Commitment(Box<Commitment>),
+    /// A credit grant.
+    Grant(Box<CreditGrant>),
 }
 
 impl From<Entity> for Resource {
@@ -292,6 +319,18 @@ impl From<Subscription> for Resource {
     }
 }
 
+impl From<Commitment> for Resource {
+    fn from(resource: Commitment) -> Self {
+        Resource::Commitment(Box::new(resource))
+    }
+}
+
+impl From<CreditGrant> for Resource {
+    fn from(resource: CreditGrant) -> Self {
+        Resource::Grant(Box::new(resource))
+    }
+}
+
 impl From<SubjectBinding> for Resource {
     fn from(resource: SubjectBinding) -> Self {
         Resource::Subject(resource)
@@ -315,11 +354,11 @@ impl Resource {
             ResourceKind::Accounts => serde_json::from_value(body).map(Resource::Account),
             ResourceKind::Meters => serde_json::from_value(body).map(Resource::Meter),
             ResourceKind::Plans => serde_json::from_value(body).map(Resource::Plan),
-            ResourceKind::Prices => {
-                serde_json::from_value(body).map(|price| Resource::Price(Box::new(price)))
-            }
+            ResourceKind::Prices => serde_json::from_value::<Price>(body).map(Resource::from),
             ResourceKind::Subscriptions => serde_json::from_value(body).map(Resource::Subscription),
             ResourceKind::Subjects => serde_json::from_value(body).map(Resource::Subject),
+            ResourceKind::Commitments => serde_json::from_value::<Commitment>(body).map(Resource::from),
+            ResourceKind::Grants => serde_json::from_value::<CreditGrant>(body).map(Resource::from),
         };
         let resource = read.map_err(|error| refuse(Rule::BodyMustBeReadable(error.to_string())))?;
         if given.is_some_and(|given| given.as_str() != Some(id)) {
@@ -338,6 +377,8 @@ impl Resource {
             Resource::Price(resource) => serde_json::to_value(resource),
             Resource::Subscription(resource) => serde_json::to_value(resource),
             Resource::Subject(resource) => serde_json::to_value(resource),
+            Resource::Commitment(resource) => serde_json::to_value(resource),
+            Resource::Grant(resource) => serde_json::to_value(resource),
         }
         .expect("a resource is plain data")
     }
@@ -352,6 +393,8 @@ impl Resource {
             Resource::Price(_) => ResourceKind::Prices,
             Resource::Subscription(_) => ResourceKind::Subscriptions,
             Resource::Subject(_) => ResourceKind::Subjects,
+            Resource::Commitment(_) => ResourceKind::Commitments,
+            Resource::Grant(_) => ResourceKind::Grants,
         }
     }
 
@@ -365,6 +408,8 @@ impl Resource {
             Resource::Price(resource) => resource.id.as_str(),
             Resource::Subscription(resource) => resource.id.as_str(),
             Resource::Subject(resource) => resource.id.as_str(),
+            Resource::Commitment(resource) => resource.id.as_str(),
+            Resource::Grant(resource) => resource.id.as_str(),
         }
     }
 
@@ -381,6 +426,8 @@ impl Resource {
             Resource::Price(price) => price.check(),
             Resource::Subscription(subscription) => subscription.check(),
             Resource::Subject(binding) => binding.check(),
+            Resource::Commitment(commitment) => commitment.check(),
+            Resource::Grant(grant) => grant.check(),
         }
     }
 }
@@ -419,10 +466,13 @@ impl Subscription {
     /// The rules that a subscription keeps by itself.
     ///
     /// # Errors
-    /// [`Rule::UntilMustBeAfterFrom`], then [`Rule::SeatsMustNotBeNegative`].
+    /// The first broken rule, in the order in which [`Rule`] declares them.
     pub fn check(&self) -> Result<(), Rule> {
         check_span(self.from, self.until)?;
-        if self.seats.is_some_and(Decimal::is_negative) { Err(Rule::SeatsMustNotBeNegative) } else { Ok(()) }
+        if self.seats.is_some_and(Decimal::is_negative) {
+            return Err(Rule::SeatsMustNotBeNegative);
+        }
+        check_bounds(&self.discounts, self.minimum, self.maximum)
     }
 }
 

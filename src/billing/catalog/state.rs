@@ -7,12 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{AccountId, EntityId, MeterId, PlanId, PriceId, Subject, SubscriptionId};
+use domain::{
+    AccountId, CommitmentId, Currency, Decimal, EntityId, GrantId, MeterId, PlanId, PriceId, Subject,
+    SubscriptionId, Timestamp,
+};
 
-use super::price::Price;
+use super::agreement::{Commitment, CreditGrant};
+use super::price::{Price, PriceDiscount};
 use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, Subscription};
 use super::status::{CatalogStatus, Rule};
-use super::timeline::{Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline};
+use super::timeline::{
+    CommitmentTimeline, Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
+};
 
 /// What taking a resource changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,10 @@ pub struct Catalog {
     subscriptions_by_plan: BTreeMap<PlanId, BTreeSet<SubscriptionId>>,
     subjects: BTreeMap<Subject, SubjectTimeline>,
     subjects_by_subscription: BTreeMap<SubscriptionId, BTreeSet<Subject>>,
+    commitments: BTreeMap<CommitmentId, CommitmentTimeline>,
+    commitments_by_account: BTreeMap<AccountId, BTreeSet<CommitmentId>>,
+    grants: BTreeMap<GrantId, Vec<(u64, CreditGrant)>>,
+    grants_by_account: BTreeMap<AccountId, BTreeSet<GrantId>>,
 }
 
 impl Catalog {
@@ -105,6 +115,68 @@ impl Catalog {
                 let Some(timeline) = self.subjects.get(&binding.id) else { return Ok(Change::Create) };
                 Ok(change_of(&timeline.records, binding))
             }
+            Resource::Commitment(commitment) => self.check_commitment(commitment),
+            Resource::Grant(grant) => self.check_grant(grant),
+        }
+    }
+
+    fn check_commitment(&self, commitment: &Commitment) -> Result<Change, Rule> {
+        let account = self.account(&commitment.account).ok_or(missing("account", &commitment.account))?;
+        let zone = &account.time_zone;
+        let is_bound = |instant: Timestamp| zone.month(zone.period_of(instant)).from == instant;
+        let bounds = [Some(commitment.from), Some(commitment.until), commitment.effective_from];
+        if !bounds.into_iter().flatten().all(is_bound) {
+            return Err(Rule::TermMustFitWindows);
+        }
+        check_currency(account.currency, [commitment.amount])?;
+        self.check_scope(&commitment.account, &commitment.subscriptions, &commitment.prices)?;
+        let Some(timeline) = self.commitments.get(&commitment.id) else { return Ok(Change::Create) };
+        let fixed = |c: &Commitment| {
+            let scope = (c.subscriptions.clone(), c.prices.clone());
+            (c.account.clone(), c.shape, c.from, c.until, c.quantity.is_some(), c.true_up, c.factor(), scope)
+        };
+        if fixed(timeline.first()) != fixed(commitment) {
+            return Err(Rule::MustNotChange("all of a commitment but its amount or quantity"));
+        }
+        let same_date = timeline.records.iter().rev().find(|r| r.holds_from() == commitment.holds_from());
+        if same_date == Some(commitment) {
+            return Ok(Change::Unchanged);
+        }
+        Ok(Change::NewVersion(timeline.records.len() as u32 + 1))
+    }
+
+    fn check_grant(&self, grant: &CreditGrant) -> Result<Change, Rule> {
+        let account = self.account(&grant.account).ok_or(missing("account", &grant.account))?;
+        let rollover = grant.rollover.map_or([None, None], |rollover| [rollover.min, Some(rollover.max)]);
+        check_currency(account.currency, [Some(grant.amount), rollover[0], rollover[1]])?;
+        self.check_scope(&grant.account, &grant.subscriptions, &grant.prices)?;
+        let Some(versions) = self.grants.get(&grant.id) else { return Ok(Change::Create) };
+        let (_, before) = versions.last().expect("a grant has at least one version");
+        if before == grant {
+            return Ok(Change::Unchanged);
+        }
+        if (CreditGrant { voided_at: None, ..before.clone() })
+            != (CreditGrant { voided_at: None, ..grant.clone() })
+        {
+            return Err(Rule::MustNotChange("all of a credit grant but when it is voided"));
+        }
+        Ok(Change::NewVersion(versions.len() as u32 + 1))
+    }
+
+    /// Whether subscriptions are the account's own, and prices exist.
+    fn check_scope(
+        &self,
+        account: &AccountId,
+        subscriptions: &[SubscriptionId],
+        prices: &[PriceId],
+    ) -> Result<(), Rule> {
+        let is_own = |id: &&SubscriptionId| self.subscription(id).is_some_and(|s| s.account() == account);
+        if let Some(foreign) = subscriptions.iter().find(|id| !is_own(id)) {
+            return Err(missing("subscription of the account", foreign));
+        }
+        match prices.iter().find(|id| !self.prices.contains_key(*id)) {
+            Some(unknown) => Err(missing("price", unknown)),
+            None => Ok(()),
         }
     }
 
@@ -125,9 +197,10 @@ impl Catalog {
     }
 
     fn check_price(&self, price: &Price) -> Result<Change, Rule> {
-        if !self.plans.contains_key(&price.plan) {
+        let Some(plan) = self.plans.get(&price.plan).map(|(_, plan)| plan) else {
             return Err(missing("plan", &price.plan));
-        }
+        };
+        check_currency(plan.currency, amounts_of(&price.discounts).chain([price.minimum, price.maximum]))?;
         if let Some(meter) = price.all_meters().find(|meter| !self.meters.contains_key(*meter)) {
             return Err(missing("meter", meter));
         }
@@ -159,6 +232,8 @@ impl Catalog {
         if plan.currency != account.currency {
             return Err(Rule::CurrencyMustMatchAccount);
         }
+        let bounds = [subscription.minimum, subscription.maximum];
+        check_currency(account.currency, amounts_of(&subscription.discounts).chain(bounds))?;
         let Some(timeline) = self.subscriptions.get(&subscription.id) else { return Ok(Change::Create) };
         if *timeline.account() != subscription.account {
             return Err(Rule::MustNotChange("the account of a subscription"));
@@ -215,6 +290,19 @@ impl Catalog {
                 let timeline = self.subjects.entry(subject).or_insert(empty);
                 timeline.records.push(binding);
                 timeline.offsets.push(control_offset);
+            }
+            Resource::Commitment(commitment) => {
+                let (id, account) = (commitment.id.clone(), commitment.account.clone());
+                self.commitments_by_account.entry(account).or_default().insert(id.clone());
+                let empty = CommitmentTimeline { records: Vec::new(), offsets: Vec::new() };
+                let timeline = self.commitments.entry(id).or_insert(empty);
+                timeline.records.push(*commitment);
+                timeline.offsets.push(control_offset);
+            }
+            Resource::Grant(grant) => {
+                let (id, account) = (grant.id.clone(), grant.account.clone());
+                self.grants_by_account.entry(account).or_default().insert(id.clone());
+                self.grants.entry(id).or_default().push((control_offset, *grant));
             }
         }
         Ok(change)
@@ -313,6 +401,25 @@ impl Catalog {
         self.subjects_by_subscription.get(subscription).into_iter().flatten()
     }
 
+    /// The commitments of an account.
+    pub fn commitments_of_account(&self, account: &AccountId) -> impl Iterator<Item = &CommitmentTimeline> {
+        self.commitments_by_account.get(account).into_iter().flatten().map(|id| &self.commitments[id])
+    }
+
+    /// The credit grants of an account, each with the control-log offset of its creation.
+    pub fn grants_of_account(&self, account: &AccountId) -> impl Iterator<Item = (u64, &CreditGrant)> {
+        self.grants_by_account.get(account).into_iter().flatten().map(|id| {
+            let versions = &self.grants[id];
+            let (newest, first) = (versions.last(), versions.first());
+            (first.expect("a grant has a version").0, &newest.expect("a grant has a version").1)
+        })
+    }
+
+    /// A credit grant.
+    pub fn grant(&self, id: &str) -> Option<&CreditGrant> {
+        self.grants.get(id)?.last().map(|(_, grant)| grant)
+    }
+
     /// All versions of a resource, oldest first; empty if there is none.
     pub fn versions(&self, kind: ResourceKind, id: &str) -> Vec<Versioned> {
         match kind {
@@ -339,6 +446,13 @@ impl Catalog {
             ResourceKind::Subjects => {
                 self.subjects.get(id).map_or_else(Vec::new, |t| versions_of(&t.records, &t.offsets))
             }
+            ResourceKind::Commitments => {
+                self.commitments.get(id).map_or_else(Vec::new, |t| versions_of(&t.records, &t.offsets))
+            }
+            ResourceKind::Grants => {
+                let versions = self.grants.get(id).into_iter().flatten().enumerate();
+                versions.map(|(index, (at, r))| version_of(index, *at, r)).collect()
+            }
         }
     }
 
@@ -346,6 +460,23 @@ impl Catalog {
     pub fn newest(&self, resource: &Resource) -> Option<Resource> {
         self.versions(resource.kind(), resource.id()).pop().map(|versioned| versioned.resource)
     }
+}
+
+/// Whether agreed amounts are whole minor units.
+fn check_currency(
+    currency: Currency,
+    amounts: impl IntoIterator<Item = Option<Decimal>>,
+) -> Result<(), Rule> {
+    let fits = |amount: Decimal| amount.mantissa_at(currency.exponent()).is_some();
+    if amounts.into_iter().flatten().all(fits) { Ok(()) } else { Err(Rule::AmountMustFitCurrency) }
+}
+
+/// The amounts of discounts that are amounts.
+fn amounts_of(discounts: &[PriceDiscount]) -> impl Iterator<Item = Option<Decimal>> {
+    discounts.iter().map(|discount| match discount {
+        PriceDiscount::Amount(amount) => Some(*amount),
+        PriceDiscount::Percent(_) => None,
+    })
 }
 
 fn version_of<T: Clone + Into<Resource>>(index: usize, control_offset: u64, resource: &T) -> Versioned {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::resource::ResourceKind;
 use crate::rating::TermsStatus;
+use crate::rating::commitment::CommitmentStatus;
 
 /// A rule of the catalog, in order of precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,18 @@ pub enum Rule {
     PriceMustFitModel(String),
     /// The price's terms contradict themselves; the status says how.
     TermsMustHold(TermsStatus),
+    /// Discounts, a minimum or a maximum that cannot be kept; the text says which.
+    BoundsMustHold(&'static str),
+    /// A commitment has an amount, or a quantity and the one price that prices it.
+    CommitmentMustNameAmount,
+    /// A commitment's terms contradict themselves; the status says how.
+    CommitmentMustHold(CommitmentStatus),
+    /// A grant's amounts are zero or more, its rollover has something to roll into, and it recurs after whole days.
+    GrantMustHold,
+    /// A commitment starts, changes and ends with a window.
+    TermMustFitWindows,
+    /// An amount has more fraction digits than its currency.
+    AmountMustFitCurrency,
     /// A resource that this one names does not exist; the text says which.
     ReferenceMustExist(String),
     /// A subscription's plan is priced in another currency than its account pays in.
@@ -70,6 +83,12 @@ impl Rule {
             Rule::PerMustBePowerOfTen => "per_must_be_power_of_ten",
             Rule::PriceMustFitModel(_) => "price_must_fit_model",
             Rule::TermsMustHold(status) => status.name(),
+            Rule::BoundsMustHold(_) => "bounds_must_hold",
+            Rule::CommitmentMustNameAmount => "commitment_must_name_amount",
+            Rule::CommitmentMustHold(_) => "commitment_must_hold",
+            Rule::GrantMustHold => "grant_must_hold",
+            Rule::TermMustFitWindows => "term_must_fit_windows",
+            Rule::AmountMustFitCurrency => "amount_must_fit_currency",
             Rule::ReferenceMustExist(_) => "reference_must_exist",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
             Rule::MustNotChange(_) => "must_not_change",
@@ -94,6 +113,20 @@ impl fmt::Display for Rule {
             Rule::PerMustBePowerOfTen => f.write_str("per must be 1, 10, 100, ... up to 10^12"),
             Rule::PriceMustFitModel(what) => f.write_str(what),
             Rule::TermsMustHold(status) => status.fmt(f),
+            Rule::BoundsMustHold(what) => f.write_str(what),
+            Rule::CommitmentMustNameAmount => f.write_str(
+                "a commitment names an `amount`, or a `quantity` and in `prices` the one price that prices it",
+            ),
+            Rule::CommitmentMustHold(status) => status.fmt(f),
+            Rule::GrantMustHold => f.write_str(
+                "amounts of a grant are zero or more, `rollover` needs `every` and a min at most its max, and days are 1 or more",
+            ),
+            Rule::TermMustFitWindows => f.write_str(
+                "a commitment starts, changes and ends at the first instant of a month in the account's time zone",
+            ),
+            Rule::AmountMustFitCurrency => {
+                f.write_str("an agreed amount has at most the fraction digits of its currency")
+            }
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
             Rule::CurrencyMustMatchAccount => f.write_str(
                 "the plan is priced in another currency than the account pays in; use a plan in its currency",

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use domain::{AccountId, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
 
+use super::agreement::Commitment;
 use super::price::{Price, PriceTerms, PricingModel};
 use super::resource::{SubjectBinding, Subscription};
 use super::status::Rule;
@@ -206,6 +207,33 @@ impl SubscriptionTimeline {
 
     /// All records, in record order.
     pub fn records(&self) -> &[Subscription] {
+        &self.records
+    }
+}
+
+/// All versions of a commitment, in record order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitmentTimeline {
+    pub(crate) records: Vec<Commitment>,
+    /// Offset of each record in the control log.
+    pub(crate) offsets: Vec<u64>,
+}
+
+impl CommitmentTimeline {
+    /// The first version: what must not change is the same in all.
+    pub fn first(&self) -> &Commitment {
+        self.records.first().expect("a timeline has at least one record")
+    }
+
+    /// The version that holds in a window: of those in force by its first instant the latest, of equals the newest.
+    pub fn at(&self, window_from: Timestamp) -> Option<&Commitment> {
+        let started = self.records.iter().filter(|record| record.holds_from() <= window_from);
+        // Of equal keys `max_by_key` gives the last one: the newest.
+        started.max_by_key(|record| record.holds_from())
+    }
+
+    /// All versions, in record order.
+    pub fn records(&self) -> &[Commitment] {
         &self.records
     }
 }

@@ -7,6 +7,7 @@ use domain::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::component::Component;
 use super::posting_class::PostingClass;
 
 /// What a correction corrects.
@@ -22,23 +23,28 @@ pub struct Corrects {
 /// Identity of a charge line: the finest thing that is charged.
 ///
 /// Lines of one key, over all batches, add up to what the slice was worth at the last cut. Keys order by account,
-/// subscription, price, window, group, slice and version: the order of the lines in a batch.
+/// subscription, window, price, group, slice, version, component and term: the order of the lines in a batch. What
+/// belongs to no single price or subscription comes before what does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LineKey {
     /// Who pays.
     pub account: AccountId,
-    /// For which subscription.
-    pub subscription: SubscriptionId,
-    /// At which price.
-    pub price: PriceId,
+    /// For which subscription; none if the line belongs to the whole account.
+    pub subscription: Option<SubscriptionId>,
     /// First instant of the tier window.
     pub window_from: Timestamp,
+    /// At which price; none if the line belongs to the whole subscription or account.
+    pub price: Option<PriceId>,
     /// Texts of the group-by dimensions.
     pub group: BTreeMap<String, String>,
     /// First instant of the slice. Its end is no part of the key: a slice that is split keeps its start.
     pub slice_from: Timestamp,
-    /// The price's version.
+    /// The price's version; 0 where there is no price.
     pub price_version: u32,
+    /// Which part of the bill it is.
+    pub component: Component,
+    /// What it came from: the number of a discount, the id of a commitment or a lot of a credit grant; else empty.
+    pub term: String,
 }
 
 /// One priced line of a charge batch.
@@ -53,12 +59,16 @@ pub struct ChargeLine {
     pub line: u32,
     /// Who pays.
     pub account: AccountId,
-    /// For which subscription.
-    pub subscription: SubscriptionId,
-    /// At which price.
-    pub price: PriceId,
-    /// In which version.
+    /// For which subscription; none if the line belongs to the whole account.
+    pub subscription: Option<SubscriptionId>,
+    /// At which price; none if the line belongs to the whole subscription or account.
+    pub price: Option<PriceId>,
+    /// In which version; 0 where there is no price.
     pub price_version: u32,
+    /// Which part of the bill it is.
+    pub component: Component,
+    /// What it came from: the number of a discount, the id of a commitment or a lot of a credit grant; else empty.
+    pub term: String,
     /// What was measured; none for a recurring amount.
     pub meter: Option<MeterId>,
     /// Texts of the group-by dimensions.
@@ -105,6 +115,8 @@ impl ChargeLine {
             window_from: self.window.from,
             slice_from: self.slice.from,
             price_version: self.price_version,
+            component: self.component,
+            term: self.term.clone(),
         }
     }
 
@@ -128,7 +140,7 @@ impl ChargeLine {
 mod tests {
     use super::*;
 
-    const LINE: &str = r#"{"batch":7,"line":1,"account":"acme","subscription":"s1","price":"calls","price_version":2,"meter":"calls","group":{"region":"eu"},"window":{"from":"2026-01-01T00:00:00Z","until":"2026-02-01T00:00:00Z"},"slice":{"from":"2026-01-15T00:00:00Z","until":"2026-02-01T00:00:00Z"},"quantity_before":"1000","quantity_after":"1000.5","precise":"0.00375","rounded":"-0.05","currency":"USD","entity":"inc","period":"2026-02","posting_class":"earned_usage","corrects":{"period":"2026-01","window_final_batch":5},"final":true,"event_count":-1,"event_digest":"0123456789abcdef0123456789abcdef"}"#;
+    const LINE: &str = r#"{"batch":7,"line":1,"account":"acme","subscription":"s1","price":"calls","price_version":2,"component":"charge","term":"","meter":"calls","group":{"region":"eu"},"window":{"from":"2026-01-01T00:00:00Z","until":"2026-02-01T00:00:00Z"},"slice":{"from":"2026-01-15T00:00:00Z","until":"2026-02-01T00:00:00Z"},"quantity_before":"1000","quantity_after":"1000.5","precise":"0.00375","rounded":"-0.05","currency":"USD","entity":"inc","period":"2026-02","posting_class":"earned_usage","corrects":{"period":"2026-01","window_final_batch":5},"final":true,"event_count":-1,"event_digest":"0123456789abcdef0123456789abcdef"}"#;
 
     fn changed(from: &str, to: &str) -> Option<ChargeLine> {
         assert!(LINE.contains(from), "{from}");
@@ -154,7 +166,8 @@ mod tests {
             (r#""batch":7,"#, r#""batch":7,"colour":"red","#),
             (r#""precise":"0.00375""#, r#""precise":0.00375"#),
             (r#""period":"2026-02""#, r#""period":"2026-13""#),
-            (r#""posting_class":"earned_usage""#, r#""posting_class":"deferred""#),
+            (r#""posting_class":"earned_usage""#, r#""posting_class":"spent""#),
+            (r#""component":"charge""#, r#""component":"fee""#),
             (r#""window_final_batch":5"#, r#""window_final_batch":"5""#),
         ] {
             assert_eq!(changed(from, to), None, "{to}");
@@ -182,11 +195,13 @@ mod tests {
         }
         // In order of what decides first.
         let greater: Vec<LineKey> = [
+            (r#""term":"""#, r#""term":"1""#),
+            (r#""component":"charge""#, r#""component":"discount""#),
             (r#""price_version":2"#, r#""price_version":3"#),
             (r#""slice":{"from":"2026-01-15"#, r#""slice":{"from":"2026-01-16"#),
             (r#"{"region":"eu"}"#, r#"{"region":"us"}"#),
-            (r#""window":{"from":"2026-01-01"#, r#""window":{"from":"2026-01-02"#),
             (r#""price":"calls""#, r#""price":"input""#),
+            (r#""window":{"from":"2026-01-01"#, r#""window":{"from":"2026-01-02"#),
             (r#""subscription":"s1""#, r#""subscription":"s2""#),
             (r#""account":"acme""#, r#""account":"beta""#),
         ]

@@ -4,7 +4,9 @@
 //! (`machine::cut`), how a batch is numbered and chained (`machine::batch`).
 
 mod charge;
+mod component;
 mod posting_class;
 
 pub use self::charge::{ChargeLine, Corrects, LineKey};
+pub use self::component::Component;
 pub use self::posting_class::PostingClass;

@@ -12,4 +12,12 @@ pub enum PostingClass {
     EarnedUsage,
     /// Earned over the window of a recurring amount, charged in arrears.
     EarnedSubscription,
+    /// Charged before it is earned: a recurring amount in advance.
+    Deferred,
+    /// The shortfall of a minimum or a commitment.
+    TrueUp,
+    /// Usage that was paid for before: it lowers what is owed to the customer.
+    PrepaidDraw,
+    /// Usage that was given away.
+    Promotional,
 }

@@ -1,6 +1,6 @@
 //! The ledger accounts that Tallymark posts to.
 //!
-//! Owns: their names, and the revenue account of each posting class. Leaves to others: their numbers in an ERP.
+//! Owns: their names, and which one stands against the receivable for each posting class. Leaves to others: their numbers in an ERP.
 
 use std::fmt;
 
@@ -19,14 +19,28 @@ pub enum LedgerAccount {
     /// Income from recurring amounts.
     #[serde(rename = "Revenue:Subscription")]
     RevenueSubscription,
+    /// Income from shortfalls of minimums and commitments.
+    #[serde(rename = "Revenue:TrueUp")]
+    RevenueTrueUp,
+    /// Usage that was given away: less income.
+    #[serde(rename = "Revenue:Promotional")]
+    RevenuePromotional,
+    /// Charged but not earned yet. A liability.
+    DeferredRevenue,
+    /// Prepaid credits and commitments that were not used yet. A liability.
+    CustomerCredits,
 }
 
 impl LedgerAccount {
-    /// The revenue account of a posting class.
-    pub fn revenue_of(class: PostingClass) -> Self {
+    /// The account that stands against the receivable for a posting class.
+    pub fn counter_account_of(class: PostingClass) -> Self {
         match class {
             PostingClass::EarnedUsage => LedgerAccount::RevenueUsage,
             PostingClass::EarnedSubscription => LedgerAccount::RevenueSubscription,
+            PostingClass::Deferred => LedgerAccount::DeferredRevenue,
+            PostingClass::TrueUp => LedgerAccount::RevenueTrueUp,
+            PostingClass::PrepaidDraw => LedgerAccount::CustomerCredits,
+            PostingClass::Promotional => LedgerAccount::RevenuePromotional,
         }
     }
 
@@ -36,6 +50,10 @@ impl LedgerAccount {
             LedgerAccount::UnbilledReceivable => "UnbilledReceivable",
             LedgerAccount::RevenueUsage => "Revenue:Usage",
             LedgerAccount::RevenueSubscription => "Revenue:Subscription",
+            LedgerAccount::RevenueTrueUp => "Revenue:TrueUp",
+            LedgerAccount::RevenuePromotional => "Revenue:Promotional",
+            LedgerAccount::DeferredRevenue => "DeferredRevenue",
+            LedgerAccount::CustomerCredits => "CustomerCredits",
         }
     }
 }

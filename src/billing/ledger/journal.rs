@@ -129,7 +129,7 @@ impl Sums {
         let amount = charge.rounded_minor();
         self.charge_count += 1;
         self.add(LedgerAccount::UnbilledReceivable, amount)?;
-        self.add(LedgerAccount::revenue_of(charge.posting_class), -amount)
+        self.add(LedgerAccount::counter_account_of(charge.posting_class), -amount)
     }
 
     fn add(&mut self, account: LedgerAccount, amount: i128) -> Result<(), LedgerStatus> {
@@ -170,7 +170,7 @@ impl Journal {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::charges::PostingClass;
+    use crate::charges::{Component, PostingClass};
     use crate::ledger::trial_balance;
     use domain::{AccountId, Exact, PriceId, Span, SubscriptionId, Timestamp};
     use proptest::prelude::*;
@@ -182,9 +182,11 @@ pub(super) mod tests {
             batch: 1,
             line: 1,
             account: AccountId::new("a").unwrap(),
-            subscription: SubscriptionId::new("s").unwrap(),
-            price: PriceId::new("p").unwrap(),
+            subscription: Some(SubscriptionId::new("s").unwrap()),
+            price: Some(PriceId::new("p").unwrap()),
             price_version: 1,
+            component: Component::Charge,
+            term: String::new(),
             meter: None,
             group: BTreeMap::new(),
             window: span,

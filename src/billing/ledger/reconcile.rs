@@ -88,7 +88,7 @@ pub fn charges_minus_journals<'a>(
         *sum = sum.add(amount).expect("sums of 38 digits fit 256 bits");
     };
     for charge in charges {
-        let account = LedgerAccount::revenue_of(charge.posting_class);
+        let account = LedgerAccount::counter_account_of(charge.posting_class);
         let row = rows
             .entry((charge.entity.clone(), charge.currency, account))
             .or_insert((Exact::ZERO, Exact::ZERO));

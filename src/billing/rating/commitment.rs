@@ -84,7 +84,7 @@ pub struct Commitment<'a> {
 }
 
 /// Why a commitment cannot be agreed; the first broken rule, in order of precedence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommitmentStatus {
     /// There is no version, or the first does not apply from the first window.
     VersionsMustStartAtFirstWindow,

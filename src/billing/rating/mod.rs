@@ -2,6 +2,7 @@
 //!
 //! Owns: pricing models, positions, explanations. Leaves to others: what was charged before (`machine::issued`).
 
+pub mod account;
 pub mod allocation;
 pub mod commitment;
 pub mod discount;

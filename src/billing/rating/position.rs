@@ -45,6 +45,7 @@ use domain::{Currency, Exact, Rounding, Span, Timestamp, Zone};
 
 use super::measure::{Measure, SliceMeasure};
 use super::models::{Flat, Model, Payment, PercentageState};
+use super::proration::{Basis, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
 use crate::catalog::{PriceTimeline, PriceVersion, PricingModel, Proration};
 
@@ -180,18 +181,26 @@ pub(super) fn recurring_parts<'a>(terms: &WindowTerms<'a>) -> Result<Vec<Recurri
         let part = recurring_part(version, flat, terms.window, first.seats, Exact::ONE)?;
         return Ok(if is_owed { vec![part] } else { Vec::new() });
     }
-    let mut parts = Vec::new();
+    let mut pieces: Vec<(Span, Option<Exact>, &PriceVersion)> = Vec::new();
     for active in terms.active {
-        for (slice, version) in pieces(terms.price, active.span) {
-            let Model::Flat(flat) = &version.terms.model else { continue };
-            let is_owed = match flat.payment {
-                Payment::InAdvance => slice.from <= terms.as_of,
-                Payment::InArrears => slice.until <= terms.as_of,
-            };
-            if is_owed {
-                let share = share_of(terms, slice, version.terms.proration)?;
-                parts.push(recurring_part(version, flat, slice, active.seats, share)?);
-            }
+        let of_version = pieces_of(terms.price, active.span).into_iter();
+        pieces.extend(of_version.map(|(slice, version)| (slice, active.seats, version)));
+    }
+    let basis = match version.terms.proration {
+        Proration::None | Proration::Days => Basis::Days(terms.zone),
+        Proration::Seconds => Basis::Seconds,
+        Proration::ThirtyDays => Basis::ThirtyDays(terms.zone),
+    };
+    let slices: Vec<Span> = pieces.iter().map(|(slice, _, _)| *slice).collect();
+    let mut parts = Vec::new();
+    for ((slice, seats, version), share) in pieces.into_iter().zip(ratios(basis, terms.window, &slices)) {
+        let Model::Flat(flat) = &version.terms.model else { continue };
+        let is_owed = match flat.payment {
+            Payment::InAdvance => slice.from <= terms.as_of,
+            Payment::InArrears => slice.until <= terms.as_of,
+        };
+        if is_owed {
+            parts.push(recurring_part(version, flat, slice, seats, share.value())?);
         }
     }
     Ok(parts)
@@ -210,7 +219,7 @@ fn recurring_part<'a>(
 }
 
 /// A span in pieces with one version in force each.
-fn pieces(price: &PriceTimeline, span: Span) -> Vec<(Span, &PriceVersion)> {
+fn pieces_of(price: &PriceTimeline, span: Span) -> Vec<(Span, &PriceVersion)> {
     let inside = price.changes().into_iter().filter(|change| span.from < *change && *change < span.until);
     let mut pieces = Vec::new();
     let mut from = span.from;
@@ -221,18 +230,6 @@ fn pieces(price: &PriceTimeline, span: Span) -> Vec<(Span, &PriceVersion)> {
         from = until;
     }
     pieces
-}
-
-/// The share of the window that a piece of it is.
-fn share_of(terms: &WindowTerms<'_>, piece: Span, proration: Proration) -> Result<Exact, RatingStatus> {
-    let days = |span: Span| terms.zone.day_number(span.until) - terms.zone.day_number(span.from);
-    let nanoseconds = |span: Span| span.until.nanoseconds() - span.from.nanoseconds();
-    let (part, whole) = match proration {
-        Proration::None => return Ok(Exact::ONE),
-        Proration::Days => (days(piece), days(terms.window)),
-        Proration::Seconds => (nanoseconds(piece), nanoseconds(terms.window)),
-    };
-    Ok(Exact::ratio(part.into(), whole.into())?)
 }
 
 /// The part of a usage price's amount that does not depend on single slices, if it is owed by now.

@@ -507,8 +507,8 @@ fn key_of(line: &ChargeLine) -> Key {
     assert!(line.group.keys().all(|name| name == DIMENSION));
     Key {
         account: line.account.to_string(),
-        subscription: line.subscription.to_string(),
-        price: line.price.to_string(),
+        subscription: line.subscription.as_ref().unwrap().to_string(),
+        price: line.price.as_ref().unwrap().to_string(),
         window_from: line.window.from,
         group: line.group.get(DIMENSION).cloned(),
         slice_from: line.slice.from,

@@ -50,7 +50,11 @@ pub fn export(journals: &[Journal]) -> String {
 fn name_of(journal: &Journal, account: LedgerAccount) -> String {
     let root = match account {
         LedgerAccount::UnbilledReceivable => "assets",
-        LedgerAccount::RevenueUsage | LedgerAccount::RevenueSubscription => "revenues",
+        LedgerAccount::RevenueUsage
+        | LedgerAccount::RevenueSubscription
+        | LedgerAccount::RevenueTrueUp
+        | LedgerAccount::RevenuePromotional => "revenues",
+        LedgerAccount::DeferredRevenue | LedgerAccount::CustomerCredits => "liabilities",
     };
     format!("{root}:{}:{account}", journal.entity)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::CatalogFile;
+use crate::rating::commitment::CommitmentStatus;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -43,6 +44,19 @@ pub(crate) const FILE: &str = r#"
     id = "key 1"
     subscription = "s1"
     from = "2026-01-01T00:00:00Z"
+    [[commitment]]
+    id = "annual"
+    account = "acme"
+    shape = "year_end"
+    amount = "96000"
+    from = "2026-01-01T05:00:00Z"
+    until = "2027-01-01T05:00:00Z"
+    [[grant]]
+    id = "wallet"
+    account = "acme"
+    kind = "paid"
+    amount = "5000"
+    from = "2026-01-01T05:00:00Z"
 "#;
 
 fn catalog() -> Catalog {
@@ -74,6 +88,13 @@ fn good(kind: ResourceKind) -> serde_json::Value {
             json!({"account": "acme", "plan": "pro", "from": "2026-01-01T00:00:00Z"})
         }
         ResourceKind::Subjects => json!({"subscription": "s1", "from": "2026-01-01T00:00:00Z"}),
+        ResourceKind::Commitments => json!({
+            "account": "acme", "shape": "year_end", "amount": "96000",
+            "from": "2026-01-01T05:00:00Z", "until": "2027-01-01T05:00:00Z",
+        }),
+        ResourceKind::Grants => json!({
+            "account": "acme", "kind": "paid", "amount": "5000", "from": "2026-01-01T05:00:00Z",
+        }),
     }
 }
 
@@ -145,14 +166,38 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("price_must_fit_model", Prices, "new", json!({"model": "volume", "unit_amount": null})),
         ("price_must_fit_model", Prices, "new", json!({"model": "package"})),
         ("price_must_fit_model", Prices, "new", json!({"rate_percent": "1"})),
-        ("price_must_fit_model", Prices, "new", json!({"discounts": [{"percent": "101"}]})),
-        ("price_must_fit_model", Prices, "new", json!({"minimum": "-1"})),
         ("tiers_must_rise", Prices, "new", graduated(vec![])),
         ("tiers_must_rise", Prices, "new", graduated(vec![tier(5)])),
         ("tiers_must_rise", Prices, "new", graduated(vec![tier(0), last.clone()])),
         ("tiers_must_rise", Prices, "new", graduated(vec![tier(5), tier(5), last.clone()])),
         ("tiers_must_rise", Prices, "new", graduated(vec![last.clone(), last.clone()])),
         ("tiers_must_rise", Prices, "new", graduated(tiers(257))),
+        ("bounds_must_hold", Prices, "new", json!({"discounts": [{"percent": "101"}], "plan": "none"})),
+        ("bounds_must_hold", Prices, "new", json!({"minimum": "-1"})),
+        ("bounds_must_hold", Prices, "new", json!({"minimum": "2", "maximum": "1"})),
+        ("bounds_must_hold", Subscriptions, "new", json!({"discounts": [{"amount": "-1"}]})),
+        ("commitment_must_name_amount", Commitments, "new", json!({"amount": null})),
+        ("commitment_must_name_amount", Commitments, "new", json!({"quantity": "5"})),
+        ("commitment_must_name_amount", Commitments, "new", json!({"amount": null, "quantity": "5"})),
+        ("commitment_must_hold", Commitments, "new", json!({"amount": "-1", "account": "none"})),
+        ("commitment_must_hold", Commitments, "new", json!({"overage_factor": "0.5"})),
+        ("grant_must_hold", Grants, "new", json!({"amount": "-1", "account": "none"})),
+        ("grant_must_hold", Grants, "new", json!({"rollover": {"max": "5"}})),
+        ("grant_must_hold", Grants, "new", json!({"every": "month", "rollover": {"min": "6", "max": "5"}})),
+        ("grant_must_hold", Grants, "new", json!({"every": {"days": 0}})),
+        (
+            "term_must_fit_windows",
+            Commitments,
+            "new",
+            json!({"from": "2026-01-01T00:00:00Z", "amount": "0.001"}),
+        ),
+        ("term_must_fit_windows", Commitments, "new", json!({"effective_from": "2026-02-02T05:00:00Z"})),
+        ("amount_must_fit_currency", Prices, "new", json!({"minimum": "0.001"})),
+        ("amount_must_fit_currency", Subscriptions, "new", json!({"maximum": "0.001"})),
+        ("amount_must_fit_currency", Commitments, "new", json!({"amount": "0.001", "prices": ["none"]})),
+        ("amount_must_fit_currency", Grants, "new", json!({"amount": "0.001"})),
+        ("reference_must_exist", Commitments, "new", json!({"prices": ["none"]})),
+        ("reference_must_exist", Grants, "new", json!({"subscriptions": ["none"]})),
         ("reference_must_exist", Accounts, "acme", json!({"entity": "none", "currency": "EUR"})),
         ("reference_must_exist", Prices, "pro-calls", json!({"plan": "none"})),
         ("reference_must_exist", Prices, "pro-calls", json!({"meter": "none"})),
@@ -195,7 +240,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
 }
 
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 21] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
@@ -208,6 +253,12 @@ const RULES: [Rule; 15] = [
     Rule::PerMustBePowerOfTen,
     Rule::PriceMustFitModel(String::new()),
     Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
+    Rule::BoundsMustHold(""),
+    Rule::CommitmentMustNameAmount,
+    Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
+    Rule::GrantMustHold,
+    Rule::TermMustFitWindows,
+    Rule::AmountMustFitCurrency,
     Rule::ReferenceMustExist(String::new()),
     Rule::CurrencyMustMatchAccount,
     Rule::MustNotChange(""),
@@ -421,7 +472,7 @@ fn the_same_again_is_no_change_and_a_new_date_is_a_version() {
     assert_eq!(catalog.apply(dearer.clone(), 100), Ok(Change::NewVersion(2)));
     assert_eq!(catalog.apply(dearer, 101), Ok(Change::Unchanged));
     let price = catalog.price(&PriceId::new("pro-calls").unwrap()).unwrap();
-    let at = |text: &str| price.version_at(domain::Timestamp::parse(text).unwrap()).unwrap().version;
+    let at = |text: &str| price.version_at(Timestamp::parse(text).unwrap()).unwrap().version;
     assert_eq!((at("2026-02-28T23:59:59Z"), at("2026-03-01T00:00:00Z")), (1, 2));
 }
 
@@ -438,7 +489,7 @@ fn a_price_changes_at_sorted_instants_each_once() {
     let changes: Vec<String> = price.changes().iter().map(|at| at.to_string()).collect();
     assert_eq!(changes, ["2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"]);
     // Of equals the newest holds; a date that was put later but lies earlier does not take over.
-    let version = |text: &str| price.version_at(domain::Timestamp::parse(text).unwrap()).unwrap().version;
+    let version = |text: &str| price.version_at(Timestamp::parse(text).unwrap()).unwrap().version;
     assert_eq!(
         ["2026-01-31T23:59:59Z", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"].map(version),
         [1, 3, 4]

@@ -1,0 +1,183 @@
+//! Agreements of an account beyond its subscriptions: commitments and credit grants, as files and APIs write them.
+//!
+//! Owns: their fields, and the rules that they keep by themselves. Leaves to others: rules between resources (`state`),
+//! what they make of charges (`rating::commitment`, `rating::credits`, `rating::account`).
+
+use domain::{AccountId, CommitmentId, Decimal, Exact, GrantId, PriceId, SubscriptionId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::status::Rule;
+use super::text;
+use crate::rating::commitment::{CommitmentStatus, Shape};
+
+/// A commitment: an amount that an account agreed to spend over a term of whole windows.
+///
+/// Pooled over the subscriptions that it names, or over all of the account. A new version with a later `effective_from`
+/// changes the amount from that window on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commitment {
+    /// Id.
+    pub id: CommitmentId,
+    /// Who committed.
+    pub account: AccountId,
+    /// What happens to what a window does not use.
+    pub shape: Shape,
+    /// The amount for the whole term, in the account's currency.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Decimal>,
+    /// Instead of an amount: units for the whole term, priced by the one price that the commitment names.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub quantity: Option<Decimal>,
+    /// First instant of the term: the start of a month in the account's zone.
+    #[serde(deserialize_with = "text::instant")]
+    pub from: Timestamp,
+    /// First instant after the term, likewise.
+    #[serde(deserialize_with = "text::instant")]
+    pub until: Timestamp,
+    /// What overage costs, as a multiple: 1 if left out.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub overage_factor: Option<Decimal>,
+    /// Whether a shortfall is charged; true if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub true_up: Option<bool>,
+    /// Subscriptions whose charges count; all of the account if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<SubscriptionId>,
+    /// Prices whose charges count; every price of usage if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<PriceId>,
+    /// First instant of the window from which on this version holds; from the start of the term, if left out.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub effective_from: Option<Timestamp>,
+}
+
+impl Commitment {
+    /// From when on this version holds.
+    pub fn holds_from(&self) -> Timestamp {
+        self.effective_from.unwrap_or(self.from)
+    }
+
+    /// What overage costs, as a multiple.
+    pub fn factor(&self) -> Exact {
+        self.overage_factor.map_or(Exact::ONE, Exact::from)
+    }
+
+    /// The rules that a commitment keeps by itself.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`Rule`] declares them.
+    pub fn check(&self) -> Result<(), Rule> {
+        if self.until <= self.from
+            || self.effective_from.is_some_and(|from| from < self.from || from >= self.until)
+        {
+            return Err(Rule::UntilMustBeAfterFrom);
+        }
+        if self.amount.is_some() == self.quantity.is_some() {
+            return Err(Rule::CommitmentMustNameAmount);
+        }
+        if self.quantity.is_some() && self.prices.len() != 1 {
+            return Err(Rule::CommitmentMustNameAmount);
+        }
+        if self.amount.or(self.quantity).is_some_and(Decimal::is_negative) {
+            return Err(Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative));
+        }
+        if self.factor() < Exact::ONE {
+            return Err(Rule::CommitmentMustHold(CommitmentStatus::FactorMustBeAtLeastOne));
+        }
+        Ok(())
+    }
+}
+
+/// What a credit grant is to the books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantKind {
+    /// Paid for: a draw is earned from a liability.
+    Paid,
+    /// Given away: a draw is less revenue.
+    Promotional,
+}
+
+/// How often a grant is given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecurrenceEvery {
+    /// At the same day of every month in the account's zone; where a month is shorter, at its last.
+    Month,
+    /// Every so many days.
+    Days(u32),
+}
+
+/// What is kept of a balance when its grant is given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantRollover {
+    /// At least this much, as far as it is there.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub min: Option<Decimal>,
+    /// At most this much.
+    #[serde(deserialize_with = "text::decimal")]
+    pub max: Decimal,
+}
+
+/// A credit grant: a balance that pays charges before the customer does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreditGrant {
+    /// Id.
+    pub id: GrantId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// Paid for or given away.
+    pub kind: GrantKind,
+    /// The amount, in the account's currency.
+    #[serde(deserialize_with = "text::decimal")]
+    pub amount: Decimal,
+    /// Lower numbers are drawn first; 0 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// First instant at which usage may draw on it.
+    #[serde(deserialize_with = "text::instant")]
+    pub from: Timestamp,
+    /// Its expiry: first instant at which usage may not; never, if left out.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Given again at these instants, until it expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<RecurrenceEvery>,
+    /// What is kept then of what was left; nothing, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollover: Option<GrantRollover>,
+    /// Subscriptions that it pays for; all of the account if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<SubscriptionId>,
+    /// Prices that it pays for; all if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<PriceId>,
+    /// From when on it may not be drawn any more; past draws stay.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub voided_at: Option<Timestamp>,
+}
+
+impl CreditGrant {
+    /// The rules that a grant keeps by itself.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`Rule`] declares them.
+    pub fn check(&self) -> Result<(), Rule> {
+        if self.until.is_some_and(|until| until <= self.from) {
+            return Err(Rule::UntilMustBeAfterFrom);
+        }
+        let limits = self.rollover.map_or([None, None], |rollover| [rollover.min, Some(rollover.max)]);
+        let is_negative =
+            [Some(self.amount), limits[0], limits[1]].into_iter().flatten().any(Decimal::is_negative);
+        let crosses =
+            self.rollover.is_some_and(|r| r.min.is_some_and(|min| Exact::from(min) > Exact::from(r.max)));
+        let rolls_nowhere = self.rollover.is_some() && self.every.is_none();
+        if is_negative || crosses || rolls_nowhere || self.every == Some(RecurrenceEvery::Days(0)) {
+            return Err(Rule::GrantMustHold);
+        }
+        Ok(())
+    }
+}

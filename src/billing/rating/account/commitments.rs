@@ -1,0 +1,155 @@
+//! Commitments of an account over the windows of their term.
+//!
+//! Owns: which charges count, in which window, and the lines for overage, shortfall and drawdown. Leaves to others: the
+//! arithmetic of the shapes (`rating::commitment`).
+//!
+//! What counts is what is left of a charge after discounts and maximums, and a minimum of a price that counts. A charge
+//! counts in every commitment that names it. Windows of the term that have not begun count as zero.
+//!
+//! Invariants: a window is settled by what is known now; true-ups are owed only for windows that are final.
+
+use domain::{Exact, Span};
+
+use super::{Bill, Reason, sum_of};
+use crate::catalog::{Commitment, CommitmentTimeline};
+use crate::charges::{Component, LineKey};
+use crate::rating::commitment::{self, CommitmentVersion, Settlement, settle};
+use crate::rating::position::round_line;
+use crate::rating::status::RatingStatus;
+
+impl Bill<'_, '_> {
+    /// Settles one commitment.
+    pub(super) fn commitment(&mut self, timeline: &CommitmentTimeline) -> Result<(), RatingStatus> {
+        let first = timeline.first();
+        let windows = self.windows_of(first);
+        let mut base_amounts = Vec::with_capacity(windows.len());
+        let mut counted = Vec::with_capacity(windows.len());
+        for window in &windows {
+            let dues = self.counted_in(first, *window);
+            base_amounts.push(sum_of(dues.iter().map(|index| self.dues[*index].amount))?);
+            counted.push(dues);
+        }
+        let versions = self.versions_of(timeline, &windows)?;
+        let terms = commitment::Commitment {
+            shape: first.shape,
+            versions: &versions,
+            overage_factor: first.factor(),
+            has_true_up: first.true_up.unwrap_or(true),
+        };
+        let ended_count = windows.iter().take_while(|window| self.terms.is_final(**window)).count();
+        let settlements = settle(&terms, &base_amounts, ended_count)?;
+        for ((window, dues), settlement) in windows.into_iter().zip(counted).zip(settlements) {
+            self.settlement(first, window, &dues, settlement)?;
+        }
+        Ok(())
+    }
+
+    fn settlement(
+        &mut self,
+        commitment: &Commitment,
+        window: Span,
+        dues: &[usize],
+        settled: Settlement,
+    ) -> Result<(), RatingStatus> {
+        let key = |bill: &Self, component| LineKey {
+            component,
+            term: commitment.id.to_string(),
+            ..bill.key(None, None, window, 0)
+        };
+        if settled.draw != 0 {
+            let reason = Reason::Drawdown { used: settled.base, unused: settled.unused };
+            self.term_line(key(self, Component::Drawdown), window, -settled.draw, reason);
+            self.take_off(settled.draw.max(0), dues)?;
+        }
+        let overage = settled.base - settled.utilized;
+        let added = [
+            (
+                Component::Overage,
+                settled.overage_surcharge,
+                Reason::Overage { overage, factor: commitment.factor() },
+            ),
+            (
+                Component::TrueUp,
+                settled.true_up,
+                Reason::TrueUp { used: settled.base, missing: settled.true_up },
+            ),
+        ];
+        for (component, amount, reason) in added {
+            if amount != 0 {
+                let key = key(self, component);
+                self.term_line(key.clone(), window, amount, reason);
+                self.term_due(key, window, amount);
+            }
+        }
+        Ok(())
+    }
+
+    /// The windows of a term.
+    fn windows_of(&self, commitment: &Commitment) -> Vec<Span> {
+        let zone = self.terms.zone;
+        let mut period = zone.period_of(commitment.from);
+        let mut windows = Vec::new();
+        loop {
+            let window = zone.month(period);
+            if window.from >= commitment.until {
+                return windows;
+            }
+            windows.push(window);
+            period = period.next();
+        }
+    }
+
+    /// Indexes of what counts in a window.
+    fn counted_in(&self, commitment: &Commitment, window: Span) -> Vec<usize> {
+        let counts = |due: &super::Due| {
+            let Some(price) = &due.key.price else { return false };
+            let Some(subscription) = &due.key.subscription else { return false };
+            let of_price = if commitment.prices.is_empty() {
+                due.is_usage || due.key.component == Component::Minimum
+            } else {
+                commitment.prices.contains(price)
+            };
+            let of_subscription =
+                commitment.subscriptions.is_empty() || commitment.subscriptions.contains(subscription);
+            due.window == window && of_price && of_subscription
+        };
+        (0..self.dues.len()).filter(|index| counts(&self.dues[*index])).collect()
+    }
+
+    /// The agreed amounts by window: a new one wherever the amount changes.
+    fn versions_of(
+        &self,
+        timeline: &CommitmentTimeline,
+        windows: &[Span],
+    ) -> Result<Vec<CommitmentVersion>, RatingStatus> {
+        let mut versions: Vec<CommitmentVersion> = Vec::new();
+        for (index, window) in windows.iter().enumerate() {
+            let version = timeline.at(window.from).unwrap_or(timeline.first());
+            let amount = match (version.amount, version.quantity) {
+                (Some(amount), _) => self.minor(amount),
+                (None, quantity) => {
+                    let quantity = quantity.map_or(Exact::ZERO, Exact::from);
+                    self.amount_of_quantity(version, quantity, *window)?
+                }
+            };
+            if versions.last().is_none_or(|last| last.amount != amount) {
+                versions.push(CommitmentVersion { effective_window: index, amount });
+            }
+        }
+        Ok(versions)
+    }
+
+    /// What the units that were committed to cost, by the price of the window.
+    fn amount_of_quantity(
+        &self,
+        commitment: &Commitment,
+        quantity: Exact,
+        window: Span,
+    ) -> Result<i128, RatingStatus> {
+        let price = commitment.prices.first().and_then(|price| (self.terms.price)(price));
+        let Some(version) = price.and_then(|price| price.version_at(window.from)) else { return Ok(0) };
+        let priced = version.terms.quantity.priced(quantity)?;
+        let amount = version.terms.model.amount(&Default::default(), priced, false)?;
+        round_line(amount, version.terms.rounding, self.terms.currency)
+    }
+}

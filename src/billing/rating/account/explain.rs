@@ -1,0 +1,117 @@
+//! How the lines of an account's terms came about, as a structure and as text for a person.
+//!
+//! Owns: their wording. Leaves to others: how a charge came about (`rating::explain`).
+
+use domain::{Currency, Exact};
+
+use super::BillLine;
+use crate::charges::Component;
+use crate::rating::proration::Ratio;
+
+/// How a line came about; amounts are minor units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A price and usage: see the explanation of the window.
+    Charge,
+    /// A share of what was left.
+    Percent {
+        /// In percent.
+        percent: Exact,
+        /// Of this amount.
+        of: i128,
+    },
+    /// An amount, at most what was left.
+    Amount {
+        /// Of this amount.
+        of: i128,
+    },
+    /// What lies above a maximum.
+    Maximum {
+        /// The maximum.
+        maximum: i128,
+        /// What there was.
+        of: i128,
+    },
+    /// What is missing to a minimum.
+    Minimum {
+        /// For a whole window.
+        minimum: i128,
+        /// The part of the window that it holds for.
+        share: Ratio,
+        /// What counted towards it.
+        billed: i128,
+    },
+    /// What overage costs beyond its base amount.
+    Overage {
+        /// The base amount of the overage.
+        overage: i128,
+        /// What it is multiplied by.
+        factor: Exact,
+    },
+    /// The shortfall of a commitment.
+    TrueUp {
+        /// What counted in the window.
+        used: i128,
+        /// What is missing.
+        missing: i128,
+    },
+    /// Usage that a commitment paid for before.
+    Drawdown {
+        /// What counted in the window.
+        used: i128,
+        /// What is left of what was paid ahead.
+        unused: i128,
+    },
+    /// A credit grant.
+    Credit {
+        /// The grant.
+        grant: String,
+        /// What was due.
+        due: i128,
+        /// What is left of the grant now, in minor units.
+        balance: i128,
+    },
+}
+
+impl BillLine {
+    /// The line as a customer reads it: `discount: 10% of 120.00 = -12.00`.
+    pub fn explanation(&self, currency: Currency) -> String {
+        let money = |minor: i128| currency.format_minor(minor);
+        let what = match &self.reason {
+            Reason::Charge => "charge".to_string(),
+            Reason::Percent { percent, of } => format!("discount: {percent}% of {}", money(*of)),
+            Reason::Amount { of } => format!("discount off {}", money(*of)),
+            Reason::Maximum { maximum, of } => {
+                format!("at most {}, of {}", money(*maximum), money(*of))
+            }
+            Reason::Minimum { minimum, share, billed } if share.numerator == share.denominator => {
+                format!("at least {}, of which {} was used", money(*minimum), money(*billed))
+            }
+            Reason::Minimum { minimum, share, billed } => format!(
+                "at least {} for {} of {} days, of which {} was used",
+                money(*minimum),
+                share.numerator,
+                share.denominator,
+                money(*billed)
+            ),
+            Reason::Overage { overage, factor } => format!(
+                "commitment {}: {} beyond it cost {factor} times as much",
+                self.key.term,
+                money(*overage)
+            ),
+            Reason::TrueUp { used, .. } => {
+                format!("commitment {}: shortfall after {} of usage", self.key.term, money(*used))
+            }
+            Reason::Drawdown { unused, .. } => {
+                format!("commitment {}: paid before; {} of it is left", self.key.term, money(*unused))
+            }
+            Reason::Credit { grant, due, balance } => {
+                format!("credit {grant} pays for {}; {} of it is left", money(*due), money(*balance))
+            }
+        };
+        if self.key.component == Component::Charge {
+            return format!("{what} = {}", money(self.rounded));
+        }
+        format!("{what} = {}", money(self.rounded))
+    }
+}

@@ -1,0 +1,319 @@
+//! The position of an account: what is agreed around the prices of its subscriptions.
+//!
+//! Owns: the order in which terms apply, and the lines that they make. Leaves to others: what a price makes of usage
+//! (`position`), the arithmetic of each term (`discount`, `spend`, `commitment`, `credits`), which windows are rated and
+//! what of it was issued before (`machine::cut`).
+//!
+//! For each window of a subscription, in minor units, each step from what the one before left:
+//! 1. *charges*: the position of every price, rounded once a line;
+//! 2. of each price: its discounts in their order, then its maximum, then, once the window is final, its minimum;
+//! 3. of the subscription: its discounts, maximum and minimum, over all its prices;
+//! 4. of the account: commitments, over the windows of their term ([`commitments`]);
+//! 5. credit grants pay what is left, in order of time ([`credits`]).
+//!
+//! Invariants:
+//! - A function of the final state: of charges, terms, dated facts (voids, draws of closed periods) and the instant. What
+//!   was issued of open periods is never an input, so `position − issued` telescopes over any split into cuts.
+//! - Every line is whole minor units, and the lines of a window add up to what it costs.
+//! - What takes off never takes more than there is: discounts, maximums and draws leave no charge below zero.
+
+mod adjustments;
+mod commitments;
+mod credits;
+mod explain;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use domain::{AccountId, Currency, Exact, Span, SubscriptionId, Timestamp, Zone};
+
+use self::adjustments::Bounds;
+use super::allocation::spread_discount;
+use super::position::PositionLine;
+use super::proration::{Basis, Ratio, ratios};
+use super::status::RatingStatus;
+use crate::catalog::{CommitmentTimeline, CreditGrant, PriceTimeline, Subscription};
+use crate::charges::{Component, LineKey};
+
+pub use self::credits::{grant_of, is_of_charge};
+pub use self::explain::Reason;
+
+/// One price of one subscription in one window, with its position.
+#[derive(Clone, Debug)]
+pub struct RatedPrice<'a> {
+    /// For which subscription.
+    pub subscription: &'a SubscriptionId,
+    /// The price.
+    pub price: &'a PriceTimeline,
+    /// The tier window.
+    pub window: Span,
+    /// Where in the window the subscription is active under the price's plan; sorted and disjoint.
+    pub active: Vec<Span>,
+    /// The position's lines, each with its group.
+    pub lines: Vec<(BTreeMap<String, String>, PositionLine)>,
+}
+
+/// A draw of a credit grant that a closed period has: a fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrozenDraw {
+    /// Key of its line.
+    pub key: LineKey,
+    /// What it paid, in minor units.
+    pub amount: i128,
+}
+
+/// What the position of an account depends on besides its prices' positions.
+pub struct AccountTerms<'a> {
+    /// The account.
+    pub account: &'a AccountId,
+    /// Currency of its charges.
+    pub currency: Currency,
+    /// Zone of its windows.
+    pub zone: &'a Zone,
+    /// The record of a subscription that holds at an instant.
+    pub subscription_at: &'a dyn Fn(&SubscriptionId, Timestamp) -> Option<&'a Subscription>,
+    /// Its commitments.
+    pub commitments: Vec<&'a CommitmentTimeline>,
+    /// The version of a price, by id: what prices a quantity that was committed to.
+    pub price: &'a dyn Fn(&domain::PriceId) -> Option<&'a PriceTimeline>,
+    /// Its credit grants, each with its place in the order of creation.
+    pub grants: Vec<(u64, &'a CreditGrant)>,
+    /// Draws of closed periods.
+    pub frozen_draws: Vec<FrozenDraw>,
+    /// Whether a line of the window from an instant on belongs to a closed period.
+    pub is_closed: &'a dyn Fn(&LineKey, Span) -> bool,
+    /// Nanoseconds after its end at which a window is final.
+    pub grace: i64,
+    /// The instant of the cut.
+    pub as_of: Timestamp,
+}
+
+impl AccountTerms<'_> {
+    fn is_final(&self, window: Span) -> bool {
+        window.until.plus(self.grace) <= self.as_of
+    }
+}
+
+/// One line of what an account's windows are worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BillLine {
+    /// Identity of the line.
+    pub key: LineKey,
+    /// The tier window.
+    pub window: Span,
+    /// The slice: of terms, the whole window.
+    pub slice: Span,
+    /// Units used in it.
+    pub quantity: Exact,
+    /// Its amount, exactly.
+    pub precise: Exact,
+    /// Its amount in minor units.
+    pub rounded: i128,
+    /// Events that it counts.
+    pub event_count: u64,
+    /// Digest of the set of those events.
+    pub event_digest: u128,
+    /// How it came about.
+    pub reason: Reason,
+}
+
+/// What is still to be paid of a line.
+struct Due {
+    /// Key of the line.
+    key: LineKey,
+    window: Span,
+    /// From when on credits may pay it.
+    at: Timestamp,
+    /// Minor units.
+    amount: i128,
+    /// Whether it is for usage, and not a recurring amount.
+    is_usage: bool,
+}
+
+/// What an account's windows are worth, in order of their keys.
+///
+/// Windows without commitments and grants stand alone: they may be rated a few at a time. With either, `prices` must be
+/// those of all windows of the account from the first term or grant on.
+///
+/// # Errors
+/// [`RatingStatus`].
+pub fn account_position(
+    terms: &AccountTerms<'_>,
+    prices: &[RatedPrice<'_>],
+) -> Result<Vec<BillLine>, RatingStatus> {
+    let mut bill = Bill { terms, lines: Vec::new(), dues: Vec::new() };
+    let mut windows: BTreeMap<(&SubscriptionId, Timestamp), Vec<&RatedPrice<'_>>> = BTreeMap::new();
+    for price in prices {
+        windows.entry((price.subscription, price.window.from)).or_default().push(price);
+    }
+    for ((subscription, _), prices) in windows {
+        bill.window(subscription, &prices)?;
+    }
+    for commitment in &terms.commitments {
+        bill.commitment(commitment)?;
+    }
+    bill.credits()?;
+    let Bill { mut lines, .. } = bill;
+    lines.sort_by(|a, b| a.key.cmp(&b.key));
+    assert!(lines.is_sorted_by(|a, b| a.key < b.key), "no two lines of an account share a key");
+    Ok(lines)
+}
+
+/// The lines so far, and what of them is still to be paid.
+struct Bill<'a, 'b> {
+    terms: &'a AccountTerms<'b>,
+    lines: Vec<BillLine>,
+    dues: Vec<Due>,
+}
+
+impl Bill<'_, '_> {
+    /// Charges, terms of the prices and terms of the subscription in one window.
+    fn window(
+        &mut self,
+        subscription: &SubscriptionId,
+        prices: &[&RatedPrice<'_>],
+    ) -> Result<(), RatingStatus> {
+        let first_due = self.dues.len();
+        let mut window = None;
+        let mut active: Vec<Span> = Vec::new();
+        for rated in prices {
+            window = Some(rated.window);
+            active.extend(&rated.active);
+            self.price(rated)?;
+        }
+        let Some(window) = window else { return Ok(()) };
+        let Some(first) = active.iter().map(|span| span.from).min() else { return Ok(()) };
+        let Some(record) = (self.terms.subscription_at)(subscription, first) else { return Ok(()) };
+        let bounds = Bounds {
+            discounts: &record.discounts,
+            minimum: record.minimum,
+            maximum: record.maximum,
+            share: share_of(window, &active, self.terms.zone),
+        };
+        let key = self.key(Some(subscription.clone()), None, window, 0);
+        self.apply(&bounds, key, window, first_due)
+    }
+
+    fn price(&mut self, rated: &RatedPrice<'_>) -> Result<(), RatingStatus> {
+        let first_due = self.dues.len();
+        let is_usage = rated.price.meters().next().is_some();
+        for (group, line) in &rated.lines {
+            let mut key = self.key(
+                Some(rated.subscription.clone()),
+                Some(rated.price.id().clone()),
+                rated.window,
+                line.price_version,
+            );
+            key.group = group.clone();
+            key.slice_from = line.slice.from;
+            self.dues.push(Due {
+                key: key.clone(),
+                window: rated.window,
+                at: line.slice.from,
+                amount: line.rounded,
+                is_usage,
+            });
+            self.lines.push(BillLine {
+                key,
+                window: rated.window,
+                slice: line.slice,
+                quantity: line.quantity,
+                precise: line.precise,
+                rounded: line.rounded,
+                event_count: line.event_count,
+                event_digest: line.event_digest,
+                reason: Reason::Charge,
+            });
+        }
+        let Some(first) = rated.active.first() else { return Ok(()) };
+        let Some(version) = rated.price.version_at(first.from) else { return Ok(()) };
+        let bounds = Bounds {
+            discounts: &version.price.discounts,
+            minimum: version.price.minimum,
+            maximum: version.price.maximum,
+            share: share_of(rated.window, &rated.active, self.terms.zone),
+        };
+        let (subscription, price) = (rated.subscription.clone(), rated.price.id().clone());
+        let key = self.key(Some(subscription), Some(price), rated.window, version.version);
+        self.apply(&bounds, key, rated.window, first_due)
+    }
+
+    /// The key of a line of the whole window.
+    fn key(
+        &self,
+        subscription: Option<SubscriptionId>,
+        price: Option<domain::PriceId>,
+        window: Span,
+        price_version: u32,
+    ) -> LineKey {
+        LineKey {
+            account: self.terms.account.clone(),
+            subscription,
+            price,
+            window_from: window.from,
+            group: BTreeMap::new(),
+            slice_from: window.from,
+            price_version,
+            component: Component::Charge,
+            term: String::new(),
+        }
+    }
+
+    /// A line of the whole window that came from a term.
+    fn term_line(&mut self, key: LineKey, window: Span, rounded: i128, reason: Reason) {
+        let exponent = self.terms.currency.exponent();
+        self.lines.push(BillLine {
+            key,
+            window,
+            slice: window,
+            quantity: Exact::ZERO,
+            precise: Exact::new(rounded, exponent.into()),
+            rounded,
+            event_count: 0,
+            event_digest: 0,
+            reason,
+        });
+    }
+
+    /// Something that a term adds: it is due at the end of the window.
+    fn term_due(&mut self, key: LineKey, window: Span, amount: i128) {
+        self.dues.push(Due { key, window, at: window.until.plus(-1), amount, is_usage: false });
+    }
+
+    /// Takes an amount off the given dues, spread in proportion to what is left of them.
+    fn take_off(&mut self, amount: i128, dues: &[usize]) -> Result<(), RatingStatus> {
+        let subtotals: Vec<i128> = dues.iter().map(|index| self.dues[*index].amount).collect();
+        let taken = spread_discount(amount, &subtotals)?;
+        for (index, taken) in dues.iter().zip(taken) {
+            self.dues[*index].amount -= taken;
+        }
+        Ok(())
+    }
+}
+
+/// The share of the window's days that the given spans have.
+fn share_of(window: Span, active: &[Span], zone: &Zone) -> Ratio {
+    let mut spans = active.to_vec();
+    spans.sort();
+    let mut joined: Vec<Span> = Vec::new();
+    for span in spans {
+        match joined.last_mut() {
+            Some(last) if span.from <= last.until => last.until = last.until.max(span.until),
+            _ => joined.push(span),
+        }
+    }
+    let parts = ratios(Basis::Days(zone), window, &joined);
+    let whole = parts.first().map_or(1, |part| part.denominator);
+    Ratio::new(parts.iter().map(|part| part.numerator).sum(), whole)
+}
+
+/// The sum of amounts in minor units.
+fn sum_of(amounts: impl Iterator<Item = i128>) -> Result<i128, RatingStatus> {
+    let mut sum = 0i128;
+    for amount in amounts {
+        sum = sum.checked_add(amount).ok_or(RatingStatus::AmountMustFit)?;
+    }
+    Ok(sum)
+}
