@@ -1,1 +1,267 @@
-//! The order of terms as tables.
+//! The order of terms as tables: a catalog, what was used, and the lines that the account is worth.
+
+use std::collections::BTreeMap;
+
+use domain::time::DAY;
+use domain::{AccountId, Exact, Period, PriceId, Span, SubscriptionId, Timestamp, Zone};
+use proptest::prelude::*;
+
+use super::{AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position};
+use crate::catalog::{Catalog, CatalogFile};
+use crate::charges::Component;
+use crate::rating::{ActiveTerm, Measure, SliceMeasure, WindowTerms, position};
+
+const BASE: &str = r#"
+    catalog = 1
+    entity = [{ id = "inc", currency = "USD", time_zone = "UTC" }]
+    account = [{ id = "acme", name = "Acme", entity = "inc", currency = "USD", time_zone = "UTC" }]
+    meter = [{ id = "calls", event_type = "call", aggregation = "count" }]
+    plan = [{ id = "pro", currency = "USD" }, { id = "max", currency = "USD" }]
+"#;
+
+const CALLS: &str = r#"price = [{ id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" }]"#;
+const SUBSCRIPTION: &str =
+    r#"subscription = [{ id = "s1", account = "acme", plan = "pro", from = "2026-01-01T00:00:00Z" }]"#;
+
+fn instant(text: &str) -> Timestamp {
+    Timestamp::parse(&format!("2026-{text}T00:00:00Z")).unwrap()
+}
+
+struct World {
+    catalog: Catalog,
+    /// Price, first day of a slice, units; a slice lasts a day.
+    usage: Vec<(PriceId, Timestamp, i128)>,
+    frozen_draws: Vec<FrozenDraw>,
+    closed_before: Timestamp,
+}
+
+impl World {
+    fn new(parts: &[&str]) -> Self {
+        let text = [&[BASE], parts].concat().join("\n");
+        let mut catalog = Catalog::default();
+        let file = CatalogFile::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        for (offset, resource) in file.resources().into_iter().enumerate() {
+            catalog.apply(resource, offset as u64).unwrap();
+        }
+        Self { catalog, usage: Vec::new(), frozen_draws: Vec::new(), closed_before: Timestamp::MIN }
+    }
+
+    fn used(mut self, usage: &[(&str, &str, i128)]) -> Self {
+        for (price, day, units) in usage {
+            self.usage.push((PriceId::new(price).unwrap(), instant(day), *units));
+        }
+        self
+    }
+
+    fn bill(&self, as_of: Timestamp) -> Vec<BillLine> {
+        let zone = Zone::utc();
+        let account = AccountId::new("acme").unwrap();
+        let currency = self.catalog.account(&account).unwrap().currency;
+        let group = BTreeMap::new();
+        let mut prices = Vec::new();
+        for subscription in self.catalog.subscriptions_of_account(&account) {
+            let mut period = Period::parse("2026-01").unwrap();
+            while zone.month(period).from <= as_of {
+                let window = zone.month(period);
+                period = period.next();
+                for price in self.catalog.prices() {
+                    let inside = |span: Span| Span::new(span.from.max(window.from), span.until.min(window.until));
+                    let records = subscription.spans().into_iter();
+                    let of_plan = records.filter(|(span, r)| r.plan == *price.plan() && span.overlaps(window));
+                    let active: Vec<ActiveTerm> = of_plan
+                        .map(|(span, r)| ActiveTerm { span: inside(span), seats: r.seats.map(Exact::from) })
+                        .collect();
+                    if active.is_empty() {
+                        continue;
+                    }
+                    let mut slices: BTreeMap<Timestamp, SliceMeasure<'_>> = BTreeMap::new();
+                    for (_, at, units) in self.usage.iter().filter(|(id, at, _)| id == price.id() && window.contains(*at)) {
+                        let slice = Span::new(*at, at.plus(DAY));
+                        let sum = slices.get(at).map_or(Exact::ZERO, |m| m.measure.quantity().unwrap());
+                        let measure = Measure::Scalar(sum.add(Exact::from_integer(*units)).unwrap());
+                        slices.insert(*at, SliceMeasure { slice, measure, event_count: 1, event_digest: 1 });
+                    }
+                    let slices: Vec<_> = slices.into_values().collect();
+                    let terms =
+                        WindowTerms { price, window, active: &active, group: &group, zone: &zone, currency, as_of };
+                    let lines = position(&terms, &slices).unwrap();
+                    prices.push(RatedPrice {
+                        subscription: subscription.id(),
+                        price,
+                        window,
+                        active: active.iter().map(|term| term.span).collect(),
+                        lines: lines.into_iter().map(|line| (group.clone(), line)).collect(),
+                    });
+                }
+            }
+        }
+        let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
+        let price = |id: &PriceId| self.catalog.price(id);
+        let terms = AccountTerms {
+            account: &account,
+            currency,
+            zone: &zone,
+            subscription_at: &subscription_at,
+            commitments: self.catalog.commitments_of_account(&account).collect(),
+            price: &price,
+            grants: self.catalog.grants_of_account(&account).collect(),
+            frozen_draws: self.frozen_draws.clone(),
+            is_closed: &|_, window| window.until <= self.closed_before,
+            grace: 0,
+            as_of,
+        };
+        account_position(&terms, &prices).unwrap()
+    }
+
+    /// Lines but charges, each as `window component term amount`, then what each window costs.
+    fn shown(&self, as_of: &str) -> Vec<String> {
+        let bill = self.bill(instant(as_of));
+        let mut totals: BTreeMap<Timestamp, i128> = BTreeMap::new();
+        let mut shown = Vec::new();
+        for line in &bill {
+            *totals.entry(line.window.from).or_default() += line.rounded;
+            if line.key.component != Component::Charge {
+                let component = serde_json::to_value(line.key.component).unwrap();
+                let component = component.as_str().unwrap().to_string();
+                let month = line.window.from.to_string()[5..7].to_string();
+                shown.push(format!("{month} {component} {} {}", line.key.term, line.rounded));
+            }
+        }
+        shown.extend(totals.iter().map(|(from, total)| format!("{} total {total}", &from.to_string()[5..7])));
+        shown
+    }
+}
+
+#[test]
+fn discounts_apply_in_their_order_then_the_maximum_then_the_minimum_of_a_final_window() {
+    let with = |terms: &str| {
+        let price = CALLS.replace(r#"window = "month""#, &format!(r#"window = "month", {terms}"#));
+        World::new(&[&price, SUBSCRIPTION])
+    };
+    // lago-disc-05 and gr-coup-03: 10 off and then 20 percent is 28 of 100, the other way it is 30.
+    let fixed_first = r#"discounts = [{ amount = "10" }, { percent = "20" }]"#;
+    let percent_first = r#"discounts = [{ percent = "20" }, { amount = "10" }]"#;
+    let hundred: &[_] = &[("calls", "01-03", 100)];
+    for (terms, usage, as_of, expected) in [
+        (fixed_first, hundred, "01-31", &["01 discount 1 -1000", "01 discount 2 -1800", "01 total 7200"][..]),
+        (percent_first, hundred, "01-31", &["01 discount 1 -2000", "01 discount 2 -1000", "01 total 7000"]),
+        (r#"discounts = [{ amount = "150" }]"#, hundred, "01-31", &["01 discount 1 -10000", "01 total 0"]),
+        (r#"maximum = "60""#, hundred, "01-31", &["01 maximum  -4000", "01 total 6000"]),
+        // A minimum waits for the window to be final.
+        (r#"minimum = "150""#, hundred, "01-31", &["01 total 10000"]),
+        (r#"minimum = "150""#, hundred, "02-01", &["01 minimum  5000", "01 total 15000"]),
+        (r#"minimum = "150""#, &[], "02-01", &["01 minimum  15000", "01 total 15000"]),
+        (
+            r#"discounts = [{ percent = "50" }], maximum = "40", minimum = "30""#,
+            hundred,
+            "02-01",
+            &["01 discount 1 -5000", "01 maximum  -1000", "01 total 4000"],
+        ),
+    ] {
+        assert_eq!(with(terms).used(usage).shown(as_of), expected, "{terms}");
+    }
+}
+
+#[test]
+fn terms_of_a_subscription_apply_to_what_its_prices_leave() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month", discounts = [{ percent = "10" }] },
+        { id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month" },
+    ]"#;
+    let subscription = SUBSCRIPTION.replace(r#"from = "2026-01-01T00:00:00Z""#, r#"from = "2026-01-01T00:00:00Z", discounts = [{ percent = "50" }], minimum = "80""#);
+    let world = World::new(&[prices, &subscription]).used(&[("calls", "01-03", 100)]);
+    // 100 less 10 percent, and 10: half of it is 50, and 30 are missing to the minimum.
+    assert_eq!(
+        world.shown("02-01"),
+        ["01 discount 1 -5000", "01 minimum  3000", "01 discount 1 -1000", "01 total 8000"]
+    );
+}
+
+#[test]
+fn a_minimum_is_prorated_to_the_days_on_which_the_subscription_was_active() {
+    let price = CALLS.replace(r#"window = "month""#, r#"window = "month", minimum = "310""#);
+    let subscription = SUBSCRIPTION.replace("01-01T", "01-22T");
+    assert_eq!(World::new(&[&price, &subscription]).shown("02-01"), ["01 minimum  10000", "01 total 10000"]);
+}
+
+/// 12,000 a year are 1,000 a month.
+fn committed(shape: &str, more: &str) -> World {
+    let commitment = format!(
+        r#"commitment = [{{ id = "annual", account = "acme", shape = "{shape}", amount = "12000", from = "2026-01-01T00:00:00Z", until = "2027-01-01T00:00:00Z"{more} }}]"#
+    );
+    World::new(&[CALLS, SUBSCRIPTION, &commitment])
+}
+
+#[test]
+fn a_commitment_is_trued_up_as_its_shape_says() {
+    let usage: &[_] = &[("calls", "01-03", 1_400), ("calls", "02-03", 600)];
+    for (shape, more, as_of, expected) in [
+        ("none", "", "02-28", &["01 total 140000", "02 total 60000"][..]),
+        ("none", "", "03-01", &["02 true_up annual 40000", "01 total 140000", "02 total 100000"]),
+        ("none", r#", overage_factor = "1.5""#, "02-28", &["01 overage annual 20000", "01 total 160000", "02 total 60000"]),
+        // What was used ahead of time covers a later month.
+        ("cumulative", "", "03-01", &["01 total 140000", "02 total 60000"]),
+        ("cumulative", "", "04-01", &["03 true_up annual 100000", "01 total 140000", "02 total 60000", "03 total 100000"]),
+        ("year_end", "", "04-01", &["01 total 140000", "02 total 60000"]),
+        (
+            "prepaid_drawdown",
+            "",
+            "03-01",
+            &["01 drawdown annual -140000", "02 drawdown annual -60000", "01 total 0", "02 total 0"],
+        ),
+    ] {
+        assert_eq!(committed(shape, more).used(usage).shown(as_of), expected, "{shape} {more} {as_of}");
+    }
+}
+
+#[test]
+fn a_commitment_counts_what_discounts_leave_of_the_prices_that_it_names() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month", discounts = [{ percent = "50" }] },
+        { id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month" },
+    ]"#;
+    let commitment = |more: &str| {
+        format!(
+            r#"commitment = [{{ id = "c", account = "acme", shape = "none", amount = "200", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z"{more} }}]"#
+        )
+    };
+    let shown = |more: &str| {
+        let world = World::new(&[prices, SUBSCRIPTION, &commitment(more)]);
+        world.used(&[("calls", "01-03", 100)]).shown("02-01").into_iter().find(|line| line.contains("true_up"))
+    };
+    assert_eq!(shown("").as_deref(), Some("01 true_up c 15000"));
+    assert_eq!(shown(r#", prices = ["calls", "fee"]"#).as_deref(), Some("01 true_up c 14000"));
+    assert_eq!(shown(r#", prices = ["fee"]"#).as_deref(), Some("01 true_up c 19000"));
+    assert_eq!(shown(r#", true_up = false"#), None);
+}
+
+#[test]
+fn a_quantity_that_was_committed_to_is_priced_first() {
+    let commitment = r#"commitment = [{ id = "c", account = "acme", shape = "none", quantity = "300", prices = ["calls"], from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z" }]"#;
+    let world = World::new(&[CALLS, SUBSCRIPTION, commitment]).used(&[("calls", "01-03", 100)]);
+    assert_eq!(world.shown("02-01"), ["01 true_up c 20000", "01 total 30000"]);
+}
+
+proptest! {
+    #![proptest_config(crate::testing::cases())]
+
+    /// Whatever was used when, and whenever it became known: lines and true-up equal the commitment while usage stays
+    /// below it, and the year costs at least it.
+    #[test]
+    fn a_year_costs_at_least_its_commitment(
+        usage in prop::collection::vec((1u32..13, 1u32..28, 0i128..4_000), 0..20),
+        shape in prop::sample::select(vec!["none", "roll_forward", "cumulative", "year_end"]),
+    ) {
+        let mut world = committed(shape, "");
+        for (month, day, units) in &usage {
+            world.usage.push((PriceId::new("calls").unwrap(), instant(&format!("{month:02}-{day:02}")), *units));
+        }
+        let end = Timestamp::parse("2027-01-01T00:00:00Z").unwrap();
+        let total: i128 = world.bill(end).iter().filter(|line| line.window.from < end).map(|line| line.rounded).sum();
+        let used: i128 = usage.iter().map(|(_, _, units)| units * 100).sum();
+        prop_assert!(total >= 1_200_000 && total >= used);
+        if shape == "year_end" || shape == "cumulative" {
+            prop_assert_eq!(total, used.max(1_200_000));
+        }
+    }
+}
