@@ -11,6 +11,8 @@
 pub mod catalog;
 pub mod charges;
 pub mod ledger;
+pub mod nearest;
+pub mod quote;
 pub mod rating;
 
 #[cfg(test)]

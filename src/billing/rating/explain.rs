@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use domain::{Currency, Exact};
+use domain::{Currency, Exact, Rounding};
 
 use super::measure::{Measure, SliceMeasure};
 use super::models::{Basis, Model, PercentageState, Portion};
@@ -275,17 +275,7 @@ impl fmt::Display for WindowExplanation {
             }
             self.write_portion(f, step)?;
         }
-        let exact = self.money(self.precise);
-        let billed = grouped(&self.currency.format_minor(self.rounded));
-        if exact == billed {
-            write!(f, "total {billed} {}", self.currency)
-        } else {
-            write!(
-                f,
-                "total exactly {exact} {currency}, billed {billed} {currency}",
-                currency = self.currency
-            )
-        }
+        write!(f, "total {}", total_text(self.currency, self.precise, self.rounded))
     }
 }
 
@@ -357,23 +347,52 @@ impl WindowExplanation {
         writeln!(f, " = {amount}")
     }
 
-    /// An exact amount with at least the currency's fraction digits: `750.00`, `10.4895`.
     fn money(&self, amount: Exact) -> String {
-        let mut text = amount.to_string();
-        let fraction = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
-        let missing = usize::from(self.currency.exponent()).saturating_sub(fraction);
-        if missing > 0 {
-            if fraction == 0 {
-                text.push('.');
-            }
-            text.extend(std::iter::repeat_n('0', missing));
-        }
-        grouped(&text)
+        money_text(self.currency, amount)
     }
 }
 
+/// Fraction digits beyond the currency's that are shown of an amount that is no decimal.
+const SHOWN_DIGITS: u8 = 4;
+
+/// What is owed and what is billed of it: `12.50 USD`, or `exactly 12.504 USD, billed 12.50 USD`.
+pub fn total_text(currency: Currency, precise: Exact, rounded: i128) -> String {
+    let exact = if precise.is_decimal() { money_text(currency, precise) } else { precise.to_string() };
+    let billed = grouped(&currency.format_minor(rounded));
+    if exact == billed {
+        return format!("{billed} {currency}");
+    }
+    format!("exactly {exact} {currency}, billed {billed} {currency}")
+}
+
+/// An exact amount with at least the currency's fraction digits: `750.00`, `10.4895`; of one that is no decimal its first
+/// digits: `29.032258…`.
+pub fn money_text(currency: Currency, amount: Exact) -> String {
+    let exponent = currency.exponent();
+    if !amount.is_decimal() {
+        // Towards zero, so that the digits that are shown are those that it has.
+        let rounding = if amount.is_negative() { Rounding::Ceiling } else { Rounding::Floor };
+        let shown = amount.round(rounding, i32::from(exponent + SHOWN_DIGITS));
+        return shown.map_or_else(|_| amount.to_string(), |shown| format!("{}…", padded(shown, exponent)));
+    }
+    padded(amount, exponent)
+}
+
+fn padded(amount: Exact, exponent: u8) -> String {
+    let mut text = amount.to_string();
+    let fraction = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    let missing = usize::from(exponent).saturating_sub(fraction);
+    if missing > 0 {
+        if fraction == 0 {
+            text.push('.');
+        }
+        text.extend(std::iter::repeat_n('0', missing));
+    }
+    grouped(&text)
+}
+
 /// A decimal text with its whole digits in groups of three: `-25,000,000.5`.
-fn grouped(text: &str) -> String {
+pub fn grouped(text: &str) -> String {
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
     let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(w, f)| (w, Some(f)));
     let mut out = String::from(sign);
@@ -388,4 +407,28 @@ fn grouped(text: &str) -> String {
         out.push_str(fraction);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_that_is_no_decimal_shows_its_first_digits_and_its_total_the_fraction() {
+        let currency = |code| Currency::from_code(code).unwrap();
+        for (code, amount, text) in [
+            ("USD", "750", "750.00"),
+            ("USD", "-1234567.5", "-1,234,567.50"),
+            ("USD", "10.4895", "10.4895"),
+            ("USD", "900/31", "29.032258…"),
+            ("USD", "-2/3", "-0.666666…"),
+            ("JPY", "100000/7", "14,285.7142…"),
+            ("JPY", "5", "5"),
+        ] {
+            assert_eq!(money_text(currency(code), Exact::parse(amount).unwrap()), text);
+        }
+        let total = |amount, minor| total_text(currency("USD"), Exact::parse(amount).unwrap(), minor);
+        assert_eq!(total("12.5", 1_250), "12.50 USD");
+        assert_eq!(total("900/31", 2_903), "exactly 900/31 USD, billed 29.03 USD");
+    }
 }

@@ -22,7 +22,9 @@ mod golden;
 #[cfg(test)]
 mod histories;
 
-pub use self::explain::{ExplainedPortion, ExplainedQuantity, WindowExplanation, explain};
+pub use self::explain::{
+    ExplainedPortion, ExplainedQuantity, WindowExplanation, explain, grouped, money_text, total_text,
+};
 pub use self::measure::{Measure, SliceMeasure};
 pub use self::position::{ActiveTerm, PositionLine, WindowTerms, position};
 pub use self::status::{AMOUNT_MINOR_MAX, RatingStatus, TermsStatus};

@@ -1,0 +1,295 @@
+//! Bills as tables: what is written in a catalog and used, and what it costs.
+
+use super::*;
+use crate::catalog::CatalogFile;
+
+/// A plan in dollars, with meters, to which a test adds prices.
+const BASE: &str = r#"
+    catalog = 1
+    [[meter]]
+    id = "calls"
+    event_type = "call"
+    aggregation = "count"
+    group_by = ["model", "region"]
+    [[meter]]
+    id = "tokens"
+    event_type = "call"
+    aggregation = "sum"
+    value = "tokens"
+    scale = 6
+    [[meter]]
+    id = "payments"
+    event_type = "payment"
+    aggregation = "sum"
+    value = "amount"
+    [[plan]]
+    id = "pro"
+    currency = "USD"
+    [[plan]]
+    id = "euro"
+    currency = "EUR"
+    [[plan]]
+    id = "empty"
+    currency = "USD"
+"#;
+
+fn catalog(prices: &str) -> Catalog {
+    let mut catalog = Catalog::default();
+    let file = CatalogFile::parse(&format!("{BASE}{prices}")).unwrap();
+    for (offset, resource) in file.resources().into_iter().enumerate() {
+        catalog.apply(resource, offset as u64).unwrap();
+    }
+    catalog
+}
+
+fn price(id: &str, fields: &str) -> String {
+    format!("[[price]]\nid = \"{id}\"\nplan = \"pro\"\nwindow = \"month\"\n{}\n", fields.replace("; ", "\n"))
+}
+
+fn terms<'a>(selection: &Selection<'a>) -> QuoteTerms<'a> {
+    let active = Span::new(Timestamp::MIN, Timestamp::END);
+    QuoteTerms { selection: selection.clone(), zone: Zone::utc(), seats: None, active }
+}
+
+fn may() -> Period {
+    Period::parse("2026-05").unwrap()
+}
+
+fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap()
+}
+
+/// The bill of quantities in May.
+fn bill(catalog: &Catalog, id: &str, quantities: &[&str]) -> Result<Bill, QuoteStatus> {
+    let selection = Selection::of_prices(catalog, &[id.to_string()])?;
+    let texts: Vec<String> = quantities.iter().map(|text| text.to_string()).collect();
+    let uses = uses_of(catalog, &selection, &texts, at("2026-05-01T00:00:00Z"))?;
+    quote(&terms(&selection), may(), &uses[0])
+}
+
+fn billed(bill: &Bill) -> String {
+    format!("{} ({})", bill.currency.format_minor(bill.rounded), bill.precise)
+}
+
+#[test]
+fn every_model_makes_a_bill() {
+    let per_unit = "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"2.50\"; per = 1000000";
+    let tiers =
+        "tiers = [{ up_to = \"10\", unit_amount = \"1\", flat_amount = \"5\" }, { unit_amount = \"0.5\" }]";
+    let graduated = format!("meter = \"tokens\"; model = \"graduated\"; {tiers}");
+    let volume = format!("meter = \"tokens\"; model = \"volume\"; {tiers}");
+    let steps = "tiers = [{ up_to = \"10\", flat_amount = \"5\" }, { flat_amount = \"50\" }]";
+    let stairstep = format!("meter = \"tokens\"; model = \"stairstep\"; {steps}");
+    let capacity = "meters = [\"tokens\", \"calls\"]; model = \"capacity\"; \
+                    steps = [{ up_to = { tokens = \"10\" }, amount = \"1\" }, { amount = \"9\" }]";
+    let shares = "tiers = [{ up_to = \"100\", rate_percent = \"3\" }, { rate_percent = \"1\" }]";
+    let matrix = "meter = \"calls\"; model = \"matrix\"; \
+                  rows = [{ when = { model = \"m\" }, unit_amount = \"2\" }, { unit_amount = \"1\" }]";
+    for (fields, quantities, expected) in [
+        (per_unit, &["1200000"][..], "3.00 (3)"),
+        (per_unit, &["0"], "0.00 (0)"),
+        (per_unit, &["tokens=1.5"], "0.00 (0.00000375)"),
+        ("model = \"flat\"; unit_amount = \"49\"", &[], "49.00 (49)"),
+        (&graduated, &["12"], "16.00 (16)"),
+        (&graduated, &[], "5.00 (5)"),
+        (&volume, &["12"], "6.00 (6)"),
+        (
+            "meter = \"tokens\"; model = \"package\"; unit_amount = \"8\"; package_size = \"100\"",
+            &["101"],
+            "16.00 (16)",
+        ),
+        (&stairstep, &["10"], "5.00 (5)"),
+        (&stairstep, &["10.000001"], "50.00 (50)"),
+        (capacity, &["tokens=10", "calls=7"], "1.00 (1)"),
+        (capacity, &["calls=7", "tokens=11"], "9.00 (9)"),
+        (
+            "meter = \"payments\"; model = \"percentage\"; rate_percent = \"1\"; fixed_amount = \"0.3\"",
+            &["100"],
+            "1.30 (1.3)",
+        ),
+        (
+            &format!("meter = \"payments\"; model = \"graduated_percentage\"; {shares}"),
+            &["150"],
+            "3.50 (3.5)",
+        ),
+        (matrix, &["10@model=m", "calls=3@model=n@region=eu", "1"], "24.00 (24)"),
+        ("meter = \"payments\"; model = \"dynamic\"; multiplier = \"1.2\"", &["10.01"], "12.01 (12.012)"),
+        (
+            "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"1\"; convert = { divide = \"1000\" }; round_quantity = { mode = \"ceiling\" }; included = \"1\"",
+            &["2001"],
+            "2.00 (2)",
+        ),
+    ] {
+        let catalog = catalog(&price("p", fields));
+        let bill = bill(&catalog, "p", quantities).unwrap();
+        assert_eq!(billed(&bill), expected, "{fields} {quantities:?}");
+    }
+}
+
+#[test]
+fn terms_of_a_price_are_part_of_its_bill() {
+    let fields = "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"1\"; \
+                  discounts = [{ percent = \"10\" }]; minimum = \"5\"; maximum = \"50\"";
+    let catalog = catalog(&price("p", fields));
+    for (quantity, expected, terms) in [
+        ("10", "9.00 (9)", &["discount: 10% of 10.00 = -1.00"][..]),
+        ("0", "5.00 (5)", &["at least 5.00, of which 0.00 was used = 5.00"]),
+        ("100", "50.00 (50)", &["discount: 10% of 100.00 = -10.00", "at most 50.00, of 90.00 = -40.00"]),
+    ] {
+        let bill = bill(&catalog, "p", &[quantity]).unwrap();
+        assert_eq!(billed(&bill), expected, "{quantity}");
+        let found: Vec<String> =
+            bill.prices[0].terms.iter().map(|line| line.explanation(bill.currency)).collect();
+        assert_eq!(found, terms, "{quantity}");
+    }
+}
+
+#[test]
+fn a_plan_is_the_sum_of_its_prices_and_seats_multiply_what_recurs() {
+    let prices = [
+        price("base", "model = \"flat\"; unit_amount = \"12\"; proration = \"days\""),
+        price("tokens", "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"0.001\""),
+        price("calls", "meter = \"calls\"; model = \"per_unit\"; unit_amount = \"0.005\""),
+    ];
+    let catalog = catalog(&prices.concat());
+    let selection = Selection::of_plan(&catalog, "pro").unwrap();
+    let texts = ["tokens=1001".to_string(), "calls=1@model=a".to_string(), "calls=1@model=b".to_string()];
+    let uses = uses_of(&catalog, &selection, &texts, at("2026-05-20T00:00:00Z")).unwrap();
+    // From the 17th on: 15 of 31 days.
+    let active = Span::new(at("2026-05-17T00:00:00Z"), Timestamp::END);
+    let terms = QuoteTerms { seats: Some(Exact::from_integer(5)), active, ..terms(&selection) };
+    let bill = quote(&terms, may(), &uses[0]).unwrap();
+    // Each group is rounded by itself, as its line is: 0.005 twice is 0.01 twice.
+    assert_eq!(billed(&bill), "30.05 (931341/31000)");
+    let precise: Vec<String> = bill.prices.iter().map(|price| price.precise.to_string()).collect();
+    assert_eq!(precise, ["900/31", "0.01", "1.001"], "in the order of their ids");
+    assert_eq!(bill.prices[1].groups.len(), 2);
+    let before = quote(&terms, Period::parse("2026-04").unwrap(), &uses[0]).unwrap();
+    assert_eq!((before.active, before.prices.len()), (None, 0));
+}
+
+#[test]
+fn the_version_in_force_when_something_is_used_prices_it() {
+    let of = |from: &str, amount: &str| {
+        price(
+            "p",
+            &format!(
+                "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"{amount}\"; effective_from = \"{from}\""
+            ),
+        )
+    };
+    let catalog = catalog(&[of("2026-05-10T00:00:00Z", "1"), of("2026-05-20T00:00:00Z", "2")].concat());
+    let selection = Selection::of_prices(&catalog, &["p".to_string()]).unwrap();
+    let day = |day: &str| format!("2026-05-{day}T00:00:00Z,call,1\n");
+    let file =
+        ["time,type,tokens\n".to_string(), day("09"), day("10"), day("19"), day("20"), day("21")].concat();
+    let mut meters: Vec<(u64, &crate::catalog::Meter)> = catalog.meters().collect();
+    meters.sort_by_key(|(created, _)| *created);
+    let meters: Vec<&crate::catalog::Meter> = meters.into_iter().map(|(_, meter)| meter).collect();
+    let metered = meter(&meters, &read_usage(&file, None).unwrap());
+    let bill = quote(&terms(&selection), may(), &metered.uses).unwrap();
+    assert_eq!(billed(&bill), "6.00 (6)");
+    let priced = &bill.prices[0];
+    assert_eq!((priced.version, priced.next_version_at), (None, Some(at("2026-05-10T00:00:00Z"))));
+    let lines: Vec<(u32, String)> =
+        priced.groups[0].lines.iter().map(|line| (line.price_version, line.precise.to_string())).collect();
+    assert_eq!(lines, [(1, "2".to_string()), (2, "4".to_string())]);
+}
+
+#[test]
+fn a_percentage_prices_events_one_by_one_in_order_of_time() {
+    let fields = "meter = \"payments\"; model = \"percentage\"; rate_percent = \"10\"; fixed_amount = \"1\"; free_events = 1";
+    let catalog = catalog(&price("p", fields));
+    let selection = Selection::of_prices(&catalog, &["p".to_string()]).unwrap();
+    let file = "time,amount\n2026-05-03T00:00:00Z,100\n2026-05-02T00:00:00Z,10\n2026-05-04T00:00:00Z,0\n";
+    let meters: Vec<&crate::catalog::Meter> = catalog.meters().map(|(_, meter)| meter).collect();
+    let metered = meter(&meters, &read_usage(file, Some("payment")).unwrap());
+    let bill = quote(&terms(&selection), may(), &metered.uses).unwrap();
+    // The payment of 10 came first and is free; then 10 + 1, then 0 + 1.
+    assert_eq!(billed(&bill), "12.00 (12)");
+    assert_eq!(bill.prices[0].groups[0].event_count, 3);
+}
+
+#[test]
+fn what_fits_no_row_waits_is_free_or_fails_as_the_price_says() {
+    let matrix = |unmatched: &str| {
+        let rows = "rows = [{ when = { model = \"m\" }, unit_amount = \"2\" }]";
+        catalog(&price(
+            "p",
+            &format!("meter = \"calls\"; model = \"matrix\"; {rows}; unmatched = \"{unmatched}\""),
+        ))
+    };
+    let quantities = ["1@model=m", "5@model=other"];
+    let zero = bill(&matrix("zero"), "p", &quantities).unwrap();
+    assert_eq!((billed(&zero), zero.prices[0].groups.len()), ("2.00 (2)".to_string(), 2));
+    let aside = bill(&matrix("quarantine"), "p", &quantities).unwrap();
+    let group = Group::from([("model".to_string(), "other".to_string())]);
+    assert_eq!(aside.prices[0].set_aside, [(group, Exact::from_integer(5))]);
+    let refused = bill(&matrix("reject"), "p", &quantities).unwrap_err().to_string();
+    assert!(refused.starts_with("price p, model=other: usage fits no row"), "{refused}");
+}
+
+#[test]
+fn a_row_of_quantities_is_a_row_of_bills() {
+    let catalog = catalog(&price("p", "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"2\""));
+    let selection = Selection::of_plan(&catalog, "pro").unwrap();
+    let uses =
+        uses_of(&catalog, &selection, &["tokens=0,1,2.5".to_string()], at("2026-05-01T00:00:00Z")).unwrap();
+    let bills = uses.iter().map(|uses| billed(&quote(&terms(&selection), may(), uses).unwrap()));
+    assert_eq!(bills.collect::<Vec<_>>(), ["0.00 (0)", "2.00 (2)", "5.00 (5)"]);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_belongs_there() {
+    let two = [
+        price("pro-tokens", "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"1\""),
+        price("pro-calls", "meter = \"calls\"; model = \"per_unit\"; unit_amount = \"1\""),
+        price("euro", "meter = \"calls\"; model = \"per_unit\"; unit_amount = \"1\"")
+            .replace("\"pro\"", "\"euro\""),
+        price("huge", "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"99999999999999999999\""),
+    ];
+    let catalog = catalog(&two.concat());
+    let said = |ids: &[&str], quantities: &[&str]| {
+        let ids: Vec<String> = ids.iter().map(|id| id.to_string()).collect();
+        let texts: Vec<String> = quantities.iter().map(|text| text.to_string()).collect();
+        let selection = Selection::of_prices(&catalog, &ids)?;
+        let uses = uses_of(&catalog, &selection, &texts, at("2026-05-01T00:00:00Z"))?;
+        quote(&terms(&selection), may(), &uses[0]).map(|_| ())
+    };
+    for (ids, quantities, what) in [
+        (&["pro-token"][..], &[][..], "the catalog has no price \"pro-token\"; it has pro-tokens"),
+        (&["zzzzzz"], &[], "the catalog has no price \"zzzzzz\""),
+        (&["pro-tokens", "euro"], &[], "pro-tokens is in USD and euro in EUR"),
+        (&["pro-tokens"], &["1e3"], "\"1e3\" is not a quantity: a decimal is written with digits"),
+        (&["pro-tokens"], &["1,000.5"], "several quantities"),
+        (&["pro-tokens"], &["0.0000001"], "the meter tokens does not measure that: more fraction digits"),
+        (&["pro-tokens"], &["-1"], "a negative value"),
+        (&["pro-calls"], &["1.5"], "a count has none"),
+        (&["pro-tokens"], &["1234567890123456789012345678901234567890"], "at most 38 significant digits"),
+        (&["pro-tokens", "pro-calls"], &["5"], "such as calls=100; the meters here are calls, tokens"),
+        (&["pro-tokens"], &["calls=5"], "no price here is of a meter calls; the meters here are tokens"),
+        (&["pro-calls"], &["5@colour=red"], "does not group by colour; it groups by model, region"),
+        (&["pro-tokens"], &["5@model=m"], "groups by no dimension"),
+        (&["pro-calls"], &["5@red"], "\"red\" is not a dimension"),
+        (&["pro-calls"], &["5@model=m", "calls=6@model=m"], "given twice"),
+        (&["huge"], &["999999999999999"], "price huge: a window is worth at most 10^27 minor units"),
+    ] {
+        if what == "several quantities" {
+            // A thousands separator reads as a row: 1, then 000.5.
+            let selection = Selection::of_prices(&catalog, &["pro-tokens".to_string()]).unwrap();
+            let texts = [quantities[0].to_string(), "1".to_string()];
+            let status = uses_of(&catalog, &selection, &texts, at("2026-05-01T00:00:00Z")).unwrap_err();
+            assert!(status.to_string().starts_with(what), "{status}");
+            continue;
+        }
+        let status = said(ids, quantities).unwrap_err().to_string();
+        assert!(status.contains(what), "{status}");
+    }
+    assert!(Selection::of_plan(&catalog, "por").unwrap_err().to_string().ends_with("it has pro"));
+    let empty = Selection::of_plan(&catalog, "empty").unwrap_err().to_string();
+    assert!(empty.contains("add a [[price]]"), "{empty}");
+    let email = [("model".to_string(), "a@b".to_string())];
+    let selection = Selection::of_prices(&catalog, &["pro-calls".to_string()]).unwrap();
+    let uses = uses_of(&catalog, &selection, &["1@model=a@b".to_string()], Timestamp::MIN).unwrap();
+    assert_eq!(uses[0][0].group, Group::from(email), "an @ inside a text stays there");
+}
