@@ -86,6 +86,46 @@ fn power_of_ten(exponent: u32) -> Option<I256> {
     POWERS_OF_TEN.get(exponent as usize).copied()
 }
 
+/// Powers of ten that fit 128 bits.
+static SMALL_POWERS_OF_TEN: [i128; 39] = {
+    let mut powers = [1i128; 39];
+    let mut exponent = 1;
+    while exponent < powers.len() {
+        powers[exponent] = powers[exponent - 1] * 10;
+        exponent += 1;
+    }
+    powers
+};
+
+/// A number as 128 bits, if it fits: the arithmetic of those is several times faster.
+#[inline]
+fn small(number: I256) -> Option<i128> {
+    let (high, low) = number.into_words();
+    (high == low >> 127).then_some(low)
+}
+
+/// `mantissa × 10^exponent`.
+#[inline]
+fn shifted(mantissa: I256, exponent: u32) -> Option<I256> {
+    if let (Some(mantissa), Some(power)) = (small(mantissa), SMALL_POWERS_OF_TEN.get(exponent as usize))
+        && let Some(product) = mantissa.checked_mul(*power)
+    {
+        return Some(I256::from(product));
+    }
+    power_of_ten(exponent).and_then(|power| mantissa.checked_mul(power))
+}
+
+/// `a × b`.
+#[inline]
+fn product(a: I256, b: I256) -> Option<I256> {
+    if let (Some(a), Some(b)) = (small(a), small(b))
+        && let Some(product) = a.checked_mul(b)
+    {
+        return Some(I256::from(product));
+    }
+    a.checked_mul(b)
+}
+
 impl Exact {
     /// Zero.
     pub const ZERO: Exact = Exact { mantissa: I256::ZERO, divisor: 1, scale: 0 };
@@ -191,9 +231,7 @@ impl Exact {
             if number.mantissa == I256::ZERO {
                 return Ok(I256::ZERO);
             }
-            power_of_ten(scale - number.scale)
-                .and_then(|factor| number.mantissa.checked_mul(factor))
-                .ok_or(ExactStatus::AmountMustFit)
+            shifted(number.mantissa, scale - number.scale).ok_or(ExactStatus::AmountMustFit)
         };
         Ok((at(a)?, at(b)?, scale))
     }
@@ -248,7 +286,7 @@ impl Exact {
     pub fn multiply(self, other: Self) -> Result<Self, ExactStatus> {
         if self.divisor == 1 && other.divisor == 1 {
             let of = |a: Self, b: Self| {
-                let mantissa = a.mantissa.checked_mul(b.mantissa)?;
+                let mantissa = product(a.mantissa, b.mantissa)?;
                 Some(Self { mantissa, divisor: 1, scale: a.scale + b.scale })
             };
             // Trailing zeros are kept until they are in the way.
@@ -404,7 +442,16 @@ impl Exact {
 
 /// `mantissa / divisor` to an integer; the divisor is positive.
 fn round_quotient(rounding: Rounding, mantissa: I256, divisor: I256) -> I256 {
-    let (quotient, remainder) = (mantissa / divisor, mantissa % divisor);
+    if divisor == I256::ONE {
+        return mantissa;
+    }
+    let (quotient, remainder) = match (small(mantissa), small(divisor)) {
+        (Some(mantissa), Some(divisor)) => {
+            let quotient = mantissa / divisor;
+            (I256::from(quotient), I256::from(mantissa - quotient * divisor))
+        }
+        _ => (mantissa / divisor, mantissa % divisor),
+    };
     if remainder == I256::ZERO {
         return quotient;
     }
