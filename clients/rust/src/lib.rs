@@ -4,7 +4,9 @@
 //! Leaves to others: bytes (`wire`), counting (`the server`).
 //!
 //! Invariants:
-//! - An event that [`Client::record`] took is sent until it is acknowledged, whatever happens to connections.
+//! - An event that [`Client::record`] took is sent until it is acknowledged, whatever happens to connections, until the
+//!   client is dropped. Only [`Client::flush`] and [`Client::close`] wait for acks.
+//! - A call that is cancelled loses nothing: a batch is finished only when there is room for it.
 //! - Memory is bounded: when too much waits for acks, `record` waits.
 //! - Batches arrive in the order in which they were made; sent again they are the same bytes, so ids make them count once.
 //!
@@ -166,6 +168,9 @@ pub(crate) struct Progress {
 }
 
 /// A connection to Tallymark that outlives its connections.
+///
+/// Dropping it without [`Client::close`] gives up the events that are not yet in a batch; batches that are made are still
+/// sent, for as long as the runtime lives.
 pub struct Client {
     shared: Arc<Shared>,
 }
@@ -174,8 +179,6 @@ struct Shared {
     options: ClientOptions,
     state: Mutex<State>,
     queue: mpsc::Sender<Outgoing>,
-    /// Sends in the order of sequences: a sequence is taken and its frame queued under this lock.
-    order: tokio::sync::Mutex<u64>,
     progress: watch::Receiver<Progress>,
     stats: Arc<ClientStats>,
 }
@@ -183,6 +186,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     builders: HashMap<String, Open>,
+    /// Number of the last batch. It is taken and its batch queued under the lock, so batches leave in this order.
+    sequence: u64,
 }
 
 struct Open {
@@ -211,19 +216,24 @@ impl Client {
             let _ = progress.wait_for(|progress| progress.failed.is_some()).await;
             return Err(progress.borrow().failed.clone().unwrap_or(ClientError::Closed));
         }
-        let shared = Arc::new(Shared {
-            options,
-            state: Mutex::default(),
-            queue,
-            order: tokio::sync::Mutex::new(0),
-            progress,
-            stats,
-        });
-        tokio::spawn(send_aged(Arc::downgrade(&shared)));
-        Ok(Self { shared })
+        let client = Self::over(options, queue, progress, stats);
+        tokio::spawn(send_aged(Arc::downgrade(&client.shared)));
+        Ok(client)
+    }
+
+    /// A client over a driver's queue.
+    fn over(
+        options: ClientOptions,
+        queue: mpsc::Sender<Outgoing>,
+        progress: watch::Receiver<Progress>,
+        stats: Arc<ClientStats>,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { options, state: Mutex::default(), queue, progress, stats }) }
     }
 
     /// Takes an event. Waits while too much is unacknowledged.
+    ///
+    /// Cancelled while it waits, it has either taken the event or not, and loses none that came before.
     ///
     /// # Errors
     /// If the event can never be sent, or the client has failed.
@@ -247,10 +257,12 @@ impl Client {
 
     /// Sends the events of a builder as one batch, for callers who build batches themselves.
     ///
+    /// Cancelled while it waits, it leaves the builder as it was.
+    ///
     /// # Errors
     /// If the client has failed.
     pub async fn send(&self, builder: &mut BatchBuilder) -> Result<u64, ClientError> {
-        self.shared.send(|| Some(builder)).await
+        self.shared.send(builder).await
     }
 
     /// Waits until everything recorded so far is durable.
@@ -262,7 +274,7 @@ impl Client {
         for event_type in types {
             self.shared.send_open(&event_type).await?;
         }
-        let last = *self.shared.order.lock().await;
+        let last = self.shared.lock().sequence;
         let mut progress = self.shared.progress.clone();
         let waited = progress.wait_for(|progress| progress.done >= last || progress.failed.is_some()).await;
         match waited {
@@ -299,6 +311,10 @@ impl Shared {
             state.builders.insert(event_type.to_string(), Open { builder, since: None });
         }
         let open = state.builders.get_mut(event_type).expect("the builder was just made");
+        // A full batch stays here while whoever filled it waits for room, or stopped waiting.
+        if open.builder.len() >= self.options.batch_events_max.max(1) {
+            return Err(BuilderStatus::BatchMustHaveRoom);
+        }
         if self.options.mints_ids {
             let values: Vec<(&str, i128, u8)> = event
                 .values
@@ -326,38 +342,42 @@ impl Shared {
     }
 
     async fn send_open(&self, event_type: &str) -> Result<(), ClientError> {
-        let mut order = self.order.lock().await;
-        let outgoing = {
-            let mut state = self.lock();
-            let Some(open) = state.builders.get_mut(event_type).filter(|open| !open.builder.is_empty())
-            else {
-                return Ok(());
-            };
-            open.since = None;
-            self.finish(&mut order, &mut open.builder)
+        let is_empty =
+            |state: &State| state.builders.get(event_type).is_none_or(|open| open.builder.is_empty());
+        if is_empty(&self.lock()) {
+            return Ok(());
+        }
+        let permit = self.queue.reserve().await.map_err(|_| self.failure())?;
+        let State { builders, sequence } = &mut *self.lock();
+        // Another call may have sent the batch meanwhile.
+        let Some(open) = builders.get_mut(event_type).filter(|open| !open.builder.is_empty()) else {
+            return Ok(());
         };
-        self.queue.send(outgoing).await.map_err(|_| self.failure())
+        open.since = None;
+        permit.send(self.finish(sequence, &mut open.builder));
+        Ok(())
     }
 
-    async fn send<'b>(
-        &self,
-        builder: impl FnOnce() -> Option<&'b mut BatchBuilder>,
-    ) -> Result<u64, ClientError> {
-        let mut order = self.order.lock().await;
-        let Some(builder) = builder().filter(|builder| !builder.is_empty()) else { return Ok(*order) };
-        let outgoing = self.finish(&mut order, builder);
+    async fn send(&self, builder: &mut BatchBuilder) -> Result<u64, ClientError> {
+        if builder.is_empty() {
+            return Ok(self.lock().sequence);
+        }
+        let permit = self.queue.reserve().await.map_err(|_| self.failure())?;
+        let mut state = self.lock();
+        let outgoing = self.finish(&mut state.sequence, builder);
         let sequence = outgoing.sequence;
         self.stats.recorded.fetch_add(outgoing.events as u64, Ordering::Relaxed);
-        self.queue.send(outgoing).await.map_err(|_| self.failure())?;
+        permit.send(outgoing);
         Ok(sequence)
     }
 
-    fn finish(&self, order: &mut u64, builder: &mut BatchBuilder) -> Outgoing {
-        *order += 1;
+    /// Takes the next sequence and makes the batch. Nothing awaits between this and the queue.
+    fn finish(&self, sequence: &mut u64, builder: &mut BatchBuilder) -> Outgoing {
+        *sequence += 1;
         let events = builder.len();
         let flags = if self.options.verdicts { wire::frame::FLAG_VERDICTS_WANTED } else { 0 };
-        let frame = Bytes::from_owner(builder.finish(*order, flags));
-        Outgoing { sequence: *order, events, frame, queued_at: Instant::now() }
+        let frame = Bytes::from_owner(builder.finish(*sequence, flags));
+        Outgoing { sequence: *sequence, events, frame, queued_at: Instant::now() }
     }
 
     fn failure(&self) -> ClientError {
@@ -381,5 +401,103 @@ async fn send_aged(shared: std::sync::Weak<Shared>) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client_that_nobody_drains() -> (Client, mpsc::Receiver<Outgoing>) {
+        let mut options = ClientOptions::new(([127, 0, 0, 1], 1).into(), "tm_x", "shop", Vec::new());
+        options.batch_events_max = 2;
+        let (queue, outgoing) = mpsc::channel(1);
+        (Client::over(options, queue, watch::channel(Progress::default()).1, Arc::default()), outgoing)
+    }
+
+    fn event(id: usize) -> Event {
+        Event::new(EventIdOwned::Text(id.to_string()), "key", Timestamp::MIN)
+    }
+
+    /// Polls a future once; it must wait. Dropping it then is what a cancelled request handler does.
+    async fn must_wait<F: Future>(future: &mut std::pin::Pin<Box<F>>) {
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(future.as_mut().poll(context).is_pending())
+        });
+        assert!(polled.await, "it waits for room");
+    }
+
+    /// A request handler that is dropped while `record` waits for room must not take the batch with it.
+    #[tokio::test]
+    async fn a_cancelled_record_loses_no_event() {
+        let (client, mut outgoing) = client_that_nobody_drains();
+        for id in 0..3 {
+            client.record("request", &event(id)).await.unwrap();
+        }
+        let last = event(3);
+        // The queue is full: this one fills the second batch and has to wait. It is polled, then dropped.
+        let mut recording = Box::pin(client.record("request", &last));
+        must_wait(&mut recording).await;
+        drop(recording);
+        // The batch is full and stays so: the next event is not taken before it left.
+        let next = event(4);
+        let mut recording = Box::pin(client.record("request", &next));
+        must_wait(&mut recording).await;
+        drop(recording);
+        let first = outgoing.recv().await.unwrap();
+        client.shared.send_open("request").await.unwrap();
+        let second = outgoing.recv().await.unwrap();
+        assert_eq!([(first.sequence, first.events), (second.sequence, second.events)], [(1, 2), (2, 2)]);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_send_leaves_the_builder_as_it_was() {
+        let (client, mut outgoing) = client_that_nobody_drains();
+        let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
+        builder.push(&event(0)).unwrap();
+        assert_eq!(client.send(&mut builder).await.unwrap(), 1);
+        builder.push(&event(1)).unwrap();
+        let mut sending = Box::pin(client.send(&mut builder));
+        must_wait(&mut sending).await;
+        drop(sending);
+        assert_eq!(builder.len(), 1);
+        assert_eq!(outgoing.recv().await.unwrap().sequence, 1);
+        assert_eq!(client.send(&mut builder).await.unwrap(), 2);
+        assert_eq!(client.stats().recorded.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn batches_of_many_callers_leave_in_the_order_of_their_sequences() {
+        let (client, mut outgoing) = client_that_nobody_drains();
+        let client = Arc::new(client);
+        let callers: Vec<_> = (0..8)
+            .map(|caller| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    for id in 0..50 {
+                        client
+                            .record(["request", "job"][caller % 2], &event(caller * 50 + id))
+                            .await
+                            .unwrap();
+                    }
+                })
+            })
+            .collect();
+        let sent_last = tokio::spawn(async move {
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            for event_type in ["request", "job"] {
+                client.shared.send_open(event_type).await.unwrap();
+            }
+            // The client is dropped here, and its queue with it.
+        });
+        let (mut next, mut events) = (1, 0);
+        while let Some(batch) = outgoing.recv().await {
+            assert_eq!((batch.sequence, batch.events <= 2), (next, true));
+            (next, events) = (next + 1, events + batch.events);
+        }
+        sent_last.await.unwrap();
+        assert_eq!(events, 400);
     }
 }
