@@ -17,7 +17,7 @@ use super::position::{
     units_amount,
 };
 use super::status::RatingStatus;
-use crate::catalog::PriceVersion;
+use crate::catalog::{PriceVersion, PricingModel};
 
 /// One step of an explanation: what some units of one tier cost under one version of the price.
 ///
@@ -26,6 +26,8 @@ use crate::catalog::PriceVersion;
 pub struct ExplainedPortion {
     /// Version of the price.
     pub price_version: u32,
+    /// Its model: the same portion is said in other words.
+    pub model: PricingModel,
     /// Units that the price names its amounts for.
     pub per: u64,
     /// The tier and what it contributes.
@@ -130,7 +132,8 @@ fn steps(
 }
 
 fn step_of(version: &PriceVersion, portion: Portion) -> ExplainedPortion {
-    ExplainedPortion { price_version: version.version, per: version.price.per.unwrap_or(1), portion }
+    let (model, per) = (version.price.model, version.price.per.unwrap_or(1));
+    ExplainedPortion { price_version: version.version, model, per, portion }
 }
 
 fn recurring_portion(part: &RecurringPart<'_>) -> Portion {
@@ -293,63 +296,86 @@ impl WindowExplanation {
 
     fn write_portion(&self, f: &mut fmt::Formatter<'_>, step: &ExplainedPortion) -> fmt::Result {
         let portion = &step.portion;
-        let amount = self.money(portion.amount);
-        let units = portion.quantity.to_string();
-        let units = grouped(units.trim_start_matches('-'));
+        let units = portion.quantity.abs();
+        let count = grouped(&units.to_string());
         match portion.basis {
             Basis::Recurring { share } => {
                 write!(f, "recurring amount")?;
                 if !portion.quantity.is_zero() {
-                    write!(f, " for {units} seats")?;
+                    write!(f, " for {count} {}", plural(units, "seat", "seats"))?;
                 }
                 if share != Exact::ONE {
                     write!(f, ", {share} of {}", self.money(portion.unit_amount))?;
                 }
-                return writeln!(f, " = {amount}");
             }
-            Basis::Free => return writeln!(f, "{units} units are free = {amount}"),
-            Basis::Percent { rate } => {
-                write!(f, "{}% of {units}", grouped(&rate.to_string()))?;
-                if !portion.flat_amount.is_zero() {
-                    write!(f, " plus {} for the tier", self.money(portion.flat_amount))?;
-                }
-                return writeln!(f, " = {amount}");
+            Basis::Free if step.model == PricingModel::Percentage => write!(f, "{count} are free")?,
+            Basis::Free => write!(f, "{count} {} are free", plural(units, "unit", "units"))?,
+            Basis::Percent { .. } if step.model == PricingModel::Dynamic => {
+                write!(f, "{count} times {}", grouped(&portion.unit_amount.to_string()))?;
             }
-            Basis::Fixed => return writeln!(f, "flat amount = {amount}"),
-            Basis::Units if portion.quantity.is_zero() => return writeln!(f, "flat amount = {amount}"),
-            Basis::Units | Basis::Packages { .. } => {}
+            Basis::Percent { rate } => write!(f, "{}% of {count}", grouped(&rate.to_string()))?,
+            Basis::Fixed => f.write_str(fixed_words(step.model))?,
+            Basis::Units if portion.quantity.is_zero() => f.write_str(fixed_words(step.model))?,
+            Basis::Units if step.model == PricingModel::Percentage => {
+                let fee = self.money(portion.unit_amount);
+                write!(f, "fee of {fee} for {count} {}", plural(units, "event", "events"))?;
+            }
+            Basis::Units | Basis::Packages { .. } => self.write_units(f, step)?,
         }
+        let has_flat = matches!(portion.basis, Basis::Units | Basis::Packages { .. } | Basis::Percent { .. });
+        if has_flat && !portion.quantity.is_zero() && !portion.flat_amount.is_zero() {
+            write!(f, " plus {} for the tier", self.money(portion.flat_amount))?;
+        }
+        writeln!(f, " = {}", self.money(portion.amount))
+    }
+
+    /// `first 1,000 units at 0.10 per 1,000`, or in packages.
+    fn write_units(&self, f: &mut fmt::Formatter<'_>, step: &ExplainedPortion) -> fmt::Result {
+        let portion = &step.portion;
+        let units = portion.quantity.abs();
         let is_only_tier = portion.tier == 0 && portion.up_to.is_none();
         let word = match portion.from.is_zero() {
             _ if portion.quantity.is_negative() => "less ",
+            _ if step.model == PricingModel::Volume => self.volume_word(),
             _ if is_only_tier => "",
             true => "first ",
             false => "next ",
         };
-        match portion.basis {
-            Basis::Packages { size, count } => {
-                let (size, count) = (grouped(&size.to_string()), grouped(&count.to_string()));
-                let one = grouped(&portion.unit_amount.to_string());
-                write!(f, "{word}{units} units in {count} packages of {size} at {one}")?;
-            }
-            _ => {
-                let per = Exact::from_integer(step.per.into());
-                let unit_amount = portion.unit_amount.multiply(per).unwrap_or(portion.unit_amount);
-                write!(f, "{word}{units} units at {}", grouped(&unit_amount.to_string()))?;
-                if step.per != 1 {
-                    write!(f, " per {}", grouped(&step.per.to_string()))?;
-                }
-            }
+        write!(f, "{word}{} {}", grouped(&units.to_string()), plural(units, "unit", "units"))?;
+        if let Basis::Packages { size, count } = portion.basis {
+            let packages = plural(count, "package", "packages");
+            let (size, count) = (grouped(&size.to_string()), grouped(&count.to_string()));
+            return write!(f, " in {count} {packages} of {size} at {}", self.money(portion.unit_amount));
         }
-        if !portion.flat_amount.is_zero() {
-            write!(f, " plus {} for the tier", self.money(portion.flat_amount))?;
-        }
-        writeln!(f, " = {amount}")
+        let per = Exact::from_integer(step.per.into());
+        let unit_amount = portion.unit_amount.multiply(per).unwrap_or(portion.unit_amount);
+        write!(f, " at {}", self.money(unit_amount))?;
+        if step.per == 1 { Ok(()) } else { write!(f, " per {}", grouped(&step.per.to_string())) }
+    }
+
+    /// Where all units are in one portion, it is said that one tier prices all of them.
+    fn volume_word(&self) -> &'static str {
+        let with_units = self.portions.iter().filter(|step| !step.portion.quantity.is_zero());
+        if with_units.count() == 1 { "all " } else { "" }
     }
 
     fn money(&self, amount: Exact) -> String {
         money_text(self.currency, amount)
     }
+}
+
+/// An amount that does not depend on single units, by model.
+fn fixed_words(model: PricingModel) -> &'static str {
+    match model {
+        PricingModel::Stairstep => "step that the total lies in",
+        PricingModel::Capacity => "step in which everything fits",
+        PricingModel::Percentage => "least and most of single events",
+        _ => "flat amount",
+    }
+}
+
+fn plural(count: Exact, one: &'static str, many: &'static str) -> &'static str {
+    if count == Exact::ONE { one } else { many }
 }
 
 /// Fraction digits beyond the currency's that are shown of an amount that is no decimal.

@@ -178,7 +178,7 @@ fn a_tier_bound_belongs_to_the_lower_tier() {
 
         usage     1_001
         line      first 1,000 units at 0.01 = 10.00
-        line      next 1 units at 0.0075 = 0.0075
+        line      next 1 unit at 0.0075 = 0.0075
         rounding  0.0025
         charge    10.01 USD
 
@@ -201,9 +201,9 @@ fn a_tier_bound_belongs_to_the_lower_tier() {
         charge    1.00 USD
 
         usage     1.5
-        line      first 0.1 units at 10 = 1.00
-        line      next 0.9 units at 5 = 4.50
-        line      next 0.5 units at 2 = 1.00
+        line      first 0.1 units at 10.00 = 1.00
+        line      next 0.9 units at 5.00 = 4.50
+        line      next 0.5 units at 2.00 = 1.00
         charge    6.50 USD
         ",
     );
@@ -219,8 +219,8 @@ fn a_flat_amount_of_a_tier_is_owed_once_the_tier_is_entered() {
 
         usage     10.5
         line      flat amount = 2.00
-        line      first 10 units at 10 = 100.00
-        line      next 0.5 units at 5 plus 3.00 for the tier = 5.50
+        line      first 10 units at 10.00 = 100.00
+        line      next 0.5 units at 5.00 plus 3.00 for the tier = 5.50
         charge    107.50 USD
 
         usage     21
@@ -268,7 +268,7 @@ fn without_usage_the_first_flat_is_owed_when_the_window_ends_unless_the_price_sa
         usage     01-05..01-06 1
         slice     01-03..01-04 v1 2 = 9 -> 9.00
         slice     01-05..01-06 v1 1 = 1 -> 1.00
-        line      first 3 units at 1 plus 7.00 for the tier = 10.00
+        line      first 3 units at 1.00 plus 7.00 for the tier = 10.00
         charge    10.00 USD
         ",
     );
@@ -322,7 +322,7 @@ fn amounts_round_once_half_away_from_zero_at_the_digits_of_the_currency() {
         charge    10.13 USD
 
         usage     -1
-        line      less 1 units at 10.125 = -10.125
+        line      less 1 unit at 10.125 = -10.125
         rounding  -0.005
         charge    -10.13 USD
 
@@ -388,9 +388,9 @@ fn the_tier_counter_goes_on_through_a_change_of_price() {
         price     from 01-15 0..=1_000 at 5 | above at 3
         usage     01-01..01-15 600
         usage     01-15..02-01 500
-        line      price version 1: first 600 units at 7 = 4,200.00
-        line      price version 2: next 400 units at 5 = 2,000.00
-        line      price version 2: next 100 units at 3 = 300.00
+        line      price version 1: first 600 units at 7.00 = 4,200.00
+        line      price version 2: next 400 units at 5.00 = 2,000.00
+        line      price version 2: next 100 units at 3.00 = 300.00
         slice     01-01..01-15 v1 600 = 4200 -> 4200.00
         slice     01-15..02-01 v2 500 = 2300 -> 2300.00
         charge    6500.00 USD
@@ -399,8 +399,8 @@ fn the_tier_counter_goes_on_through_a_change_of_price() {
         price     from 01-15 each 2
         usage     01-01..01-15 100
         usage     01-15..02-01 10
-        line      price version 1: 100 units at 1 = 100.00
-        line      price version 2: 10 units at 2 = 20.00
+        line      price version 1: 100 units at 1.00 = 100.00
+        line      price version 2: 10 units at 2.00 = 20.00
         charge    120.00 USD
         ",
     );
@@ -413,8 +413,8 @@ fn a_slice_before_the_first_version_is_free_but_counts_in_the_tiers() {
         price     from 01-15 0..=1_000 at 5 | above at 3
         usage     01-01..01-15 600
         usage     01-15..02-01 500
-        line      next 400 units at 5 = 2,000.00
-        line      next 100 units at 3 = 300.00
+        line      next 400 units at 5.00 = 2,000.00
+        line      next 100 units at 3.00 = 300.00
         slice     01-15..02-01 v1 500 = 2300 -> 2300.00
         charge    2300.00 USD
         ",
@@ -461,7 +461,7 @@ fn negative_usage_gives_back_what_was_charged_and_is_priced_by_the_first_tier_be
         charge    8.00 USD
 
         usage     -2
-        line      less 2 units at 1 = -2.00
+        line      less 2 units at 1.00 = -2.00
         charge    -2.00 USD
         ",
     );
@@ -491,8 +491,8 @@ fn free_units_keep_a_line_that_says_what_was_used() {
         slice     01-01..01-02 v1 250 = 0 -> 0.00
         slice     01-02..01-03 v1 0 = 0 -> 0.00
         slice     01-03..01-04 v1 1 = 0.02 -> 0.02
-        line      first 250 units at 0 = 0.00
-        line      next 1 units at 0.02 = 0.02
+        line      first 250 units at 0.00 = 0.00
+        line      next 1 unit at 0.02 = 0.02
         charge    0.02 USD
         ",
     );
