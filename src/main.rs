@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use server::commands::{catalog, inspect, replay, serve, token};
+use server::commands::{catalog, inspect, quote, replay, serve, token};
 use server::config::ServeArgs;
 
 /// Usage metering and rating: every event counts once, every cent explains itself.
@@ -24,8 +24,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Show what lies in a data directory.
     Inspect(inspect::InspectArgs),
-    /// Plan or apply a catalog file.
+    /// Check, plan or apply a catalog file.
     Catalog(catalog::CatalogArgs),
+    /// Say what usage would cost, with how it comes about, without a server.
+    Quote(quote::QuoteArgs),
     /// Make, list and revoke tokens.
     Token(token::TokenArgs),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Catalog(args) => catalog::run(args),
+        Command::Quote(args) => quote::run(&args),
         Command::Token(args) => token::run(args),
     };
     match outcome {

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod inspect;
+pub mod quote;
 pub mod replay;
 pub mod serve;
 pub mod token;
