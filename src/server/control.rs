@@ -186,6 +186,8 @@ pub struct Control {
     pub shards: usize,
     /// Time between issuing cuts.
     pub cut_interval: i64,
+    /// What a person accepted or changed with this start; in force behind the work that a crash left open.
+    pub start_records: Vec<ControlRecord>,
     /// What may be served.
     pub served: Arc<Served>,
     /// Counters.
@@ -198,7 +200,10 @@ impl Control {
     /// # Errors
     /// The failed write, sync or clock.
     pub fn run(mut self, commands: &Receiver<Command>) -> Result<()> {
+        // Open work first: it is rated and posted under what was in force when it was recorded, as in a replay.
         self.finish_open_work()?;
+        let start_records = std::mem::take(&mut self.start_records);
+        self.append(&start_records)?;
         self.barrier(false)?;
         loop {
             match commands.recv_timeout(Duration::from_millis(500)) {

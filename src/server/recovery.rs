@@ -6,7 +6,7 @@
 //! | crash after | what is found | what is done |
 //! |---|---|---|
 //! | barrier durable | a barrier that no cut names | nothing: it is an ordinary barrier |
-//! | cut recorded | a last cut without seal | rated and sealed at start |
+//! | cut recorded | a last cut without seal | rated and sealed at start, before a changed policy is in force |
 //! | batch stored | stored content that no seal names | ignored; derived, stored and sealed again |
 //! | seal recorded | a sealed batch | loaded, served |
 //! | journal run recorded, or journals stored | a run without seal | derived, stored and sealed at start |

@@ -25,7 +25,7 @@ use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, 
 use crate::clock::{CLOCK_STEP_MAX, Clock, real_now};
 use crate::config::{ClockChoice, ServeArgs};
 use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, Served};
-use crate::directory::{DataDirectory, KIND_CONTROL};
+use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, router};
 use crate::ingest::{Ingest, accept, endpoint};
@@ -78,11 +78,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let directory = DataDirectory::new(&args.data, args.segment_bytes);
     check_clock_kind(args, &directory)?;
     let shards = usize::from(args.shards);
-    let mut recovered = recover(&directory, shards, || first_records(args))?;
+    let recovered = recover(&directory, shards, || first_records(args))?;
     if recovered.torn_bytes > 0 {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
-    let clock = check_directory(args, &mut recovered)?;
+    let (clock, start_records) = check_directory(args, &recovered)?;
     let genesis_key =
         recovered.replayer.machine.control().genesis().map_or(String::new(), |g| g.identity_key.clone());
 
@@ -129,6 +129,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         clock: clock.clone(),
         shards,
         cut_interval,
+        start_records,
         served: served.clone(),
         metrics: metrics.clone(),
     };
@@ -324,8 +325,8 @@ fn check_clock_kind(args: &ServeArgs, directory: &DataDirectory) -> Result<()> {
     Ok(())
 }
 
-/// Holds the directory against the settings; appends what a person accepted or changed.
-fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Clock>> {
+/// Holds the directory against the settings; gives the clock, and records of what a person accepted or changed.
+fn check_directory(args: &ServeArgs, recovered: &Recovered) -> Result<(Arc<Clock>, Vec<ControlRecord>)> {
     let control = recovered.replayer.machine.control();
     let genesis = control.genesis().context("the control log has no genesis")?;
     let kind = genesis.clock;
@@ -361,14 +362,7 @@ fn check_directory(args: &ServeArgs, recovered: &mut Recovered) -> Result<Arc<Cl
         tracing::warn!("the policy changes from {:?} to {:?}", control.policy(), policy_of(args));
         records.push(ControlRecord::Policy(policy_of(args)));
     }
-    let now = clock.now().nanoseconds();
-    for record in &records {
-        // An open cut or journal run is finished by the control thread; these records do not touch either.
-        let offset = recovered.control.stage(KIND_CONTROL, now, &[&record.encode()])?;
-        recovered.control.commit(now)?;
-        recovered.replayer.machine.apply(offset, record)?;
-    }
-    Ok(clock)
+    Ok((clock, records))
 }
 
 /// Applies the catalog file where it differs from what the log knows.
@@ -385,4 +379,74 @@ async fn apply_catalog(path: Option<&Path>, commands: &crossbeam_channel::Sender
     let changed = outcomes.iter().filter(|outcome| outcome.version.is_some()).count();
     tracing::info!("catalog {}: {changed} changed, {} unchanged", path.display(), outcomes.len() - changed);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::KIND_CONTROL;
+    use clap::Parser;
+    use engine::log::LogWriter;
+    use machine::ReplayMode;
+    use wire::control::Cut;
+    use wire::usage_record::{KIND_BARRIER, encode_barrier};
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn args(data: &Path, more: &[&str]) -> ServeArgs {
+        let fixed =
+            ["test", "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0", "--clock", "scenario", "--data"];
+        let path = data.to_str().unwrap();
+        Arguments::parse_from(fixed.iter().chain([&path]).chain(more)).serve
+    }
+
+    fn writer(directory: &DataDirectory, kind: LogKind) -> LogWriter {
+        let (log, options) = (directory.log(kind).unwrap(), directory.options(kind));
+        LogWriter::recover::<anyhow::Error>(log, options, &mut |_| Ok(())).unwrap().0
+    }
+
+    fn append(directory: &DataDirectory, kind: LogKind, record: u16, payload: &[u8]) -> u64 {
+        let mut writer = writer(directory, kind);
+        let offset = writer.stage(record, 0, &[payload]).unwrap();
+        writer.commit(0).unwrap();
+        writer.close_cleanly().unwrap();
+        offset
+    }
+
+    /// A crash left a cut without its seal, and the next start comes with another grace: the cut is rated under the
+    /// settings that were in force when it was recorded, or replay would derive another batch.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_interrupted_cut_is_finished_under_the_settings_it_was_recorded_under() {
+        let data = tempfile::tempdir().unwrap();
+        let catalog = data.path().join("catalog.toml");
+        let text = r#"
+            catalog = 1
+            entity = [{ id = "inc", currency = "USD", time_zone = "UTC" }]
+            account = [{ id = "acme", name = "Acme", entity = "inc", currency = "USD", time_zone = "UTC" }]
+            plan = [{ id = "pro", currency = "USD" }]
+            price = [{ id = "fee", plan = "pro", model = "flat", unit_amount = "49", window = "month" }]
+            subscription = [{ id = "s1", account = "acme", plan = "pro", from = "2026-01-01T00:00:00Z" }]
+        "#;
+        std::fs::write(&catalog, text).unwrap();
+        let running = start(&args(data.path(), &["--catalog", catalog.to_str().unwrap()])).await.unwrap();
+        running.stop().await.unwrap();
+        let directory = DataDirectory::new(data.path(), 64 << 20);
+        let control = writer(&directory, LogKind::Control);
+        let control_end = control.next_offset();
+        control.close_cleanly().unwrap();
+        let barrier = append(&directory, LogKind::Usage, KIND_BARRIER, &encode_barrier(control_end));
+        // February is over, but for five days its grace is not.
+        let at = Timestamp::parse("2026-03-03T00:00:00Z").unwrap();
+        let cut = ControlRecord::Cut(Cut { number: 1, barrier, at, reason: "crash".to_string() });
+        append(&directory, LogKind::Control, KIND_CONTROL, &cut.encode());
+
+        let running = start(&args(data.path(), &["--grace-hours", "0"])).await.unwrap();
+        running.stop().await.unwrap();
+        let replayed = crate::recovery::replay(&directory, 1, ReplayMode::Derive).unwrap();
+        assert_eq!((replayed.summary.cuts, replayed.summary.batches), (1, 1));
+    }
 }
