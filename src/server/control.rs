@@ -29,6 +29,7 @@ use wire::control::{BatchAck, ClockKind, ControlRecord, ScenarioClock};
 use crate::clock::Clock;
 use crate::directory::{KIND_CONTROL, KIND_STORED_PART, encode_parts};
 use crate::observe::Metrics;
+use crate::threads::PeerStopped;
 use crate::usage_log::UsageTask;
 
 /// Commands that wait for the control thread.
@@ -272,11 +273,10 @@ impl Control {
         let (durable, offsets) = bounded(1);
         let (reached, reports) = bounded(self.shards);
         let task = UsageTask::Barrier { control_offset, plan, is_cut, durable, reached };
-        let stopped = "the usage log has stopped";
-        self.usage.blocking_send(task).ok().context(stopped)?;
-        let offset = offsets.recv().context(stopped)?;
+        self.usage.blocking_send(task).map_err(|_| PeerStopped("the usage log"))?;
+        let offset = offsets.recv().map_err(|_| PeerStopped("the usage log"))?;
         for _ in 0..self.shards {
-            let (shard, cells) = reports.recv().context("a shard has stopped")?;
+            let (shard, cells) = reports.recv().map_err(|_| PeerStopped("a shard"))?;
             if is_cut {
                 self.machine.handle_reports(shard, cells);
             }

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod recovery;
 pub mod run;
 pub mod shards;
+pub mod threads;
 pub mod tls;
 pub mod tokens;
 pub mod usage_log;

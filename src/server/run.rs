@@ -32,6 +32,7 @@ use crate::ingest::{Ingest, accept, endpoint};
 use crate::observe::Metrics;
 use crate::recovery::{Recovered, recover};
 use crate::shards::Shards;
+use crate::threads::{OnFailure, spawn};
 use crate::tokens::{self, Role, Tokens};
 use crate::usage_log::{USAGE_QUEUE_MAX, UsageLog, UsageLogState, UsageTask};
 
@@ -93,7 +94,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     metrics.batches.store(recovered.replayer.machine.control().seals().len() as u64, Ordering::Relaxed);
     let (failure, failed) = watch::channel(None::<String>);
     let failure = Arc::new(failure);
-    let on_failure: Arc<dyn Fn(anyhow::Error) + Send + Sync> = {
+    let on_failure: OnFailure = {
         let failure = failure.clone();
         Arc::new(move |error| {
             tracing::error!("{error:#}");
@@ -190,23 +191,6 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         endpoint,
         _lock: lock,
     })
-}
-
-fn spawn(
-    name: &str,
-    on_failure: Arc<dyn Fn(anyhow::Error) + Send + Sync>,
-    run: impl FnOnce() -> Result<()> + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>> {
-    let name = name.to_string();
-    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-        // A panic is a broken invariant: nothing may be acknowledged after it.
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => on_failure(error.context(format!("the {name} thread stopped"))),
-            Err(_) => on_failure(anyhow::anyhow!("the {name} thread panicked")),
-        }
-    });
-    Ok(thread?)
 }
 
 impl Running {

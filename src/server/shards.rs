@@ -18,6 +18,8 @@ use engine::shard::{SetAside, Shard, SourceCounters};
 use machine::History;
 use wire::verdict::Verdict;
 
+use crate::threads::{OnFailure, spawn};
+
 /// Batches that wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 32;
 
@@ -95,21 +97,22 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Starts one thread per shard. `history` opens the usage log for a refold.
+    /// Starts one thread per shard. `history` opens the usage log for a refold; `on_failure` gets what ends a shard.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
     pub fn start(
         shards: Vec<Shard>,
         history: Arc<dyn Fn() -> anyhow::Result<Box<dyn History>> + Send + Sync>,
-        on_failure: Arc<dyn Fn(anyhow::Error) + Send + Sync>,
+        on_failure: OnFailure,
     ) -> std::io::Result<Self> {
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for (index, shard) in shards.into_iter().enumerate() {
             let (queue, tasks) = bounded(SHARD_QUEUE_MAX);
-            let (history, on_failure) = (history.clone(), on_failure.clone());
-            let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-                if let Err(error) = run_shard(index, shard, &tasks, &*history) {
-                    on_failure(error.context(format!("shard {index} stopped")));
-                }
+            let history = history.clone();
+            let thread = spawn(&format!("shard-{index}"), on_failure.clone(), move || {
+                run_shard(index, shard, &tasks, &*history)
             })?;
             queues.push(queue);
             threads.push(thread);
@@ -189,4 +192,32 @@ pub fn join_snapshots(answers: &Receiver<ShardSnapshot>, shards: usize) -> Optio
     }
     whole.set_aside.sort_unstable();
     Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::Timestamp;
+    use engine::identity::IdentityKey;
+    use wire::{BatchBuilder, Event, EventIdOwned, IdMode};
+
+    /// A shard that panicked went unnoticed until the next batch or cut, and that one told only that a shard had stopped.
+    #[test]
+    fn a_shard_that_panics_says_so_at_once() {
+        let (failed, causes) = bounded(1);
+        let on_failure: OnFailure = Arc::new(move |error| failed.send(format!("{error:#}")).unwrap());
+        let history = Arc::new(|| anyhow::bail!("nothing is folded again"));
+        let shards = Shards::start(vec![Shard::new(0)], history, on_failure).unwrap();
+        let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
+        builder.push(&Event::new(EventIdOwned::Text("1".to_string()), "key", Timestamp::MIN)).unwrap();
+        let frame = Arc::new(builder.finish(1, 0));
+        let key = IdentityKey::from_hex(&"0".repeat(32)).unwrap();
+        let batch = PreparedBatch::prepare(frame, None, Timestamp::MIN, key, 1).unwrap();
+        let slots = VerdictSlots::new(1, 1, Box::new(|_| panic!("a rule is broken")));
+        let task = ShardTask::Batch(Arc::new(batch), Some(Arc::new(slots)));
+        shards.queues[0].send(task).unwrap();
+        let cause = causes.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        assert_eq!(cause, "the shard-0 thread panicked: a rule is broken");
+        shards.join();
+    }
 }

@@ -26,6 +26,7 @@ use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode
 use crate::clock::Clock;
 use crate::observe::Metrics;
 use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, VerdictSlots};
+use crate::threads::PeerStopped;
 
 /// Batches that wait for the log writer; each is at most 1 MiB.
 pub const USAGE_QUEUE_MAX: usize = 128;
@@ -170,11 +171,10 @@ impl UsageLog {
 
     /// Acknowledges a durable item and gives it to every shard.
     fn hand_on(&self, item: Staged) -> anyhow::Result<()> {
-        let stopped = "a shard stopped";
         match item {
             Staged::Snapshot(reply) => {
                 for shard in &self.shards {
-                    shard.send(ShardTask::Snapshot(reply.clone())).context(stopped)?;
+                    hand_to(shard, ShardTask::Snapshot(reply.clone()))?;
                 }
             }
             Staged::Batch(batch, offset) => {
@@ -186,17 +186,21 @@ impl UsageLog {
                     .map(|send| Arc::new(VerdictSlots::new(prepared.event_count(), self.shards.len(), send)));
                 let prepared = Arc::new(prepared);
                 for shard in &self.shards {
-                    shard.send(ShardTask::Batch(prepared.clone(), slots.clone())).context(stopped)?;
+                    hand_to(shard, ShardTask::Batch(prepared.clone(), slots.clone()))?;
                 }
             }
             Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached } => {
                 let _ = durable.send(offset);
                 let task = Arc::new(BarrierTask { offset, control_offset, plan, reached, is_cut });
                 for shard in &self.shards {
-                    shard.send(ShardTask::Barrier(task.clone())).context(stopped)?;
+                    hand_to(shard, ShardTask::Barrier(task.clone()))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+fn hand_to(shard: &Sender<ShardTask>, task: ShardTask) -> Result<(), PeerStopped> {
+    shard.send(task).map_err(|_| PeerStopped("a shard"))
 }
