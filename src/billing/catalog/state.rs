@@ -13,7 +13,7 @@ use domain::{
 };
 
 use super::agreement::{Commitment, CreditGrant};
-use super::price::{Price, PriceDiscount};
+use super::price::{Price, PriceDiscount, PricingModel};
 use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, Subscription};
 use super::status::{CatalogStatus, Rule};
 use super::timeline::{
@@ -71,9 +71,16 @@ pub struct Catalog {
     commitments_by_account: BTreeMap<AccountId, BTreeSet<CommitmentId>>,
     grants: BTreeMap<GrantId, Vec<(u64, CreditGrant)>>,
     grants_by_account: BTreeMap<AccountId, BTreeSet<GrantId>>,
+    /// Whether it only answers quotes, which see single events.
+    is_for_quotes: bool,
 }
 
 impl Catalog {
+    /// A catalog for quotes: it also takes prices that a server could not feed.
+    pub fn for_quotes() -> Self {
+        Self { is_for_quotes: true, ..Self::default() }
+    }
+
     /// What taking the resource would change.
     ///
     /// # Errors
@@ -197,6 +204,9 @@ impl Catalog {
     }
 
     fn check_price(&self, price: &Price) -> Result<Change, Rule> {
+        if price.model == PricingModel::Percentage && !self.is_for_quotes {
+            return Err(Rule::ModelMustBeServed);
+        }
         let Some(plan) = self.plans.get(&price.plan).map(|(_, plan)| plan) else {
             return Err(missing("plan", &price.plan));
         };

@@ -38,6 +38,8 @@ pub enum Rule {
     TermsMustHold(TermsStatus),
     /// Discounts, a minimum or a maximum that cannot be kept; the text says which.
     BoundsMustHold(&'static str),
+    /// A server can feed the model: it keeps sums and counts, and no single events.
+    ModelMustBeServed,
     /// A commitment has an amount, or a quantity and the one price that prices it.
     CommitmentMustNameAmount,
     /// A commitment's terms contradict themselves; the status says how.
@@ -84,6 +86,7 @@ impl Rule {
             Rule::PriceMustFitModel(_) => "price_must_fit_model",
             Rule::TermsMustHold(status) => status.name(),
             Rule::BoundsMustHold(_) => "bounds_must_hold",
+            Rule::ModelMustBeServed => "model_must_be_served",
             Rule::CommitmentMustNameAmount => "commitment_must_name_amount",
             Rule::CommitmentMustHold(_) => "commitment_must_hold",
             Rule::GrantMustHold => "grant_must_hold",
@@ -114,6 +117,10 @@ impl fmt::Display for Rule {
             Rule::PriceMustFitModel(what) => f.write_str(what),
             Rule::TermsMustHold(status) => status.fmt(f),
             Rule::BoundsMustHold(what) => f.write_str(what),
+            Rule::ModelMustBeServed => f.write_str(
+                "a percentage prices each event by itself, and a server keeps sums and counts yet; price the sum with \
+                 graduated_percentage or dynamic, and try this one with `tallymark quote`",
+            ),
             Rule::CommitmentMustNameAmount => f.write_str(
                 "a commitment names an `amount`, or a `quantity` and in `prices` the one price that prices it",
             ),

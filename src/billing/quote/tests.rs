@@ -34,7 +34,7 @@ const BASE: &str = r#"
 "#;
 
 fn catalog(prices: &str) -> Catalog {
-    let mut catalog = Catalog::default();
+    let mut catalog = Catalog::for_quotes();
     let file = CatalogFile::parse(&format!("{BASE}{prices}")).unwrap();
     for (offset, resource) in file.resources().into_iter().enumerate() {
         catalog.apply(resource, offset as u64).unwrap();

@@ -176,6 +176,12 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("bounds_must_hold", Prices, "new", json!({"minimum": "-1"})),
         ("bounds_must_hold", Prices, "new", json!({"minimum": "2", "maximum": "1"})),
         ("bounds_must_hold", Subscriptions, "new", json!({"discounts": [{"amount": "-1"}]})),
+        (
+            "model_must_be_served",
+            Prices,
+            "new",
+            json!({"model": "percentage", "unit_amount": null, "rate_percent": "1", "plan": "none"}),
+        ),
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null})),
         ("commitment_must_name_amount", Commitments, "new", json!({"quantity": "5"})),
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null, "quantity": "5"})),
@@ -238,9 +244,13 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         assert_eq!(put(kind, "new", changed(kind, &fields)), Ok(Change::Create), "{fields}");
     }
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
+    let percentage = json!({"model": "percentage", "unit_amount": null, "rate_percent": "1", "plan": "none"});
+    let percentage = Resource::from_json(Prices, "new", changed(Prices, &percentage)).unwrap();
+    let quoted = Catalog::for_quotes().check(&percentage).map_err(|status| status.rule.name());
+    assert_eq!(quoted, Err("reference_must_exist"), "a quote prices what a server cannot feed");
 }
 
-const RULES: [Rule; 21] = [
+const RULES: [Rule; 22] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
@@ -254,6 +264,7 @@ const RULES: [Rule; 21] = [
     Rule::PriceMustFitModel(String::new()),
     Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
     Rule::BoundsMustHold(""),
+    Rule::ModelMustBeServed,
     Rule::CommitmentMustNameAmount,
     Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
     Rule::GrantMustHold,
