@@ -6,6 +6,7 @@
 //! refused for its version first, since everything else in it may be new.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -19,7 +20,7 @@ use super::status::CatalogStatus;
 /// The version of catalog files that is read.
 const FILE_VERSION: u32 = 1;
 /// Bytes of a catalog file.
-const FILE_BYTES_MAX: usize = 64 << 20;
+pub(super) const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// Why a text is not a catalog file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,9 +81,9 @@ impl CatalogFile {
         }
         let file = toml::from_str::<CatalogFile>(text);
         if !matches!(&file, Ok(file) if file.catalog == FILE_VERSION)
-            && let Some(error) = version_mistake(text)
+            && let Some((what, span)) = version_mistake(text)
         {
-            return Err(error);
+            return Err(CatalogFileError { line: Some(line_of(text, span.start)), what });
         }
         file.map_err(|error| CatalogFileError {
             line: error.span().map(|span| line_of(text, span.start)),
@@ -112,21 +113,20 @@ struct Header {
     catalog: Option<Spanned<toml::Value>>,
 }
 
-/// What is wrong with a file's version, if that is what is wrong.
-fn version_mistake(text: &str) -> Option<CatalogFileError> {
+/// What is wrong with a file's version, and where, if that is what is wrong.
+pub(super) fn version_mistake(text: &str) -> Option<(String, Range<usize>)> {
     // A text that is no TOML has a mistake of its own.
     let header: Header = toml::from_str(text).ok()?;
     let Some(version) = header.catalog else {
         let what = "a catalog file starts with its version; write `catalog = 1` above the first table";
-        return Some(CatalogFileError { line: Some(1), what: what.to_string() });
+        return Some((what.to_string(), 0..0));
     };
     let is_known = version.get_ref().as_integer() == Some(FILE_VERSION.into());
-    let line = Some(line_of(text, version.span().start));
     let what = format!(
         "catalog = {} is not a version that is known here; this program reads `catalog = {FILE_VERSION}`",
         version.get_ref()
     );
-    (!is_known).then_some(CatalogFileError { line, what })
+    (!is_known).then_some((what, version.span()))
 }
 
 fn line_of(text: &str, byte: usize) -> usize {

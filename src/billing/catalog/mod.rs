@@ -3,6 +3,7 @@
 //! Owns: resources, their rules, their versions, look-ups by time. Leaves to others: storing them (`machine::control`).
 
 mod agreement;
+mod check;
 mod file;
 mod price;
 mod resource;
@@ -12,6 +13,7 @@ mod text;
 mod timeline;
 
 pub use self::agreement::{Commitment, CreditGrant, GrantKind, GrantRollover, RecurrenceEvery};
+pub use self::check::{Finding, Place, Report, Severity, check_file};
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
 pub use self::price::{
     CapacityStep, Convert, PackageRound, Price, PriceDiscount, PriceRow, PriceTerms, PricingModel, Proration,

@@ -13,7 +13,7 @@ use domain::limits::{
 use domain::{
     AccountId, Currency, Decimal, EntityId, MeterId, PlanId, Subject, SubscriptionId, Timestamp, Zone,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::agreement::{Commitment, CreditGrant};
 use super::price::{Price, PriceDiscount, check_bounds};
@@ -338,6 +338,24 @@ impl From<SubjectBinding> for Resource {
 }
 
 impl Resource {
+    /// Reads a resource of a kind.
+    ///
+    /// # Errors
+    /// The deserializer's own.
+    pub fn read<'de, D: Deserializer<'de>>(kind: ResourceKind, deserializer: D) -> Result<Self, D::Error> {
+        Ok(match kind {
+            ResourceKind::Entities => Entity::deserialize(deserializer)?.into(),
+            ResourceKind::Accounts => Account::deserialize(deserializer)?.into(),
+            ResourceKind::Meters => Meter::deserialize(deserializer)?.into(),
+            ResourceKind::Plans => Plan::deserialize(deserializer)?.into(),
+            ResourceKind::Prices => Price::deserialize(deserializer)?.into(),
+            ResourceKind::Subscriptions => Subscription::deserialize(deserializer)?.into(),
+            ResourceKind::Subjects => SubjectBinding::deserialize(deserializer)?.into(),
+            ResourceKind::Commitments => Commitment::deserialize(deserializer)?.into(),
+            ResourceKind::Grants => CreditGrant::deserialize(deserializer)?.into(),
+        })
+    }
+
     /// Reads a resource from a JSON body; the body may leave out the id.
     ///
     /// # Errors
@@ -349,17 +367,7 @@ impl Resource {
         };
         let given = fields.insert("id".to_string(), id.into());
         let body = serde_json::Value::Object(fields);
-        let read = match kind {
-            ResourceKind::Entities => serde_json::from_value(body).map(Resource::Entity),
-            ResourceKind::Accounts => serde_json::from_value(body).map(Resource::Account),
-            ResourceKind::Meters => serde_json::from_value(body).map(Resource::Meter),
-            ResourceKind::Plans => serde_json::from_value(body).map(Resource::Plan),
-            ResourceKind::Prices => serde_json::from_value::<Price>(body).map(Resource::from),
-            ResourceKind::Subscriptions => serde_json::from_value(body).map(Resource::Subscription),
-            ResourceKind::Subjects => serde_json::from_value(body).map(Resource::Subject),
-            ResourceKind::Commitments => serde_json::from_value::<Commitment>(body).map(Resource::from),
-            ResourceKind::Grants => serde_json::from_value::<CreditGrant>(body).map(Resource::from),
-        };
+        let read = Self::read(kind, body);
         let resource = read.map_err(|error| refuse(Rule::BodyMustBeReadable(error.to_string())))?;
         if given.is_some_and(|given| given.as_str() != Some(id)) {
             return Err(refuse(Rule::IdMustMatchPath));
