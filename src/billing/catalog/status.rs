@@ -118,7 +118,7 @@ impl fmt::Display for Rule {
             Rule::TermsMustHold(status) => status.fmt(f),
             Rule::BoundsMustHold(what) => f.write_str(what),
             Rule::ModelMustBeServed => f.write_str(
-                "a percentage prices each event by itself, and a server keeps sums and counts yet; price the sum with \
+                "a percentage prices each event by itself, and a server keeps only sums and counts so far; price the sum with \
                  graduated_percentage or dynamic, and try this one with `tallymark quote`",
             ),
             Rule::CommitmentMustNameAmount => f.write_str(

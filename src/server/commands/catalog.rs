@@ -1,9 +1,13 @@
-//! `tallymark catalog plan|apply FILE`
+//! `tallymark catalog check|plan|apply FILE`
+//!
+//! Owns: how findings and changes look. Leaves to others: what is found (`billing::catalog::check_file`).
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use billing::catalog::CatalogFile;
+use billing::catalog::{Finding, Place, Report, Severity, check_file};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -16,6 +20,11 @@ pub struct CatalogArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Find everything that is wrong with a file, without a server.
+    Check {
+        /// Catalog file (TOML).
+        file: PathBuf,
+    },
     /// Show what applying a file would change, without changing anything.
     Plan(Target),
     /// Show the difference, then apply it.
@@ -37,15 +46,15 @@ struct Target {
 /// Runs the command.
 ///
 /// # Errors
-/// If the file is not a catalog, or the server refuses it.
+/// If the file has mistakes, or the server refuses it.
 pub fn run(args: CatalogArgs) -> Result<()> {
     let (target, is_apply) = match args.action {
+        Action::Check { file } => return check(&file),
         Action::Plan(target) => (target, false),
         Action::Apply(target) => (target, true),
     };
-    let text = std::fs::read_to_string(&target.file)
-        .with_context(|| format!("cannot read {}", target.file.display()))?;
-    CatalogFile::parse(&text).with_context(|| format!("{}", target.file.display()))?;
+    let text = read(&target.file)?;
+    refuse_mistakes(&target.file, &text)?;
     super::serve::runtime()?.block_on(async {
         let plan = post(&target, "plan", &text).await?;
         let changes = plan["changes"].as_array().cloned().unwrap_or_default();
@@ -64,6 +73,69 @@ pub fn run(args: CatalogArgs) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// `catalog check`: mistakes and warnings, and how many there are.
+fn check(path: &Path) -> Result<()> {
+    let text = read(path)?;
+    let report = check_file(&text);
+    let mut out = report_text(path, &text, &report.findings);
+    let (mistakes, warnings) = (report.count(Severity::Mistake), report.count(Severity::Warning));
+    let counts = format!("{}, {}", count(mistakes, "mistake"), count(warnings, "warning"));
+    let _ = writeln!(out, "{}: {} in {}", path.display(), counts, count(report.resource_count, "resource"));
+    // A reader that went away, such as `head`, has seen enough.
+    let _ = std::io::stdout().write_all(out.as_bytes());
+    if mistakes > 0 {
+        bail!("a server would refuse {}", path.display());
+    }
+    Ok(())
+}
+
+/// Says all mistakes that do not depend on what the server has: it may have what the file names.
+fn refuse_mistakes(path: &Path, text: &str) -> Result<()> {
+    let Report { findings, .. } = check_file(text);
+    let own = findings
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Mistake && finding.name != "reference_must_exist");
+    let own: Vec<Finding> = own.collect();
+    if own.is_empty() {
+        return Ok(());
+    }
+    print!("{}", report_text(path, text, &own));
+    bail!("{} has {}; nothing was sent to the server", path.display(), count(own.len(), "mistake"));
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Findings with the lines that they are about, as compilers write them.
+fn report_text(path: &Path, text: &str, findings: &[Finding]) -> String {
+    let mut out = String::new();
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Mistake => "mistake",
+            Severity::Warning => "warning",
+        };
+        let subject = finding.subject.as_ref().map_or_else(String::new, |subject| format!("{subject}: "));
+        let place = Place::of(text, &finding.span);
+        let margin = " ".repeat(place.line.to_string().len());
+        let (line, column) = (place.line, place.column);
+        let _ = writeln!(out, "{severity} ({}): {subject}{}", finding.name, finding.what);
+        let _ = writeln!(out, "{margin}--> {}:{line}:{column}", path.display());
+        let _ = writeln!(out, "{margin} |");
+        let _ = writeln!(out, "{line} | {}", place.text.replace('\t', " "));
+        let _ = writeln!(out, "{margin} | {}{}", " ".repeat(column - 1), "^".repeat(place.width));
+        if let Some(remedy) = &finding.remedy {
+            let _ = writeln!(out, "{margin} = {remedy}");
+        }
+        out.push('\n');
+    }
+    out
 }
 
 async fn post(target: &Target, action: &str, text: &str) -> Result<Value> {

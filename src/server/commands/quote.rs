@@ -109,10 +109,16 @@ pub fn run(args: &QuoteArgs) -> Result<()> {
 
 fn read_catalog(path: &Path) -> Result<Catalog> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let file = CatalogFile::parse(&text).with_context(|| format!("{}", path.display()))?;
+    let wrong = || {
+        format!(
+            "{name} is not a catalog; `tallymark catalog check {name}` shows what is wrong",
+            name = path.display()
+        )
+    };
+    let file = CatalogFile::parse(&text).with_context(wrong)?;
     let mut catalog = Catalog::for_quotes();
     for (offset, resource) in file.resources().into_iter().enumerate() {
-        catalog.apply(resource, offset as u64).with_context(|| format!("{}", path.display()))?;
+        catalog.apply(resource, offset as u64).with_context(wrong)?;
     }
     Ok(catalog)
 }
