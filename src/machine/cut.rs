@@ -207,7 +207,7 @@ impl Rater<'_> {
         let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
         let price = |id: &PriceId| self.catalog.price(id);
         let is_closed = |key: &LineKey, window: Span| {
-            let original = self.original_period(entity, window, key);
+            let original = original_period(self.catalog, entity, window, key);
             self.open_period(entity, original) != original
         };
         let zone = &account.time_zone;
@@ -471,7 +471,7 @@ impl Rater<'_> {
         before: Worth,
         after: Worth,
     ) -> Result<ChargeLine, ExactStatus> {
-        let original = self.original_period(entity, window, key);
+        let original = original_period(self.catalog, entity, window, key);
         let final_batch = self.finals.get(&(account.id.clone(), window.from)).copied();
         let is_final = final_batch.is_some() || window.until.plus(self.grace) <= self.cut.at;
         let currency = account.currency;
@@ -529,26 +529,6 @@ impl Rater<'_> {
                 }
             }
         }
-    }
-
-    /// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a
-    /// credit that pays for it, lies in one period; what holds for a whole window belongs to the period of its middle.
-    fn original_period(&self, entity: &Entity, window: Span, key: &LineKey) -> Period {
-        let price = key.price.as_ref().and_then(|price| self.catalog.price(price));
-        let is_of_slice = match key.component {
-            Component::Charge => true,
-            Component::Credit => is_of_charge(&key.term),
-            _ => false,
-        };
-        let is_usage = price.is_some_and(|price| price.model() != PricingModel::Flat);
-        let starts_inside = key.slice_from != window.from;
-        let (from, until) = (window.from.nanoseconds(), window.until.nanoseconds());
-        let instant = if is_of_slice && (is_usage || starts_inside) {
-            key.slice_from
-        } else {
-            Timestamp::from_nanoseconds(from + (until - from) / 2)
-        };
-        entity.time_zone.period_of(instant)
     }
 
     /// The first period from `period` on that is open at the cut: a period closes when its grace is over.
@@ -640,6 +620,26 @@ struct Charge<'a> {
     subscription: &'a SubscriptionId,
     price: &'a PriceTimeline,
     window: Span,
+}
+
+/// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a
+/// credit that pays for it, lies in one period; what holds for a whole window belongs to the period of its middle.
+pub(crate) fn original_period(catalog: &Catalog, entity: &Entity, window: Span, key: &LineKey) -> Period {
+    let price = key.price.as_ref().and_then(|price| catalog.price(price));
+    let is_of_slice = match key.component {
+        Component::Charge => true,
+        Component::Credit => is_of_charge(&key.term),
+        _ => false,
+    };
+    let is_usage = price.is_some_and(|price| price.model() != PricingModel::Flat);
+    let starts_inside = key.slice_from != window.from;
+    let (from, until) = (window.from.nanoseconds(), window.until.nanoseconds());
+    let instant = if is_of_slice && (is_usage || starts_inside) {
+        key.slice_from
+    } else {
+        Timestamp::from_nanoseconds(from + (until - from) / 2)
+    };
+    entity.time_zone.period_of(instant)
 }
 
 fn worth_of(line: &BillLine) -> Worth {

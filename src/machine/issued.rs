@@ -72,6 +72,11 @@ impl Issued {
         self.lines.range(low..).take_while(move |(key, _)| key.account == account)
     }
 
+    /// Everything that was charged, in key order.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&LineKey, &Worth)> {
+        self.lines.iter()
+    }
+
     /// What was charged for one line.
     pub(crate) fn worth_of(&self, key: &LineKey) -> Worth {
         self.lines.get(key).copied().unwrap_or(Worth::NOTHING)

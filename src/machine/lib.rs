@@ -19,6 +19,7 @@ mod machine;
 mod metering_plan;
 mod owners;
 mod replay;
+mod what_if;
 
 pub use self::batch::{Batch, BatchError, BatchHead, chain_digest};
 pub use self::control::{ApplyError, ControlState};
@@ -26,6 +27,7 @@ pub use self::cut::RatingFailure;
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, propose_put};
 pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+pub use self::what_if::{AccountEffect, Effect, WhatIf, usage_period};
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.
 pub const RATING_EPOCH: &str = "1";

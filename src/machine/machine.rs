@@ -17,7 +17,7 @@ use billing::catalog::{Catalog, CatalogStatus, Change, Resource, ResourceKind};
 use billing::charges::ChargeLine;
 use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
-use domain::{AccountId, Currency, EntityId, Timestamp};
+use domain::{AccountId, Currency, EntityId, Period, Timestamp};
 use engine::shard::cell::CellReport;
 use wire::canonical::digest_of;
 use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
@@ -25,11 +25,12 @@ use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
-use crate::cut::{Rater, RatingFailure, affected_accounts};
+use crate::cut::{Rater, RatingFailure, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::issued::Issued;
 use crate::journals::JournalBatch;
 use crate::metering_plan;
+use crate::owners::account_and_entity;
 
 /// Why a resource was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +97,20 @@ impl Machine {
     /// Charges that could not be computed at the last cut.
     pub fn failures(&self) -> &[RatingFailure] {
         &self.failures
+    }
+
+    /// What sealed batches charged, in minor units: per account and accounting period that the usage belongs to.
+    pub(crate) fn charged(&self) -> BTreeMap<(AccountId, Period), i128> {
+        let catalog = &self.control.catalog;
+        let mut charged: BTreeMap<(AccountId, Period), i128> = BTreeMap::new();
+        for (key, worth) in self.issued.lines() {
+            let (account, entity) = account_and_entity(catalog, &key.account);
+            let zone = &account.time_zone;
+            let window = zone.month(zone.period_of(key.window_from));
+            let period = original_period(catalog, entity, window, key);
+            *charged.entry((key.account.clone(), period)).or_default() += worth.rounded;
+        }
+        charged
     }
 
     /// Merged cells, issued lines: what the machine holds in memory.

@@ -211,30 +211,9 @@ impl Replayer {
         history: &mut dyn History,
     ) -> Result<(), ReplayError> {
         self.apply_until(control_offset)?;
-        let plan = self.machine.metering_plan(control_offset);
-        let mut refolding = Vec::new();
-        for (index, shard) in self.shards.iter_mut().enumerate() {
-            if shard.handle_barrier(control_offset, &plan) {
-                refolding.push(index);
-            }
-        }
-        if !refolding.is_empty() {
-            let shards = &mut self.shards;
-            history
-                .for_each_batch(offset, &mut |prepared, control_offset| {
-                    for index in &refolding {
-                        shards[*index].refold_batch(prepared, control_offset);
-                    }
-                })
-                .map_err(ReplayError::History)?;
-            for index in refolding {
-                self.shards[index].finish_refold();
-            }
-        }
+        pass_barrier(&mut self.machine, &mut self.shards, offset, control_offset, history)?;
         if self.cut_barriers.contains(&offset) {
-            for (index, shard) in self.shards.iter_mut().enumerate() {
-                self.machine.handle_reports(index, shard.take_reports());
-            }
+            merge_cells(&mut self.machine, &mut self.shards);
             self.reached.insert(offset);
         }
         Ok(())
@@ -352,5 +331,51 @@ impl Replayer {
     /// The instant of the last cut.
     pub fn last_cut_at(&self) -> Option<Timestamp> {
         self.machine.control().last_cut().map(|cut| cut.at)
+    }
+
+    /// Offset behind the last control record.
+    pub(crate) fn control_end(&self) -> u64 {
+        self.control_end
+    }
+}
+
+/// Takes a barrier through all shards, and folds again what a new bound or owner cuts.
+///
+/// # Errors
+/// [`ReplayError::History`].
+pub(crate) fn pass_barrier(
+    machine: &mut Machine,
+    shards: &mut [Shard],
+    offset: u64,
+    control_offset: u64,
+    history: &mut dyn History,
+) -> Result<(), ReplayError> {
+    let plan = machine.metering_plan(control_offset);
+    let mut refolding = Vec::new();
+    for (index, shard) in shards.iter_mut().enumerate() {
+        if shard.handle_barrier(control_offset, &plan) {
+            refolding.push(index);
+        }
+    }
+    if refolding.is_empty() {
+        return Ok(());
+    }
+    history
+        .for_each_batch(offset, &mut |prepared, control_offset| {
+            for index in &refolding {
+                shards[*index].refold_batch(prepared, control_offset);
+            }
+        })
+        .map_err(ReplayError::History)?;
+    for index in refolding {
+        shards[index].finish_refold();
+    }
+    Ok(())
+}
+
+/// Merges what the shards counted since the last cut.
+pub(crate) fn merge_cells(machine: &mut Machine, shards: &mut [Shard]) {
+    for (index, shard) in shards.iter_mut().enumerate() {
+        machine.handle_reports(index, shard.take_reports());
     }
 }

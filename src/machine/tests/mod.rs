@@ -1,10 +1,12 @@
 //! The machine and its shards against random histories.
 //!
 //! `world` drives them as the server does, `model` says what must come out, `play` does a history in several worlds at
-//! once and compares, `histories` makes the histories up, `found` keeps those that found something.
+//! once and compares, `histories` makes the histories up, `found` keeps those that found something. `what_if`
+//! compares what terms would change with what they then do change.
 
 mod found;
 mod histories;
 mod model;
 mod play;
+mod what_if;
 mod world;

@@ -17,6 +17,7 @@ use super::model::{
     Account, DIGITS, DIMENSION, Holding, Key, Kind, Meter, Model, Negative, Price, Sent, Terms, Worth,
     Worths, hour,
 };
+use super::what_if;
 use super::world::World;
 use crate::{Batch, JournalBatch, ReplayMode};
 
@@ -471,6 +472,7 @@ impl Play {
     }
 
     fn finish(mut self) {
+        what_if::check_trials(&self.worlds[0], self.now);
         self.cut(false);
         // Silence: months end, then their grace.
         self.step(&Step::PassHours(45 * 24));

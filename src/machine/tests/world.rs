@@ -6,14 +6,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domain::{EntityId, Timestamp};
+use billing::catalog::Resource;
+use domain::{EntityId, Period, Timestamp};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::{Shard, SourceCounters};
 use wire::AlignedBytes;
 use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
 
-use crate::{Batch, History, JournalBatch, Machine, RATING_EPOCH, ReplayMode, Replayer, Stored};
+use crate::{
+    Batch, Effect, History, JournalBatch, Machine, RATING_EPOCH, ReplayMode, Replayer, Stored, WhatIf,
+};
 
 /// Bytes that stand before the first record of a commit, and that a record takes: like the logs on disk, an offset is
 /// never that of the end of the log before it.
@@ -205,7 +208,29 @@ impl World {
 
     /// A machine and shards made from the logs alone.
     pub(super) fn replay(&self, mode: ReplayMode, shards: usize) -> Self {
-        let logs = self.logs.clone();
+        let replayer = self.replayer(mode, shards);
+        Self { machine: replayer.machine, shards: replayer.shards, logs: self.logs.clone() }
+    }
+
+    /// What resources would change, tried on the logs alone; those that the catalog refuses are left out.
+    pub(super) fn try_out(
+        &self,
+        shards: usize,
+        at: Timestamp,
+        resources: &[Resource],
+        period: Option<Period>,
+    ) -> Effect {
+        let mut past = Past { usage: &self.logs.usage, shards };
+        let replayer = self.replayer(ReplayMode::Load, shards);
+        let mut what_if = WhatIf::new(replayer, self.logs.usage_end, at, &mut past).unwrap();
+        for resource in resources {
+            let _ = what_if.put(resource);
+        }
+        what_if.effect(period).unwrap()
+    }
+
+    fn replayer(&self, mode: ReplayMode, shards: usize) -> Replayer {
+        let logs = &self.logs;
         let batches =
             logs.batches.iter().map(|(digest, bytes)| (digest.clone(), Batch::decode(bytes).unwrap()));
         let stored = Stored { batches: batches.collect(), journals: logs.journals.clone() };
@@ -225,6 +250,6 @@ impl World {
         let control = self.machine.control();
         assert_eq!(summary.chain, control.chain_head(), "{mode:?} with {shards} shards");
         assert_eq!(summary.journals, control.journal_digest(), "{mode:?} with {shards} shards");
-        Self { machine: replayer.machine, shards: replayer.shards, logs }
+        replayer
     }
 }
