@@ -1,12 +1,13 @@
 //! The machine and its shards against random histories.
 //!
 //! `world` drives them as the server does, `model` says what must come out, `play` does a history in several worlds at
-//! once and compares, `histories` makes the histories up, `found` keeps those that found something. `what_if`
-//! compares what terms would change with what they then do change.
+//! once and compares, `histories` makes the histories up, `found` keeps those that found something. `quoted` compares a
+//! cut with a quote of the same usage, `what_if` what terms would change with what they then do change.
 
 mod found;
 mod histories;
 mod model;
 mod play;
+mod quoted;
 mod what_if;
 mod world;
