@@ -7,6 +7,7 @@ pub mod allocation;
 pub mod commitment;
 pub mod discount;
 mod explain;
+pub mod expression;
 mod measure;
 pub mod models;
 mod position;
