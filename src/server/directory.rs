@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::identity::IdentityKey;
+use engine::io::Storage;
 use engine::log::{LogKind, LogOptions, LogReader};
 use engine::prepared::PreparedBatch;
 use machine::History;
@@ -223,24 +224,45 @@ impl PartJoiner {
     }
 }
 
-/// Content of one entry, read from its log.
-///
-/// # Errors
-/// If the log is damaged.
-pub fn read_content(log: &Directory, options: LogOptions, from: u64, until: u64) -> Result<Vec<u8>> {
-    let mut reader = LogReader::open(log, options, from, Some(until))?;
-    let mut joiner = PartJoiner::default();
-    while let Some(record) = reader.next()? {
-        if let Some(content) = joiner.push(record.offset, record.payload)? {
-            return Ok(content.bytes);
-        }
+/// Stored content in the order of its offsets; its log is read once, however many entries there are.
+pub struct ContentReader<'l> {
+    log: LogReader<'l>,
+    joiner: PartJoiner,
+}
+
+impl<'l> ContentReader<'l> {
+    /// A reader of content that starts at `from` or behind, up to `until`.
+    ///
+    /// # Errors
+    /// If the log is damaged.
+    pub fn open(log: &'l dyn Storage, options: LogOptions, from: u64, until: u64) -> Result<Self> {
+        let log = LogReader::open(log, options, from, Some(until))?;
+        Ok(Self { log, joiner: PartJoiner::default() })
     }
-    bail!("stored content at offset {from} is not whole")
+
+    /// The content that starts at `offset`, which lies behind the one read before. What lies between, a crash left.
+    ///
+    /// # Errors
+    /// If the log is damaged or holds no such content.
+    pub fn read(&mut self, offset: u64) -> Result<Vec<u8>> {
+        while let Some(record) = self.log.next()? {
+            if let Some(content) = self.joiner.push(record.offset, record.payload)?
+                && content.offset == offset
+            {
+                return Ok(content.bytes);
+            }
+        }
+        bail!("stored content at offset {offset} is not whole")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::io::StorageFile;
+    use engine::log::LogWriter;
+    use std::io;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn content_is_joined_from_parts_and_an_incomplete_one_is_dropped() {
@@ -260,5 +282,92 @@ mod tests {
         }
         let parts = encode_parts(1, &vec![0; 2 * PART_BYTES]);
         assert!(PartJoiner::default().push(0, &parts[1]).is_err());
+    }
+
+    /// A disk that counts the bytes that are read from it.
+    struct Counted<T>(T, Arc<AtomicU64>);
+
+    impl Storage for Counted<Arc<Directory>> {
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.0.list()
+        }
+        fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+            self.0.create(name)
+        }
+        fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
+            Ok(Box::new(Counted(self.0.open(name, is_writable)?, self.1.clone())))
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+        fn sync_directory(&self) -> io::Result<()> {
+            self.0.sync_directory()
+        }
+    }
+
+    impl StorageFile for Counted<Box<dyn StorageFile>> {
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.1.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            self.0.read_at(offset, buffer)
+        }
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.0.write_at(offset, bytes)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+        fn truncate(&self, bytes: u64) -> io::Result<()> {
+            self.0.truncate(bytes)
+        }
+        fn preallocate(&self, bytes: u64) -> io::Result<()> {
+            self.0.preallocate(bytes)
+        }
+    }
+
+    /// Every entry was read with a reader of its own, from the start of its segment: a thousand small batches read half
+    /// a million.
+    #[test]
+    fn content_is_read_once_however_many_entries_there_are() {
+        let data = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::new(data.path(), 16 << 20);
+        let (log, options) = (directory.log(LogKind::Charges).unwrap(), directory.options(LogKind::Charges));
+        let (mut writer, _) =
+            LogWriter::recover::<anyhow::Error>(log.clone(), options, &mut |_| Ok(())).unwrap();
+        let mut store = |number: u64, parts: &[Vec<u8>]| {
+            let offsets: Vec<u64> =
+                parts.iter().map(|part| writer.stage(KIND_STORED_PART, 0, &[part]).unwrap()).collect();
+            writer.commit(0).unwrap();
+            (number, offsets[0], offsets[offsets.len() - 1] + 1)
+        };
+        let content = |number: u64| vec![number as u8; if number == 7 { 2 * PART_BYTES } else { 100 }];
+        let mut entries = Vec::new();
+        for number in 1..=100 {
+            if number == 9 {
+                // A crash left content that no seal names, and the start of some.
+                store(number, &encode_parts(number, b"of another run"));
+                store(number, &encode_parts(number, &content(7))[..1]);
+            }
+            entries.push(store(number, &encode_parts(number, &content(number))));
+        }
+        let read = Arc::new(AtomicU64::new(0));
+        let disk = Counted(log, read.clone());
+        let read_all = |entries: &[(u64, u64, u64)]| {
+            let (_, from, _) = entries[0];
+            let (_, _, until) = entries[entries.len() - 1];
+            let mut reader = ContentReader::open(&disk, options, from, until).unwrap();
+            for (number, offset, _) in entries {
+                assert_eq!(reader.read(*offset).unwrap(), content(*number), "entry {number}");
+            }
+            read.swap(0, Ordering::Relaxed)
+        };
+        let whole = read_all(&entries);
+        let last = read_all(&entries[99..]);
+        let half = read_all(&entries[..50]);
+        assert!(whole <= last + 8_192, "{whole} bytes for all, {last} for one that lies behind them");
+        assert!(half < whole);
+        assert!(ContentReader::open(&disk, options, 0, 10).unwrap().read(entries[3].1).is_err());
     }
 }

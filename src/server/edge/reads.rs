@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::{Answer, Edge, stopping};
 use crate::connectors::hledger;
 use crate::control::{StoredEntry, unbilled};
-use crate::directory::read_content;
+use crate::directory::ContentReader;
 use crate::observe::{MetricsInput, render};
 use crate::shards::{ShardSnapshot, join_snapshots};
 use crate::usage_log::UsageTask;
@@ -152,24 +152,36 @@ fn stream(
 ) -> Body {
     let (chunks, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(2);
     tokio::task::spawn_blocking(move || {
-        for entry in entries {
-            let content = edge.directory.log(kind).and_then(|log| {
-                read_content(&log, edge.directory.options(kind), entry.offset, entry.end_offset)
-            });
-            let chunk = content
-                .map(|mut bytes| {
-                    bytes.extend_from_slice(trailer(&entry).as_bytes());
-                    Bytes::from(bytes)
-                })
-                .map_err(|error| std::io::Error::other(format!("{error:#}")));
-            let is_over = chunk.is_err();
+        let read = for_each_content(&edge, kind, &entries, &mut |entry, mut bytes| {
+            bytes.extend_from_slice(trailer(entry).as_bytes());
             // The caller may have gone away; then there is nobody to send to.
-            if chunks.blocking_send(chunk).is_err() || is_over {
-                return;
-            }
+            Ok(chunks.blocking_send(Ok(Bytes::from(bytes))).is_ok())
+        });
+        if let Err(error) = read {
+            let _ = chunks.blocking_send(Err(std::io::Error::other(format!("{error:#}"))));
         }
     });
     Body::from_stream(ReceiverStream(receiver))
+}
+
+/// Reads entries in order until `visit` says that it wants no more.
+fn for_each_content(
+    edge: &Edge,
+    kind: LogKind,
+    entries: &[StoredEntry],
+    visit: &mut dyn FnMut(&StoredEntry, Vec<u8>) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let [first, ..] = entries else { return Ok(()) };
+    let until = entries.last().map_or(first.end_offset, |last| last.end_offset);
+    let log = edge.directory.log(kind)?;
+    let mut reader = ContentReader::open(&*log, edge.directory.options(kind), first.offset, until)?;
+    for entry in entries {
+        let bytes = reader.read(entry.offset)?;
+        if !visit(entry, bytes)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 struct ReceiverStream(tokio::sync::mpsc::Receiver<Result<Bytes, std::io::Error>>);
@@ -195,15 +207,13 @@ async fn all_journals(edge: &Arc<Edge>, query: JournalsQuery) -> Result<Vec<Jour
     let entries = edge.served.journals.read().map_err(|_| stopping())?.clone();
     let edge = edge.clone();
     let read = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<Journal>> {
-        let log = edge.directory.log(LogKind::Journals)?;
-        let options = edge.directory.options(LogKind::Journals);
         let mut journals = Vec::new();
-        for entry in entries {
-            let bytes = read_content(&log, options, entry.offset, entry.end_offset)?;
+        for_each_content(&edge, LogKind::Journals, &entries, &mut |_, bytes| {
             for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 journals.push(serde_json::from_slice::<Journal>(line)?);
             }
-        }
+            Ok(true)
+        })?;
         journals.retain(|journal| query.entity.as_ref().is_none_or(|entity| *entity == journal.entity));
         Ok(journals)
     });
