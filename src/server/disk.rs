@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::io::{Storage, StorageFile};
@@ -115,10 +115,13 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 /// If it cannot be written.
 pub fn write_atomically(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.{}.new", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+    // Another process of this number may have died over it, and a file that exists keeps its mode.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     // Secrets live in such files.
-    std::os::unix::fs::fchown(&file, None, None)?;
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, directory.join(name))?;
@@ -155,6 +158,7 @@ impl DataDirectoryLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_directory_is_locked_once_and_files_are_replaced_whole() {
@@ -167,6 +171,11 @@ mod tests {
         write_atomically(data.path(), "f", b"one").unwrap();
         write_atomically(data.path(), "f", b"two").unwrap();
         assert_eq!(std::fs::read(data.path().join("f")).unwrap(), b"two");
+        let readable = data.path().join(format!(".f.{}.new", std::process::id()));
+        std::fs::write(readable, "a process that died left this").unwrap();
+        write_atomically(data.path(), "f", b"three").unwrap();
+        let mode = std::fs::metadata(data.path().join("f")).unwrap().permissions().mode();
+        assert_eq!((std::fs::read(data.path().join("f")).unwrap(), mode & 0o777), (b"three".to_vec(), 0o600));
     }
 
     #[test]
