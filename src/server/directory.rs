@@ -1,7 +1,7 @@
 //! The data directory: where each log lies, and how sealed content is stored in parts.
 //!
 //! ```text
-//! DATA/LOCK  tokens.json  dev-cert.pem  dev-key.pem
+//! DATA/LOCK  tokens.json  tokens.lock  dev-cert.pem  dev-key.pem
 //! DATA/control/  DATA/usage-0/  DATA/charges/  DATA/journals/   one log each
 //! ```
 

@@ -4,12 +4,14 @@
 //! Leaves to others: what a role may call (`edge`, `ingest`).
 //!
 //! Invariants: a secret is shown once and never stored; comparison is constant-time; the file is replaced atomically
-//! and read again when it changes, so that `tallymark token` works beside a running server.
+//! and read again when it changes, so that `tallymark token` works beside a running server; who changes it holds
+//! `tokens.lock`, so that of two changes at once none is lost.
 
 use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
@@ -21,6 +23,8 @@ use crate::disk::write_atomically;
 
 /// File of the tokens in the data directory.
 pub const TOKENS_FILE: &str = "tokens.json";
+/// File whose lock is held while the tokens change. It is not the token file, which every change replaces.
+const TOKENS_LOCK_FILE: &str = "tokens.lock";
 /// Tokens that one directory may have.
 pub const TOKENS_MAX: usize = 10_000;
 
@@ -92,7 +96,16 @@ impl Token {
 /// The tokens of a data directory.
 pub struct Tokens {
     path: PathBuf,
-    seen: ArcSwap<(Option<SystemTime>, Vec<Arc<Token>>)>,
+    seen: ArcSwap<(Option<Version>, Vec<Arc<Token>>)>,
+}
+
+/// Tells one state of the token file from the next. Its time alone does not: two changes may fall into one tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    modified_at: (i64, i64),
+    changed_at: (i64, i64),
+    inode: u64,
+    bytes: u64,
 }
 
 impl Tokens {
@@ -102,16 +115,15 @@ impl Tokens {
     /// If the file exists and cannot be read.
     pub fn open(data: &Path) -> Result<Self> {
         let path = data.join(TOKENS_FILE);
+        // The version first: a change between the two is read again.
+        let version = version_of(&path);
         let tokens = read(&path)?;
-        Ok(Self {
-            seen: ArcSwap::from_pointee((modified(&path), tokens.into_iter().map(Arc::new).collect())),
-            path,
-        })
+        Ok(Self { seen: ArcSwap::from_pointee((version, tokens.into_iter().map(Arc::new).collect())), path })
     }
 
     /// The token of a secret. Reads the file again if it changed.
     pub fn authenticate(&self, secret: &str) -> Option<Arc<Token>> {
-        let now = modified(&self.path);
+        let now = version_of(&self.path);
         if self.seen.load().0 != now {
             match read(&self.path) {
                 Ok(tokens) => self.seen.store(Arc::new((now, tokens.into_iter().map(Arc::new).collect()))),
@@ -131,8 +143,14 @@ impl Tokens {
     }
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+fn version_of(path: &Path) -> Option<Version> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Version {
+        modified_at: (metadata.mtime(), metadata.mtime_nsec()),
+        changed_at: (metadata.ctime(), metadata.ctime_nsec()),
+        inode: metadata.ino(),
+        bytes: metadata.len(),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<Token>> {
@@ -155,8 +173,8 @@ fn read(path: &Path) -> Result<Vec<Token>> {
 /// # Errors
 /// If the name is taken or the file cannot be written.
 pub fn create(data: &Path, name: &str, roles: BTreeSet<Role>, sources: BTreeSet<String>) -> Result<String> {
-    let path = data.join(TOKENS_FILE);
-    let mut tokens = read(&path)?;
+    let _lock = lock(data)?;
+    let mut tokens = list(data)?;
     if name.is_empty() || name.len() > 64 {
         bail!("a token's name has 1 to 64 characters");
     }
@@ -195,6 +213,7 @@ pub fn list(data: &Path) -> Result<Vec<Token>> {
 /// # Errors
 /// If there is no such token or the file cannot be written.
 pub fn revoke(data: &Path, name: &str) -> Result<()> {
+    let _lock = lock(data)?;
     let mut tokens = list(data)?;
     let before = tokens.len();
     tokens.retain(|token| token.name != name);
@@ -202,6 +221,15 @@ pub fn revoke(data: &Path, name: &str) -> Result<()> {
         bail!("there is no token named {name:?}");
     }
     write(data, tokens)
+}
+
+/// Waits until nobody else changes the tokens; held until it is dropped.
+fn lock(data: &Path) -> Result<File> {
+    let path = data.join(TOKENS_LOCK_FILE);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }
 
 fn write(data: &Path, tokens: Vec<Token>) -> Result<()> {
@@ -227,5 +255,37 @@ mod tests {
         revoke(data.path(), "app").unwrap();
         assert!(Tokens::open(data.path()).unwrap().authenticate(&secret).is_none());
         assert!(revoke(data.path(), "app").is_err());
+    }
+
+    /// A change of the same length in the same tick of the file system's clock was not seen: a revoked token stayed good.
+    #[test]
+    fn a_change_is_seen_although_time_and_length_stay() {
+        let data = tempfile::tempdir().unwrap();
+        let first = create(data.path(), "one", [Role::Admin].into(), BTreeSet::new()).unwrap();
+        let tokens = Tokens::open(data.path()).unwrap();
+        let path = data.path().join(TOKENS_FILE);
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        assert!(tokens.authenticate(&first).is_some());
+        let other = tempfile::tempdir().unwrap();
+        let second = create(other.path(), "two", [Role::Admin].into(), BTreeSet::new()).unwrap();
+        let mut changed = list(other.path()).unwrap();
+        changed[0].created_at = list(data.path()).unwrap()[0].created_at.clone();
+        write(data.path(), changed).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+        assert!(tokens.authenticate(&first).is_none() && tokens.authenticate(&second).is_some());
+    }
+
+    #[test]
+    fn of_changes_at_once_none_is_lost() {
+        let data = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+                let path = data.path();
+                scope.spawn(move || create(path, name, BTreeSet::new(), BTreeSet::new()).unwrap());
+            }
+        });
+        assert_eq!(list(data.path()).unwrap().len(), 8);
     }
 }
