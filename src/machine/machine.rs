@@ -99,6 +99,11 @@ impl Machine {
         &self.failures
     }
 
+    #[cfg(test)]
+    pub(crate) fn issued(&self) -> &Issued {
+        &self.issued
+    }
+
     /// What sealed batches charged, in minor units: per account and accounting period that the usage belongs to.
     pub(crate) fn charged(&self) -> BTreeMap<(AccountId, Period), i128> {
         let catalog = &self.control.catalog;

@@ -26,12 +26,14 @@ impl Graduated {
     /// # Errors
     /// [`RatingStatus::AmountMustFit`].
     pub fn amount(&self, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, RatingStatus> {
-        let mut sum = Exact::ZERO;
-        self.walk(quantity, is_owed_at_zero, |_, _, _, _, amount| {
-            sum = sum.add(amount)?;
-            Ok(())
-        })?;
-        Ok(sum)
+        let index = self.tiers.index_of(quantity)?;
+        let tier = &self.tiers.as_slice()[index];
+        let inside = if index == 0 { quantity } else { quantity.subtract(self.tiers.low_of(index))? };
+        let units = tier.units_amount(inside)?;
+        let has_flat =
+            !tier.flat_amount.is_zero() && (index > 0 || is_owed_at_zero || quantity.is_positive());
+        let amount = tier.capped(if has_flat { units.add(tier.flat_amount)? } else { units })?;
+        if index == 0 { Ok(amount) } else { Ok(self.tiers.full_below(index)?.add(amount)?) }
     }
 
     /// How that comes about, tier by tier.

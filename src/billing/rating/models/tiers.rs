@@ -45,6 +45,8 @@ impl Tier {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tiers {
     tiers: Vec<Tier>,
+    /// What all tiers below a tier cost when they are full, flat amounts and caps included; `None` if it does not fit.
+    full_below: Vec<Option<Exact>>,
 }
 
 impl Tiers {
@@ -65,7 +67,27 @@ impl Tiers {
         if tiers.iter().any(|tier| tier.package_size.is_some_and(|size| !size.is_positive())) {
             return Err(TermsStatus::PackageSizeMustBePositive);
         }
-        Ok(Self { tiers })
+        let mut full_below = Vec::with_capacity(tiers.len());
+        let (mut full, mut low) = (Some(Exact::ZERO), Exact::ZERO);
+        for tier in &tiers {
+            full_below.push(full);
+            let Some(up_to) = tier.up_to else { break };
+            let cost = |full: Exact| {
+                let units = tier.units_amount(up_to.subtract(low)?)?;
+                Ok::<_, RatingStatus>(full.add(tier.capped(units.add(tier.flat_amount)?)?)?)
+            };
+            full = full.and_then(|full| cost(full).ok());
+            low = up_to;
+        }
+        Ok(Self { tiers, full_below })
+    }
+
+    /// What all tiers below a tier cost when they are full, flat amounts and caps included.
+    ///
+    /// # Errors
+    /// [`RatingStatus::AmountMustFit`].
+    pub(super) fn full_below(&self, index: usize) -> Result<Exact, RatingStatus> {
+        self.full_below[index].ok_or(RatingStatus::AmountMustFit)
     }
 
     /// The tiers, in order.
@@ -83,13 +105,17 @@ impl Tiers {
     /// # Errors
     /// [`RatingStatus::AmountMustFit`].
     pub fn index_of(&self, quantity: Exact) -> Result<usize, RatingStatus> {
-        for (index, tier) in self.tiers.iter().enumerate() {
-            match tier.up_to {
-                Some(up_to) if quantity.compare(up_to)?.is_gt() => {}
-                _ => return Ok(index),
+        let (mut low, mut high) = (0, self.tiers.len() - 1);
+        while low < high {
+            let middle = low.midpoint(high);
+            let up_to = self.tiers[middle].up_to.expect("only the last tier is open");
+            if quantity.compare(up_to)?.is_gt() {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
         }
-        unreachable!("the last tier is open")
+        Ok(low)
     }
 
     /// Units below a tier.

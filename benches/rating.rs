@@ -1,0 +1,190 @@
+//! What rating costs: from changed cells to the charge lines of a cut, and each pricing model beside a bare loop.
+//!
+//! Goals: cells a second of a whole cut (merge, position, difference to what was issued), whatever was cut before; and
+//! nanoseconds a quantity of each model, as a ratio to a multiply-add loop of the same run.
+//! Non-goals: logs and shards (`path`), encoding and sealing.
+
+use std::hint::black_box;
+
+use billing::catalog::{Catalog, CatalogFile};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use domain::{Exact, Subject, Timestamp};
+use engine::shard::cell::{CellReport, Fold, Group};
+use machine::Machine;
+use wire::control::{ClockKind, ControlRecord, Genesis};
+
+/// Accounts, each with one subscription, one subject and one cell a month.
+const ACCOUNTS: usize = 20_000;
+
+fn catalog_text() -> String {
+    let mut text = String::from(
+        r#"
+        catalog = 1
+        entity = [{ id = "inc", currency = "USD", time_zone = "UTC" }]
+        meter = [{ id = "calls", event_type = "call", aggregation = "sum", value = "n" }]
+        plan = [{ id = "pro", currency = "USD" }]
+        [[price]]
+        id = "tiers"
+        plan = "pro"
+        meter = "calls"
+        model = "graduated"
+        window = "month"
+        tiers = [
+            { up_to = "100", unit_amount = "0.05" }, { up_to = "1000", unit_amount = "0.04" },
+            { up_to = "10000", unit_amount = "0.03" }, { up_to = "100000", unit_amount = "0.02" }, { unit_amount = "0.01" },
+        ]
+        "#,
+    );
+    for n in 0..ACCOUNTS {
+        text.push_str(&format!(
+            r#"
+            [[account]]
+            id = "a{n}"
+            name = "A"
+            entity = "inc"
+            currency = "USD"
+            time_zone = "UTC"
+            [[subscription]]
+            id = "s{n}"
+            account = "a{n}"
+            plan = "pro"
+            from = "2026-01-01T00:00:00Z"
+            [[subject]]
+            id = "k{n}"
+            subscription = "s{n}"
+            from = "2026-01-01T00:00:00Z"
+            "#
+        ));
+    }
+    text
+}
+
+struct Cutter {
+    machine: Machine,
+    offset: u64,
+    quantity: i128,
+}
+
+impl Cutter {
+    fn new(resources: &[billing::catalog::Resource]) -> Self {
+        let mut cutter = Self { machine: Machine::new(1), offset: 0, quantity: 0 };
+        cutter.apply(ControlRecord::Genesis(Genesis {
+            tenant: 0,
+            incarnation: 0,
+            identity_key: "0".repeat(32),
+            clock: ClockKind::Scenario,
+            epoch: machine::RATING_EPOCH.to_string(),
+            made_by: "a bench".to_string(),
+        }));
+        for resource in resources {
+            let (kind, id) = (resource.kind().as_str(), resource.id());
+            let put =
+                cutter.machine.propose_put(kind, id, resource.to_json(), "bench").expect("a valid resource");
+            cutter.apply(put.expect("a new resource"));
+        }
+        cutter.machine.metering_plan(cutter.offset);
+        cutter
+    }
+
+    fn apply(&mut self, record: ControlRecord) {
+        self.offset += 1;
+        self.machine.apply(self.offset, &record).expect("a record that follows");
+    }
+
+    /// Every cell changes; the next cut is open.
+    fn open(&mut self) {
+        self.quantity += 1_000_003;
+        let from = Timestamp::parse("2026-01-01T00:00:00Z").expect("an instant");
+        let group: Group = Group::from([]);
+        let reports = (0..ACCOUNTS).map(|n| {
+            let mut fold = Fold::default();
+            fold.add(n as u128 + self.quantity as u128, self.quantity * 10i128.pow(16) + n as i128);
+            let subject = Subject::new(&format!("k{n}")).expect("a subject");
+            CellReport { subject, program: 0, group: group.clone(), slice_from: from, fold }
+        });
+        self.machine.handle_reports(0, reports.collect());
+        let at = from.plus(20 * domain::time::DAY);
+        let cut = self.machine.propose_cut(self.offset + 1, at, "bench");
+        self.apply(cut);
+    }
+
+    fn rate(&mut self) -> usize {
+        let (batch, seal) = self.machine.rate_open_cut().expect("every account changed");
+        let lines = batch.lines.len();
+        self.apply(ControlRecord::Seal(seal));
+        self.machine.close_cut();
+        lines
+    }
+}
+
+fn cut(criterion: &mut Criterion) {
+    let resources = CatalogFile::parse(&catalog_text()).expect("a valid catalog").resources();
+    let mut cutter = Cutter::new(&resources);
+    // The first cut rates everything, because every account is new.
+    cutter.open();
+    assert_eq!(cutter.rate(), ACCOUNTS);
+    let mut group = criterion.benchmark_group("cut");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(ACCOUNTS as u64));
+    group.bench_function("graduated cells to charge lines", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut spent = std::time::Duration::ZERO;
+            for _ in 0..iterations {
+                cutter.open();
+                let start = std::time::Instant::now();
+                black_box(cutter.rate());
+                spent += start.elapsed();
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+/// A price of every model that prices a quantity.
+const MODELS: &str = r#"
+    catalog = 1
+    meter = [{ id = "m", event_type = "e", aggregation = "sum", value = "v" }]
+    plan = [{ id = "p", currency = "USD" }]
+    price = [
+        { id = "per-unit", plan = "p", meter = "m", model = "per_unit", unit_amount = "0.03", window = "month" },
+        { id = "graduated", plan = "p", meter = "m", model = "graduated", window = "month", tiers = [{ up_to = "100", unit_amount = "0.05" }, { up_to = "1000", unit_amount = "0.04" }, { up_to = "10000", unit_amount = "0.03" }, { up_to = "100000", unit_amount = "0.02" }, { unit_amount = "0.01" }] },
+        { id = "volume", plan = "p", meter = "m", model = "volume", window = "month", tiers = [{ up_to = "100", unit_amount = "0.05" }, { up_to = "1000", unit_amount = "0.04" }, { up_to = "10000", unit_amount = "0.03" }, { up_to = "100000", unit_amount = "0.02" }, { unit_amount = "0.01" }] },
+        { id = "package", plan = "p", meter = "m", model = "package", unit_amount = "3", package_size = "70", window = "month" },
+        { id = "stairstep", plan = "p", meter = "m", model = "stairstep", window = "month", tiers = [{ up_to = "100", flat_amount = "5" }, { flat_amount = "9" }] },
+        { id = "share", plan = "p", meter = "m", model = "graduated_percentage", window = "month", tiers = [{ up_to = "100", rate_percent = "5" }, { rate_percent = "3" }] },
+        { id = "matrix", plan = "p", meter = "m", model = "matrix", window = "month", rows = [{ when = { kind = "large" }, unit_amount = "2" }, { unit_amount = "1" }] },
+        { id = "dynamic", plan = "p", meter = "m", model = "dynamic", multiplier = "1.1", window = "month" },
+    ]
+"#;
+
+fn models(criterion: &mut Criterion) {
+    let mut catalog = Catalog::default();
+    for resource in CatalogFile::parse(MODELS).expect("a valid catalog").resources() {
+        catalog.apply(resource, 0).expect("a valid resource");
+    }
+    let quantities: Vec<i128> = (0..1_000).map(|n| n * 137 * 10i128.pow(18)).collect();
+    let group_texts = std::collections::BTreeMap::from([("kind".to_string(), "small".to_string())]);
+    let mut group = criterion.benchmark_group("models");
+    group.throughput(Throughput::Elements(quantities.len() as u64));
+    group.bench_function("bare multiply-add", |bencher| {
+        bencher
+            .iter(|| black_box(&quantities).iter().fold(0i128, |sum, q| sum.wrapping_add(q.wrapping_mul(3))));
+    });
+    for price in catalog.prices() {
+        let model = &price.versions()[0].terms.model;
+        group.bench_function(price.id().as_str(), |bencher| {
+            bencher.iter(|| {
+                for quantity in black_box(&quantities) {
+                    black_box(
+                        model.amount(&group_texts, Exact::new(*quantity, 18), true).expect("amounts fit"),
+                    );
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, cut, models);
+criterion_main!(benches);
