@@ -7,6 +7,8 @@ mod check;
 mod file;
 mod price;
 mod resource;
+#[cfg(test)]
+mod schema;
 mod state;
 mod status;
 mod text;
