@@ -5,6 +5,7 @@
 pub mod account;
 pub mod allocation;
 pub mod commitment;
+pub mod credits;
 pub mod discount;
 mod explain;
 pub mod expression;

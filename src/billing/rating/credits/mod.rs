@@ -1,0 +1,102 @@
+//! Credit grants: balances that pay what is due before the customer does.
+//!
+//! Owns: lots, the order in which they burn, expiry, recurrence, rollover, voids, what closed periods fix, restoring.
+//! Leaves to others: which charges are due and which grants may pay them (`rating::account`).
+//!
+//! A grant is given in *lots*: one, or one at each of its recurrences. A lot is usable for what is due at or after its
+//! start and before its end: the next recurrence, the grant's expiry, or its void, whichever comes first. What is due
+//! before a grant starts is never back-filled.
+//!
+//! *Order.* Dues are paid in the order of their instant, then of the list. A due draws `min(balance, due)` from lot after
+//! lot by priority, end (none last), start, place in the order of creation, id.
+//!
+//! *Closed periods.* Draws of a closed period are facts: they are taken from their lots before anything else. If a closed
+//! due shrank below its draws, they are given back in reverse order; if it grew, the rest draws on what is usable and
+//! left. A rollover that later closed draws relied on stays reserved for them.
+//!
+//! *Rollover.* At a recurrence `min(max, left)` goes on into the next lot; the rest expires.
+//!
+//! Invariants, asserted for every lot: amount and what rolled into it = draws + what expired + voided + rolled on +
+//! balance; no balance is below zero. The result is a function of the final state: it does not depend on the order in
+//! which grants are listed, on how usage arrived, or on cuts.
+
+mod burn;
+mod burndown;
+mod wallet;
+
+#[cfg(test)]
+mod tests;
+
+use domain::{Exact, Timestamp, Zone};
+
+pub use self::burn::{Draw, Drawn, Due, FrozenDraw, LotState, draw};
+pub use self::burndown::{Burndown, BurndownGrant, Use, burndown};
+pub use self::wallet::{AllocationTooLarge, cascade, pay_in_order, roll_over};
+use super::status::RatingStatus;
+
+/// When a grant is given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recurrence {
+    /// At the same civil day of every month; where a month is shorter, at its last.
+    Monthly,
+    /// Every so many times 24 hours.
+    Days(u32),
+}
+
+/// A credit grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Its name: the last tie-breaker.
+    pub id: String,
+    /// Lower numbers burn first.
+    pub priority: u32,
+    /// Place in the order of creation.
+    pub created: u64,
+    /// What each of its lots gives.
+    pub amount: Exact,
+    /// First instant at which it may be drawn on, and the anchor of its recurrence.
+    pub from: Timestamp,
+    /// First instant at which it may not.
+    pub until: Option<Timestamp>,
+    /// When it is given again.
+    pub recurrence: Option<Recurrence>,
+    /// The most that is kept of what was left when it is given again.
+    pub rollover_max: Exact,
+    /// From when on it may not be drawn on any more.
+    pub voided_at: Option<Timestamp>,
+}
+
+impl Grant {
+    /// First instants of its lots up to and including `until`, and of the one that follows them.
+    fn starts(&self, zone: &Zone, until: Timestamp) -> (Vec<Timestamp>, Option<Timestamp>) {
+        let mut starts = vec![self.from];
+        let Some(recurrence) = self.recurrence else { return (starts, None) };
+        let end = self.until.unwrap_or(Timestamp::END).min(Timestamp::END);
+        for nth in 1.. {
+            let next = match recurrence {
+                // Always counted from the anchor, so that the 31st comes back after a shorter month.
+                Recurrence::Monthly => zone.months_after(self.from, nth).unwrap_or(Timestamp::END),
+                Recurrence::Days(days) => self
+                    .from
+                    .plus(domain::time::DAY.saturating_mul(i64::from(days)).saturating_mul(nth.into())),
+            };
+            if next >= end {
+                break;
+            }
+            if next > until {
+                return (starts, Some(next));
+            }
+            starts.push(next);
+        }
+        (starts, None)
+    }
+}
+
+/// Sum of numbers.
+fn sum_of(numbers: impl IntoIterator<Item = Exact>) -> Result<Exact, RatingStatus> {
+    let mut sum = Exact::ZERO;
+    for number in numbers {
+        sum = sum.add(number)?;
+    }
+    Ok(sum)
+}

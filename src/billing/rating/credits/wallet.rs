@@ -1,0 +1,73 @@
+//! Wallets: balances without dates, paid from in the order of a list.
+//!
+//! Owns: paying in order, which wallet takes the rest, rollover. Leaves to others: lots over time (`burn`).
+//!
+//! Invariants: nothing is converted back from a rounded amount; payments never exceed the balance or the due, unless a
+//! wallet is there to absorb the rest.
+
+use std::fmt;
+
+use domain::Exact;
+
+use crate::rating::status::RatingStatus;
+
+/// Allocations add up to more than what is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocationTooLarge;
+
+impl fmt::Display for AllocationTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("allocated credits must not exceed what is due")
+    }
+}
+
+impl std::error::Error for AllocationTooLarge {}
+
+/// What each wallet pays of a due, in order; a wallet below `least` pays nothing.
+///
+/// # Errors
+/// [`RatingStatus::AmountMustFit`].
+pub fn pay_in_order(due: Exact, wallets: &[Exact], least: Exact) -> Result<Vec<Exact>, RatingStatus> {
+    let mut left = due.max(Exact::ZERO)?;
+    let mut paid = Vec::with_capacity(wallets.len());
+    for wallet in wallets {
+        let pays = if wallet.compare(least)?.is_lt() {
+            Exact::ZERO
+        } else {
+            (*wallet).max(Exact::ZERO)?.min(left)?
+        };
+        left = left.subtract(pays)?;
+        paid.push(pays);
+    }
+    Ok(paid)
+}
+
+/// What each wallet pays of a due, in order, where a wallet that is topped up by a threshold absorbs the rest, and the
+/// last one always does.
+///
+/// # Errors
+/// [`RatingStatus::AmountMustFit`].
+pub fn cascade(due: Exact, wallets: &[Exact], topped_up: &[usize]) -> Result<Vec<Exact>, RatingStatus> {
+    let mut left = due;
+    let mut paid = Vec::with_capacity(wallets.len());
+    for (index, wallet) in wallets.iter().enumerate() {
+        let absorbs = topped_up.contains(&index) || index + 1 == wallets.len();
+        let pays = if absorbs { left } else { (*wallet).max(Exact::ZERO)?.min(left)? };
+        left = left.subtract(pays)?;
+        paid.push(pays);
+    }
+    Ok(paid)
+}
+
+/// What of a balance goes on at a reset: `min(max, max(min, balance))`, less the overage that is carried.
+///
+/// # Errors
+/// [`RatingStatus::AmountMustFit`].
+pub fn roll_over(
+    balance: Exact,
+    min: Exact,
+    max: Exact,
+    carried_overage: Exact,
+) -> Result<Exact, RatingStatus> {
+    Ok(balance.max(min)?.min(max)?.subtract(carried_overage)?)
+}
