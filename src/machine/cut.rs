@@ -229,7 +229,6 @@ impl Rater<'_> {
             price: &price,
             grants: self.catalog.grants_of_account(&account.id).collect(),
             frozen_draws,
-            is_closed: &is_closed,
             grace: self.grace,
             as_of: self.cut.at,
         };

@@ -113,9 +113,6 @@ pub enum RecurrenceEvery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantRollover {
-    /// At least this much, as far as it is there.
-    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
-    pub min: Option<Decimal>,
     /// At most this much.
     #[serde(deserialize_with = "text::decimal")]
     pub max: Decimal,
@@ -169,13 +166,10 @@ impl CreditGrant {
         if self.until.is_some_and(|until| until <= self.from) {
             return Err(Rule::UntilMustBeAfterFrom);
         }
-        let limits = self.rollover.map_or([None, None], |rollover| [rollover.min, Some(rollover.max)]);
-        let is_negative =
-            [Some(self.amount), limits[0], limits[1]].into_iter().flatten().any(Decimal::is_negative);
-        let crosses =
-            self.rollover.is_some_and(|r| r.min.is_some_and(|min| Exact::from(min) > Exact::from(r.max)));
+        let rollover_max = self.rollover.map(|rollover| rollover.max);
+        let is_negative = [Some(self.amount), rollover_max].into_iter().flatten().any(Decimal::is_negative);
         let rolls_nowhere = self.rollover.is_some() && self.every.is_none();
-        if is_negative || crosses || rolls_nowhere || self.every == Some(RecurrenceEvery::Days(0)) {
+        if is_negative || rolls_nowhere || self.every == Some(RecurrenceEvery::Days(0)) {
             return Err(Rule::GrantMustHold);
         }
         Ok(())

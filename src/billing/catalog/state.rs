@@ -154,8 +154,7 @@ impl Catalog {
 
     fn check_grant(&self, grant: &CreditGrant) -> Result<Change, Rule> {
         let account = self.account(&grant.account).ok_or(missing("account", &grant.account))?;
-        let rollover = grant.rollover.map_or([None, None], |rollover| [rollover.min, Some(rollover.max)]);
-        check_currency(account.currency, [Some(grant.amount), rollover[0], rollover[1]])?;
+        check_currency(account.currency, [Some(grant.amount), grant.rollover.map(|rollover| rollover.max)])?;
         self.check_scope(&grant.account, &grant.subscriptions, &grant.prices)?;
         let Some(versions) = self.grants.get(&grant.id) else { return Ok(Change::Create) };
         let (_, before) = versions.last().expect("a grant has at least one version");

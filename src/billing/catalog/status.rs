@@ -126,7 +126,7 @@ impl fmt::Display for Rule {
             ),
             Rule::CommitmentMustHold(status) => status.fmt(f),
             Rule::GrantMustHold => f.write_str(
-                "amounts of a grant are zero or more, `rollover` needs `every` and a min at most its max, and days are 1 or more",
+                "amounts of a grant are zero or more, `rollover` needs `every`, and `days` are 1 or more",
             ),
             Rule::TermMustFitWindows => f.write_str(
                 "a commitment starts, changes and ends at the first instant of a month in the account's time zone",

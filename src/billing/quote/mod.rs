@@ -237,7 +237,6 @@ fn add_terms(terms: &QuoteTerms<'_>, bill: &mut Bill, active: Span) -> Result<()
         price: &|_| None,
         grants: Vec::new(),
         frozen_draws: Vec::new(),
-        is_closed: &|_, _| false,
         grace: 0,
         as_of: bill.window.until,
     };

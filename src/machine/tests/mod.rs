@@ -4,6 +4,7 @@
 //! once and compares, `histories` makes the histories up, `found` keeps those that found something. `quoted` compares a
 //! cut with a quote of the same usage, `what_if` what terms would change with what they then do change.
 
+mod agreements;
 mod found;
 mod histories;
 mod model;

@@ -189,7 +189,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("commitment_must_hold", Commitments, "new", json!({"overage_factor": "0.5"})),
         ("grant_must_hold", Grants, "new", json!({"amount": "-1", "account": "none"})),
         ("grant_must_hold", Grants, "new", json!({"rollover": {"max": "5"}})),
-        ("grant_must_hold", Grants, "new", json!({"every": "month", "rollover": {"min": "6", "max": "5"}})),
+        ("grant_must_hold", Grants, "new", json!({"every": "month", "rollover": {"max": "-5"}})),
         ("grant_must_hold", Grants, "new", json!({"every": {"days": 0}})),
         (
             "term_must_fit_windows",

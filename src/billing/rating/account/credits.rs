@@ -2,11 +2,25 @@
 //!
 //! Owns: which lines a grant may pay, in which order they come, and the lines of its draws. Leaves to others: the order
 //! in which grants burn, lots, expiry and restoring (`rating::credits`).
+//!
+//! Dues come in the order of their instant, then of their keys: a charge at the start of its slice, what a term added at
+//! the end of its window. The line of a draw has the key of the line that it pays for, with the component `credit` and
+//! the lot as its term: `wallet`, `wallet#3` (its third lot), `wallet/minimum` (paid for a minimum),
+//! `wallet/true_up/annual` (for the shortfall of a commitment).
+//!
+//! Invariants: draws are whole minor units and never exceed what is due; draws of a closed period are taken as they are.
 
-use super::Bill;
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::Exact;
+
+use super::{Bill, Due, Reason};
+use crate::catalog::{CreditGrant, RecurrenceEvery};
+use crate::charges::{Component, LineKey};
+use crate::rating::credits::{self, Grant, Recurrence, draw};
 use crate::rating::status::RatingStatus;
 
-/// The grant that a credit line's term names: `wallet`, `wallet#3` (its third lot), `wallet/minimum` (paid for a minimum).
+/// The grant that a credit line's term names.
 pub fn grant_of(term: &str) -> &str {
     let end = term.find(['#', '/']).unwrap_or(term.len());
     &term[..end]
@@ -17,9 +31,157 @@ pub fn is_of_charge(term: &str) -> bool {
     !term.contains('/')
 }
 
+/// The term of a draw: which lot paid, and for what.
+fn term_of(grant: &CreditGrant, lot: usize, due: &LineKey) -> String {
+    let mut term = grant.id.to_string();
+    if lot > 0 {
+        term.push_str(&format!("#{}", lot + 1));
+    }
+    let paid_for = match due.component {
+        Component::Minimum => "/minimum",
+        Component::Overage => "/overage",
+        Component::TrueUp => "/true_up",
+        _ => return term,
+    };
+    term.push_str(paid_for);
+    if !due.term.is_empty() {
+        term.push('/');
+        term.push_str(&due.term);
+    }
+    term
+}
+
+/// The key of the line that a draw paid for, and the number of its lot.
+fn due_of(key: &LineKey) -> (LineKey, usize) {
+    let mut parts = key.term.splitn(3, '/');
+    let lot = parts.next().and_then(|lot| lot.split_once('#')).and_then(|(_, number)| number.parse().ok());
+    let component = match parts.next() {
+        Some("minimum") => Component::Minimum,
+        Some("overage") => Component::Overage,
+        Some("true_up") => Component::TrueUp,
+        _ => Component::Charge,
+    };
+    let due = LineKey { component, term: parts.next().unwrap_or_default().to_string(), ..key.clone() };
+    (due, lot.unwrap_or(1usize).saturating_sub(1))
+}
+
 impl Bill<'_, '_> {
     /// Draws what is due from the account's grants.
     pub(super) fn credits(&mut self) -> Result<(), RatingStatus> {
+        if self.terms.grants.is_empty() {
+            return Ok(());
+        }
+        let grants: Vec<Grant> =
+            self.terms.grants.iter().map(|(created, grant)| self.grant(*created, grant)).collect();
+        self.add_frozen_dues();
+        self.dues.sort_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
+        let mut frozen = self.frozen_by_due();
+        let dues: Vec<credits::Due> = self
+            .dues
+            .iter()
+            .map(|due| credits::Due {
+                at: due.at,
+                amount: Exact::from_integer(due.amount.max(0)),
+                grants: self.payers_of(due),
+                frozen: frozen.remove(&due.key).unwrap_or_default(),
+            })
+            .collect();
+        assert!(frozen.is_empty(), "every closed draw paid for a due of the account");
+        let drawn = draw(&grants, &dues, self.terms.zone, self.terms.as_of)?;
+        let mut balances: BTreeMap<usize, Exact> = BTreeMap::new();
+        for lot in &drawn.lots {
+            let balance = balances.entry(lot.grant).or_insert(Exact::ZERO);
+            *balance = balance.add(lot.balance)?;
+        }
+        for draw in drawn.draws {
+            let (_, grant) = self.terms.grants[draw.grant];
+            let due = &self.dues[draw.due];
+            let key = LineKey {
+                component: Component::Credit,
+                term: term_of(grant, draw.lot, &due.key),
+                ..due.key.clone()
+            };
+            let balance = balances.get(&draw.grant).copied().unwrap_or(Exact::ZERO).round_to(0)?;
+            let reason = Reason::Credit { grant: grant.id.to_string(), due: due.amount, balance };
+            let (window, amount) = (due.window, draw.amount.round_to(0)?);
+            assert_eq!(Exact::from_integer(amount), draw.amount, "a draw is whole minor units");
+            self.term_line(key, window, -amount, reason);
+        }
         Ok(())
+    }
+
+    fn grant(&self, created: u64, grant: &CreditGrant) -> Grant {
+        Grant {
+            id: grant.id.to_string(),
+            priority: grant.priority.unwrap_or(0),
+            created,
+            amount: Exact::from_integer(self.minor(grant.amount)),
+            from: grant.from,
+            until: grant.until,
+            recurrence: grant.every.map(|every| match every {
+                RecurrenceEvery::Month => Recurrence::Monthly,
+                RecurrenceEvery::Days(days) => Recurrence::Days(days),
+            }),
+            rollover_max: Exact::from_integer(grant.rollover.map_or(0, |rollover| self.minor(rollover.max))),
+            voided_at: grant.voided_at,
+        }
+    }
+
+    /// Lines that a closed draw paid for and that are worth nothing any more are dues of nothing: the draw is given back.
+    fn add_frozen_dues(&mut self) {
+        let known: BTreeSet<LineKey> = self.dues.iter().map(|due| due.key.clone()).collect();
+        let mut missing: BTreeMap<LineKey, ()> = BTreeMap::new();
+        for frozen in &self.terms.frozen_draws {
+            let (key, _) = due_of(&frozen.key);
+            if !known.contains(&key) {
+                missing.insert(key, ());
+            }
+        }
+        for key in missing.into_keys() {
+            let window = self.terms.zone.month(self.terms.zone.period_of(key.window_from));
+            self.dues.push(Due { at: key.slice_from, key, window, amount: 0, is_usage: false });
+        }
+    }
+
+    fn frozen_by_due(&self) -> BTreeMap<LineKey, Vec<credits::FrozenDraw>> {
+        let mut by_due: BTreeMap<LineKey, Vec<credits::FrozenDraw>> = BTreeMap::new();
+        for frozen in self.terms.frozen_draws.iter().filter(|frozen| frozen.amount > 0) {
+            let (key, lot) = due_of(&frozen.key);
+            let id = grant_of(&frozen.key.term);
+            let grant = self.terms.grants.iter().position(|(_, grant)| grant.id.as_str() == id);
+            let grant = grant.expect("a draw names a grant of the account");
+            let amount = Exact::from_integer(frozen.amount);
+            by_due.entry(key).or_default().push(credits::FrozenDraw { grant, lot, amount });
+        }
+        for draws in by_due.values_mut() {
+            draws.sort_by_key(|draw| self.burn_order(draw.grant, draw.lot));
+        }
+        by_due
+    }
+
+    /// Where a lot stands in the order of burning, as far as draws of one due need it.
+    fn burn_order(&self, grant: usize, lot: usize) -> (u32, bool, Option<domain::Timestamp>, u64, usize) {
+        let (created, terms) = self.terms.grants[grant];
+        (terms.priority.unwrap_or(0), terms.until.is_none(), terms.until, created, lot)
+    }
+
+    /// Indexes of the grants that may pay a due; all, if `None`.
+    fn payers_of(&self, due: &Due) -> Option<BTreeSet<usize>> {
+        let pays = |grant: &CreditGrant| {
+            let of_subscription = grant.subscriptions.is_empty()
+                || due.key.subscription.as_ref().is_some_and(|id| grant.subscriptions.contains(id));
+            let of_price =
+                grant.prices.is_empty() || due.key.price.as_ref().is_some_and(|id| grant.prices.contains(id));
+            of_subscription && of_price
+        };
+        let payers: BTreeSet<usize> = self
+            .terms
+            .grants
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, grant))| pays(grant))
+            .map(|(n, _)| n)
+            .collect();
+        (payers.len() < self.terms.grants.len()).then_some(payers)
     }
 }

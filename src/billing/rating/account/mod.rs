@@ -82,8 +82,6 @@ pub struct AccountTerms<'a> {
     pub grants: Vec<(u64, &'a CreditGrant)>,
     /// Draws of closed periods.
     pub frozen_draws: Vec<FrozenDraw>,
-    /// Whether a line of the window from an instant on belongs to a closed period.
-    pub is_closed: &'a dyn Fn(&LineKey, Span) -> bool,
     /// Nanoseconds after its end at which a window is final.
     pub grace: i64,
     /// The instant of the cut.

@@ -32,7 +32,6 @@ struct World {
     /// Price, first day of a slice, units; a slice lasts a day.
     usage: Vec<(PriceId, Timestamp, i128)>,
     frozen_draws: Vec<FrozenDraw>,
-    closed_before: Timestamp,
 }
 
 impl World {
@@ -43,7 +42,7 @@ impl World {
         for (offset, resource) in file.resources().into_iter().enumerate() {
             catalog.apply(resource, offset as u64).unwrap();
         }
-        Self { catalog, usage: Vec::new(), frozen_draws: Vec::new(), closed_before: Timestamp::MIN }
+        Self { catalog, usage: Vec::new(), frozen_draws: Vec::new() }
     }
 
     fn used(mut self, usage: &[(&str, &str, i128)]) -> Self {
@@ -65,9 +64,11 @@ impl World {
                 let window = zone.month(period);
                 period = period.next();
                 for price in self.catalog.prices() {
-                    let inside = |span: Span| Span::new(span.from.max(window.from), span.until.min(window.until));
+                    let inside =
+                        |span: Span| Span::new(span.from.max(window.from), span.until.min(window.until));
                     let records = subscription.spans().into_iter();
-                    let of_plan = records.filter(|(span, r)| r.plan == *price.plan() && span.overlaps(window));
+                    let of_plan =
+                        records.filter(|(span, r)| r.plan == *price.plan() && span.overlaps(window));
                     let active: Vec<ActiveTerm> = of_plan
                         .map(|(span, r)| ActiveTerm { span: inside(span), seats: r.seats.map(Exact::from) })
                         .collect();
@@ -75,15 +76,24 @@ impl World {
                         continue;
                     }
                     let mut slices: BTreeMap<Timestamp, SliceMeasure<'_>> = BTreeMap::new();
-                    for (_, at, units) in self.usage.iter().filter(|(id, at, _)| id == price.id() && window.contains(*at)) {
+                    for (_, at, units) in
+                        self.usage.iter().filter(|(id, at, _)| id == price.id() && window.contains(*at))
+                    {
                         let slice = Span::new(*at, at.plus(DAY));
                         let sum = slices.get(at).map_or(Exact::ZERO, |m| m.measure.quantity().unwrap());
                         let measure = Measure::Scalar(sum.add(Exact::from_integer(*units)).unwrap());
                         slices.insert(*at, SliceMeasure { slice, measure, event_count: 1, event_digest: 1 });
                     }
                     let slices: Vec<_> = slices.into_values().collect();
-                    let terms =
-                        WindowTerms { price, window, active: &active, group: &group, zone: &zone, currency, as_of };
+                    let terms = WindowTerms {
+                        price,
+                        window,
+                        active: &active,
+                        group: &group,
+                        zone: &zone,
+                        currency,
+                        as_of,
+                    };
                     let lines = position(&terms, &slices).unwrap();
                     prices.push(RatedPrice {
                         subscription: subscription.id(),
@@ -106,7 +116,6 @@ impl World {
             price: &price,
             grants: self.catalog.grants_of_account(&account).collect(),
             frozen_draws: self.frozen_draws.clone(),
-            is_closed: &|_, window| window.until <= self.closed_before,
             grace: 0,
             as_of,
         };
@@ -168,7 +177,10 @@ fn terms_of_a_subscription_apply_to_what_its_prices_leave() {
         { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month", discounts = [{ percent = "10" }] },
         { id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month" },
     ]"#;
-    let subscription = SUBSCRIPTION.replace(r#"from = "2026-01-01T00:00:00Z""#, r#"from = "2026-01-01T00:00:00Z", discounts = [{ percent = "50" }], minimum = "80""#);
+    let subscription = SUBSCRIPTION.replace(
+        r#"from = "2026-01-01T00:00:00Z""#,
+        r#"from = "2026-01-01T00:00:00Z", discounts = [{ percent = "50" }], minimum = "80""#,
+    );
     let world = World::new(&[prices, &subscription]).used(&[("calls", "01-03", 100)]);
     // 100 less 10 percent, and 10: half of it is 50, and 30 are missing to the minimum.
     assert_eq!(
@@ -198,10 +210,20 @@ fn a_commitment_is_trued_up_as_its_shape_says() {
     for (shape, more, as_of, expected) in [
         ("none", "", "02-28", &["01 total 140000", "02 total 60000"][..]),
         ("none", "", "03-01", &["02 true_up annual 40000", "01 total 140000", "02 total 100000"]),
-        ("none", r#", overage_factor = "1.5""#, "02-28", &["01 overage annual 20000", "01 total 160000", "02 total 60000"]),
+        (
+            "none",
+            r#", overage_factor = "1.5""#,
+            "02-28",
+            &["01 overage annual 20000", "01 total 160000", "02 total 60000"],
+        ),
         // What was used ahead of time covers a later month.
         ("cumulative", "", "03-01", &["01 total 140000", "02 total 60000"]),
-        ("cumulative", "", "04-01", &["03 true_up annual 100000", "01 total 140000", "02 total 60000", "03 total 100000"]),
+        (
+            "cumulative",
+            "",
+            "04-01",
+            &["03 true_up annual 100000", "01 total 140000", "02 total 60000", "03 total 100000"],
+        ),
         ("year_end", "", "04-01", &["01 total 140000", "02 total 60000"]),
         (
             "prepaid_drawdown",
@@ -227,7 +249,11 @@ fn a_commitment_counts_what_discounts_leave_of_the_prices_that_it_names() {
     };
     let shown = |more: &str| {
         let world = World::new(&[prices, SUBSCRIPTION, &commitment(more)]);
-        world.used(&[("calls", "01-03", 100)]).shown("02-01").into_iter().find(|line| line.contains("true_up"))
+        world
+            .used(&[("calls", "01-03", 100)])
+            .shown("02-01")
+            .into_iter()
+            .find(|line| line.contains("true_up"))
     };
     assert_eq!(shown("").as_deref(), Some("01 true_up c 15000"));
     assert_eq!(shown(r#", prices = ["calls", "fee"]"#).as_deref(), Some("01 true_up c 14000"));
@@ -240,6 +266,96 @@ fn a_quantity_that_was_committed_to_is_priced_first() {
     let commitment = r#"commitment = [{ id = "c", account = "acme", shape = "none", quantity = "300", prices = ["calls"], from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z" }]"#;
     let world = World::new(&[CALLS, SUBSCRIPTION, commitment]).used(&[("calls", "01-03", 100)]);
     assert_eq!(world.shown("02-01"), ["01 true_up c 20000", "01 total 30000"]);
+}
+
+const WALLET: &str = r#"grant = [
+    { id = "gift", account = "acme", kind = "promotional", amount = "20", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z" },
+    { id = "wallet", account = "acme", kind = "paid", amount = "100", priority = 1, from = "2026-01-01T00:00:00Z" },
+]"#;
+
+#[test]
+fn grants_pay_what_discounts_and_bounds_leave_in_order_of_time() {
+    let price = CALLS.replace(
+        r#"window = "month""#,
+        r#"window = "month", discounts = [{ percent = "50" }], minimum = "70""#,
+    );
+    let world =
+        World::new(&[&price, SUBSCRIPTION, WALLET]).used(&[("calls", "01-03", 60), ("calls", "01-09", 60)]);
+    assert_eq!(
+        world.shown("01-31"),
+        [
+            "01 discount 1 -6000",
+            "01 credit gift -2000",
+            "01 credit wallet -1000",
+            "01 credit wallet -3000",
+            "01 total 0"
+        ]
+    );
+    // The minimum of January is due at its end.
+    assert_eq!(
+        world.shown("02-01"),
+        [
+            "01 discount 1 -6000",
+            "01 minimum  1000",
+            "01 credit wallet/minimum -1000",
+            "01 credit gift -2000",
+            "01 credit wallet -1000",
+            "01 credit wallet -3000",
+            "01 total 0",
+        ]
+    );
+}
+
+#[test]
+fn late_usage_of_a_closed_period_draws_on_what_is_left_and_a_reversal_gives_back() {
+    let month = |usage: &[_]| World::new(&[CALLS, SUBSCRIPTION, WALLET]).used(usage);
+    let closed = month(&[("calls", "01-03", 90)]);
+    let frozen = |world: &World| -> Vec<FrozenDraw> {
+        let bill = world.bill(instant("02-10"));
+        let credits = bill.into_iter().filter(|line| line.key.component == Component::Credit);
+        credits.map(|line| FrozenDraw { key: line.key, amount: -line.rounded }).collect()
+    };
+    let draws = frozen(&closed);
+    assert_eq!(draws.len(), 2, "20 of the gift, 70 of the wallet");
+    let mut late = month(&[("calls", "01-02", 50), ("calls", "01-03", 90), ("calls", "02-03", 40)]);
+    late.frozen_draws = draws.clone();
+    // The earlier usage finds the gift spent, and February what is left.
+    assert_eq!(
+        late.shown("02-10"),
+        [
+            "01 credit wallet -3000",
+            "01 credit gift -2000",
+            "01 credit wallet -7000",
+            "01 total 2000",
+            "02 total 4000"
+        ]
+    );
+    let mut fewer = month(&[("calls", "01-03", 30), ("calls", "02-03", 40)]);
+    fewer.frozen_draws = draws.clone();
+    assert_eq!(
+        fewer.shown("02-10"),
+        [
+            "01 credit gift -2000",
+            "01 credit wallet -1000",
+            "02 credit wallet -4000",
+            "01 total 0",
+            "02 total 0"
+        ]
+    );
+    let mut none = month(&[("calls", "02-03", 40)]);
+    none.frozen_draws = draws;
+    assert_eq!(none.shown("02-10"), ["02 credit wallet -4000", "02 total 0"]);
+}
+
+#[test]
+fn a_grant_pays_only_the_prices_that_it_names() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+        { id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month" },
+    ]"#;
+    let grant = r#"grant = [{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z", prices = ["fee"] }]"#;
+    let world = World::new(&[prices, SUBSCRIPTION, grant]).used(&[("calls", "01-03", 60)]);
+    assert_eq!(world.shown("02-01"), ["01 credit g -1000", "01 total 6000"]);
 }
 
 proptest! {
