@@ -3,7 +3,7 @@
 //!
 //! Two worlds get the same records and usage in the same order. One is cut whenever the history says so, the other only
 //! at the end. Their issued lines must be equal, key by key. Credits are left out of it: their draws in closed periods
-//! are facts of their own.
+//! are facts of their own. For them: no grant pays more than it has, and no window costs less than nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +45,12 @@ enum Step {
         amount: u32,
         shape: &'static str,
     },
+    Grant {
+        amount: u32,
+        days_ago: i64,
+        days: Option<i64>,
+        is_paid: bool,
+    },
     Cut,
 }
 
@@ -72,6 +78,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0i64..1_000, 1u8..9).prop_map(|(hours_ago, factor)| Step::Reprice { hours_ago, factor }),
         1 => (0u32..9_000, prop::sample::select(SHAPES.to_vec()))
             .prop_map(|(amount, shape)| Step::Commit { amount, shape }),
+        1 => (0u32..300, 0i64..40, prop::option::of(1i64..60), any::<bool>())
+            .prop_map(|(amount, days_ago, days, is_paid)| Step::Grant { amount, days_ago, days, is_paid }),
         5 => Just(Step::Cut),
     ]
 }
@@ -163,13 +171,16 @@ struct Teller {
     world: World,
     now: Timestamp,
     events: usize,
+    /// Amounts of grants by id.
+    grants: BTreeMap<String, u32>,
 }
 
 impl Teller {
     fn new(story: &Story) -> Self {
         let policy =
             PolicyRecord { horizon: 60 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 3 * DAY };
-        let mut teller = Self { world: World::new(2, &policy), now: at(START), events: 0 };
+        let mut teller =
+            Self { world: World::new(2, &policy), now: at(START), events: 0, grants: BTreeMap::new() };
         let mut put = |kind: &str, id: &str, body: Value| {
             assert_eq!(teller.world.put(kind, id, &body), Some(1), "{kind} {id} {body}");
         };
@@ -242,6 +253,20 @@ impl Teller {
                 }
                 self.world.put("commitments", &format!("c{index}"), &body);
             }
+            Step::Grant { amount, days_ago, days, is_paid } => {
+                let from = self.now.plus(-days_ago * DAY);
+                let mut body = json!({
+                    "account": "acme", "kind": if *is_paid { "paid" } else { "promotional" },
+                    "amount": amount.to_string(), "from": from.to_string(),
+                });
+                if let Some(days) = days {
+                    body.as_object_mut()
+                        .unwrap()
+                        .insert("until".to_string(), from.plus(days * DAY).to_string().into());
+                }
+                self.grants.insert(format!("g{index}"), *amount);
+                self.world.put("grants", &format!("g{index}"), &body);
+            }
             Step::Cut => {}
         }
         if !matches!(step, Step::PassHours(_) | Step::Usage { .. }) {
@@ -252,6 +277,26 @@ impl Teller {
     fn cut(&mut self) {
         self.world.start_cut(self.now);
         self.world.finish_cut();
+    }
+
+    /// No grant paid more than it has, none gave back what it did not pay, and no window costs less than nothing.
+    fn check_credits(&self, exponent: u8) {
+        let account = AccountId::new("acme").unwrap();
+        let mut drawn: BTreeMap<String, i128> = BTreeMap::new();
+        let mut windows: BTreeMap<Timestamp, i128> = BTreeMap::new();
+        for (key, worth) in self.world.machine.issued().of_account(&account) {
+            *windows.entry(key.window_from).or_default() += worth.rounded;
+            if key.component == Component::Credit {
+                assert!(worth.rounded <= 0, "a draw is taken off: {key:?}");
+                let grant = billing::rating::account::grant_of(&key.term);
+                *drawn.entry(grant.to_string()).or_default() -= worth.rounded;
+            }
+        }
+        for (grant, drawn) in drawn {
+            let amount = i128::from(self.grants[&grant]) * 10i128.pow(exponent.into());
+            assert!(drawn <= amount, "{grant} paid {drawn} of {amount}");
+        }
+        assert!(windows.values().all(|total| *total >= 0), "{windows:?}");
     }
 
     /// Issued lines but credits, without those that add up to nothing.
@@ -303,6 +348,9 @@ proptest! {
         often.cut();
         once.cut();
         prop_assert_eq!(often.issued(), once.issued());
+        for teller in [&often, &once] {
+            teller.check_credits(domain::Currency::from_code(story.currency).unwrap().exponent());
+        }
         // Rating a window that did not change gives nothing.
         let sealed = often.world.machine.control().seals().len();
         often.cut();

@@ -188,7 +188,7 @@ fn a_reset_pays_the_overage_so_far_and_a_start_does_not() {
     let span = Span::new(day(1), day(11));
     let daily = grant("g1", 1, Some((day(1), 10 * DAY)));
     // A reset exactly at the end of the span counts.
-    let burned = burndown(&[daily.clone()], &uses, span, Exact::ZERO).unwrap();
+    let burned = burndown(std::slice::from_ref(&daily), &uses, span, Exact::ZERO).unwrap();
     assert_eq!((burned.balances[0], burned.overage, burned.segments.len()), (exact("70"), Exact::ZERO, 1));
     let burned = burndown(&[daily], &uses, Span::new(day(1), day(13)), Exact::ZERO).unwrap();
     assert_eq!((burned.balances[0], burned.overage, burned.segments.len()), (exact("50"), Exact::ZERO, 2));
