@@ -17,7 +17,7 @@ use billing::rating::account::{
     AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
 };
 use billing::rating::models::{Flat, Model, Payment};
-use billing::rating::{ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTerms, position};
+use billing::rating::{ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTerms, explain, position};
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Fold;
@@ -25,6 +25,7 @@ use wire::control::{Cut, WindowFinal};
 
 use crate::cells::{Cells, MergedCell};
 use crate::due::DueIndex;
+use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::metering_plan::program_index;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, slice_of};
@@ -305,10 +306,49 @@ impl Rater<'_> {
         charge: &Charge<'c>,
         active: &[ActiveSpan],
     ) -> Result<Option<RatedPrice<'c>>, RatingStatus> {
-        let timeline = charge.price;
+        let Some((under_plan, groups)) = self.groups(schedules, charge, active)? else { return Ok(None) };
+        let mut lines = Vec::new();
+        for (group, slices) in &groups {
+            let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
+            let position = position(&self.window_terms(charge, &under_plan, group), &measures)?;
+            lines.extend(position.into_iter().map(|line| (group.clone(), line)));
+        }
+        Ok(Some(RatedPrice {
+            subscription: charge.subscription,
+            price: charge.price,
+            window: charge.window,
+            active: under_plan.iter().map(|term| term.span).collect(),
+            lines,
+        }))
+    }
+
+    fn window_terms<'t>(
+        &'t self,
+        charge: &Charge<'t>,
+        active: &'t [ActiveTerm],
+        group: &'t GroupTexts,
+    ) -> WindowTerms<'t> {
+        WindowTerms {
+            price: charge.price,
+            window: charge.window,
+            active,
+            group,
+            zone: &charge.account.time_zone,
+            currency: charge.account.currency,
+            as_of: self.cut.at,
+        }
+    }
+
+    /// Where a price's plan is active in a window, and what was used of it, per group; `None` where it is not active.
+    fn groups(
+        &self,
+        schedules: &mut Schedules,
+        charge: &Charge<'_>,
+        active: &[ActiveSpan],
+    ) -> Result<Option<(Vec<ActiveTerm>, Groups)>, RatingStatus> {
         let under_plan: Vec<ActiveTerm> = active
             .iter()
-            .filter(|active| active.plan == *timeline.plan())
+            .filter(|active| active.plan == *charge.price.plan())
             .map(|active| {
                 let span = Span::new(
                     active.span.from.max(charge.window.from),
@@ -325,27 +365,76 @@ impl Rater<'_> {
             // Nothing was used: what is owed for silence is one line without a group.
             groups.insert(GroupTexts::new(), Vec::new());
         }
-        let mut lines = Vec::new();
-        for (group, slices) in &groups {
-            let terms = WindowTerms {
-                price: timeline,
-                window: charge.window,
-                active: &under_plan,
-                group,
-                zone: &charge.account.time_zone,
-                currency: charge.account.currency,
-                as_of: self.cut.at,
-            };
-            let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-            lines.extend(position(&terms, &measures)?.into_iter().map(|line| (group.clone(), line)));
+        Ok(Some((under_plan, groups)))
+    }
+
+    /// How what an account's windows are worth comes about: those that start in a span, in order of time.
+    pub(crate) fn explain(
+        &self,
+        account: &AccountId,
+        windows: Span,
+    ) -> Result<Vec<ExplainedWindow>, RatingFailure> {
+        let (terms, entity) = account_and_entity(self.catalog, account);
+        let mut schedules = Schedules::default();
+        let all = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() }, true);
+        let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Timestamp, ExplainedWindow>::new());
+        let failed = |status: RatingStatus| RatingFailure {
+            account: account.clone(),
+            subscription: None,
+            price: None,
+            window_from: None,
+            status: status.to_string(),
+        };
+        for (subscription, window_from) in &all {
+            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
+            self.rate_window(&mut schedules, terms, subscription, window, &mut rated)?;
+            if windows.from <= window.from && window.from < windows.until {
+                let prices =
+                    self.explain_prices(&mut schedules, terms, subscription, window).map_err(failed)?;
+                let whole = explained
+                    .entry(window.from)
+                    .or_insert_with(|| ExplainedWindow::new(window, terms.currency));
+                whole.prices.extend(prices);
+            }
         }
-        Ok(Some(RatedPrice {
-            subscription: charge.subscription,
-            price: timeline,
-            window: charge.window,
-            active: under_plan.iter().map(|term| term.span).collect(),
-            lines,
-        }))
+        let bill = self.account_position(terms, entity, true, &rated).map_err(failed)?;
+        for line in bill {
+            if let Some(whole) = explained.get_mut(&line.window.from) {
+                whole.add(line);
+            }
+        }
+        explained.values().for_each(ExplainedWindow::assert_complete);
+        Ok(explained.into_values().filter(|window| !window.is_empty()).collect())
+    }
+
+    fn explain_prices(
+        &self,
+        schedules: &mut Schedules,
+        account: &Account,
+        subscription: &SubscriptionId,
+        window: Span,
+    ) -> Result<Vec<ExplainedPrice>, RatingStatus> {
+        let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
+            .into_iter()
+            .filter(|active| active.span.overlaps(window) && !active.is_trial)
+            .collect();
+        let plans: BTreeSet<_> = active.iter().map(|active| &active.plan).collect();
+        let mut explained = Vec::new();
+        for price in plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan)) {
+            let charge = Charge { account, subscription, price, window };
+            let Some((under_plan, groups)) = self.groups(schedules, &charge, &active)? else { continue };
+            for (group, slices) in &groups {
+                let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
+                let explanation = explain(&self.window_terms(&charge, &under_plan, group), &measures)?;
+                explained.push(ExplainedPrice {
+                    subscription: subscription.clone(),
+                    price: price.id().clone(),
+                    group: group.clone(),
+                    explanation,
+                });
+            }
+        }
+        Ok(explained)
     }
 
     /// The merged measures of a price's meters in a window: per group, one per slice of the subscription.
@@ -357,7 +446,7 @@ impl Rater<'_> {
         schedules: &mut Schedules,
         charge: &Charge<'_>,
         active: &[ActiveSpan],
-    ) -> Result<BTreeMap<GroupTexts, Vec<MergedSlice>>, RatingStatus> {
+    ) -> Result<Groups, RatingStatus> {
         let timeline = charge.price;
         let meters: Vec<&MeterId> = timeline.meters().collect();
         let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Vec<Fold>)>> = BTreeMap::new();
@@ -593,6 +682,9 @@ impl Rater<'_> {
         finals
     }
 }
+
+/// What was used in a window, per group, one slice after the other.
+type Groups = BTreeMap<GroupTexts, Vec<MergedSlice>>;
 
 /// What all shards and subjects together used in a slice: one quantity for each meter of the price.
 struct MergedSlice {

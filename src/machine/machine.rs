@@ -17,7 +17,7 @@ use billing::catalog::{Catalog, CatalogStatus, Change, Resource, ResourceKind};
 use billing::charges::ChargeLine;
 use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
-use domain::{AccountId, Currency, EntityId, Period, Timestamp};
+use domain::{AccountId, Currency, EntityId, Period, Span, Timestamp};
 use engine::shard::cell::CellReport;
 use wire::canonical::digest_of;
 use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
@@ -27,6 +27,7 @@ use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::cut::{Rater, RatingFailure, affected_accounts, original_period};
 use crate::due::DueIndex;
+use crate::explanation::ExplainedWindow;
 use crate::issued::Issued;
 use crate::journals::JournalBatch;
 use crate::metering_plan;
@@ -244,18 +245,7 @@ impl Machine {
         let affected =
             affected_accounts(catalog, &changed, &open.touched, &self.due, open.previous_at, &open.cut);
         let number = self.control.seals.len() as u64 + 1;
-        let rater = Rater {
-            catalog,
-            plan: &self.plan,
-            grace: self.control.policy().grace,
-            cells: &self.cells,
-            issued: &self.issued,
-            finals: &self.finals,
-            final_until: &self.final_until,
-            cut: &open.cut,
-            batch: number,
-        };
-        let outcome = rater.rate(&affected);
+        let outcome = self.rater(&open.cut).rate(&affected);
         self.failures = outcome.failures;
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
             return None;
@@ -283,6 +273,32 @@ impl Machine {
         };
         self.staged = Some((digest, batch.clone()));
         Some((batch, seal))
+    }
+
+    /// How an account's windows that start in a span came about, as of the last cut.
+    ///
+    /// # Errors
+    /// [`RatingFailure`]: a charge of the account cannot be computed.
+    pub fn explain(&self, account: &AccountId, windows: Span) -> Result<Vec<ExplainedWindow>, RatingFailure> {
+        let Some(cut) = self.control.last_cut.as_ref() else { return Ok(Vec::new()) };
+        if self.control.catalog.account(account).is_none() {
+            return Ok(Vec::new());
+        }
+        self.rater(cut).explain(account, windows)
+    }
+
+    fn rater<'a>(&'a self, cut: &'a Cut) -> Rater<'a> {
+        Rater {
+            catalog: &self.control.catalog,
+            plan: &self.plan,
+            grace: self.control.policy().grace,
+            cells: &self.cells,
+            issued: &self.issued,
+            finals: &self.finals,
+            final_until: &self.final_until,
+            cut,
+            batch: self.control.seals.len() as u64 + 1,
+        }
     }
 
     /// Stages a stored batch of a sealed cut instead of rating it again.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use billing::charges::{Component, LineKey};
 use domain::time::{DAY, HOUR};
-use domain::{AccountId, Decimal, Timestamp};
+use domain::{AccountId, Decimal, Span, Timestamp};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::{Value, json};
@@ -297,6 +297,13 @@ impl Teller {
             assert!(drawn <= amount, "{grant} paid {drawn} of {amount}");
         }
         assert!(windows.values().all(|total| *total >= 0), "{windows:?}");
+        // What is explained is what was issued.
+        let always = Span::new(Timestamp::MIN, Timestamp::END);
+        let explained = self.world.machine.explain(&account, always).unwrap();
+        let explained: BTreeMap<_, _> = explained.iter().map(|w| (w.window.from, w.total)).collect();
+        windows.retain(|_, total| *total != 0);
+        let expected = explained.into_iter().filter(|(_, total)| *total != 0).collect();
+        assert_eq!(windows, expected);
     }
 
     /// Issued lines but credits, without those that add up to nothing.

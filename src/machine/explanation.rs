@@ -1,0 +1,93 @@
+//! How a bill came about: every price of a window step by step, and every term around them.
+//!
+//! Owns: the structure that a person or a program reads, and its text. Leaves to others: the steps (`billing::rating`).
+//!
+//! Invariants: the amounts of a window's prices and terms add up to its total, which is its position.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use billing::charges::Component;
+use billing::rating::WindowExplanation;
+use billing::rating::account::BillLine;
+use domain::{Currency, PriceId, Span, SubscriptionId};
+
+/// One price of a window.
+#[derive(Clone, Debug)]
+pub struct ExplainedPrice {
+    /// For which subscription.
+    pub subscription: SubscriptionId,
+    /// The price.
+    pub price: PriceId,
+    /// Texts of the group-by dimensions.
+    pub group: BTreeMap<String, String>,
+    /// How its amount came about.
+    pub explanation: WindowExplanation,
+}
+
+/// One window of an account.
+#[derive(Clone, Debug)]
+pub struct ExplainedWindow {
+    /// The tier window.
+    pub window: Span,
+    /// Currency of all amounts.
+    pub currency: Currency,
+    /// What prices make of usage.
+    pub prices: Vec<ExplainedPrice>,
+    /// What terms take off or add, in the order of their keys.
+    pub terms: Vec<BillLine>,
+    /// What the window costs, in minor units.
+    pub total: i128,
+    charges: i128,
+}
+
+impl ExplainedWindow {
+    pub(crate) fn new(window: Span, currency: Currency) -> Self {
+        Self { window, currency, prices: Vec::new(), terms: Vec::new(), total: 0, charges: 0 }
+    }
+
+    /// Takes a line of the window's position.
+    pub(crate) fn add(&mut self, line: BillLine) {
+        self.total += line.rounded;
+        if line.key.component == Component::Charge {
+            self.charges += line.rounded;
+        } else {
+            self.terms.push(line);
+        }
+    }
+
+    /// Asserts that what is explained is what is charged.
+    pub(crate) fn assert_complete(&self) {
+        let explained: i128 = self.prices.iter().map(|price| price.explanation.rounded).sum();
+        assert_eq!(explained, self.charges, "what is explained is what is charged");
+    }
+
+    /// Whether nothing was used and nothing is owed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.terms.is_empty() && self.prices.iter().all(|price| price.explanation.portions.is_empty())
+    }
+}
+
+impl fmt::Display for ExplainedWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for price in self.prices.iter().filter(|price| !price.explanation.portions.is_empty()) {
+            write!(f, "{} · {}", price.subscription, price.price)?;
+            for (name, text) in &price.group {
+                write!(f, " · {name} {text}")?;
+            }
+            writeln!(f)?;
+            for line in price.explanation.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+        }
+        for line in &self.terms {
+            match (&line.key.subscription, &line.key.price) {
+                (Some(subscription), Some(price)) => writeln!(f, "{subscription} · {price}")?,
+                (Some(subscription), None) => writeln!(f, "{subscription}")?,
+                _ => writeln!(f, "the whole account")?,
+            }
+            writeln!(f, "    {}", line.explanation(self.currency))?;
+        }
+        write!(f, "total {} {}", self.currency.format_minor(self.total), self.currency)
+    }
+}
