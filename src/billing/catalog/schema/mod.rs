@@ -255,3 +255,38 @@ fn typical_mistakes_do_not_fit_the_schema() {
         assert!(found.iter().any(|breach| breach.contains(what)), "{from} -> {to}: {found:?}");
     }
 }
+
+#[test]
+fn the_documented_table_of_fields_and_models_is_that_of_the_schema() {
+    let root = schema();
+    let page = include_str!("../../../../docs/reference/catalog.md");
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_string()).collect()
+    };
+    let mut lines = page.lines().skip_while(|line| !line.starts_with("| field | per_unit |"));
+    let models = cells(lines.next().expect("the table is there"));
+    assert_eq!(models[1..], PricingModel::ALL.map(|model| model.as_str().to_string()));
+    let conditions = root["$defs"]["price"]["allOf"].as_array().unwrap();
+    let mut documented = BTreeSet::new();
+    for line in lines.skip(1).take_while(|line| line.starts_with('|')) {
+        let row = cells(line);
+        for (then, mark) in conditions.iter().map(|one| &one["then"]).zip(&row[1..]) {
+            let is_needed = then["required"].as_array().unwrap().contains(&json!(row[0]));
+            let is_forbidden = then["properties"].get(&row[0]) == Some(&json!(false));
+            let expected = if is_needed {
+                "●"
+            } else if is_forbidden {
+                ""
+            } else {
+                "○"
+            };
+            assert_eq!(mark, expected, "{line}");
+        }
+        documented.insert(row[0].clone());
+    }
+    let forbidden_somewhere = conditions.iter().flat_map(|one| {
+        let properties = one["then"]["properties"].as_object().unwrap();
+        properties.iter().filter(|(_, rule)| **rule == json!(false)).map(|(name, _)| name.clone())
+    });
+    assert_eq!(documented, forbidden_somewhere.collect());
+}
