@@ -6,13 +6,22 @@
 #![allow(clippy::print_stdout)] // a skipped test says so
 
 mod hledger;
+mod schema;
 
 use std::process::Command;
 
 /// Whether a peer is there; says why a test is skipped, or fails where peers are required.
 pub(crate) fn has_peer(program: &str) -> bool {
-    let is_there =
-        Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    is_there(program, Command::new(program).arg("--version"))
+}
+
+/// Whether Python has a module, likewise.
+pub(crate) fn has_python_module(module: &str) -> bool {
+    is_there(module, Command::new("python3").args(["-c", &format!("import {module}")]))
+}
+
+fn is_there(program: &str, asked: &mut Command) -> bool {
+    let is_there = asked.output().is_ok_and(|output| output.status.success());
     let is_required = std::env::var_os("TALLYMARK_REAL").is_some_and(|value| value == "1");
     assert!(is_there || !is_required, "TALLYMARK_REAL=1, but {program} is not installed");
     if !is_there {
