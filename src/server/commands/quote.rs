@@ -44,7 +44,7 @@ pub struct QuoteArgs {
     #[arg(long = "type", value_name = "TYPE", requires = "usage")]
     event_type: Option<String>,
     /// Seats of the subscription: recurring amounts are multiplied by them.
-    #[arg(long, value_name = "N", value_parser = decimal)]
+    #[arg(long, value_name = "N", value_parser = decimal, allow_hyphen_values = true)]
     seats: Option<Decimal>,
     /// The month, as YYYY-MM; every month of the usage file, otherwise the present one, if left out.
     #[arg(long, value_name = "MONTH", value_parser = Period::parse)]
