@@ -8,5 +8,7 @@
 
 mod api;
 mod bad_input;
+mod documents;
 mod kill_nine;
 mod process;
+mod quote;
