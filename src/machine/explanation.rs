@@ -10,7 +10,9 @@ use std::fmt;
 use billing::charges::Component;
 use billing::rating::WindowExplanation;
 use billing::rating::account::BillLine;
+use billing::rating::models::Basis;
 use domain::{Currency, PriceId, Span, SubscriptionId};
+use serde_json::json;
 
 /// One price of a window.
 #[derive(Clone, Debug)]
@@ -89,5 +91,64 @@ impl fmt::Display for ExplainedWindow {
             writeln!(f, "    {}", line.explanation(self.currency))?;
         }
         write!(f, "total {} {}", self.currency.format_minor(self.total), self.currency)
+    }
+}
+
+impl ExplainedWindow {
+    /// The window as JSON: amounts are texts, exact ones as decimals or fractions.
+    pub fn to_json(&self) -> serde_json::Value {
+        let money = |minor: i128| self.currency.format_minor(minor);
+        let prices: Vec<serde_json::Value> =
+            self.prices.iter().map(|price| price.to_json(self.currency)).collect();
+        let terms: Vec<serde_json::Value> = self
+            .terms
+            .iter()
+            .map(|line| {
+                json!({
+                    "subscription": line.key.subscription, "price": line.key.price,
+                    "component": line.key.component, "term": line.key.term,
+                    "amount": money(line.rounded), "text": line.explanation(self.currency),
+                })
+            })
+            .collect();
+        json!({
+            "window": self.window, "currency": self.currency, "prices": prices, "terms": terms,
+            "total": money(self.total),
+        })
+    }
+}
+
+impl ExplainedPrice {
+    fn to_json(&self, currency: Currency) -> serde_json::Value {
+        let explanation = &self.explanation;
+        let steps: Vec<serde_json::Value> = explanation
+            .portions
+            .iter()
+            .map(|step| {
+                let portion = &step.portion;
+                json!({
+                    "price_version": step.price_version, "tier": portion.tier, "basis": basis_of(portion.basis),
+                    "quantity": portion.quantity, "unit_amount": portion.unit_amount,
+                    "flat_amount": portion.flat_amount, "amount": portion.amount,
+                })
+            })
+            .collect();
+        json!({
+            "subscription": self.subscription, "price": self.price, "group": self.group,
+            "quantity": explanation.quantity, "steps": steps, "precise": explanation.precise,
+            "rounded": currency.format_minor(explanation.rounded),
+            "text": explanation.to_string().lines().collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn basis_of(basis: Basis) -> serde_json::Value {
+    match basis {
+        Basis::Units => json!({ "units": {} }),
+        Basis::Packages { size, count } => json!({ "packages": { "size": size, "count": count } }),
+        Basis::Percent { rate } => json!({ "percent": { "rate": rate } }),
+        Basis::Free => json!({ "free": {} }),
+        Basis::Recurring { share } => json!({ "recurring": { "share": share } }),
+        Basis::Fixed => json!({ "fixed": {} }),
     }
 }

@@ -121,6 +121,59 @@ async fn billing_pulls_by_cursor_and_a_forked_history_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bill_says_how_it_came_about_and_adds_up_to_what_was_charged() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = with_catalog(data.path()).await;
+    let tiers = r#"[{"up_to": "1000", "unit_amount": "0.5"}, {"unit_amount": "0.25"}]"#;
+    let price = format!(
+        r#"{{"plan": "pro", "meter": "tokens", "model": "graduated", "window": "month", "tiers": {tiers}, "discounts": [{{"percent": "20"}}]}}"#
+    );
+    let grant = r#"{"account": "acme", "kind": "paid", "amount": "200", "from": "2020-01-01T00:00:00Z"}"#;
+    for (path, body) in [("/v1/prices/tokens", price.as_str()), ("/v1/grants/wallet", grant)] {
+        let (status, said) = call("PUT", &server.url(path), &token, body).await;
+        assert_eq!(status, 200, "{path}: {said}");
+    }
+    let client = client(&server, data.path(), &token, "shop").await;
+    for id in 0..150 {
+        client.record("request", &event(&id.to_string(), "key-1")).await.unwrap();
+    }
+    client.close().await.unwrap();
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+
+    let said =
+        text(&tallymark(&["bill", "acme", "--url", server.url("").trim_end_matches('/'), "--token", &token]));
+    for line in [
+        "first 1,000 units at 0.50 = 500.00",
+        "next 500 units at 0.25 = 125.00",
+        "total 625.00 USD",
+        "150 units at 0.01 = 1.50",
+        "discount: 20% of 625.00 = -125.00",
+        "credit wallet pays 1.50 of 1.50; 0.00 is left in it = -1.50",
+        "credit wallet pays 198.50 of 500.00; 0.00 is left in it = -198.50",
+        "total 301.50 USD",
+    ] {
+        assert!(said.contains(line), "{line} in:\n{said}");
+    }
+    let (status, bill) =
+        call_json("GET", &server.url("/v1/accounts/acme/bill?format=json"), &token, "").await;
+    let windows = bill["windows"].as_array().unwrap();
+    assert_eq!((status, windows.len(), windows[0]["total"].as_str()), (200, 1, Some("301.50")), "{bill}");
+    let (_, batches) = call("GET", &server.url("/v1/charge-batches?after=0"), &token, "").await;
+    let charges = batches.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let cents =
+        charges.filter_map(|line| line["charge"]["rounded"].as_str()?.replace('.', "").parse::<i64>().ok());
+    assert_eq!(cents.sum::<i64>(), 30_150);
+    for (path, code) in [("nobody/bill", "not_found"), ("acme/bill?period=May", "period_must_be_year_month")]
+    {
+        let (_, said) = call_json("GET", &server.url(&format!("/v1/accounts/{path}")), &token, "").await;
+        assert_eq!(said["code"].as_str(), Some(code), "{said}");
+    }
+    assert_eq!(server.terminate(), Some(0));
+    mark_shown(data.path());
+    assert!(tallymark(&["replay", "--data", data.path().to_str().unwrap()]).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_work_beside_a_running_server() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path(), &[]);

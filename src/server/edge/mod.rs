@@ -65,6 +65,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     let billing = Router::new()
         .route("/v1/charge-batches", get(reads::charge_batches))
         .route("/v1/charge-batches/{number}/ack", post(writes::ack_batch))
+        .route("/v1/accounts/{account}/bill", get(reads::bill))
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Billing), require));
     let finance = Router::new()
         .route("/v1/journals", get(reads::journals))

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
-use axum::http::header;
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use billing::ledger::Journal;
-use domain::EntityId;
+use domain::{AccountId, EntityId, Period, Span, Timestamp};
 use engine::log::LogKind;
+use machine::ExplainedWindow;
 use serde::Deserialize;
 use serde_json::json;
 use wire::verdict::{QuarantineReason, Verdict};
@@ -107,6 +108,67 @@ pub(super) async fn quarantine(State(edge): State<Arc<Edge>>) -> Answer {
         lines.push('\n');
     }
     Ok(ndjson(Body::from(lines)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BillQuery {
+    period: Option<String>,
+    #[serde(default)]
+    format: BillFormat,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum BillFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `GET /v1/accounts/{account}/bill[?period=YYYY-MM][&format=json]`: what the account's windows are worth as of the last
+/// cut, and how that came about; all windows, or the one of a month in the account's zone.
+pub(super) async fn bill(
+    State(edge): State<Arc<Edge>>,
+    UrlPath(account): UrlPath<String>,
+    Query(query): Query<BillQuery>,
+) -> Answer {
+    let not_found =
+        || Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("there is no account {account:?}"));
+    let id = AccountId::new(&account).map_err(|_| not_found())?;
+    let period = query.period.as_deref().map(Period::parse).transpose();
+    let period =
+        period.map_err(|status| Problem::bad_request("period_must_be_year_month", &status.to_string()))?;
+    let explained = edge
+        .read(move |machine| {
+            let zone = machine.control().catalog().account(&id)?.time_zone.clone();
+            let always = Span::new(Timestamp::MIN, Timestamp::END);
+            Some(machine.explain(&id, period.map_or(always, |period| zone.month(period))))
+        })
+        .await?;
+    let windows = explained.ok_or_else(not_found)?.map_err(|failure| {
+        let detail = format!("a charge cannot be computed: {failure}");
+        Problem::new(StatusCode::CONFLICT, "charge_must_be_computable", &detail)
+    })?;
+    Ok(match query.format {
+        BillFormat::Json => {
+            let windows: Vec<_> = windows.iter().map(ExplainedWindow::to_json).collect();
+            Json(json!({ "account": account, "windows": windows })).into_response()
+        }
+        BillFormat::Text => {
+            let mut text = String::new();
+            for window in &windows {
+                text.push_str(&format!(
+                    "{account} · {} to {}\n\n{window}\n\n",
+                    window.window.from, window.window.until
+                ));
+            }
+            if windows.is_empty() {
+                text.push_str("nothing was used and nothing is owed\n");
+            }
+            ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+        }
+    })
 }
 
 fn ndjson(body: Body) -> Response {

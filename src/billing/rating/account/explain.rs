@@ -5,7 +5,6 @@
 use domain::{Currency, Exact};
 
 use super::BillLine;
-use crate::charges::Component;
 use crate::rating::proration::Ratio;
 
 /// How a line came about; amounts are minor units.
@@ -105,13 +104,13 @@ impl BillLine {
             Reason::Drawdown { unused, .. } => {
                 format!("commitment {}: paid before; {} of it is left", self.key.term, money(*unused))
             }
-            Reason::Credit { grant, due, balance } => {
-                format!("credit {grant} pays for {}; {} of it is left", money(*due), money(*balance))
-            }
+            Reason::Credit { grant, due, balance } => format!(
+                "credit {grant} pays {} of {}; {} is left in it",
+                money(-self.rounded),
+                money(*due),
+                money(*balance)
+            ),
         };
-        if self.key.component == Component::Charge {
-            return format!("{what} = {}", money(self.rounded));
-        }
         format!("{what} = {}", money(self.rounded))
     }
 }
