@@ -13,7 +13,7 @@ use billing::quote::{
     uses_of,
 };
 use billing::rating::{grouped, money_text, total_text};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use domain::{Decimal, Exact, Period, Span, Timestamp, Zone};
 use serde_json::{Value, json};
 
@@ -22,13 +22,13 @@ use serde_json::{Value, json};
 /// Prices, meters and plans are those of a catalog file; neither a server nor a data directory is needed. Amounts come
 /// from the functions that rate a cut, so a bill of the same usage says the same.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("what").required(true).args(["price", "plan"]))]
 pub struct QuoteArgs {
     /// Catalog file (TOML).
     #[arg(long, value_name = "FILE", env = "TALLYMARK_CATALOG")]
     catalog: PathBuf,
     /// A price; may be given several times.
-    #[arg(long, value_name = "ID", required_unless_present = "plan", conflicts_with = "plan")]
+    #[arg(long, value_name = "ID")]
     price: Vec<String>,
     /// All prices of a plan.
     #[arg(long, value_name = "ID")]
@@ -154,13 +154,13 @@ fn of_usage(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>, path: &
     let meters: Vec<&Meter> = meters.into_iter().map(|(_, meter)| meter).collect();
     let metered = meter(&meters, &events);
     let mut bills = Vec::new();
-    for period in periods_of(args, terms, &metered)? {
+    for period in periods_of(args, terms, &meters, &metered)? {
         bills.push(quote(terms, period, &metered.uses)?);
     }
     if args.json {
         return Ok(json_text(&bills, Some(&metered)));
     }
-    let mut out = metered_text(&metered);
+    let mut out = metered_text(&meters, &metered);
     for bill in &bills {
         out.push('\n');
         out.push_str(&bill_text(args, bill));
@@ -169,14 +169,19 @@ fn of_usage(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>, path: &
 }
 
 /// The months that are billed: the one that was asked for, or all from the first use to the last.
-fn periods_of(args: &QuoteArgs, terms: &QuoteTerms<'_>, metered: &Metered) -> Result<Vec<Period>> {
+fn periods_of(
+    args: &QuoteArgs,
+    terms: &QuoteTerms<'_>,
+    meters: &[&Meter],
+    metered: &Metered,
+) -> Result<Vec<Period>> {
     if let Some(period) = args.period {
         return Ok(vec![period]);
     }
     let (Some(first), Some(last)) = (metered.uses.first(), metered.uses.last()) else {
         bail!(
             "no event counts, so there is no month to bill; say one with --period\n{}",
-            metered_text(metered)
+            metered_text(meters, metered)
         );
     };
     let (mut period, last) = (terms.zone.period_of(first.time), terms.zone.period_of(last.time));
@@ -189,7 +194,7 @@ fn periods_of(args: &QuoteArgs, terms: &QuoteTerms<'_>, metered: &Metered) -> Re
 }
 
 /// What became of a usage file's events.
-fn metered_text(metered: &Metered) -> String {
+fn metered_text(meters: &[&Meter], metered: &Metered) -> String {
     let count =
         |number: usize, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
     let mut out = count(metered.events, "event", "events");
@@ -203,6 +208,13 @@ fn metered_text(metered: &Metered) -> String {
         let _ = write!(out, ", {number} {what}");
     }
     out.push('\n');
+    if metered.unmetered > 0 {
+        let mut types: Vec<&str> = meters.iter().map(|meter| meter.event_type.as_str()).collect();
+        types.sort_unstable();
+        types.dedup();
+        let _ =
+            writeln!(out, "  meters take events of the types {}; see their filters, too", types.join(", "));
+    }
     for (reason, lines) in &metered.set_aside {
         let shown: Vec<String> = lines.iter().take(5).map(usize::to_string).collect();
         let more = if lines.len() > shown.len() { ", …" } else { "" };
@@ -302,6 +314,8 @@ fn used_text(price: &PriceBill, group: &GroupBill) -> String {
     }
     if !group.group.is_empty() {
         used.push(group_text(&group.group));
+    } else if price.model == PricingModel::Matrix && group.event_count > 0 {
+        used.push("of all other kinds".to_string());
     }
     used.join(", ")
 }
