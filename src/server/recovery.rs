@@ -14,6 +14,7 @@
 //! Invariants: sealed content must be there and hash to its seal, else starting is refused; nothing is derived again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use domain::Timestamp;
@@ -23,7 +24,8 @@ use machine::{Batch, ReplayMode, ReplaySummary, Replayer, Stored, chain_digest};
 use wire::control::{ControlRecord, Genesis};
 
 use crate::control::StoredEntry;
-use crate::directory::{DataDirectory, PartJoiner, StoredContent, UsageItem, usage_item};
+use crate::directory::{DataDirectory, PartJoiner, StoredContent, UsageHistory, UsageItem, usage_item};
+use crate::disk::Directory;
 
 /// Records of the control log with their offsets.
 pub type ControlRecords = Vec<(u64, ControlRecord)>;
@@ -243,7 +245,7 @@ fn feed(
     record: Record<'_>,
     key: IdentityKey,
     shards: usize,
-    history: &mut crate::directory::UsageHistory,
+    history: &mut UsageHistory,
 ) -> Result<()> {
     match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
         UsageItem::Batch(batch) => replayer.handle_batch(&batch),
@@ -287,12 +289,83 @@ pub struct Replayed {
 /// # Errors
 /// The first damage or difference.
 pub fn replay(directory: &DataDirectory, shards: usize, mode: ReplayMode) -> Result<Replayed> {
+    let Opened { mut replayer, key, usage, .. } = open_to_read(directory, shards, mode)?;
+    let mut history = directory.history(key, shards)?;
+    let mut events = 0u64;
+    read_all(&usage, directory.options(LogKind::Usage), &mut |record| {
+        match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
+            UsageItem::Batch(batch) => {
+                events += batch.event_count() as u64;
+                replayer.handle_batch(&batch);
+            }
+            UsageItem::Barrier(offset) => replayer.handle_barrier(record.offset, offset, &mut history)?,
+        }
+        Ok(())
+    })
+    .context("the usage log")?;
+    let summary = replayer.finish().context("the end of the control log")?;
+    Ok(Replayed { replayer, summary, events, key })
+}
+
+/// A directory as it is at one moment, to go on from in memory.
+pub struct Moment {
+    /// The machine and the shards.
+    pub replayer: Replayer,
+    /// Events in the usage log, refused ones included.
+    pub events: u64,
+    /// Offset behind the usage that was read.
+    pub usage_end: u64,
+    /// The usage that was read, for folding again.
+    pub history: UsageHistory,
+}
+
+/// Reads a directory as it is, without changing it; a server may be writing to it. Sealed batches are loaded.
+///
+/// The control log is read first. What a server adds meanwhile is left out: usage behind a barrier that names a later
+/// control record would be judged by a catalog that was not read.
+///
+/// # Errors
+/// The first damage.
+pub fn read_moment(directory: &DataDirectory, shards: usize) -> Result<Moment> {
+    let Opened { mut replayer, key, usage, control_end } = open_to_read(directory, shards, ReplayMode::Load)?;
+    let mut history = directory.history(key, shards)?;
+    let mut read = || -> Result<(u64, u64)> {
+        let mut events = 0u64;
+        let mut reader = LogReader::open(&*usage, directory.options(LogKind::Usage), 0, None)?;
+        while let Some(record) = reader.next()? {
+            match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
+                UsageItem::Batch(batch) => {
+                    events += batch.event_count() as u64;
+                    replayer.handle_batch(&batch);
+                }
+                UsageItem::Barrier(offset) if offset > control_end => return Ok((events, record.offset)),
+                UsageItem::Barrier(offset) => {
+                    replayer.handle_barrier(record.offset, offset, &mut history)?;
+                }
+            }
+        }
+        Ok((events, reader.tail().end_offset))
+    };
+    let (events, usage_end) = read().context("the usage log")?;
+    replayer.finish().context("the end of the control log")?;
+    Ok(Moment { replayer, events, usage_end, history })
+}
+
+/// A directory of which all but the usage was read.
+struct Opened {
+    replayer: Replayer,
+    key: IdentityKey,
+    usage: Arc<Directory>,
+    /// Offset behind the control log: no barrier of what was read names a later one.
+    control_end: u64,
+}
+
+fn open_to_read(directory: &DataDirectory, shards: usize, mode: ReplayMode) -> Result<Opened> {
     let mut records = ControlRecords::new();
-    let mut control_end = 0;
     let log = directory.existing_log(LogKind::Control)?;
-    read_all(&log, directory.options(LogKind::Control), &mut |record| {
+    let usage = directory.existing_log(LogKind::Usage)?;
+    let control_end = read_to_end(&log, directory.options(LogKind::Control), &mut |record| {
         records.push(control_record(record)?);
-        control_end = record.offset + 1;
         Ok(())
     })
     .context("the control log")?;
@@ -310,23 +383,8 @@ pub fn replay(directory: &DataDirectory, shards: usize, mode: ReplayMode) -> Res
     }
     let (journals, charges) = (contents.pop().unwrap_or_default(), contents.pop().unwrap_or_default());
     let stored = Contents::of(&records, charges, journals)?.stored();
-    let mut replayer = Replayer::new(mode, shards, records, control_end, stored);
-    let mut history = directory.history(key, shards)?;
-    let mut events = 0u64;
-    let usage = directory.existing_log(LogKind::Usage)?;
-    read_all(&usage, directory.options(LogKind::Usage), &mut |record| {
-        match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
-            UsageItem::Batch(batch) => {
-                events += batch.event_count() as u64;
-                replayer.handle_batch(&batch);
-            }
-            UsageItem::Barrier(offset) => replayer.handle_barrier(record.offset, offset, &mut history)?,
-        }
-        Ok(())
-    })
-    .context("the usage log")?;
-    let summary = replayer.finish().context("the end of the control log")?;
-    Ok(Replayed { replayer, summary, events, key })
+    let replayer = Replayer::new(mode, shards, records, control_end, stored);
+    Ok(Opened { replayer, key, usage, control_end })
 }
 
 /// Reads a whole log.
@@ -334,10 +392,22 @@ pub fn replay(directory: &DataDirectory, shards: usize, mode: ReplayMode) -> Res
 /// # Errors
 /// The first damage, or what `visit` gives.
 pub fn read_all(
-    log: &crate::disk::Directory,
+    log: &Directory,
     options: engine::log::LogOptions,
     visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
 ) -> Result<()> {
+    read_to_end(log, options, visit).map(|_| ())
+}
+
+/// Reads a whole log; gives the offset behind its end.
+///
+/// # Errors
+/// The first damage, or what `visit` gives.
+fn read_to_end(
+    log: &Directory,
+    options: engine::log::LogOptions,
+    visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
+) -> Result<u64> {
     let mut reader = LogReader::open(log, options, 0, None)?;
     while let Some(record) = reader.next()? {
         visit(record)?;
@@ -346,5 +416,5 @@ pub fn read_all(
     if torn > 0 {
         tracing::warn!("the log ends with a torn commit of {torn} bytes that was never acknowledged");
     }
-    Ok(())
+    Ok(reader.tail().end_offset)
 }
