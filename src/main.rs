@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use server::commands::{bill, catalog, inspect, quote, replay, serve, token};
+use server::commands::{bill, catalog, inspect, quote, replay, serve, token, what_if};
 use server::config::ServeArgs;
 
 /// Usage metering and rating: every event counts once, every cent explains itself.
@@ -28,6 +28,8 @@ enum Command {
     Catalog(catalog::CatalogArgs),
     /// Say what usage would cost, with how it comes about, without a server.
     Quote(quote::QuoteArgs),
+    /// Show what a changed catalog would do to real usage, per account and as a distribution.
+    WhatIf(what_if::WhatIfArgs),
     /// Show what an account owes, and how that comes about.
     Bill(bill::BillArgs),
     /// Make, list and revoke tokens.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Catalog(args) => catalog::run(args),
         Command::Quote(args) => quote::run(&args),
+        Command::WhatIf(args) => what_if::run(&args),
         Command::Bill(args) => bill::run(&args),
         Command::Token(args) => token::run(args),
     };

@@ -12,3 +12,4 @@ mod documents;
 mod kill_nine;
 mod process;
 mod quote;
+mod what_if;

@@ -59,7 +59,7 @@ pub fn run(args: CatalogArgs) -> Result<()> {
         let plan = post(&target, "plan", &text).await?;
         let changes = plan["changes"].as_array().cloned().unwrap_or_default();
         for change in &changes {
-            print_change(change);
+            print!("{}", change_of_answer(change));
         }
         if changes.is_empty() {
             println!("no changes");
@@ -75,7 +75,7 @@ pub fn run(args: CatalogArgs) -> Result<()> {
     })
 }
 
-fn read(path: &Path) -> Result<String> {
+pub(super) fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -97,11 +97,7 @@ fn check(path: &Path) -> Result<()> {
 
 /// Says all mistakes that do not depend on what the server has: it may have what the file names.
 fn refuse_mistakes(path: &Path, text: &str) -> Result<()> {
-    let Report { findings, .. } = check_file(text);
-    let own = findings
-        .into_iter()
-        .filter(|finding| finding.severity == Severity::Mistake && finding.name != "reference_must_exist");
-    let own: Vec<Finding> = own.collect();
+    let own = own_mistakes(text);
     if own.is_empty() {
         return Ok(());
     }
@@ -109,12 +105,20 @@ fn refuse_mistakes(path: &Path, text: &str) -> Result<()> {
     bail!("{} has {}; nothing was sent to the server", path.display(), count(own.len(), "mistake"));
 }
 
+/// Mistakes that a file has whatever catalog it is put to.
+pub(super) fn own_mistakes(text: &str) -> Vec<Finding> {
+    let Report { findings, .. } = check_file(text);
+    let is_own =
+        |finding: &Finding| finding.severity == Severity::Mistake && finding.name != "reference_must_exist";
+    findings.into_iter().filter(is_own).collect()
+}
+
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Findings with the lines that they are about, as compilers write them.
-fn report_text(path: &Path, text: &str, findings: &[Finding]) -> String {
+pub(super) fn report_text(path: &Path, text: &str, findings: &[Finding]) -> String {
     let mut out = String::new();
     for finding in findings {
         let severity = match finding.severity {
@@ -154,28 +158,43 @@ async fn post(target: &Target, action: &str, text: &str) -> Result<Value> {
     Ok(body)
 }
 
-/// Prints a change as the fields that differ.
-fn print_change(change: &Value) {
-    let text = |field: &str| change[field].as_str().unwrap_or_default().to_string();
-    let is_new = change["before"].is_null();
-    println!(
-        "{} {} {} (version {})",
-        if is_new { "+" } else { "~" },
-        text("kind"),
-        text("id"),
-        change["version"]
-    );
+fn change_of_answer(change: &Value) -> String {
+    let text = |field: &str| change[field].as_str().unwrap_or_default();
+    let before = Some(&change["before"]).filter(|before| !before.is_null());
+    let version = change["version"].as_u64().unwrap_or_default();
+    change_text(text("kind"), text("id"), version, before, &change["after"])
+}
+
+/// Longer changes of a field, such as of tiers, take a line for each side.
+const CHANGE_BYTES_OF_A_LINE: usize = 80;
+
+/// A change as the fields that differ.
+pub(super) fn change_text(
+    kind: &str,
+    id: &str,
+    version: u64,
+    before: Option<&Value>,
+    after: &Value,
+) -> String {
+    let sign = if before.is_none() { "+" } else { "~" };
+    let mut out = format!("{sign} {kind} {id} (version {version})\n");
     let empty = serde_json::Map::new();
-    let before = change["before"].as_object().unwrap_or(&empty);
-    let after = change["after"].as_object().unwrap_or(&empty);
+    let before = before.and_then(Value::as_object).unwrap_or(&empty);
+    let after = after.as_object().unwrap_or(&empty);
     for (field, value) in after.iter().filter(|(field, _)| *field != "id") {
-        match before.get(field) {
-            Some(old) if old == value => {}
-            Some(old) => println!("    {field}: {old} -> {value}"),
-            None => println!("    {field}: {value}"),
-        }
+        let _ = match before.get(field) {
+            Some(old) if old == value => Ok(()),
+            Some(old) => {
+                let (old, value) = (old.to_string(), value.to_string());
+                let is_long = old.len() + value.len() > CHANGE_BYTES_OF_A_LINE;
+                let between = if is_long { "\n      -> " } else { " -> " };
+                writeln!(out, "    {field}: {old}{between}{value}")
+            }
+            None => writeln!(out, "    {field}: {value}"),
+        };
     }
     for (field, old) in before.iter().filter(|(field, _)| !after.contains_key(*field)) {
-        println!("    {field}: {old} -> none");
+        let _ = writeln!(out, "    {field}: {old} -> none");
     }
+    out
 }

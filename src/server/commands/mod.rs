@@ -10,3 +10,4 @@ pub mod quote;
 pub mod replay;
 pub mod serve;
 pub mod token;
+pub mod what_if;
