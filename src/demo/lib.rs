@@ -5,6 +5,7 @@
 //! Invariants: exit 0 only if every proof holds; every number printed was read or measured in this run.
 #![allow(clippy::print_stdout)] // the demo's output is its purpose
 
+mod agreements;
 mod api;
 mod bill;
 mod fold;
@@ -78,21 +79,23 @@ async fn tell(args: &DemoArgs) -> Result<()> {
     who_sells_what(&story, &catalog, &api).await?;
     let streamed = stream(&story, &api, &running, &token, &data, &mut fold).await?;
     counted(&api, &fold, &streamed, &data, &mut proofs).await?;
-    let lines = pull_charges(&api).await?;
+    let charges = pull_charges(&api).await?;
+    let (agreed, lines): (Vec<_>, Vec<_>) = charges.iter().cloned().partition(agreements::is_agreed);
     control_totals(&lines, &fold, &data, &mut proofs)?;
     charged(&lines, &story, &fold, &mut proofs);
     top_accounts(&lines, &story);
     bill::explain_january(&lines, &story, &mut proofs)?;
+    agreements::explain(&api, &agreed, &mut proofs).await?;
     let journals = pull_journals(&api).await?;
-    posted(&api, &lines, &journals, &data, &mut proofs).await?;
+    posted(&api, &charges, &journals, &data, &mut proofs).await?;
     let chain = chain_of(&api).await?;
     let is_kept = args.keep;
     let addresses = (running.quic, running.http);
     running.stop().await?;
     replayed(&data, &chain, &mut proofs)?;
 
-    let totals = totals_of(&lines);
-    let unexplained = unexplained(&lines, &journals);
+    let totals = totals_of(&charges);
+    let unexplained = unexplained(&charges, &journals);
     let (held, all) = proofs.counts();
     for failure in proofs.failures() {
         println!("NOT PROVEN  {failure}");
@@ -162,6 +165,10 @@ async fn who_sells_what(story: &Story, catalog: &Path, api: &Api) -> Result<()> 
     println!("  code input      0.010                     0.009");
     println!("  code output     0.030                     0.028");
     println!("  platform fee    499 a month               449 a month");
+    println!("\n  and by agreement, in USD:");
+    for agreement in agreements::AGREEMENTS {
+        println!("  {:16}{}", agreement.name, agreement.terms);
+    }
     let text = std::fs::read_to_string(catalog)?;
     let applied = api.post_text("/v1/catalog/apply", text).await?;
     let changed = applied["changed"].as_array().map_or(0, Vec::len);
@@ -182,10 +189,11 @@ async fn stream(
         grouped(&story.requests.len().to_string())
     );
     let pem = std::fs::read(data.join(server::tls::DEV_CERT_FILE))?;
-    let options = ClientOptions::new(running.quic, token, SOURCE, pem);
-    let client = Client::connect(options).await?;
+    let connect =
+        async |source| Client::connect(ClientOptions::new(running.quic, token, source, pem.clone())).await;
+    let (client, agents) = (connect(SOURCE).await?, connect(agreements::AGENT_SOURCE).await?);
     let is_terminal = std::io::stdout().is_terminal();
-    let streamer = Streamer { story, api, client, fold, is_terminal };
+    let streamer = Streamer { story, api, client, agents, fold, is_terminal };
     let streamed = streamer.run().await?;
     println!(
         "\n  {} events in {:.1} s of sending: {} events/s, durable after p50 {:.1} ms, p99 {:.1} ms",
@@ -446,7 +454,7 @@ async fn pull_journals(api: &Api) -> Result<Vec<Journal>> {
     text.lines().map(|line| serde_json::from_str(line).context("a journal is unreadable")).collect()
 }
 
-/// 8: the books.
+/// 9: the books.
 async fn posted(
     api: &Api,
     lines: &[ChargeLine],
@@ -454,7 +462,7 @@ async fn posted(
     data: &Path,
     proofs: &mut Proofs,
 ) -> Result<()> {
-    println!("8 · The books\n");
+    println!("9 · The books\n");
     let mut months: BTreeMap<(String, Period, Currency), (usize, i128)> = BTreeMap::new();
     for journal in journals {
         let month = months.entry((journal.entity.to_string(), journal.period, journal.currency)).or_default();
@@ -538,9 +546,9 @@ fn totals_of(lines: &[ChargeLine]) -> BTreeMap<Currency, i128> {
     totals
 }
 
-/// 9: the logs, replayed.
+/// 10: the logs, replayed.
 fn replayed(data: &Path, chain: &str, proofs: &mut Proofs) -> Result<()> {
-    println!("9 · The logs, replayed: every batch and journal derived again and compared with its seal\n");
+    println!("10 · The logs, replayed: every batch and journal derived again and compared with its seal\n");
     for shards in [1, 2, 8] {
         let started = Instant::now();
         let directory = DataDirectory::new(data, 64 << 20);

@@ -8,6 +8,8 @@
 use domain::time::{DAY, SECOND};
 use domain::{Timestamp, Zone};
 
+use crate::agreements;
+
 /// Days of the first quarter of 2026.
 pub(crate) const DAYS: usize = 90;
 /// Source of all events.
@@ -165,6 +167,7 @@ impl Story {
                 "2026-01-01T05:00:00Z",
             ));
         }
+        text.push_str(agreements::CATALOG);
         text
     }
 }

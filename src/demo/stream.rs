@@ -9,6 +9,7 @@ use domain::{Period, Timestamp};
 use serde_json::json;
 use tallymark_client::{BatchBuilder, BuilderStatus, Client, IdMode};
 
+use crate::agreements;
 use crate::api::Api;
 use crate::fold::Fold;
 use crate::story::{
@@ -41,6 +42,8 @@ pub(crate) struct Streamer<'a> {
     pub(crate) story: &'a Story,
     pub(crate) api: &'a Api,
     pub(crate) client: Client,
+    /// Of the accounts with agreements.
+    pub(crate) agents: Client,
     pub(crate) fold: &'a mut Fold,
     pub(crate) is_terminal: bool,
 }
@@ -87,6 +90,7 @@ impl Streamer<'_> {
             self.client.send(&mut builder).await?;
             self.client.flush().await?;
             sending += day_started.elapsed();
+            agreements::on_day(day, Story::morning_after(day), &self.agents, self.api).await?;
             if day == 50 {
                 self.bind_unknown_subjects().await?;
             }
@@ -112,6 +116,7 @@ impl Streamer<'_> {
             ack_p99: latency("p99"),
         };
         self.client.close().await?;
+        self.agents.close().await?;
         Ok(streamed)
     }
 
