@@ -71,6 +71,8 @@ pub(crate) struct Rater<'a> {
     pub(crate) finals: &'a BTreeMap<(AccountId, Timestamp), u64>,
     pub(crate) final_until: &'a BTreeMap<AccountId, Timestamp>,
     pub(crate) cut: &'a Cut,
+    /// The instant of the cut before: periods whose grace was over by then are closed.
+    pub(crate) previous_at: Timestamp,
     pub(crate) batch: u64,
 }
 
@@ -619,10 +621,11 @@ impl Rater<'_> {
         }
     }
 
-    /// The first period from `period` on that is open at the cut: a period closes when its grace is over.
+    /// The first period from `period` on that is open: the first cut after a period's grace is the last to post to it, so
+    /// that what becomes due when a window is final still belongs to its own period.
     fn open_period(&self, entity: &Entity, period: Period) -> Period {
         let mut open = period;
-        while entity.time_zone.month(open).until.plus(self.grace) <= self.cut.at {
+        while entity.time_zone.month(open).until.plus(self.grace) <= self.previous_at {
             open = open.next();
         }
         open

@@ -245,7 +245,7 @@ impl Machine {
         let affected =
             affected_accounts(catalog, &changed, &open.touched, &self.due, open.previous_at, &open.cut);
         let number = self.control.seals.len() as u64 + 1;
-        let outcome = self.rater(&open.cut).rate(&affected);
+        let outcome = self.rater(&open.cut, open.previous_at).rate(&affected);
         self.failures = outcome.failures;
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
             return None;
@@ -284,10 +284,10 @@ impl Machine {
         if self.control.catalog.account(account).is_none() {
             return Ok(Vec::new());
         }
-        self.rater(cut).explain(account, windows)
+        self.rater(cut, cut.at).explain(account, windows)
     }
 
-    fn rater<'a>(&'a self, cut: &'a Cut) -> Rater<'a> {
+    fn rater<'a>(&'a self, cut: &'a Cut, previous_at: Timestamp) -> Rater<'a> {
         Rater {
             catalog: &self.control.catalog,
             plan: &self.plan,
@@ -297,6 +297,7 @@ impl Machine {
             finals: &self.finals,
             final_until: &self.final_until,
             cut,
+            previous_at,
             batch: self.control.seals.len() as u64 + 1,
         }
     }

@@ -412,12 +412,18 @@ impl Model {
         if rest.abs() * 2 >= unit { whole + rest.signum() } else { whole }
     }
 
-    /// The accounting period that a line belongs to, and the one that it posts to at a cut.
-    pub(super) fn periods(&self, account: &Account, instant: Timestamp, at: Timestamp) -> (Period, Period) {
+    /// The accounting period that a line belongs to, and the one that it posts to at a cut: the cut before closed those
+    /// whose grace was over.
+    pub(super) fn periods(
+        &self,
+        account: &Account,
+        instant: Timestamp,
+        previous_at: Timestamp,
+    ) -> (Period, Period) {
         let zone = &account.entity_zone;
         let original = zone.period_of(instant);
         let mut open = original;
-        while zone.month(open).until.plus(self.grace) <= at {
+        while zone.month(open).until.plus(self.grace) <= previous_at {
             open = open.next();
         }
         (original, open)

@@ -41,6 +41,8 @@ struct Play {
     worlds: Vec<World>,
     model: Model,
     now: Timestamp,
+    /// The cut before the one that is checked, and the last one.
+    cuts: [Timestamp; 2],
     sent: Vec<Sent>,
     ids: BTreeMap<&'static str, usize>,
     /// Sum of all lines, and the number of the batch in which each window became final.
@@ -88,6 +90,7 @@ impl Play {
             worlds: SHARDS.iter().map(|shards| World::new(*shards, &policy)).collect(),
             model: Model::new(currency, setup.negative, limits, accounts, prices),
             now: hour(START),
+            cuts: [Timestamp::MIN; 2],
             sent: Vec::new(),
             ids: BTreeMap::new(),
             issued: Worths::new(),
@@ -331,6 +334,7 @@ impl Play {
 
     fn cut(&mut self, crashes: bool) -> Option<Batch> {
         let now = self.now;
+        self.cuts = [self.cuts[1], now];
         self.in_all(|world| world.start_cut(now));
         self.model.known_meters = self.model.meters.len();
         if crashes {
@@ -398,7 +402,7 @@ impl Play {
         // A recurring amount belongs to the period of the middle of its window, usage to that of its slice.
         let half = (line.window.until.nanoseconds() - line.window.from.nanoseconds()) / 2;
         let instant = if line.meter.is_none() { line.window.from.plus(half) } else { line.slice.from };
-        let (original, open) = self.model.periods(account, instant, batch.head.at);
+        let (original, open) = self.model.periods(account, instant, self.cuts[0]);
         assert_eq!(line.period, open, "a line posts to its period, or the first open one after it: {line:?}");
         let final_batch = self.finals.get(&(line.account.to_string(), line.window.from)).copied();
         let corrects = (final_batch.is_some() || open != original)
