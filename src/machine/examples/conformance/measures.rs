@@ -1,0 +1,330 @@
+//! Measures of levels, keys and parts of a period.
+//!
+//! Owns: levels over time, days that a key is active, values weighted by the days that are left. Leaves to others: prices of
+//! what was measured.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use billing::rating::proration::{Ratio, prorate};
+use domain::time::{DAY, SECOND};
+use domain::{Exact, Rounding, Span, Timestamp};
+use serde_json::Value;
+
+use crate::case::{Case, Stop, list_of, number_of};
+use crate::numbers::{Precision, quotient_or_zero, sum_of};
+use crate::proration::ratio_of;
+use crate::time::{days_since, instant_of, span_of};
+use crate::values::Values;
+
+/// Places at which a value is also shown rounded.
+const PLACES_SHOWN: std::ops::RangeInclusive<i32> = 0..=12;
+
+pub(crate) fn weighted_sum(case: &Case<'_>) -> Result<Values, Stop> {
+    let span = span_of(case, "from", "to")?;
+    let levels = Levels::of_changes(case.number_or_zero("initial")?, changes_of(case, "at")?, span)?;
+    let units = Precision::of(case)?.round(levels.mean()?)?;
+    Ok(Values::new().with("units", units).with("carry", levels.end))
+}
+
+pub(crate) fn weighted_sum_of_events(case: &Case<'_>) -> Result<Values, Stop> {
+    let span = span_of(case, "from", "to")?;
+    let changes = changes_of(case, "time")?;
+    let inside: Vec<Exact> =
+        changes.iter().filter(|(at, _)| span.contains(*at)).map(|(_, change)| *change).collect();
+    let levels = Levels::of_changes(case.number_or_zero("initial")?, changes, span)?;
+    let row_of = |stretch: &Stretch| {
+        let seconds = seconds_of(stretch.nanoseconds)?;
+        Ok(Value::from(vec![stretch.from.to_string(), stretch.level.to_string(), seconds.to_string()]))
+    };
+    let breakdown = levels.stretches.iter().map(row_of).collect::<Result<Vec<_>, Stop>>()?;
+    let (mean, unit_price) = (levels.mean()?, case.number_or_one("unit_price")?);
+    let cents = mean.multiply(unit_price)?.multiply(Exact::from_integer(100))?;
+    let values = Values::new()
+        .with("seconds_weighted", levels.integral()?.divide(Exact::from_integer(SECOND.into()))?)
+        .with("variation", sum_of(&inside)?)
+        .with("count", inside.len())
+        .with("breakdown", breakdown)
+        .with("carry_over", levels.end)
+        .with("unit_price", unit_price)
+        .with("amount_cents", Precision::half_away(0).round(cents)?);
+    shown(values, mean)
+}
+
+/// A level that held for a while.
+struct Stretch {
+    from: Timestamp,
+    level: Exact,
+    nanoseconds: i64,
+}
+
+/// Levels over a span, without empty stretches.
+struct Levels {
+    stretches: Vec<Stretch>,
+    end: Exact,
+    nanoseconds: i64,
+}
+
+impl Levels {
+    /// A level to which every change adds at its instant; changes from the end of the span on do not count.
+    fn of_changes(initial: Exact, mut changes: Vec<(Timestamp, Exact)>, span: Span) -> Result<Self, Stop> {
+        changes.sort_by_key(|(at, _)| *at);
+        let mut level = initial;
+        let mut steps = Vec::with_capacity(changes.len());
+        for (at, change) in changes {
+            level = level.add(change)?;
+            steps.push((at, level));
+        }
+        Ok(Self::of_steps(initial, &steps, span))
+    }
+
+    /// A level that every step sets at its instant; steps are in order of time.
+    fn of_steps(initial: Exact, steps: &[(Timestamp, Exact)], span: Span) -> Self {
+        let mut levels = Self { stretches: Vec::new(), end: initial, nanoseconds: length_of(span) };
+        let mut from = span.from;
+        for (at, level) in steps.iter().filter(|(at, _)| *at < span.until) {
+            levels.push(from, (*at).max(from));
+            from = (*at).max(from);
+            levels.end = *level;
+        }
+        levels.push(from, span.until.max(from));
+        levels
+    }
+
+    fn push(&mut self, from: Timestamp, until: Timestamp) {
+        let nanoseconds = length_of(Span::new(from, until));
+        if nanoseconds > 0 {
+            self.stretches.push(Stretch { from, level: self.end, nanoseconds });
+        }
+    }
+
+    /// Level times nanoseconds.
+    fn integral(&self) -> Result<Exact, Stop> {
+        let of = |stretch: &Stretch| stretch.level.multiply(Exact::from_integer(stretch.nanoseconds.into()));
+        sum_of(&self.stretches.iter().map(of).collect::<Result<Vec<_>, _>>()?)
+    }
+
+    fn mean(&self) -> Result<Exact, Stop> {
+        quotient_or_zero(self.integral()?, Exact::from_integer(self.nanoseconds.into()))
+    }
+}
+
+fn changes_of(case: &Case<'_>, time: &str) -> Result<Vec<(Timestamp, Exact)>, Stop> {
+    case.rows("events")?.iter().map(|event| Ok((instant_of(event, time)?, event.number("value")?))).collect()
+}
+
+fn length_of(span: Span) -> i64 {
+    span.until.nanoseconds().saturating_sub(span.from.nanoseconds()).max(0)
+}
+
+fn seconds_of(nanoseconds: i64) -> Result<Exact, Stop> {
+    Ok(Exact::ratio(nanoseconds.into(), SECOND.into())?)
+}
+
+/// Levels are folded granule by granule; one is carried for so many granules after the one that it was seen in.
+pub(crate) fn granule_fold(case: &Case<'_>) -> Result<Values, Stop> {
+    let span = span_of(case, "from", "to")?;
+    let seconds: i64 = case.integer("granularity_seconds")?.unwrap_or(3_600);
+    if seconds <= 0 {
+        return Err(Stop::Refused);
+    }
+    let granularity = seconds.saturating_mul(SECOND);
+    let hold: Option<i64> = case.integer("max_hold_granules")?;
+    let mut events = Vec::new();
+    for event in case.rows("events")? {
+        events.push((instant_of(&event, "at")?, event.number("level")?));
+    }
+    events.sort_by_key(|(at, _)| *at);
+    // What was seen before the range counts as seen in its first granule, however old it is.
+    let granule_of = |at: Timestamp| ((at.nanoseconds() - span.from.nanoseconds()) / granularity).max(0);
+    let mut folded = Vec::new();
+    for granule in 0.. {
+        let from = span.from.plus(granule * granularity);
+        let part = Span::new(from, from.plus(granularity).min(span.until));
+        if from >= span.until {
+            break;
+        }
+        let before = events.iter().rev().find(|(at, _)| *at < from);
+        let carried = before.filter(|(at, _)| hold.is_none_or(|hold| granule - granule_of(*at) <= hold));
+        let carried = carried.map_or(Exact::ZERO, |(_, level)| *level);
+        let inside: Vec<_> = events.iter().copied().filter(|(at, _)| part.contains(*at)).collect();
+        folded.push(match case.word("function")? {
+            "peak" => {
+                let levels = inside.iter().map(|(_, level)| *level);
+                levels.chain([carried]).try_fold(Exact::ZERO, Exact::max)?
+            }
+            "time_weighted" => Levels::of_steps(carried, &inside, part).mean()?,
+            function => return Err(Stop::Unsupported(format!("the fold {function}"))),
+        });
+    }
+    Ok(Values::new().with("units", Precision::of(case)?.sum(&folded)?))
+}
+
+pub(crate) fn unique_count(case: &Case<'_>) -> Result<Values, Stop> {
+    let mut keys = BTreeSet::new();
+    for event in case.rows("events")? {
+        keys.insert((event.text("group"), event.text("key")));
+    }
+    Ok(Values::new().with("units", keys.len()))
+}
+
+/// Keys that were added and not removed again by the end of the range.
+pub(crate) fn unique_set(case: &Case<'_>) -> Result<Values, Stop> {
+    let until = instant_of(case, "to")?;
+    let mut present = BTreeSet::new();
+    for change in key_changes(case)?.into_iter().filter(|change| change.at < until) {
+        if change.is_removal {
+            present.remove(change.key);
+        } else {
+            present.insert(change.key);
+        }
+    }
+    Ok(Values::new().with("value", present.len()))
+}
+
+/// Every day that a key is active on for a time counts once.
+pub(crate) fn prorated_unique(case: &Case<'_>) -> Result<Values, Stop> {
+    let start = instant_of(case, "period_start")?;
+    let days: i64 = case.integer("period_days")?.unwrap_or(0);
+    let period = Span::new(start, start.plus(days.saturating_mul(DAY)));
+    let mut active_since: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    let mut touched = BTreeSet::new();
+    let mut touch = |key, from: Timestamp, until: Timestamp| {
+        let (from, until) = (from.max(period.from), until.min(period.until));
+        if from < until {
+            let days = days_since(start, from)..=days_since(start, until.plus(-1));
+            touched.extend(days.map(|day| (key, day)));
+        }
+    };
+    for change in key_changes(case)? {
+        if !change.is_removal {
+            active_since.entry(change.key).or_insert(change.at);
+        } else if let Some(since) = active_since.remove(change.key) {
+            touch(change.key, since, change.at);
+        }
+    }
+    for (key, since) in active_since {
+        touch(key, since, period.until);
+    }
+    let ratio = Ratio::new(touched.len() as u64, denominator_of(case)?);
+    shown(Values::new(), ratio.value())
+}
+
+struct KeyChange<'a> {
+    at: Timestamp,
+    key: &'a str,
+    is_removal: bool,
+}
+
+/// Changes in order of time; of one instant, in order of arrival.
+fn key_changes<'a>(case: &Case<'a>) -> Result<Vec<KeyChange<'a>>, Stop> {
+    let change_of = |event: &Case<'a>| {
+        let is_removal = event.text("op") == Some("remove");
+        Ok::<_, Stop>(KeyChange { at: instant_of(event, "time")?, key: event.word("key")?, is_removal })
+    };
+    let mut changes = case.rows("events")?.iter().map(change_of).collect::<Result<Vec<_>, _>>()?;
+    changes.sort_by_key(|change| change.at);
+    Ok(changes)
+}
+
+pub(crate) fn ratio_units(case: &Case<'_>) -> Result<Values, Stop> {
+    let units = prorate(case.number("quantity")?, ratio_of(case, "prorate_days")?)?;
+    Ok(Values::new().with("units", Precision::of(case)?.round(units)?))
+}
+
+pub(crate) fn prorated_sum(case: &Case<'_>) -> Result<Values, Stop> {
+    let part_of = |part: &Value| {
+        let [value, numerator, denominator] = list_of(part)? else {
+            return Err(Stop::Broken("a part has three numbers".to_string()));
+        };
+        let part = number_of(value)?.multiply(number_of(numerator)?)?;
+        quotient_or_zero(part, number_of(denominator)?)
+    };
+    let parts = case.list("parts")?.iter().map(part_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(Values::new().with("units", Precision::of(case)?.sum(&parts)?))
+}
+
+pub(crate) fn increment_up(case: &Case<'_>) -> Result<Values, Stop> {
+    let increment = case.number("increment")?;
+    let count = case.number("quantity")?.divide(increment)?.round(Rounding::Ceiling, 0)?;
+    Ok(Values::new().with("units", count.multiply(increment)?))
+}
+
+/// Every value for the days that are left of the period on its day.
+pub(crate) fn prorated_sum_of_events(case: &Case<'_>) -> Result<Values, Stop> {
+    let (values, parts) = event_parts(case)?;
+    let mut given = Values::new().with("unprorated", sum_of(&values)?).with("count", values.len());
+    for place in PLACES_SHOWN {
+        let rounded = Precision::half_away(place).round_each(&parts)?;
+        given.set(&format!("per_event_rounded_{place}"), rounded);
+    }
+    shown(given, sum_of(&parts)?)
+}
+
+pub(crate) fn prorated_flat(case: &Case<'_>) -> Result<Values, Stop> {
+    let values = case.numbers("values")?;
+    let days: u64 = case.integer("days")?.unwrap_or(0);
+    let prorated = prorate(sum_of(&values)?, Ratio::new(days, denominator_of(case)?))?;
+    shown(Values::new().with("unprorated", sum_of(&values)?).with("count", values.len()), prorated)
+}
+
+/// As a prorated sum, with what was there before counted for the whole period.
+pub(crate) fn prorated_sum_recurring(case: &Case<'_>) -> Result<Values, Stop> {
+    let persisted = case.numbers("persisted")?;
+    let (values, parts) = event_parts(case)?;
+    let days: u64 = case.integer("period_days")?.unwrap_or(0);
+    let before = prorate(sum_of(&persisted)?, Ratio::new(days, denominator_of(case)?))?;
+    let given = Values::new()
+        .with("unprorated", sum_of(&persisted)?.add(sum_of(&values)?)?)
+        .with("count", persisted.len() + values.len());
+    shown(given, before.add(sum_of(&parts)?)?)
+}
+
+/// Values of events, and what each is worth for the days that are left.
+fn event_parts(case: &Case<'_>) -> Result<(Vec<Exact>, Vec<Exact>), Stop> {
+    let start = instant_of(case, "period_start")?;
+    let (days, denominator): (i64, u64) = (case.integer("period_days")?.unwrap_or(0), denominator_of(case)?);
+    let (mut values, mut parts) = (Vec::new(), Vec::new());
+    for event in case.rows("events")? {
+        let value = event.number("value")?;
+        let days_left = (days - days_since(start, instant_of(&event, "time")?)).max(0);
+        values.push(value);
+        parts.push(prorate(value, Ratio::new(days_left.unsigned_abs(), denominator))?);
+    }
+    Ok((values, parts))
+}
+
+fn denominator_of(case: &Case<'_>) -> Result<u64, Stop> {
+    let denominator = case.integer("denominator_days")?;
+    denominator.map_or_else(|| Ok(case.integer("period_days")?.unwrap_or(0)), Ok)
+}
+
+/// Only what rises above the highest level so far is charged, for the days that are left.
+pub(crate) fn prorated_in_advance(case: &Case<'_>) -> Result<Values, Stop> {
+    let start = instant_of(case, "period_start")?;
+    let days: i64 = case.integer("period_days")?.unwrap_or(0);
+    let unit_price = case.number_or_one("unit_price")?;
+    let (mut level, mut highest, mut amount) = (Exact::ZERO, Exact::ZERO, Exact::ZERO);
+    let (mut units_after, mut cents_after) = (Vec::new(), Vec::new());
+    for event in case.rows("events")? {
+        level = level.add(event.number("value")?)?;
+        let risen = level.subtract(highest)?.max(Exact::ZERO)?;
+        highest = highest.max(level)?;
+        let day = if event.find("day").is_some() { "day" } else { "time" };
+        let days_left = (days - days_since(start, instant_of(&event, day)?)).max(0);
+        let ratio = Ratio::new(days_left.unsigned_abs(), days.unsigned_abs());
+        amount = amount.add(prorate(risen.multiply(unit_price)?, ratio)?)?;
+        units_after.push(level);
+        let cents = amount.multiply(Exact::from_integer(100))?;
+        cents_after.push(Precision::half_away(0).round(cents)?);
+    }
+    Ok(Values::new().with("units_after", units_after).with("amount_cents_after", cents_after))
+}
+
+/// A value, exactly and rounded at every place that a case may ask for.
+fn shown(mut values: Values, value: Exact) -> Result<Values, Stop> {
+    for place in PLACES_SHOWN {
+        values.set(&format!("value_rounded_{place}"), value.round(Rounding::HalfAway, place)?);
+        values.set(&format!("value_ceil_{place}"), value.round(Rounding::Ceiling, place)?);
+    }
+    Ok(values.with("value", value).with("value_fraction", value))
+}

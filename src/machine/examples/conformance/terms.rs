@@ -1,0 +1,154 @@
+//! What is agreed around prices: minimum, maximum, commitment.
+//!
+//! Owns: which amounts of a case make which input of `billing::rating::{spend, commitment, allocation}`. Leaves to others:
+//! commitments by window (`windows`), several runs (`runs`).
+
+use billing::rating::allocation;
+use billing::rating::commitment::WindowCommitment;
+use billing::rating::proration::prorate;
+use billing::rating::spend::{
+    SpendBounds, bound, bound_final, cap_discount as discount_of, clamp_amount, shortfall,
+};
+use domain::Exact;
+
+use crate::case::{Case, Stop};
+use crate::models::{inner_price, price_amount, split_of, unit_price};
+use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
+use crate::proration::ratio_of;
+use crate::values::Values;
+
+pub(crate) fn minmax(case: &Case<'_>) -> Result<Values, Stop> {
+    let gross = unit_price(case)?.amount(case.number("quantity")?)?;
+    bounded(case, Precision::of(case)?.round(gross)?)
+}
+
+pub(crate) fn minmax_gross(case: &Case<'_>) -> Result<Values, Stop> {
+    bounded(case, case.number("gross")?)
+}
+
+pub(crate) fn minmax_inner(case: &Case<'_>) -> Result<Values, Stop> {
+    let gross = price_amount(&inner_price(case)?, case.number("quantity")?, true)?;
+    bounded(case, Precision::of(case)?.round(gross)?)
+}
+
+/// Percentage discount, then the maximum, then the minimum.
+fn bounded(case: &Case<'_>, gross: Exact) -> Result<Values, Stop> {
+    let discount = percent_of(gross, case.number_or_zero("percentage_discount")?)?;
+    let discounted = gross.subtract(Precision::of(case)?.round(discount)?)?;
+    let (minimum, maximum) = (case.maybe("min_spend")?, case.maybe("max_spend")?);
+    let prebilled = case.number_or_zero("prebilled")?;
+    let grid = Grid::of([discounted, prebilled].into_iter().chain(minimum).chain(maximum))?;
+    let units = |amount: Option<Exact>| amount.map(|amount| grid.units(amount)).transpose();
+    let bounds = SpendBounds { minimum: units(minimum)?, maximum: units(maximum)? };
+    let is_final = split_of(case)?.is_final() && !case.flag("ignore_min");
+    let bounding = if is_final { bound_final } else { bound };
+    let bounded = bounding(bounds, grid.units(prebilled)?, grid.units(discounted)?)?;
+    let true_up = grid.amount(bounded.true_up)?;
+    let amount = grid.amount(bounded.amount)?;
+    // A line whose discount takes all of it stays, to say so; the minimum is a line of its own.
+    let lines = usize::from(!gross.is_zero()) + usize::from(!true_up.is_zero());
+    Ok(Values::new()
+        .with("amount", amount)
+        .with("gross", gross)
+        .with("discount", gross.subtract(amount.subtract(true_up)?)?)
+        .with("true_up", true_up)
+        .with("lines", lines))
+}
+
+pub(crate) fn cap_discount(case: &Case<'_>) -> Result<Values, Stop> {
+    let rounded = |number: Exact| Grid::CENTS.units(Precision::half_away(2).round(number)?);
+    let gross = rounded(case.number("gross")?)?;
+    let maximum = rounded(case.number("max_spend")?)?;
+    let discount = discount_of(maximum, rounded(case.number_or_zero("prebilled")?)?, gross)?;
+    Ok(Values::new()
+        .with("gross", Grid::CENTS.amount(gross)?)
+        .with("discount", Grid::CENTS.amount(discount)?))
+}
+
+pub(crate) fn cap_simple(case: &Case<'_>) -> Result<Values, Stop> {
+    let amount = unit_price(case)?.amount(case.number("quantity")?)?;
+    let amount = clamp_amount(amount, None, case.maybe("max_cost")?)?;
+    Ok(Values::new().with("amount", Precision::of(case)?.round(amount)?))
+}
+
+pub(crate) fn clamp_cost(case: &Case<'_>) -> Result<Values, Stop> {
+    let amount = clamp_amount(case.number("gross")?, case.maybe("min_cost")?, case.maybe("max_cost")?)?;
+    Ok(Values::new().with("amount", Precision::of(case)?.round(amount)?))
+}
+
+pub(crate) fn true_up(case: &Case<'_>) -> Result<Values, Stop> {
+    let precision = Precision::of(case)?;
+    let used = case.number_or_zero("used_amount")?;
+    let used = if case.flag("round_used_first") { precision.round(used)? } else { used };
+    let missing = shortfall(case.number("min_amount")?, ratio_of(case, "proration")?, used)?;
+    let amount = missing.multiply(case.number_or_one("conversion_rate")?)?;
+    Ok(Values::new().with("true_up", precision.round(amount)?).with("in_pricing_unit", missing))
+}
+
+/// Minimum and fee are prorated by one ratio, and each is rounded to whole minor units.
+pub(crate) fn commit_ratio(case: &Case<'_>) -> Result<Values, Stop> {
+    let minor = Precision::half_away(exponent_of(case)?);
+    let ratio = ratio_of(case, "proration")?;
+    let due = minor.round(prorate(case.number("min_amount")?, ratio)?)?;
+    let used = minor.round(prorate(case.number_or_zero("used_ratio_amount")?, ratio)?)?;
+    Ok(Values::new().with("true_up", due.subtract(used)?))
+}
+
+pub(crate) fn cumulative_commit(case: &Case<'_>) -> Result<Values, Stop> {
+    let run = committed_run(case, case.number("quantity")?)?;
+    let precision = Precision::of(case)?;
+    Ok(Values::new()
+        .with("amount", precision.round(run.within.add(run.overage)?)?)
+        .with("within_allocation", precision.round(run.within)?)
+        .with("overage_line", precision.round(run.overage)?))
+}
+
+pub(crate) fn cumulative_commit_alloc(case: &Case<'_>) -> Result<Values, Stop> {
+    let lines = case.numbers("lines")?;
+    let current = case.maybe("quantity")?.filter(|quantity| !quantity.is_zero());
+    let current = current.map_or_else(|| sum_of(&lines), Ok)?;
+    let run = committed_run(case, current)?;
+    let precision = Precision::of(case)?;
+    let grid = precision.grid().unwrap_or(Grid::CENTS);
+    let within = grid.units(Precision::half_away(grid.place()).round(run.within)?)?;
+    Ok(Values::new()
+        .with("amount", precision.round(run.within.add(run.overage)?)?)
+        .with("within_allocation", grid.amounts(&allocation::allocate(within, &lines)?)?)
+        .with("overage_line", precision.round(run.overage)?))
+}
+
+/// What a run adds to a commitment that goes on.
+struct CommittedRun {
+    within: Exact,
+    overage: Exact,
+}
+
+fn committed_run(case: &Case<'_>, current: Exact) -> Result<CommittedRun, Stop> {
+    let commitment = WindowCommitment {
+        committed: case.maybe("commitment")?,
+        overage_factor: case.number_or_one("overage_factor")?,
+        has_true_up: false,
+    };
+    let prior = case.number_or_zero("prior")?;
+    let (before, after) = (commitment.split(prior)?, commitment.split(prior.add(current)?)?);
+    Ok(CommittedRun {
+        within: after.utilized.subtract(before.utilized)?,
+        overage: after.overage.subtract(before.overage)?,
+    })
+}
+
+/// Credits are given to the lines of an amount; more of them than there is of it is a contradiction.
+pub(crate) fn credits_inner(case: &Case<'_>) -> Result<Values, Stop> {
+    let price = match case.text("inner") {
+        None => billing::rating::models::Model::Graduated(crate::models::graduated_price(case)?),
+        Some(_) => inner_price(case)?,
+    };
+    let gross = Precision::of(case)?.round(price_amount(&price, case.number("quantity")?, true)?)?;
+    let minimum = if split_of(case)?.is_final() { case.maybe("min_spend")? } else { None };
+    let gross = clamp_amount(gross, minimum, case.maybe("max_spend")?)?;
+    let amount = gross.subtract(sum_of(&case.numbers("credits")?)?)?;
+    if amount.is_negative() {
+        return Err(Stop::Refused);
+    }
+    Ok(Values::new().with("amount", amount))
+}
