@@ -5,6 +5,7 @@
 use domain::{Currency, Exact};
 
 use super::BillLine;
+use crate::rating::explain::grouped;
 use crate::rating::proration::Ratio;
 
 /// How a line came about; amounts are minor units.
@@ -75,7 +76,7 @@ pub enum Reason {
 impl BillLine {
     /// The line as a customer reads it: `discount: 10% of 120.00 = -12.00`.
     pub fn explanation(&self, currency: Currency) -> String {
-        let money = |minor: i128| currency.format_minor(minor);
+        let money = |minor: i128| grouped(&currency.format_minor(minor));
         let what = match &self.reason {
             Reason::Charge => "charge".to_string(),
             Reason::Percent { percent, of } => format!("discount: {percent}% of {}", money(*of)),
@@ -105,7 +106,7 @@ impl BillLine {
                 format!("commitment {}: paid before; {} of it is left", self.key.term, money(*unused))
             }
             Reason::Credit { grant, due, balance } => format!(
-                "credit {grant} pays {} of {}; {} is left in it",
+                "credit {grant} pays {} of {}; {} of it is left now",
                 money(-self.rounded),
                 money(*due),
                 money(*balance)

@@ -236,6 +236,29 @@ fn a_commitment_is_trued_up_as_its_shape_says() {
     }
 }
 
+/// The table of docs/reference/catalog.md.
+#[test]
+fn a_month_costs_what_the_reference_says_of_each_shape() {
+    let usage: &[_] = &[("calls", "01-03", 7_000), ("calls", "02-03", 9_500), ("calls", "03-03", 6_000)];
+    for (shape, expected) in [
+        ("none", [8_000, 9_500, 8_000]),
+        ("roll_forward", [8_000, 8_500, 8_000]),
+        ("cumulative", [8_000, 8_500, 7_500]),
+        ("year_end", [7_000, 9_500, 6_000]),
+        ("prepaid_drawdown", [0, 0, 0]),
+    ] {
+        let commitment = format!(
+            r#"commitment = [{{ id = "annual", account = "acme", shape = "{shape}", amount = "96000", from = "2026-01-01T00:00:00Z", until = "2027-01-01T00:00:00Z" }}]"#
+        );
+        let world = World::new(&[CALLS, SUBSCRIPTION, &commitment]).used(usage);
+        let mut months: BTreeMap<Timestamp, i128> = BTreeMap::new();
+        for line in world.bill(instant("04-01")).iter().filter(|line| line.window.from < instant("04-01")) {
+            *months.entry(line.window.from).or_default() += line.rounded;
+        }
+        assert_eq!(months.into_values().collect::<Vec<_>>(), expected.map(|amount| amount * 100), "{shape}");
+    }
+}
+
 #[test]
 fn a_commitment_counts_what_discounts_leave_of_the_prices_that_it_names() {
     let prices = r#"price = [
