@@ -4,7 +4,7 @@
 //! Leaves to others: counting usage (`engine`), when rating happens (`machine`), bytes (`wire`).
 //!
 //! Invariants: no clock, no float, no map with random order; the same input gives the same output. Every rounding is a
-//! named function, and there is one: `Exact::round_to`.
+//! named function: `Exact::round` and what is made of it.
 
 #![deny(clippy::float_arithmetic)]
 

@@ -32,7 +32,7 @@ pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer
 pub use self::what_if::{AccountEffect, Effect, WhatIf, usage_period};
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.
-pub const RATING_EPOCH: &str = "1";
+pub const RATING_EPOCH: &str = "2";
 
 #[cfg(test)]
 mod tests;
