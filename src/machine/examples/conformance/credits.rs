@@ -237,7 +237,8 @@ pub(crate) fn credit_burndown_scale(case: &Case<'_>) -> Result<Values, Stop> {
 
 /// The numbers below a count in a mixed, always equal order: steps that share no factor with the count.
 fn shuffled(count: usize) -> impl Iterator<Item = usize> {
-    let shares_factor = |step: usize| (2..=step).any(|factor| step.is_multiple_of(factor) && count.is_multiple_of(factor));
+    let shares_factor =
+        |step: usize| (2..=step).any(|factor| step.is_multiple_of(factor) && count.is_multiple_of(factor));
     let step = (count / 3 + 1..).find(|step| !shares_factor(*step)).unwrap_or(1);
     (0..count).map(move |index| (index * step + count / 2) % count)
 }

@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use crate::case::{Case, Stop, fields_of};
 use crate::json::any_text;
-use crate::models::{graduated_price, grouped};
+use crate::models::grouped;
 use crate::numbers::{Precision, quotient_or_zero, sum_of};
+use crate::prices::graduated_price;
 use crate::values::Values;
 
 pub(crate) fn percentage(case: &Case<'_>) -> Result<Values, Stop> {

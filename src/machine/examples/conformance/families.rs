@@ -9,7 +9,7 @@ use crate::case::{Case, Stop};
 use crate::json::{Fields, plain_text};
 use crate::values::Values;
 use crate::{
-    credits, documents, events, imported, measures, metering, models, proration, runs, terms, windows,
+    credits, documents, events, imported, levels, measures, metering, models, proration, runs, terms, windows,
 };
 
 /// Computes one family.
@@ -40,8 +40,8 @@ const RATING: &[(&str, Family)] = &[
     ("dynamic_grouped", events::dynamic_grouped),
     ("matrix", events::matrix),
     ("prorated_graduated", events::prorated_graduated),
-    ("weighted_sum", measures::weighted_sum),
-    ("granule_fold", measures::granule_fold),
+    ("weighted_sum", levels::weighted_sum),
+    ("granule_fold", levels::granule_fold),
     ("unique_count", measures::unique_count),
     ("ratio_units", measures::ratio_units),
     ("prorated_sum", measures::prorated_sum),
@@ -110,7 +110,7 @@ const METERING: &[(&str, Family)] = &[
     ("prorated_flat", measures::prorated_flat),
     ("prorated_sum_recurring", measures::prorated_sum_recurring),
     ("prorated_in_advance", measures::prorated_in_advance),
-    ("weighted_sum", measures::weighted_sum_of_events),
+    ("weighted_sum", levels::weighted_sum_of_events),
     ("credit_burndown", credits::credit_burndown),
     ("credit_burndown_scale", credits::credit_burndown_scale),
     ("window_commitment", windows::window_commitment),

@@ -7,8 +7,8 @@ use billing::rating::models::{Basis, Graduated, PerUnit, Tier, Tiers, Volume};
 use domain::Exact;
 
 use crate::case::{Case, Stop, fields_of, list_of};
-use crate::models::{graduated_amount, graduated_price};
 use crate::numbers::{Precision, sum_of};
+use crate::prices::{graduated_amount, graduated_price};
 use crate::values::Values;
 
 pub(crate) fn killbill(case: &Case<'_>) -> Result<Values, Stop> {

@@ -10,8 +10,8 @@ use billing::rating::spend::clamp_amount;
 use domain::Exact;
 
 use crate::case::{Case, Stop, numbers_of};
-use crate::models::{inner_price, price_amount};
 use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
+use crate::prices::{inner_price, price_amount};
 use crate::proration::ratio_of;
 use crate::values::Values;
 

@@ -12,8 +12,8 @@ use billing::rating::spend::{
 use domain::Exact;
 
 use crate::case::{Case, Stop};
-use crate::models::{inner_price, price_amount, split_of, unit_price};
 use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
+use crate::prices::{inner_price, price_amount, split_of, unit_price};
 use crate::proration::ratio_of;
 use crate::values::Values;
 
@@ -140,7 +140,7 @@ fn committed_run(case: &Case<'_>, current: Exact) -> Result<CommittedRun, Stop> 
 /// Credits are given to the lines of an amount; more of them than there is of it is a contradiction.
 pub(crate) fn credits_inner(case: &Case<'_>) -> Result<Values, Stop> {
     let price = match case.text("inner") {
-        None => billing::rating::models::Model::Graduated(crate::models::graduated_price(case)?),
+        None => billing::rating::models::Model::Graduated(crate::prices::graduated_price(case)?),
         Some(_) => inner_price(case)?,
     };
     let gross = Precision::of(case)?.round(price_amount(&price, case.number("quantity")?, true)?)?;

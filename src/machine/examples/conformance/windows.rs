@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::case::{Case, Stop, fields_of, list_of, number_of, numbers_of};
 use crate::json::any_text;
-use crate::models::unit_price;
 use crate::numbers::{Precision, sum_of};
+use crate::prices::unit_price;
 use crate::time::{instant_of, span_of, time_of_day};
 use crate::values::Values;
 
