@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use billing::catalog::ResourceKind;
+use domain::time::DAY;
 use domain::{AccountId, Currency, Period, PriceId, Timestamp, Zone};
 use machine::{Effect, usage_period};
 use serde_json::Value;
@@ -109,7 +110,7 @@ impl<'a> Comparison<'a> {
         let affected = (with_lines.len(), subscriptions.len());
         let amounts = accounts.iter().map(|row| (row.amounts.before, row.amounts.difference));
         let distribution = Distribution::of(amounts);
-        let notes = notes_of(&question, &changes);
+        let notes = notes_of(&question, &changes, &effect);
         Self { question, changes, effect, accounts, totals, prices, late, affected, distribution, notes }
     }
 
@@ -128,10 +129,15 @@ fn sum(one: i128, other: i128) -> i128 {
     one.checked_add(other).expect("sums of amounts that fit a bill fit 128 bits of minor units")
 }
 
-fn notes_of(question: &Question<'_>, changes: &[Change]) -> Vec<String> {
+fn notes_of(question: &Question<'_>, changes: &[Change], effect: &Effect) -> Vec<String> {
     let mut notes = Vec::new();
-    let end = question.period.map_or(question.at, |period| Zone::utc().month(period).until);
-    let is_later = |change: &&Change| change.holds_from.is_some_and(|from| from >= end);
+    // Months of the accounts' zones end within a day of this one.
+    let end = question.period.map_or(question.at, |period| Zone::utc().month(period).until.plus(-DAY));
+    let charged: BTreeSet<&str> =
+        effect.lines.iter().filter_map(|l| Some(l.price.as_ref()?.as_str())).collect();
+    let is_later = |change: &&Change| {
+        change.holds_from.is_some_and(|from| from >= end) && !charged.contains(change.id.as_str())
+    };
     for change in changes.iter().filter(is_later).take(NOTES_MAX) {
         let from = change.holds_from.map_or_else(String::new, |from| from.to_string());
         let behind = if question.period.is_some() { "the period" } else { "the usage" };

@@ -2,13 +2,15 @@
 //!
 //! Owns: percentages and bins. Leaves to others: drawing them (`terminal`, `svg`).
 //!
-//! Invariants: a percentage is compared exactly and rounded only to be shown; every account is in one bar.
+//! Invariants: an account is in the bar of the percentage that is shown of it, and in one only.
 
 use domain::limits::DECIMAL_DIGITS_MAX;
 
 /// Bins without those that take what lies far outside.
 const BINS_MAX: i128 = 12;
 const BINS_MIN: usize = 5;
+/// The largest change is at most so many bins from zero: finer ones would show how single amounts were rounded.
+const FINENESS: i128 = 20;
 /// One in so many accounts at either end may lie outside.
 const OUTSIDE_SHARE: usize = 50;
 /// Minus a hundred percent, in tenths: nothing is left.
@@ -41,8 +43,10 @@ impl Distribution {
         let mut distribution = Self::default();
         let mut changes = Vec::new();
         for (before, difference) in amounts {
-            match tenths(before, difference, i128::div_euclid) {
+            match tenths(before, difference) {
                 _ if difference == 0 => distribution.unchanged += 1,
+                // Less is below zero, however little it is.
+                Some(0) if difference < 0 => changes.push(-1),
                 Some(change) => changes.push(change),
                 None => distribution.from_nothing += 1,
             }
@@ -68,7 +72,9 @@ fn bins_of(changes: &[i128]) -> Vec<Bin> {
     };
     let mut widths =
         (0..DECIMAL_DIGITS_MAX).flat_map(|exponent| [1, 2, 5].map(|digit| digit * 10i128.pow(exponent)));
-    let is_wide_enough = |width: &i128| most.div_euclid(*width) - least.div_euclid(*width) < BINS_MAX;
+    let least_width = least.abs().max(most.abs()) / FINENESS;
+    let is_wide_enough =
+        |width: &i128| *width >= least_width && most.div_euclid(*width) - least.div_euclid(*width) < BINS_MAX;
     let width = widths.find(is_wide_enough).expect("percentages of 128 bits fit a few bins of 5 * 10^37");
     let (mut first, mut last) = (least.div_euclid(width), most.div_euclid(width));
     // A single bar says little: empty ones beside it say that there is nothing else.
@@ -96,37 +102,28 @@ fn bins_of(changes: &[i128]) -> Vec<Bin> {
     bins
 }
 
-/// A difference in tenths of a percent of what it is added to; none of nothing. `divide` says what becomes of the rest.
-fn tenths(before: i128, difference: i128, divide: fn(i128, i128) -> i128) -> Option<i128> {
-    let (mut whole, mut part) = (before.checked_abs().unwrap_or(i128::MAX), difference);
+/// A difference in tenths of a percent of what it is added to, half away from zero; none of nothing.
+fn tenths(before: i128, difference: i128) -> Option<i128> {
+    let (mut whole, mut part) = (before.unsigned_abs(), difference.unsigned_abs());
     // Amounts of more than 34 digits lose their last ones, which no percentage shows.
-    while part.checked_mul(2_000).is_none() {
+    while part.checked_mul(4_000).is_none() {
         (whole, part) = (whole / 1_000, part / 1_000);
     }
-    (whole != 0).then(|| divide(part * 1_000, whole))
+    let tenths = (part * 1_000 + whole / 2).checked_div(whole)?;
+    let tenths = i128::try_from(tenths).expect("a thousandth of 128 bits fits 127");
+    Some(if difference < 0 { -tenths } else { tenths })
 }
 
-/// A difference as a percentage of what it is added to, with one digit, half away from zero: `+5.3`, `-0.1`.
+/// A difference as a percentage of what it is added to, with one digit: `+5.3`, `-0.1`.
 pub(super) fn percent_text(before: i128, difference: i128) -> Option<String> {
-    let half_away = |part: i128, whole: i128| {
-        let (quotient, rest) = (part / whole, part % whole);
-        // The rest is below `whole`, which may not fit twice.
-        if rest.unsigned_abs() >= whole.unsigned_abs().div_ceil(2) {
-            quotient + part.signum()
-        } else {
-            quotient
-        }
+    let tenths = tenths(before, difference)?.unsigned_abs();
+    let sign = match difference {
+        0 => "",
+        1.. => "+",
+        _ => "-",
     };
-    let tenths = tenths(before, difference, half_away)?;
-    let sign = if difference > 0 {
-        "+"
-    } else if difference < 0 {
-        "-"
-    } else {
-        ""
-    };
-    let digits = billing::rating::grouped(&(tenths.unsigned_abs() / 10).to_string());
-    Some(format!("{sign}{digits}.{}", tenths.unsigned_abs() % 10))
+    let digits = billing::rating::grouped(&(tenths / 10).to_string());
+    Some(format!("{sign}{digits}.{}", tenths % 10))
 }
 
 /// A bound of a bin: `-12.5`, and without the fraction where no bound has one.
@@ -168,12 +165,15 @@ mod tests {
     fn a_bound_belongs_to_the_bin_above_it_and_zero_is_a_bar_of_its_own() {
         check_bars(&[], "same 0, new 0");
         check_bars(&[(100, 0), (0, 0), (0, 5), (0, -5)], "same 2, new 2");
-        check_bars(&[(1_000, 200), (1_000, 200)], "20.0..20.1 2 | same 0, new 0");
-        check_bars(&[(1_000, -200)], "-20.0..-19.9 1 | same 0, new 0");
+        check_bars(&[(1_000, 200), (1_000, 200)], "20..21 2 | same 0, new 0");
+        check_bars(&[(1_000, -200)], "-20..-19 1 | same 0, new 0");
+        // The same percentage of all, but for the rounding of single amounts.
+        check_bars(&[(125_003, 25_001), (125_001, 25_000), (33_333, 6_666)], "20..21 3 | same 0, new 0");
+        check_bars(&[(100_000, -1), (100_000, 1)], "-0.1..0.0 1 | 0.0..0.1 1 | same 0, new 0");
         check_bars(&[(1_000, -1), (1_000, 1), (10, 0)], "-0.1..0.0 1 | 0.1..0.2 1 | same 1, new 0");
         check_bars(&[(100, -100), (100, 100)], "-100..-80 1 | 100..120 1 | same 0, new 0");
         // Of a credit, less credit is more.
-        check_bars(&[(-100, 50)], "50.0..50.1 1 | same 0, new 0");
+        check_bars(&[(-100, 50)], "50..55 1 | same 0, new 0");
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         );
         assert_eq!(
             found.bins.last().map(|bin| (bin.from, bin.until, bin.accounts)),
-            Some((Some(30), None, 1))
+            Some((Some(32), None, 1))
         );
         assert!(found.bins.len() <= 14, "{found:?}");
     }

@@ -100,6 +100,7 @@ fn write_affected(out: &mut String, comparison: &Comparison<'_>) {
     let _ = writeln!(out, "\naffected: {accounts}, {subscriptions}, {lines}");
     let changed = comparison.changed_accounts();
     let all = comparison.accounts.len();
+    let changed = grouped(&changed.to_string());
     let _ = writeln!(out, "another amount: {changed} of {}", count(all, "account"));
     for ((currency, period), minor) in &comparison.late {
         let amount = signed(*currency, *minor);
@@ -168,8 +169,8 @@ fn write_distribution(out: &mut String, comparison: &Comparison<'_>) {
     let _ = writeln!(out, "\naccounts by change of their charge");
     for (label, accounts) in bars {
         // A bar of one account among thousands is still a bar.
-        let chars = (accounts * BAR_CHARS).div_ceil(most) as usize;
-        let bar = format!("{} {accounts}", "█".repeat(chars));
+        let chars = ((accounts * BAR_CHARS + most / 2) / most).max(1) as usize;
+        let bar = format!("{} {}", "█".repeat(chars), grouped(&accounts.to_string()));
         let _ = writeln!(out, "  {label:>width$}  {}", if accounts == 0 { "" } else { &bar });
     }
 }
