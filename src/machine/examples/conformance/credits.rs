@@ -18,6 +18,9 @@ use crate::numbers::{Precision, percent_of, quotient_or_zero, sum_of};
 use crate::time::{instant_of, maybe_instant, span_of};
 use crate::values::Values;
 
+/// After everything.
+const NEVER: Timestamp = Timestamp::from_nanoseconds(i64::MAX);
+
 /// Usage without an instant: all grants are usable. A void after so many units cuts the usage there.
 pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
     let rows = case.rows("grants")?;
@@ -35,7 +38,7 @@ pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
         let voided_after = grant.maybe("voided_after_usage")?;
         let voided_at = voided_after.map(|after| {
             let parts = cuts.iter().filter(|cut| cut.is_positive() && **cut <= after).count();
-            if after > usage { Timestamp::from_nanoseconds(i64::MAX) } else { step_at(parts) }
+            if after > usage { NEVER } else { step_at(parts) }
         });
         grants.push(Grant {
             id: grant.word("id")?.to_string(),
@@ -64,7 +67,7 @@ pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
 
 /// A grant without an expiry ends last.
 fn expiry_of(grant: &Case<'_>) -> Result<Timestamp, Stop> {
-    Ok(maybe_instant(grant, "expires_at")?.unwrap_or(Timestamp::from_nanoseconds(i64::MAX)))
+    Ok(maybe_instant(grant, "expires_at")?.unwrap_or(NEVER))
 }
 
 /// Priorities in their order; they may be below zero.
@@ -154,19 +157,25 @@ pub(crate) fn credit_burndown(case: &Case<'_>) -> Result<Values, Stop> {
         return Err(Stop::Unsupported("usage that is no sum".to_string()));
     }
     let start_balances = case.find("start_balances").map(fields_of).transpose()?.map(Case::part);
-    let mut grants = Vec::new();
-    for grant in case.rows("grants")? {
+    let rows = case.rows("grants")?;
+    // A void is not known before it comes, so it does not change the order of what came before it.
+    let mut order = Vec::with_capacity(rows.len());
+    for (index, grant) in rows.iter().enumerate() {
+        order.push((priority_of(grant)?, expiry_of(grant)?, index));
+    }
+    order.sort();
+    let mut grants = Vec::with_capacity(rows.len());
+    for (index, grant) in rows.iter().enumerate() {
         let (id, amount) = (grant.word("id")?, grant.number("amount")?);
+        let rank = order.iter().position(|(_, _, of)| *of == index).expect("every grant has a place");
+        let ended_at = maybe_instant(grant, "ended_at")?.unwrap_or(NEVER);
         grants.push(BurndownGrant {
             id: id.to_string(),
-            priority: grant.integer("priority")?.unwrap_or(0),
+            priority: rank as i64,
             amount,
-            effective_at: instant_of(&grant, "effective_at")?,
-            ends_at: Some(
-                expiry_of(&grant)?
-                    .min(maybe_instant(&grant, "ended_at")?.unwrap_or(Timestamp::from_nanoseconds(i64::MAX))),
-            ),
-            recurrence: recurrence_of(&grant)?,
+            effective_at: instant_of(grant, "effective_at")?,
+            ends_at: Some(expiry_of(grant)?.min(ended_at)),
+            recurrence: recurrence_of(grant)?,
             start_balance: start_balances
                 .as_ref()
                 .map_or(Ok(amount), |balances| balances.number_or_zero(id))?,

@@ -122,7 +122,10 @@ const METERING: &[(&str, Family)] = &[
 /// What is printed for a case.
 pub(crate) fn answer(fields: &Fields) -> Map<String, Value> {
     let id = fields.get("id").and_then(plain_text).unwrap_or_default();
-    let (status, values, reason) = match computed(fields) {
+    // An assertion that fails in one case must not hide the answers to the others.
+    let outcome = std::panic::catch_unwind(|| computed(fields));
+    let outcome = outcome.unwrap_or_else(|_| Err(Stop::Broken("an assertion failed".to_string())));
+    let (status, values, reason) = match outcome {
         Ok(values) => ("computed", values.into_fields(), None),
         Err(Stop::Refused) => ("computed", Values::new().with("error", true).into_fields(), None),
         Err(Stop::Unsupported(reason)) => ("unsupported", Map::new(), Some(reason)),

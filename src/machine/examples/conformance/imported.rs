@@ -112,7 +112,6 @@ pub(crate) fn duration(case: &Case<'_>) -> Result<Values, Stop> {
             }
         }
     }
-    let amount = Precision::of(case)?.round(amount)?;
     Ok(Values::new().with("amount", amount).with("billed_units", units).with("increments", increments))
 }
 

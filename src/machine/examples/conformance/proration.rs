@@ -75,6 +75,11 @@ pub(crate) fn ratio_of(case: &Case<'_>, name: &str) -> Result<Ratio, Stop> {
     ratio_in(case.value(name)?)
 }
 
+/// The ratio that a case names, or the whole.
+pub(crate) fn ratio_or_whole(case: &Case<'_>, name: &str) -> Result<Ratio, Stop> {
+    case.find(name).map_or(Ok(Ratio::WHOLE), ratio_in)
+}
+
 /// A ratio `[n, d]`; numbers with a fraction are brought to whole ones.
 pub(crate) fn ratio_in(value: &Value) -> Result<Ratio, Stop> {
     let [numerator, denominator] = list_of(value)? else {

@@ -12,7 +12,7 @@ use domain::Exact;
 use crate::case::{Case, Stop, numbers_of};
 use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
 use crate::prices::{inner_price, price_amount};
-use crate::proration::ratio_of;
+use crate::proration::ratio_or_whole;
 use crate::values::Values;
 
 pub(crate) fn delta_runs(case: &Case<'_>) -> Result<Values, Stop> {
@@ -130,7 +130,7 @@ pub(crate) fn threshold(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 pub(crate) fn pb_term(case: &Case<'_>) -> Result<Values, Stop> {
-    let fee = prorate(case.number("subscription_fee")?, ratio_of(case, "proration")?)?;
+    let fee = prorate(case.number("subscription_fee")?, ratio_or_whole(case, "proration")?)?;
     let subscription = Precision::half_away(exponent_of(case)?).round(fee)?;
     let (usage, credit) = (case.number_or_zero("usage")?, case.number_or_zero("credit")?);
     Ok(Values::new()

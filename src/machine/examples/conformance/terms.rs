@@ -3,6 +3,8 @@
 //! Owns: which amounts of a case make which input of `billing::rating::{spend, commitment, allocation}`. Leaves to others:
 //! commitments by window (`windows`), several runs (`runs`).
 
+use std::collections::BTreeMap;
+
 use billing::rating::allocation;
 use billing::rating::commitment::WindowCommitment;
 use billing::rating::proration::prorate;
@@ -14,7 +16,7 @@ use domain::Exact;
 use crate::case::{Case, Stop};
 use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
 use crate::prices::{inner_price, price_amount, split_of, unit_price};
-use crate::proration::ratio_of;
+use crate::proration::ratio_or_whole;
 use crate::values::Values;
 
 pub(crate) fn minmax(case: &Case<'_>) -> Result<Values, Stop> {
@@ -35,13 +37,13 @@ pub(crate) fn minmax_inner(case: &Case<'_>) -> Result<Values, Stop> {
 fn bounded(case: &Case<'_>, gross: Exact) -> Result<Values, Stop> {
     let discount = percent_of(gross, case.number_or_zero("percentage_discount")?)?;
     let discounted = gross.subtract(Precision::of(case)?.round(discount)?)?;
-    let (minimum, maximum) = (case.maybe("min_spend")?, case.maybe("max_spend")?);
+    let minimum = if case.flag("ignore_min") { None } else { case.maybe("min_spend")? };
+    let maximum = if case.flag("ignore_max") { None } else { case.maybe("max_spend")? };
     let prebilled = case.number_or_zero("prebilled")?;
     let grid = Grid::of([discounted, prebilled].into_iter().chain(minimum).chain(maximum))?;
     let units = |amount: Option<Exact>| amount.map(|amount| grid.units(amount)).transpose();
     let bounds = SpendBounds { minimum: units(minimum)?, maximum: units(maximum)? };
-    let is_final = split_of(case)?.is_final() && !case.flag("ignore_min");
-    let bounding = if is_final { bound_final } else { bound };
+    let bounding = if split_of(case)?.is_final() { bound_final } else { bound };
     let bounded = bounding(bounds, grid.units(prebilled)?, grid.units(discounted)?)?;
     let true_up = grid.amount(bounded.true_up)?;
     let amount = grid.amount(bounded.amount)?;
@@ -80,7 +82,7 @@ pub(crate) fn true_up(case: &Case<'_>) -> Result<Values, Stop> {
     let precision = Precision::of(case)?;
     let used = case.number_or_zero("used_amount")?;
     let used = if case.flag("round_used_first") { precision.round(used)? } else { used };
-    let missing = shortfall(case.number("min_amount")?, ratio_of(case, "proration")?, used)?;
+    let missing = shortfall(case.number("min_amount")?, ratio_or_whole(case, "proration")?, used)?;
     let amount = missing.multiply(case.number_or_one("conversion_rate")?)?;
     Ok(Values::new().with("true_up", precision.round(amount)?).with("in_pricing_unit", missing))
 }
@@ -88,14 +90,15 @@ pub(crate) fn true_up(case: &Case<'_>) -> Result<Values, Stop> {
 /// Minimum and fee are prorated by one ratio, and each is rounded to whole minor units.
 pub(crate) fn commit_ratio(case: &Case<'_>) -> Result<Values, Stop> {
     let minor = Precision::half_away(exponent_of(case)?);
-    let ratio = ratio_of(case, "proration")?;
+    let ratio = ratio_or_whole(case, "proration")?;
     let due = minor.round(prorate(case.number("min_amount")?, ratio)?)?;
     let used = minor.round(prorate(case.number_or_zero("used_ratio_amount")?, ratio)?)?;
     Ok(Values::new().with("true_up", due.subtract(used)?))
 }
 
 pub(crate) fn cumulative_commit(case: &Case<'_>) -> Result<Values, Stop> {
-    let run = committed_run(case, case.number("quantity")?)?;
+    let name = ["quantity", "gross", "usage"].into_iter().find(|name| case.find(name).is_some());
+    let run = committed_run(case, case.number(name.unwrap_or("quantity"))?)?;
     let precision = Precision::of(case)?;
     Ok(Values::new()
         .with("amount", precision.round(run.within.add(run.overage)?)?)
@@ -104,17 +107,25 @@ pub(crate) fn cumulative_commit(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 pub(crate) fn cumulative_commit_alloc(case: &Case<'_>) -> Result<Values, Stop> {
-    let lines = case.numbers("lines")?;
+    let is_named = case.value("lines")?.is_object();
+    let (names, lines): (Vec<&str>, Vec<Exact>) = match is_named {
+        true => case.named_numbers("lines")?.into_iter().unzip(),
+        false => (Vec::new(), case.numbers("lines")?),
+    };
     let current = case.maybe("quantity")?.filter(|quantity| !quantity.is_zero());
     let current = current.map_or_else(|| sum_of(&lines), Ok)?;
     let run = committed_run(case, current)?;
     let precision = Precision::of(case)?;
     let grid = precision.grid().unwrap_or(Grid::CENTS);
     let within = grid.units(Precision::half_away(grid.place()).round(run.within)?)?;
-    Ok(Values::new()
+    let shares = grid.amounts(&allocation::allocate(within, &lines)?)?;
+    let values = Values::new()
         .with("amount", precision.round(run.within.add(run.overage)?)?)
-        .with("within_allocation", grid.amounts(&allocation::allocate(within, &lines)?)?)
-        .with("overage_line", precision.round(run.overage)?))
+        .with("overage_line", precision.round(run.overage)?);
+    Ok(match is_named {
+        true => values.with("within_allocation", names.into_iter().zip(shares).collect::<BTreeMap<_, _>>()),
+        false => values.with("within_allocation", shares),
+    })
 }
 
 /// What a run adds to a commitment that goes on.
@@ -146,7 +157,8 @@ pub(crate) fn credits_inner(case: &Case<'_>) -> Result<Values, Stop> {
     let gross = Precision::of(case)?.round(price_amount(&price, case.number("quantity")?, true)?)?;
     let minimum = if split_of(case)?.is_final() { case.maybe("min_spend")? } else { None };
     let gross = clamp_amount(gross, minimum, case.maybe("max_spend")?)?;
-    let amount = gross.subtract(sum_of(&case.numbers("credits")?)?)?;
+    let credits = if case.find("credits").is_some() { case.numbers("credits")? } else { Vec::new() };
+    let amount = gross.subtract(sum_of(&credits)?)?;
     if amount.is_negative() {
         return Err(Stop::Refused);
     }
