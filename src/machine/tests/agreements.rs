@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use wire::control::PolicyRecord;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
+use super::what_if;
 use super::world::World;
 use crate::ReplayMode;
 
@@ -358,6 +359,10 @@ proptest! {
         for teller in [&often, &once] {
             teller.check_credits(domain::Currency::from_code(story.currency).unwrap().exponent());
         }
+        // What other prices would change is what they then do change.
+        let prices = prices("pro", 7, !story.minimum).into_iter();
+        let prices: Vec<_> = prices.map(|(id, body)| what_if::resource("prices", &id, body)).collect();
+        what_if::check_lines(&once.world, once.now.plus(3 * DAY), &prices);
         // Rating a window that did not change gives nothing.
         let sealed = often.world.machine.control().seals().len();
         often.cut();

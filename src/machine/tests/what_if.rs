@@ -14,7 +14,7 @@ use wire::{AlignedBytes, BatchBuilder, IdMode};
 use super::world::World;
 use crate::{AccountEffect, Effect, ReplayMode, usage_period};
 
-fn resource(kind: &str, id: &str, body: Value) -> Resource {
+pub(super) fn resource(kind: &str, id: &str, body: Value) -> Resource {
     Resource::from_json(ResourceKind::parse(kind).unwrap(), id, body).unwrap()
 }
 
@@ -47,43 +47,53 @@ pub(super) fn check_trials(world: &World, at: Timestamp) {
 
 /// What a trial says is what putting the terms and cutting does, in two cuts and in one.
 fn check(world: &World, at: Timestamp, resources: &[Resource]) -> Effect {
-    let effect = world.try_out(1, at, resources, None);
-    assert_eq!(world.try_out(3, at, resources, None), effect, "the number of shards changes nothing");
-    let restarted = || {
-        let mut world = world.replay(ReplayMode::Load, 2);
-        if world.machine.has_open_cut() {
-            world.finish_cut();
-        }
-        world
-    };
-    let put = |world: &mut World| {
-        for resource in resources {
-            world.put(resource.kind().as_str(), resource.id(), &resource.to_json());
-        }
-        world.barrier(false);
-    };
-    let cut = |world: &mut World| {
-        world.start_cut(at);
-        world.finish_cut().map(|batch| batch.lines).unwrap_or_default()
-    };
-
-    let mut twice = restarted();
-    cut(&mut twice);
-    let before = charged(&twice);
-    put(&mut twice);
-    let lines: Vec<ChargeLine> = cut(&mut twice);
-    assert_eq!(effect.lines, lines, "the lines are those that a server charges");
-
-    let mut once = restarted();
-    put(&mut once);
-    cut(&mut once);
-    let mut after: BTreeMap<AccountId, i128> = BTreeMap::new();
-    for (id, account) in &effect.accounts {
-        assert_eq!(account.before, before.get(id).copied().unwrap_or(0), "{id} was charged before");
-        after.insert(id.clone(), account.before + account.difference);
-    }
+    let effect = check_lines(world, at, resources);
+    let mut once = restarted(world);
+    put(&mut once, resources);
+    cut(&mut once, at);
+    let after: BTreeMap<AccountId, i128> = effect
+        .accounts
+        .iter()
+        .map(|(id, account)| (id.clone(), account.before + account.difference))
+        .collect();
     assert_eq!(after, charged(&once), "the same after a single cut");
     effect
+}
+
+/// The lines of a trial are those that a server charges that cuts, takes the terms and cuts again.
+pub(super) fn check_lines(world: &World, at: Timestamp, resources: &[Resource]) -> Effect {
+    let effect = world.try_out(1, at, resources, None);
+    assert_eq!(world.try_out(3, at, resources, None), effect, "the number of shards changes nothing");
+    let mut twice = restarted(world);
+    cut(&mut twice, at);
+    let before = charged(&twice);
+    put(&mut twice, resources);
+    let lines = cut(&mut twice, at);
+    assert_eq!(effect.lines, lines, "the lines are those that a server charges");
+    for (id, account) in &effect.accounts {
+        assert_eq!(account.before, before.get(id).copied().unwrap_or(0), "{id} was charged before");
+    }
+    effect
+}
+
+fn restarted(world: &World) -> World {
+    let mut world = world.replay(ReplayMode::Load, 2);
+    if world.machine.has_open_cut() {
+        world.finish_cut();
+    }
+    world
+}
+
+fn put(world: &mut World, resources: &[Resource]) {
+    for resource in resources {
+        world.put(resource.kind().as_str(), resource.id(), &resource.to_json());
+    }
+    world.barrier(false);
+}
+
+fn cut(world: &mut World, at: Timestamp) -> Vec<ChargeLine> {
+    world.start_cut(at);
+    world.finish_cut().map(|batch| batch.lines).unwrap_or_default()
 }
 
 /// The effects on single periods add up to the whole.
