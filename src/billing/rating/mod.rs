@@ -9,6 +9,7 @@ pub mod credits;
 pub mod discount;
 mod explain;
 pub mod expression;
+pub mod folds;
 mod measure;
 pub mod models;
 mod position;
