@@ -3,11 +3,12 @@
 //! Owns: days that a key is active, values weighted by the days that are left. Leaves to others: levels (`levels`), prices
 //! of what was measured.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use billing::rating::folds::{KeyChange, active_days, keys_present};
 use billing::rating::proration::{Ratio, prorate};
 use domain::time::DAY;
-use domain::{Exact, Rounding, Span, Timestamp};
+use domain::{Exact, Rounding, Span, Zone};
 use serde_json::Value;
 
 use crate::case::{Case, Stop, list_of, number_of};
@@ -30,15 +31,8 @@ pub(crate) fn unique_count(case: &Case<'_>) -> Result<Values, Stop> {
 /// Keys that were added and not removed again by the end of the range.
 pub(crate) fn unique_set(case: &Case<'_>) -> Result<Values, Stop> {
     let until = instant_of(case, "to")?;
-    let mut present = BTreeSet::new();
-    for change in key_changes(case)?.into_iter().filter(|change| change.at < until) {
-        if change.is_removal {
-            present.remove(change.key);
-        } else {
-            present.insert(change.key);
-        }
-    }
-    Ok(Values::new().with("value", present.len()))
+    let changes = key_changes(case)?;
+    Ok(Values::new().with("value", keys_present(&changes, until).len()))
 }
 
 /// Every day that a key is active on for a time counts once.
@@ -46,44 +40,24 @@ pub(crate) fn prorated_unique(case: &Case<'_>) -> Result<Values, Stop> {
     let start = instant_of(case, "period_start")?;
     let days: i64 = case.integer("period_days")?.unwrap_or(0);
     let period = Span::new(start, start.plus(days.saturating_mul(DAY)));
-    let mut active_since: BTreeMap<&str, Timestamp> = BTreeMap::new();
-    let mut touched = BTreeSet::new();
-    let mut touch = |key, from: Timestamp, until: Timestamp| {
-        let (from, until) = (from.max(period.from), until.min(period.until));
-        if from < until {
-            let days = days_since(start, from)..=days_since(start, until.plus(-1));
-            touched.extend(days.map(|day| (key, day)));
-        }
-    };
-    for change in key_changes(case)? {
-        if !change.is_removal {
-            active_since.entry(change.key).or_insert(change.at);
-        } else if let Some(since) = active_since.remove(change.key) {
-            touch(change.key, since, change.at);
-        }
-    }
-    for (key, since) in active_since {
-        touch(key, since, period.until);
-    }
-    let ratio = Ratio::new(touched.len() as u64, denominator_of(case)?);
+    // Days of a period are counted from its start.
+    let changes = key_changes(case)?;
+    let shift = start.nanoseconds().rem_euclid(DAY);
+    let shifted: Vec<KeyChange<'_>> =
+        changes.into_iter().map(|change| KeyChange { at: change.at.plus(-shift), ..change }).collect();
+    let shifted_period = Span::new(period.from.plus(-shift), period.until.plus(-shift));
+    let days = active_days(&shifted, shifted_period, &Zone::utc());
+    let ratio = Ratio::new(days, denominator_of(case)?);
     shown(Values::new(), ratio.value())
 }
 
-struct KeyChange<'a> {
-    at: Timestamp,
-    key: &'a str,
-    is_removal: bool,
-}
-
-/// Changes in order of time; of one instant, in order of arrival.
+/// Changes in order of arrival.
 fn key_changes<'a>(case: &Case<'a>) -> Result<Vec<KeyChange<'a>>, Stop> {
     let change_of = |event: &Case<'a>| {
         let is_removal = event.text("op") == Some("remove");
         Ok::<_, Stop>(KeyChange { at: instant_of(event, "time")?, key: event.word("key")?, is_removal })
     };
-    let mut changes = case.rows("events")?.iter().map(change_of).collect::<Result<Vec<_>, _>>()?;
-    changes.sort_by_key(|change| change.at);
-    Ok(changes)
+    case.rows("events")?.iter().map(change_of).collect()
 }
 
 pub(crate) fn ratio_units(case: &Case<'_>) -> Result<Values, Stop> {
