@@ -56,7 +56,7 @@ pub(super) fn write(comparison: &Comparison<'_>) -> String {
         let _ = writeln!(out, "\nnote: {note}");
     }
     let effect = &comparison.effect;
-    write_failures(&mut out, "cannot be rated under the new terms, left out", &effect.failures);
+    write_failures(&mut out, "cannot be rated under the new terms, counted as unchanged", &effect.failures);
     write_failures(&mut out, "cannot be rated under the present terms", &effect.failures_before);
     out
 }
@@ -92,7 +92,9 @@ fn write_nothing(out: &mut String, comparison: &Comparison<'_>) {
 fn write_affected(out: &mut String, comparison: &Comparison<'_>) {
     let (accounts, subscriptions) = comparison.affected;
     if accounts == 0 {
-        let _ = writeln!(out, "\nnothing would be charged differently");
+        let is_known = comparison.effect.failures.is_empty();
+        let what = if is_known { "nothing" } else { "nothing that can be rated" };
+        let _ = writeln!(out, "\n{what} would be charged differently");
         return;
     }
     let (accounts, subscriptions) = (count(accounts, "account"), count(subscriptions, "subscription"));
