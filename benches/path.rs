@@ -142,8 +142,15 @@ fn rating(criterion: &mut Criterion) {
         .collect();
     let currency = domain::Currency::from_code("USD").expect("a currency");
     let (active, group, zone) = ([window.into()], std::collections::BTreeMap::new(), Zone::utc());
-    let terms =
-        WindowTerms { price, window, active: &active, group: &group, zone: &zone, currency, as_of: window.until };
+    let terms = WindowTerms {
+        price,
+        window,
+        active: &active,
+        group: &group,
+        zone: &zone,
+        currency,
+        as_of: window.until,
+    };
     let mut group = criterion.benchmark_group("rating");
     group.throughput(Throughput::Elements(slices.len() as u64));
     group.bench_function("graduated month of 744 slices", |bencher| {

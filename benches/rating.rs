@@ -7,8 +7,9 @@
 use std::hint::black_box;
 
 use billing::catalog::{Catalog, CatalogFile};
+use billing::rating::{Measure, SliceMeasure, WindowTerms, position};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use domain::{Exact, Subject, Timestamp};
+use domain::{Exact, Period, PriceId, Subject, Timestamp, Zone};
 use engine::shard::cell::{CellReport, Fold, Group};
 use machine::Machine;
 use wire::control::{ClockKind, ControlRecord, Genesis};
@@ -141,6 +142,46 @@ fn cut(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// One cell of a window to its line: terms, tiers, version, rounding; without the machine around it.
+fn position_of_a_cell(criterion: &mut Criterion) {
+    let mut catalog = Catalog::default();
+    for resource in CatalogFile::parse(MODELS).expect("a valid catalog").resources() {
+        catalog.apply(resource, 0).expect("a valid resource");
+    }
+    let price = catalog.price(&PriceId::new("graduated").expect("an id")).expect("the price");
+    let zone = Zone::utc();
+    let window = zone.month(Period::parse("2026-01").expect("a month"));
+    let currency = domain::Currency::from_code("USD").expect("a currency");
+    let (group_texts, active) = (std::collections::BTreeMap::new(), [window.into()]);
+    let terms = WindowTerms {
+        price,
+        window,
+        active: &active,
+        group: &group_texts,
+        zone: &zone,
+        currency,
+        as_of: window.until,
+    };
+    let cells: Vec<SliceMeasure<'_>> = (0..1_000i128)
+        .map(|n| SliceMeasure {
+            slice: window,
+            measure: Measure::Scalar(Exact::new(n * 137 * 10i128.pow(18), 18)),
+            event_count: 1,
+            event_digest: 1,
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("position");
+    group.throughput(Throughput::Elements(cells.len() as u64));
+    group.bench_function("graduated cells to lines", |bencher| {
+        bencher.iter(|| {
+            for cell in black_box(&cells) {
+                black_box(position(&terms, std::slice::from_ref(cell)).expect("amounts fit"));
+            }
+        });
+    });
+    group.finish();
+}
+
 /// A price of every model that prices a quantity.
 const MODELS: &str = r#"
     catalog = 1
@@ -186,5 +227,5 @@ fn models(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cut, models);
+criterion_group!(benches, cut, position_of_a_cell, models);
 criterion_main!(benches);
