@@ -98,6 +98,7 @@ pub(crate) fn affected_accounts(
     changed: &BTreeMap<domain::Subject, BTreeSet<(u32, Timestamp)>>,
     touched: &BTreeSet<AccountId>,
     due: &DueIndex,
+    grace: i64,
     previous_at: Timestamp,
     cut: &Cut,
 ) -> BTreeMap<AccountId, Affected> {
@@ -117,10 +118,11 @@ pub(crate) fn affected_accounts(
     for account in touched {
         affected.entry(account.clone()).or_default().all = true;
     }
+    // From the window on whose grace was not over at the cut before: a window ends once, and is final once.
+    let since = previous_at.plus(-grace).plus(-1).max(Timestamp::MIN);
     for account in due.due(cut.at) {
         let (terms, _) = account_and_entity(catalog, &account);
         let affected = affected.entry(account.clone()).or_default();
-        let since = previous_at.max(Timestamp::MIN);
         let mut period = terms.time_zone.period_of(since);
         loop {
             let window = terms.time_zone.month(period);
@@ -131,11 +133,6 @@ pub(crate) fn affected_accounts(
                 affected.windows.insert((subscription.id().clone(), window.from));
             }
             period = period.next();
-        }
-        // The window that ended at `since` itself.
-        let before = terms.time_zone.month(terms.time_zone.period_of(since.plus(-1).max(Timestamp::MIN)));
-        for subscription in catalog.subscriptions_of_account(&account) {
-            affected.windows.insert((subscription.id().clone(), before.from));
         }
     }
     affected
@@ -401,8 +398,10 @@ impl Rater<'_> {
         }
         let bill = self.account_position(terms, entity, true, &rated).map_err(failed)?;
         for line in bill {
-            if let Some(whole) = explained.get_mut(&line.window.from) {
-                whole.add(line);
+            if windows.from <= line.window.from && line.window.from < windows.until {
+                // What is agreed may reach beyond all that is subscribed to.
+                let nothing = || ExplainedWindow::new(line.window, terms.currency);
+                explained.entry(line.window.from).or_insert_with(nothing).add(line);
             }
         }
         explained.values().for_each(ExplainedWindow::assert_complete);

@@ -3,7 +3,8 @@
 //! Owns: window ends, window ends plus grace, changes of prices, starts and ends of subscriptions, as an ordered index over accounts.
 //! Leaves to others: what happens then (`cut`).
 //!
-//! Invariants: after `advance(at)` no account has an instant at or before `at`; an account without subscriptions has none.
+//! Invariants: after `advance(at)` no account has an instant at or before `at`; an account without subscriptions and
+//! commitments has none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +71,8 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
             instants.extend(catalog.prices_of_plan(&active.plan).flat_map(|price| price.changes()));
         }
     }
-    if instants.is_empty() {
+    // A commitment is trued up whether anything is subscribed to or not.
+    if instants.is_empty() && catalog.commitments_of_account(account).next().is_none() {
         return None;
     }
     instants.push(zone.month(zone.period_of(at)).until);

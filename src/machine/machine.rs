@@ -242,8 +242,16 @@ impl Machine {
         let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
         let changed = self.cells.take_changed();
         let catalog = &self.control.catalog;
-        let affected =
-            affected_accounts(catalog, &changed, &open.touched, &self.due, open.previous_at, &open.cut);
+        let grace = self.control.policy().grace;
+        let affected = affected_accounts(
+            catalog,
+            &changed,
+            &open.touched,
+            &self.due,
+            grace,
+            open.previous_at,
+            &open.cut,
+        );
         let number = self.control.seals.len() as u64 + 1;
         let outcome = self.rater(&open.cut, open.previous_at).rate(&affected);
         self.failures = outcome.failures;

@@ -1,0 +1,149 @@
+//! Bills of accounts that were once wrong, each as a short history.
+//!
+//! Owns: what happens around a price over several cuts: silence, agreements that change, limits. Leaves to others: random
+//! histories (`agreements`), the order of terms in one bill (`billing::rating::account`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use billing::charges::Component;
+use domain::time::{DAY, HOUR};
+use domain::{AccountId, Span, Timestamp};
+use serde_json::{Value, json};
+use wire::control::PolicyRecord;
+use wire::{AlignedBytes, BatchBuilder, IdMode};
+
+use super::world::World;
+use crate::ReplayMode;
+
+fn at(day: &str) -> Timestamp {
+    Timestamp::parse(&format!("2026-{day}T00:00:00Z")).unwrap()
+}
+
+struct Shop {
+    world: World,
+    events: usize,
+}
+
+impl Shop {
+    /// An account `acme` in UTC with a plan, and no price yet.
+    fn new(currency: &str) -> Self {
+        let policy =
+            PolicyRecord { horizon: 90 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 5 * DAY };
+        let mut shop = Self { world: World::new(2, &policy), events: 0 };
+        shop.put("entities", "inc", json!({ "currency": "USD", "time_zone": "UTC" }));
+        let account = json!({ "name": "A", "entity": "inc", "currency": currency, "time_zone": "UTC" });
+        shop.put("accounts", "acme", account);
+        shop.put(
+            "meters",
+            "calls",
+            json!({ "event_type": "call", "aggregation": "sum", "value": "n", "negative_usage": "signed" }),
+        );
+        shop.put("plans", "pro", json!({ "currency": currency }));
+        shop
+    }
+
+    fn put(&mut self, kind: &str, id: &str, body: Value) {
+        assert!(self.world.put(kind, id, &body).is_some(), "{kind} {id} {body}");
+    }
+
+    fn price(&mut self, id: &str, terms: Value) {
+        let mut body = json!({ "plan": "pro", "window": "month" });
+        body.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
+        self.put("prices", id, body);
+    }
+
+    fn subscribe(&mut self, from: &str, terms: Value) {
+        let mut body = json!({ "account": "acme", "plan": "pro", "from": at(from).to_string() });
+        body.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
+        self.put("subscriptions", "s1", body);
+        self.put("subjects", "k", json!({ "subscription": "s1", "from": at(from).to_string() }));
+        self.world.barrier(false);
+    }
+
+    fn used(&mut self, day: &str, units: i64, received: &str) {
+        self.events += 1;
+        let mut builder = BatchBuilder::new("edge", "call", IdMode::Given).without_event_checks();
+        let id = self.events.to_string();
+        builder
+            .push_parts(id.as_bytes(), "k", at(day).nanoseconds(), &[("n", i128::from(units), 0)], &[])
+            .unwrap();
+        let frame: Arc<AlignedBytes> = Arc::new(builder.finish(1, 0));
+        self.world.take_usage(&frame, at(received));
+    }
+
+    fn cut(&mut self, day: &str) {
+        self.world.barrier(false);
+        self.world.start_cut(at(day));
+        self.world.finish_cut();
+    }
+
+    /// What was issued: month, component and term, each with its sum.
+    fn issued(&self) -> Vec<String> {
+        let mut sums: BTreeMap<(String, Component, String), i128> = BTreeMap::new();
+        for (key, worth) in self.world.machine.issued().of_account(&AccountId::new("acme").unwrap()) {
+            let month = key.window_from.to_string()[5..7].to_string();
+            *sums.entry((month, key.component, key.term.clone())).or_default() += worth.rounded;
+        }
+        let shown = sums.into_iter().filter(|(_, sum)| *sum != 0).map(|((month, component, term), sum)| {
+            let component = serde_json::to_value(component).unwrap();
+            format!("{month} {} {term} {sum}", component.as_str().unwrap())
+        });
+        shown.collect()
+    }
+
+    /// What windows are explained to cost, by month.
+    fn explained(&self) -> Vec<String> {
+        let always = Span::new(Timestamp::MIN, Timestamp::END);
+        let windows = self.world.machine.explain(&AccountId::new("acme").unwrap(), always).unwrap();
+        windows.iter().map(|w| format!("{} {}", &w.window.from.to_string()[5..7], w.total)).collect()
+    }
+
+    fn replays(&self) {
+        self.world.replay(ReplayMode::Derive, 1);
+        self.world.replay(ReplayMode::Load, 3);
+    }
+}
+
+fn per_call() -> Value {
+    json!({ "model": "per_unit", "meter": "calls", "unit_amount": "1" })
+}
+
+#[test]
+fn a_minimum_comes_with_the_grace_whatever_was_cut_in_between() {
+    let mut shop = Shop::new("USD");
+    let mut terms = per_call();
+    terms["minimum"] = "70".into();
+    shop.price("calls", terms);
+    shop.subscribe("01-01", json!({}));
+    shop.used("01-10", 10, "01-10");
+    for day in ["01-31", "02-01", "02-03", "02-05", "02-06", "02-07"] {
+        shop.cut(day);
+    }
+    assert_eq!(shop.issued(), ["01 charge  1000", "01 minimum  6000"]);
+    shop.replays();
+}
+
+#[test]
+fn a_commitment_without_a_subscription_is_trued_up() {
+    let mut shop = Shop::new("USD");
+    shop.put("commitments", "c", json!({ "account": "acme", "shape": "none", "amount": "300", "from": "2026-01-01T00:00:00Z", "until": "2026-04-01T00:00:00Z" }));
+    for day in ["01-10", "02-07", "03-08", "04-09"] {
+        shop.cut(day);
+    }
+    assert_eq!(shop.issued(), ["01 true_up c 10000", "02 true_up c 10000", "03 true_up c 10000"]);
+    assert_eq!(shop.explained(), ["01 10000", "02 10000", "03 10000"]);
+}
+
+#[test]
+fn a_bill_shows_shortfalls_after_the_last_subscription_ended() {
+    let mut shop = Shop::new("USD");
+    shop.price("calls", per_call());
+    shop.subscribe("01-01", json!({ "until": "2026-02-01T00:00:00Z" }));
+    shop.put("commitments", "c", json!({ "account": "acme", "shape": "none", "amount": "300", "from": "2026-01-01T00:00:00Z", "until": "2026-04-01T00:00:00Z" }));
+    for day in ["01-10", "02-07", "03-08", "04-09"] {
+        shop.cut(day);
+    }
+    assert_eq!(shop.issued(), ["01 true_up c 10000", "02 true_up c 10000", "03 true_up c 10000"]);
+    assert_eq!(shop.explained(), ["01 10000", "02 10000", "03 10000"]);
+}
