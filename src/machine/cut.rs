@@ -450,6 +450,7 @@ impl Rater<'_> {
     ) -> Result<Groups, RatingStatus> {
         let timeline = charge.price;
         let meters: Vec<&MeterId> = timeline.meters().collect();
+        let is_capacity = timeline.model() == PricingModel::Capacity;
         let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Vec<Fold>)>> = BTreeMap::new();
         for (index, meter) in meters.iter().enumerate() {
             let program = program_index(self.plan, meter).expect("every meter has a program");
@@ -459,7 +460,7 @@ impl Rater<'_> {
                 let texts =
                     texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
                 // The dimensions of a capacity are counted together, whatever their groups.
-                let group = if meters.len() > 1 { GroupTexts::new() } else { texts.collect() };
+                let group = if is_capacity { GroupTexts::new() } else { texts.collect() };
                 let Some(group) = timeline.counted_group(slice.from, group)? else { continue };
                 let slices = folds.entry(group).or_default();
                 let nothing = || (slice, vec![Fold::default(); meters.len()]);

@@ -327,11 +327,12 @@ impl Charge<'_> {
         uses: &[&Use],
     ) -> Result<(BTreeMap<Group, BTreeMap<Timestamp, Slice>>, BTreeMap<Group, Exact>), QuoteStatus> {
         let meters: Vec<&MeterId> = self.price.meters().collect();
+        let is_capacity = self.price.model() == PricingModel::Capacity;
         let (mut groups, mut set_aside) = (BTreeMap::new(), BTreeMap::new());
         for one in uses {
             for (index, _) in meters.iter().enumerate().filter(|(_, meter)| ***meter == one.meter) {
                 // The meters of a capacity are counted together, whatever their groups.
-                let own = if meters.len() > 1 { Group::new() } else { one.group.clone() };
+                let own = if is_capacity { Group::new() } else { one.group.clone() };
                 let fail = |status: RatingStatus| unratable(self.price, &own, status);
                 let span = self.slice_of(one.time);
                 let Some(group) = self.price.counted_group(span.from, own.clone()).map_err(fail)? else {

@@ -271,7 +271,9 @@ pub(super) fn total_of(slices: &[SliceMeasure<'_>]) -> Result<Exact, RatingStatu
 fn totals_of(slices: &[SliceMeasure<'_>], dimensions: usize) -> Result<Vec<Exact>, RatingStatus> {
     let mut totals = vec![Exact::ZERO; dimensions];
     for measure in slices {
-        let Measure::Dimensions(quantities) = measure.measure else { continue };
+        let single = [measure.measure.quantity()?];
+        let quantities =
+            if let Measure::Dimensions(quantities) = measure.measure { quantities } else { &single };
         for (total, quantity) in totals.iter_mut().zip(quantities) {
             *total = total.add(*quantity)?;
         }

@@ -147,3 +147,13 @@ fn a_bill_shows_shortfalls_after_the_last_subscription_ended() {
     assert_eq!(shop.issued(), ["01 true_up c 10000", "02 true_up c 10000", "03 true_up c 10000"]);
     assert_eq!(shop.explained(), ["01 10000", "02 10000", "03 10000"]);
 }
+
+#[test]
+fn a_capacity_of_one_meter_takes_the_step_in_which_its_total_fits() {
+    let mut shop = Shop::new("USD");
+    shop.price("cap", json!({ "model": "capacity", "meters": ["calls"], "steps": [{ "up_to": { "calls": "100" }, "amount": "10" }, { "amount": "50" }] }));
+    shop.subscribe("01-01", json!({}));
+    shop.used("01-10", 500, "01-10");
+    shop.cut("01-31");
+    assert_eq!(shop.issued(), ["01 charge  5000"]);
+}
