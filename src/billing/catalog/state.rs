@@ -19,6 +19,7 @@ use super::status::{CatalogStatus, Rule};
 use super::timeline::{
     CommitmentTimeline, Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
 };
+use crate::rating::AMOUNT_MINOR_MAX;
 
 /// What taking a resource changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -471,12 +472,15 @@ impl Catalog {
     }
 }
 
-/// Whether agreed amounts are whole minor units.
+/// Whether agreed amounts are whole minor units, and no more than a window may be worth.
 fn check_currency(
     currency: Currency,
     amounts: impl IntoIterator<Item = Option<Decimal>>,
 ) -> Result<(), Rule> {
-    let fits = |amount: Decimal| amount.mantissa_at(currency.exponent()).is_some();
+    let fits = |amount: Decimal| {
+        let minor = amount.mantissa_at(currency.exponent());
+        minor.is_some_and(|minor| minor.unsigned_abs() <= AMOUNT_MINOR_MAX.unsigned_abs())
+    };
     if amounts.into_iter().flatten().all(fits) { Ok(()) } else { Err(Rule::AmountMustFitCurrency) }
 }
 

@@ -48,7 +48,7 @@ pub enum Rule {
     GrantMustHold,
     /// A commitment starts, changes and ends with a window.
     TermMustFitWindows,
-    /// An amount has more fraction digits than its currency.
+    /// An amount has more fraction digits than its currency, or more minor units than can be billed.
     AmountMustFitCurrency,
     /// A resource that this one names does not exist; the text says which.
     ReferenceMustExist(String),
@@ -132,7 +132,7 @@ impl fmt::Display for Rule {
                 "a commitment starts, changes and ends at the first instant of a month in the account's time zone",
             ),
             Rule::AmountMustFitCurrency => {
-                f.write_str("an agreed amount has at most the fraction digits of its currency")
+                f.write_str("an agreed amount has at most the fraction digits of its currency and 10^27 minor units")
             }
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
             Rule::CurrencyMustMatchAccount => f.write_str(

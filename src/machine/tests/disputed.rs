@@ -149,6 +149,38 @@ fn a_bill_shows_shortfalls_after_the_last_subscription_ended() {
 }
 
 #[test]
+fn a_grant_voided_back_to_before_its_rollover_keeps_closed_draws() {
+    let mut shop = Shop::new("USD");
+    shop.price("calls", per_call());
+    shop.subscribe("01-01", json!({}));
+    let grant = json!({ "account": "acme", "kind": "paid", "amount": "100", "from": "2026-01-01T00:00:00Z", "every": "month", "rollover": { "max": "100" } });
+    shop.put("grants", "g", grant.clone());
+    shop.cut("01-31");
+    shop.used("02-10", 150, "02-10");
+    shop.cut("02-28");
+    shop.cut("03-07");
+    shop.cut("03-08");
+    assert_eq!(shop.issued(), ["02 charge  15000", "02 credit g#2 -15000"]);
+    let mut voided = grant;
+    voided["voided_at"] = "2026-01-15T00:00:00Z".into();
+    shop.put("grants", "g", voided);
+    shop.cut("03-09");
+    assert_eq!(shop.issued(), ["02 charge  15000", "02 credit g#2 -15000"]);
+    shop.replays();
+}
+
+#[test]
+fn an_agreed_amount_that_no_batch_could_total_is_refused() {
+    let mut shop = Shop::new("JPY");
+    for (minimum, is_taken) in
+        [("1000000000000000000000000000", true), ("1000000000000000000000000001", false)]
+    {
+        let body = json!({ "plan": "pro", "window": "month", "model": "flat", "unit_amount": "1", "minimum": minimum });
+        assert_eq!(shop.world.put("prices", "fee", &body).is_some(), is_taken, "{minimum}");
+    }
+}
+
+#[test]
 fn a_capacity_of_one_meter_takes_the_step_in_which_its_total_fits() {
     let mut shop = Shop::new("USD");
     shop.price("cap", json!({ "model": "capacity", "meters": ["calls"], "steps": [{ "up_to": { "calls": "100" }, "amount": "10" }, { "amount": "50" }] }));
@@ -156,4 +188,14 @@ fn a_capacity_of_one_meter_takes_the_step_in_which_its_total_fits() {
     shop.used("01-10", 500, "01-10");
     shop.cut("01-31");
     assert_eq!(shop.issued(), ["01 charge  5000"]);
+}
+
+#[test]
+fn units_that_cost_less_than_nothing_commit_to_nothing() {
+    let mut shop = Shop::new("USD");
+    shop.price("calls", json!({ "model": "per_unit", "meter": "calls", "unit_amount": "-1" }));
+    shop.subscribe("01-01", json!({}));
+    shop.put("commitments", "c", json!({ "account": "acme", "shape": "none", "quantity": "300", "prices": ["calls"], "from": "2026-01-01T00:00:00Z", "until": "2026-04-01T00:00:00Z" }));
+    shop.cut("02-08");
+    assert_eq!(shop.issued(), [""; 0]);
 }

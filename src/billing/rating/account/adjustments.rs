@@ -50,7 +50,7 @@ impl Bill<'_, '_> {
                     PriceDiscount::Percent(percent) => Reason::Percent { percent: percent.into(), of: left },
                     PriceDiscount::Amount(_) => Reason::Amount { of: left },
                 };
-                self.term_line(LineKey { component, term, ..key.clone() }, window, -taken, reason);
+                self.term_line(LineKey { component, term, ..key.clone() }, window, -taken, reason)?;
                 left -= taken;
             }
         }
@@ -64,7 +64,7 @@ impl Bill<'_, '_> {
                     window,
                     -taken,
                     reason,
-                );
+                )?;
                 self.take_off(taken, &dues)?;
                 left -= taken;
             }
@@ -75,7 +75,7 @@ impl Bill<'_, '_> {
             if added != 0 {
                 let reason = Reason::Minimum { minimum, share: bounds.share, billed: left };
                 let key = LineKey { component: Component::Minimum, ..key };
-                self.term_line(key.clone(), window, added, reason);
+                self.term_line(key.clone(), window, added, reason)?;
                 self.term_due(key, window, added);
             }
         }

@@ -58,7 +58,7 @@ impl Bill<'_, '_> {
         };
         if settled.draw != 0 {
             let reason = Reason::Drawdown { used: settled.base, unused: settled.unused };
-            self.term_line(key(self, Component::Drawdown), window, -settled.draw, reason);
+            self.term_line(key(self, Component::Drawdown), window, -settled.draw, reason)?;
             self.take_off(settled.draw.max(0), dues)?;
         }
         let overage = settled.base - settled.utilized;
@@ -77,7 +77,7 @@ impl Bill<'_, '_> {
         for (component, amount, reason) in added {
             if amount != 0 {
                 let key = key(self, component);
-                self.term_line(key.clone(), window, amount, reason);
+                self.term_line(key.clone(), window, amount, reason)?;
                 self.term_due(key, window, amount);
             }
         }
@@ -150,6 +150,7 @@ impl Bill<'_, '_> {
         let Some(version) = price.and_then(|price| price.version_at(window.from)) else { return Ok(0) };
         let priced = version.terms.quantity.priced(quantity)?;
         let amount = version.terms.model.amount(&Default::default(), priced, false)?;
-        round_line(amount, version.terms.rounding, self.terms.currency)
+        // Units that cost less than nothing commit to nothing.
+        Ok(round_line(amount, version.terms.rounding, self.terms.currency)?.max(0))
     }
 }

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::Exact;
+use domain::{Exact, Timestamp};
 
 use super::{Bill, Due, Reason};
 use crate::catalog::{CreditGrant, RecurrenceEvery};
@@ -105,7 +105,7 @@ impl Bill<'_, '_> {
             let reason = Reason::Credit { grant: grant.id.to_string(), due: due.amount, balance };
             let (window, amount) = (due.window, draw.amount.round_to(0)?);
             assert_eq!(Exact::from_integer(amount), draw.amount, "a draw is whole minor units");
-            self.term_line(key, window, -amount, reason);
+            self.term_line(key, window, -amount, reason)?;
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Bill<'_, '_> {
         }
         for key in missing.into_keys() {
             let window = self.terms.zone.month(self.terms.zone.period_of(key.window_from));
-            self.dues.push(Due { at: key.slice_from, key, window, amount: 0, is_usage: false });
+            self.dues.push(Due { at: window.until.plus(-1), key, window, amount: 0, is_usage: false });
         }
     }
 
@@ -160,7 +160,7 @@ impl Bill<'_, '_> {
     }
 
     /// Where a lot stands in the order of burning, as far as draws of one due need it.
-    fn burn_order(&self, grant: usize, lot: usize) -> (u32, bool, Option<domain::Timestamp>, u64, usize) {
+    fn burn_order(&self, grant: usize, lot: usize) -> (u32, bool, Option<Timestamp>, u64, usize) {
         let (created, terms) = self.terms.grants[grant];
         (terms.priority.unwrap_or(0), terms.until.is_none(), terms.until, created, lot)
     }

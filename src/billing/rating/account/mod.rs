@@ -33,7 +33,7 @@ use self::adjustments::Bounds;
 use super::allocation::spread_discount;
 use super::position::PositionLine;
 use super::proration::{Basis, Ratio, ratios};
-use super::status::RatingStatus;
+use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
 use crate::catalog::{CommitmentTimeline, CreditGrant, PriceTimeline, Subscription};
 use crate::charges::{Component, LineKey};
 
@@ -260,7 +260,16 @@ impl Bill<'_, '_> {
     }
 
     /// A line of the whole window that came from a term.
-    fn term_line(&mut self, key: LineKey, window: Span, rounded: i128, reason: Reason) {
+    fn term_line(
+        &mut self,
+        key: LineKey,
+        window: Span,
+        rounded: i128,
+        reason: Reason,
+    ) -> Result<(), RatingStatus> {
+        if rounded.unsigned_abs() > AMOUNT_MINOR_MAX.unsigned_abs() {
+            return Err(RatingStatus::AmountMustBeBillable);
+        }
         let exponent = self.terms.currency.exponent();
         self.lines.push(BillLine {
             key,
@@ -273,6 +282,7 @@ impl Bill<'_, '_> {
             event_digest: 0,
             reason,
         });
+        Ok(())
     }
 
     /// Something that a term adds: it is due at the end of the window.

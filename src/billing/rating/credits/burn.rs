@@ -232,17 +232,22 @@ impl<'a> Sweep<'a> {
     fn end(&mut self, index: usize) -> Result<(), RatingStatus> {
         self.usable.remove(&self.lots[index].order);
         let grant = &self.grants[self.lots[index].state.grant];
-        let (is_voided, left, until) = {
+        let (is_voided, left, until, reserved) = {
             let lot = &mut self.lots[index];
             lot.is_over = true;
             let left = lot.state.balance.max(Exact::ZERO)?;
-            (grant.voided_at.is_some_and(|at| at < lot.state.until), left, lot.state.until)
+            (grant.voided_at.is_some_and(|at| at < lot.state.until), left, lot.state.until, lot.reserved)
         };
         let has_next = self
             .lots
             .get(index + 1)
             .is_some_and(|next| next.state.grant == self.lots[index].state.grant && next.state.from == until);
-        let rolled = if has_next && !is_voided { left.min(grant.rollover_max)? } else { Exact::ZERO };
+        let rolled = match (has_next, is_voided) {
+            (true, false) => left.min(grant.rollover_max)?,
+            // Nothing rolls out of a void but what closed draws took from there.
+            (true, true) => left.min(reserved)?,
+            (false, _) => Exact::ZERO,
+        };
         let lost = left.subtract(rolled)?;
         let state = &mut self.lots[index].state;
         state.rolled = rolled;
