@@ -32,6 +32,14 @@ use crate::observe::Metrics;
 use crate::threads::PeerStopped;
 use crate::usage_log::UsageTask;
 
+/// Bytes of records that one commit of the control log gathers.
+const COMMIT_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a resource as a record.
+pub const RESOURCE_BYTES_MAX: usize = 1 << 20;
+// Every record but a put is far smaller.
+const _: () =
+    assert!(RESOURCE_BYTES_MAX <= engine::log::RECORD_BYTES_MAX && RESOURCE_BYTES_MAX <= COMMIT_BYTES_MAX);
+
 /// Commands that wait for the control thread.
 pub const CONTROL_QUEUE_MAX: usize = 256;
 
@@ -250,15 +258,27 @@ impl Control {
         Ok(())
     }
 
-    /// Appends records, makes them durable, and applies them.
+    /// Appends records, makes them durable, and applies them: in one commit, or in several if they are more than a block
+    /// takes. What a crash leaves of several is a prefix.
     fn append(&mut self, records: &[ControlRecord]) -> Result<()> {
         let now = self.clock.now().nanoseconds();
-        let mut offsets = Vec::with_capacity(records.len());
+        let mut staged = Vec::new();
         for record in records {
-            offsets.push(self.log.stage(KIND_CONTROL, now, &[&record.encode()])?);
+            let bytes = record.encode();
+            if self.log.staged_bytes() + bytes.len() > COMMIT_BYTES_MAX {
+                self.commit(now, &mut staged)?;
+            }
+            staged.push((self.log.stage(KIND_CONTROL, now, &[&bytes])?, record));
+        }
+        self.commit(now, &mut staged)
+    }
+
+    fn commit(&mut self, now: i64, staged: &mut Vec<(u64, &ControlRecord)>) -> Result<()> {
+        if staged.is_empty() {
+            return Ok(());
         }
         self.log.commit(now).context("the control log cannot be written")?;
-        for (record, offset) in records.iter().zip(offsets) {
+        for (offset, record) in staged.drain(..) {
             self.machine
                 .apply(offset, record)
                 .with_context(|| format!("a proposed record was refused: {record:?}"))?;
@@ -306,6 +326,10 @@ impl Control {
                     return Ok(Err(PutError::from(status).into()));
                 }
                 version = Some(put.version);
+            }
+            if record.as_ref().is_some_and(|record| record.encode().len() > RESOURCE_BYTES_MAX) {
+                let what = format!("{kind} {id} takes more than {RESOURCE_BYTES_MAX} bytes; make it smaller");
+                return Ok(Err(CommandError::Conflict(what)));
             }
             records.extend(record);
             outcomes.push(PutOutcome { kind, id, version });

@@ -205,3 +205,45 @@ async fn commands_work_beside_a_running_server() {
     assert!(text(&tallymark(&["inspect", "control", "--data", directory])).contains("genesis"));
     assert!(tallymark(&["replay", "--data", directory]).status.success());
 }
+
+/// A catalog may be larger than a block of the log; one resource may not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_beyond_a_block_is_taken_and_a_resource_beyond_its_limit_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let token = server.token.clone().unwrap();
+    let tier =
+        |n: usize| format!("{{ up_to = \"{}\", unit_amount = \"0.{n:027}1\", flat_amount = \"0\" }},", n + 1);
+    let tiers: String = (0..255).map(tier).collect();
+    let price = |n: usize| {
+        format!(
+            "[[price]]\nid = \"p{n}\"\nplan = \"pro\"\nmeter = \"tokens\"\nmodel = \"graduated\"\nwindow = \"month\"\ntiers = [{tiers} {{ unit_amount = \"0\" }}]\n"
+        )
+    };
+    let catalog: String = std::iter::once(CATALOG.to_string()).chain((0..1_000).map(price)).collect();
+    assert!(catalog.len() > 16 << 20, "larger than a block");
+    let (status, said) = call_json("POST", &server.url("/v1/catalog/apply"), &token, &catalog).await;
+    assert_eq!((status, said["changed"].as_array().map(Vec::len)), (200, Some(1_009)), "{}", said["detail"]);
+
+    let row =
+        |n: usize| serde_json::json!({ "when": { "kind": n.to_string() }, "unit_amount": "1".repeat(28) });
+    let rows: Vec<_> = (0..1_000).map(row).collect();
+    let mut body = serde_json::json!({ "plan": "pro", "meter": "tokens", "model": "matrix", "window": "month", "rows": rows });
+    let wide: std::collections::BTreeMap<String, String> =
+        (0..8).map(|n| (format!("{n}{}", "d".repeat(200)), "x".repeat(250))).collect();
+    body["rows"][0]["when"] = serde_json::json!(wide);
+    for row in body["rows"].as_array_mut().unwrap().iter_mut().skip(1) {
+        let mut dimensions = wide.clone();
+        dimensions.insert("kind".to_string(), row["when"]["kind"].as_str().unwrap().to_string());
+        row["when"] = serde_json::json!(dimensions);
+    }
+    let (status, said) = call_json("PUT", &server.url("/v1/prices/wide"), &token, &body.to_string()).await;
+    assert_eq!(
+        (status, said["detail"].as_str().map(|d| d.contains("more than 1048576 bytes"))),
+        (409, Some(true)),
+        "{said}"
+    );
+    assert_eq!(server.terminate(), Some(0));
+    mark_shown(data.path());
+    assert!(tallymark(&["replay", "--data", data.path().to_str().unwrap()]).status.success());
+}
