@@ -199,3 +199,37 @@ fn units_that_cost_less_than_nothing_commit_to_nothing() {
     shop.cut("02-08");
     assert_eq!(shop.issued(), [""; 0]);
 }
+
+#[test]
+fn a_grant_from_the_day_of_signing_up_pays_the_first_fee() {
+    let mut shop = Shop::new("USD");
+    shop.price("fee", json!({ "model": "flat", "unit_amount": "30", "payment": "in_advance" }));
+    shop.subscribe("01-20", json!({}));
+    shop.put(
+        "grants",
+        "g",
+        json!({ "account": "acme", "kind": "paid", "amount": "100", "from": "2026-01-20T00:00:00Z" }),
+    );
+    shop.cut("01-25");
+    assert_eq!(shop.issued(), ["01 charge  3000", "01 credit g -3000"]);
+}
+
+#[test]
+fn credits_do_not_pay_for_what_was_reversed() {
+    let mut shop = Shop::new("USD");
+    shop.price("calls", per_call());
+    let mut repriced = per_call();
+    repriced["effective_from"] = "2026-01-15T00:00:00Z".into();
+    repriced["unit_amount"] = "1".into();
+    shop.price("calls", repriced);
+    shop.subscribe("01-01", json!({}));
+    shop.put(
+        "grants",
+        "g",
+        json!({ "account": "acme", "kind": "paid", "amount": "100", "from": "2026-01-01T00:00:00Z" }),
+    );
+    shop.used("01-10", 80, "01-10");
+    shop.used("01-20", -50, "01-20");
+    shop.cut("01-31");
+    assert_eq!(shop.issued(), ["01 charge  3000", "01 credit g -3000"]);
+}

@@ -8,11 +8,13 @@
 //! the lot as its term: `wallet`, `wallet#3` (its third lot), `wallet/minimum` (paid for a minimum),
 //! `wallet/true_up/annual` (for the shortfall of a commitment).
 //!
+//! What is below zero reverses what else is due of its window, of its price first: a grant pays what is left of it.
+//!
 //! Invariants: draws are whole minor units and never exceed what is due; draws of a closed period are taken as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Exact, Timestamp};
+use domain::{Exact, PriceId, SubscriptionId, Timestamp};
 
 use super::{Bill, Due, Reason};
 use crate::catalog::{CreditGrant, RecurrenceEvery};
@@ -51,6 +53,9 @@ fn term_of(grant: &CreditGrant, lot: usize, due: &LineKey) -> String {
     term
 }
 
+/// Dues of one subscription and window, of one price or of all.
+type Pool = (Option<SubscriptionId>, Timestamp, Option<PriceId>);
+
 /// The key of the line that a draw paid for, and the number of its lot.
 fn due_of(key: &LineKey) -> (LineKey, usize) {
     let mut parts = key.term.splitn(3, '/');
@@ -75,6 +80,8 @@ impl Bill<'_, '_> {
             self.terms.grants.iter().map(|(created, grant)| self.grant(*created, grant)).collect();
         self.add_frozen_dues();
         self.dues.sort_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
+        self.net_reversals(|key| (key.subscription.clone(), key.window_from, key.price.clone()));
+        self.net_reversals(|key| (key.subscription.clone(), key.window_from, None));
         let mut frozen = self.frozen_by_due();
         let dues: Vec<credits::Due> = self
             .dues
@@ -108,6 +115,30 @@ impl Bill<'_, '_> {
             self.term_line(key, window, -amount, reason)?;
         }
         Ok(())
+    }
+
+    /// Takes what was reversed off what else is due of the same pool, the latest first: what a window does not cost,
+    /// credits do not pay.
+    fn net_reversals(&mut self, pool_of: impl Fn(&LineKey) -> Pool) {
+        let mut reversed: BTreeMap<Pool, Vec<usize>> = BTreeMap::new();
+        for (index, due) in self.dues.iter().enumerate().filter(|(_, due)| due.amount < 0) {
+            reversed.entry(pool_of(&due.key)).or_default().push(index);
+        }
+        if reversed.is_empty() {
+            return;
+        }
+        for index in (0..self.dues.len()).rev() {
+            let Some(reversals) = reversed.get_mut(&pool_of(&self.dues[index].key)) else { continue };
+            while let Some(reversal) = reversals.last().copied().filter(|_| self.dues[index].amount > 0) {
+                // Between zero and the amount.
+                let taken = self.dues[index].amount.min(-self.dues[reversal].amount);
+                self.dues[index].amount -= taken;
+                self.dues[reversal].amount += taken;
+                if self.dues[reversal].amount == 0 {
+                    reversals.pop();
+                }
+            }
+        }
     }
 
     fn grant(&self, created: u64, grant: &CreditGrant) -> Grant {

@@ -197,6 +197,7 @@ impl Bill<'_, '_> {
     fn price(&mut self, rated: &RatedPrice<'_>) -> Result<(), RatingStatus> {
         let first_due = self.dues.len();
         let is_usage = rated.price.meters().next().is_some();
+        let Some(first) = rated.active.first() else { return Ok(()) };
         for (group, line) in &rated.lines {
             let mut key = self.key(
                 Some(rated.subscription.clone()),
@@ -209,7 +210,8 @@ impl Bill<'_, '_> {
             self.dues.push(Due {
                 key: key.clone(),
                 window: rated.window,
-                at: line.slice.from,
+                // A recurring amount of the whole window is due for the part in which there is a subscription.
+                at: line.slice.from.max(first.from),
                 amount: line.rounded,
                 is_usage,
             });
@@ -225,7 +227,6 @@ impl Bill<'_, '_> {
                 reason: Reason::Charge,
             });
         }
-        let Some(first) = rated.active.first() else { return Ok(()) };
         let Some(version) = rated.price.version_at(first.from) else { return Ok(()) };
         let bounds = Bounds {
             discounts: &version.price.discounts,
