@@ -4,10 +4,15 @@
 //! carried.
 //!
 //! Differs from `burn` in three ways, which is how entitlement systems (OpenMeter) count: a recurrence sets the *same*
-//! balance back to its amount and pays the overage so far from it; a grant that merely starts does not; balances are
-//! those of grants, not of lots.
+//! balance back to its amount and pays the overage so far from it; a grant that merely starts does not, not even when
+//! another one recurs; balances are those of grants, not of lots.
+//!
+//! Grants burn by priority, expiry (none last), place in the list. A void is no expiry: what becomes known of a grant
+//! later does not reorder what was drawn before.
 //!
 //! Invariants: the number of resets does not depend on where the span is cut; a balance is never below zero.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Exact, Span, Timestamp};
 
@@ -25,7 +30,7 @@ pub struct BurndownGrant {
     pub amount: Exact,
     /// First instant at which it may be used.
     pub effective_at: Timestamp,
-    /// First instant at which it may not: the earlier of expiry and void.
+    /// Its expiry: first instant at which it may not.
     pub ends_at: Option<Timestamp>,
     /// Reset at anchor + k × this many nanoseconds, inside the grant's life.
     pub recurrence: Option<(Timestamp, i64)>,
@@ -65,8 +70,27 @@ pub fn burndown(
     span: Span,
     overage: Exact,
 ) -> Result<Burndown, RatingStatus> {
-    let mut state =
-        State { grants, order: burn_order(grants), balances: vec![Exact::ZERO; grants.len()], overage };
+    burndown_with_voids(grants, &BTreeMap::new(), uses, span, overage)
+}
+
+/// As [`burndown`], with grants that are voided: by index, from when on.
+///
+/// # Errors
+/// [`RatingStatus::AmountMustFit`].
+pub fn burndown_with_voids(
+    grants: &[BurndownGrant],
+    voided_at: &BTreeMap<usize, Timestamp>,
+    uses: &[Use],
+    span: Span,
+    overage: Exact,
+) -> Result<Burndown, RatingStatus> {
+    let order = burn_order(grants);
+    let mut lives = grants.to_vec();
+    for (index, grant) in lives.iter_mut().enumerate() {
+        grant.ends_at = grant.ends_at.into_iter().chain(voided_at.get(&index).copied()).min();
+    }
+    let grants = &lives;
+    let mut state = State { grants, order, balances: vec![Exact::ZERO; grants.len()], overage };
     for (balance, grant) in state.balances.iter_mut().zip(grants) {
         if grant.effective_at <= span.from && grant.ends_at.is_none_or(|end| span.from < end) {
             *balance = grant.start_balance;
@@ -152,14 +176,14 @@ struct State<'a> {
 }
 
 impl State<'_> {
-    /// Draws an amount from what is usable at an instant; gives what was not covered.
-    fn draw(&mut self, at: Timestamp, amount: Exact) -> Result<Exact, RatingStatus> {
+    /// Draws an amount from those that may pay it; gives what was not covered.
+    fn draw(&mut self, amount: Exact, may_pay: impl Fn(usize) -> bool) -> Result<Exact, RatingStatus> {
         let mut left = amount;
-        for index in self.order.clone() {
+        for index in self.order.iter().copied() {
             if !left.is_positive() {
                 break;
             }
-            if self.grants[index].is_usable(at) {
+            if may_pay(index) {
                 let drawn = self.balances[index].min(left)?;
                 self.balances[index] = self.balances[index].subtract(drawn)?;
                 left = left.subtract(drawn)?;
@@ -169,14 +193,15 @@ impl State<'_> {
     }
 
     fn burn(&mut self, one: Use) -> Result<(), RatingStatus> {
-        let left = self.draw(one.at, one.amount)?;
+        let grants = self.grants;
+        let left = self.draw(one.amount, |index| grants[index].is_usable(one.at))?;
         self.overage = sum_of([self.overage, left])?;
         Ok(())
     }
 
-    /// Ends, starts and resets of an instant; after a reset the overage so far is drawn at once.
+    /// Ends, starts and resets of an instant; what is reset pays the overage so far at once.
     fn change(&mut self, at: Timestamp) -> Result<(), RatingStatus> {
-        let mut is_reset = false;
+        let mut reset = BTreeSet::new();
         for (index, grant) in self.grants.iter().enumerate() {
             if grant.ends_at == Some(at) {
                 self.balances[index] = Exact::ZERO;
@@ -184,12 +209,10 @@ impl State<'_> {
                 self.balances[index] = grant.amount;
             } else if grant.resets_at(at) {
                 self.balances[index] = grant.amount;
-                is_reset = true;
+                reset.insert(index);
             }
         }
-        if is_reset && self.overage.is_positive() {
-            self.overage = self.draw(at, self.overage)?;
-        }
+        self.overage = self.draw(self.overage, |index| reset.contains(&index))?;
         Ok(())
     }
 }

@@ -30,8 +30,8 @@ mod tests;
 use domain::{Exact, Timestamp, Zone};
 
 pub use self::burn::{Draw, Drawn, Due, FrozenDraw, LotState, draw};
-pub use self::burndown::{Burndown, BurndownGrant, Use, burndown};
-pub use self::wallet::{AllocationTooLarge, cascade, pay_in_order, roll_over};
+pub use self::burndown::{Burndown, BurndownGrant, Use, burndown, burndown_with_voids};
+pub use self::wallet::{AllocationStatus, after_allocations, cascade, pay_in_order, roll_over};
 use super::status::RatingStatus;
 
 /// When a grant is given again.

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod vectors;
+
 fn day(day: i64) -> Timestamp {
     Timestamp::parse("2026-01-01T00:00:00Z").unwrap().plus((day - 1) * DAY)
 }
@@ -195,6 +197,60 @@ fn a_reset_pays_the_overage_so_far_and_a_start_does_not() {
     let started = [grant("g1", 1, None), grant("g2", 5, None)];
     let burned = burndown(&started, &uses, span, Exact::ZERO).unwrap();
     assert_eq!((burned.balances[1], burned.overage, burned.segments.len()), (exact("100"), exact("30"), 2));
+}
+
+#[test]
+fn overage_is_paid_by_the_grant_that_is_reset_and_not_by_one_that_started() {
+    let units = |priority, effective: i64, every: Option<i64>| BurndownGrant {
+        id: effective.to_string(),
+        priority,
+        amount: exact("100"),
+        effective_at: day(effective),
+        ends_at: None,
+        recurrence: every.map(|days| (day(effective), days * DAY)),
+        start_balance: exact("100"),
+    };
+    let grants = [units(2, 1, Some(10)), units(1, 5, None)];
+    let uses = [Use { at: day(2), amount: exact("130") }];
+    let burned = burndown(&grants, &uses, Span::new(day(1), day(12)), Exact::ZERO).unwrap();
+    assert_eq!((burned.balances, burned.overage), (vec![exact("70"), exact("100")], Exact::ZERO));
+}
+
+#[test]
+fn a_void_ends_units_and_does_not_make_them_burn_sooner() {
+    let units = |ends: i64| BurndownGrant {
+        id: ends.to_string(),
+        priority: 1,
+        amount: exact("100"),
+        effective_at: day(1),
+        ends_at: Some(day(ends)),
+        recurrence: None,
+        start_balance: exact("100"),
+    };
+    let grants = [units(40), units(30)];
+    let uses = [(2, "60"), (6, "60")].map(|(at, amount)| Use { at: day(at), amount: exact(amount) });
+    let span = Span::new(day(1), day(9));
+    let voids = std::collections::BTreeMap::from([(0, day(5))]);
+    let burned = burndown_with_voids(&grants, &voids, &uses, span, Exact::ZERO).unwrap();
+    assert_eq!((burned.balances, burned.overage), (vec![Exact::ZERO; 2], exact("20")));
+    assert_eq!(burned.balances_by_segment[1], [Exact::ZERO, exact("40")]);
+    assert_eq!(burned.segments, [day(1), day(5)]);
+}
+
+#[test]
+fn allocations_are_at_most_what_is_due() {
+    let status = AllocationStatus::AllocationsMustNotExceedDue;
+    for (due, allocations, left) in [
+        ("150", vec!["150"], Ok("0")),
+        ("150", vec!["100", "25"], Ok("25")),
+        ("150", vec!["100", "50.01"], Err(status)),
+        ("0", vec![], Ok("0")),
+        ("1/3", vec!["1/6", "1/6"], Ok("0")),
+        ("1/3", vec!["0.3334"], Err(status)),
+    ] {
+        let allocations: Vec<Exact> = allocations.into_iter().map(exact).collect();
+        assert_eq!(after_allocations(exact(due), &allocations), left.map(exact), "{due} {allocations:?}");
+    }
 }
 
 /// A grant of the random worlds: amount, priority, start, length, recurrence in days, rollover, void.

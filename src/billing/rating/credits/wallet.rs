@@ -7,21 +7,50 @@
 
 use std::fmt;
 
-use domain::Exact;
+use domain::{Exact, ExactStatus};
 
 use crate::rating::status::RatingStatus;
 
-/// Allocations add up to more than what is due.
+/// Why allocations cannot be taken off a due. In order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AllocationTooLarge;
+pub enum AllocationStatus {
+    /// A sum needs more digits than exact arithmetic has.
+    AmountMustFit,
+    /// Allocations add up to at most what is due: a due never becomes negative.
+    AllocationsMustNotExceedDue,
+}
 
-impl fmt::Display for AllocationTooLarge {
+impl fmt::Display for AllocationStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("allocated credits must not exceed what is due")
+        f.write_str(match self {
+            AllocationStatus::AmountMustFit => "a sum of allocations needs more than 256 bits (76 digits)",
+            AllocationStatus::AllocationsMustNotExceedDue => "allocated credits must not exceed what is due",
+        })
     }
 }
 
-impl std::error::Error for AllocationTooLarge {}
+impl std::error::Error for AllocationStatus {}
+
+impl From<ExactStatus> for AllocationStatus {
+    fn from(_: ExactStatus) -> Self {
+        AllocationStatus::AmountMustFit
+    }
+}
+
+/// What is left of a due once credits were allocated to it.
+///
+/// # Errors
+/// The first broken rule, in the order in which [`AllocationStatus`] declares them.
+pub fn after_allocations(due: Exact, allocations: &[Exact]) -> Result<Exact, AllocationStatus> {
+    let mut left = due;
+    for allocation in allocations {
+        left = left.subtract(*allocation)?;
+    }
+    if left.is_negative() {
+        return Err(AllocationStatus::AllocationsMustNotExceedDue);
+    }
+    Ok(left)
+}
 
 /// What each wallet pays of a due, in order; a wallet below `least` pays nothing.
 ///
