@@ -24,6 +24,10 @@ pub mod tax;
 mod golden;
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod regressions;
+#[cfg(test)]
+mod shop;
 
 pub use self::explain::{
     ExplainedPortion, ExplainedQuantity, WindowExplanation, explain, grouped, money_text, total_text,
