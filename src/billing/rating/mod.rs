@@ -25,6 +25,8 @@ mod golden;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod shop;
