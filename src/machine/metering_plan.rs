@@ -15,7 +15,7 @@ use domain::plan::{Aggregation, MeterProgram, MeteringPlan, NegativeUsage, Owned
 use domain::{MeterId, Span, SubscriptionId};
 use wire::control::PolicyRecord;
 
-use crate::owners::{ActiveSpan, Schedules, active_spans};
+use crate::owners::{ActiveSpan, Schedules, active_spans, pieces_between_grants};
 
 /// Compiles the plan.
 pub(crate) fn compile(
@@ -42,7 +42,9 @@ pub(crate) fn compile(
                 for active in active.iter().filter(|active| active.span.overlaps(bound)) {
                     let span =
                         Span::new(active.span.from.max(bound.from), active.span.until.min(bound.until));
-                    spans.push(OwnedSpan { span, schedule: schedules.of(catalog, &active.plan, &account) });
+                    let schedule = schedules.of(catalog, &active.plan, &account);
+                    let pieces = pieces_between_grants(catalog, &account, span).into_iter();
+                    spans.extend(pieces.map(|span| OwnedSpan { span, schedule: schedule.clone() }));
                 }
             }
             let plan = SubjectPlan { spans };

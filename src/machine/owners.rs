@@ -4,7 +4,7 @@
 //! Leaves to others: what happens in a slice (`engine`), what it costs (`billing`).
 //!
 //! Invariants: slices of a subscription tile the time in which it is active; each lies in one tier window, one price
-//! version of every price, and one accounting period.
+//! version of every price, one accounting period, and between two bounds of the account's credit grants.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -106,5 +106,22 @@ pub(crate) fn slice_of(
 ) -> Span {
     let schedule = schedules.of(catalog, &active.plan, account);
     let slice = schedule.slice_of(instant);
-    Span::new(slice.from.max(active.span.from), slice.until.min(active.span.until))
+    let whole = Span::new(slice.from.max(active.span.from), slice.until.min(active.span.until));
+    let bounds = catalog.grant_bounds(account);
+    let after = bounds.partition_point(|bound| *bound <= instant);
+    let from = after.checked_sub(1).map_or(whole.from, |before| bounds[before].max(whole.from));
+    Span::new(from, bounds.get(after).map_or(whole.until, |bound| whole.until.min(*bound)))
+}
+
+/// A span in pieces that end at the bounds of the account's credit grants. They are of one account, so they are no part
+/// of a schedule that accounts share.
+pub(crate) fn pieces_between_grants(catalog: &Catalog, account: &AccountId, span: Span) -> Vec<Span> {
+    let inside = catalog.grant_bounds(account).iter().filter(|at| span.from < **at && **at < span.until);
+    let mut pieces = Vec::new();
+    let mut from = span.from;
+    for until in inside.copied().chain([span.until]) {
+        pieces.push(Span::new(from, until));
+        from = until;
+    }
+    pieces
 }

@@ -3,12 +3,13 @@
 //! Owns: their fields, and the rules that they keep by themselves. Leaves to others: rules between resources (`state`),
 //! what they make of charges (`rating::commitment`, `rating::credits`, `rating::account`).
 
-use domain::{AccountId, CommitmentId, Decimal, Exact, GrantId, PriceId, SubscriptionId, Timestamp};
+use domain::{AccountId, CommitmentId, Decimal, Exact, GrantId, PriceId, SubscriptionId, Timestamp, Zone};
 use serde::{Deserialize, Serialize};
 
 use super::status::Rule;
 use super::text;
 use crate::rating::commitment::{CommitmentStatus, Shape};
+use crate::rating::credits::{Grant, Recurrence, draw};
 
 /// A commitment: an amount that an account agreed to spend over a term of whole windows.
 ///
@@ -109,6 +110,16 @@ pub enum RecurrenceEvery {
     Days(u32),
 }
 
+impl RecurrenceEvery {
+    /// The same to rating.
+    pub(crate) fn recurrence(self) -> Recurrence {
+        match self {
+            RecurrenceEvery::Month => Recurrence::Monthly,
+            RecurrenceEvery::Days(days) => Recurrence::Days(days),
+        }
+    }
+}
+
 /// What is kept of a balance when its grant is given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,6 +169,23 @@ pub struct CreditGrant {
 }
 
 impl CreditGrant {
+    /// Instants at which it is given, given again and expires, whether it is voided or not: bounds of slices.
+    pub fn bounds(&self, zone: &Zone) -> Vec<Timestamp> {
+        let grant = Grant {
+            id: self.id.to_string(),
+            priority: 0,
+            created: 0,
+            amount: Exact::ZERO,
+            from: self.from,
+            until: self.until,
+            recurrence: self.every.map(RecurrenceEvery::recurrence),
+            rollover_max: Exact::ZERO,
+            voided_at: None,
+        };
+        let drawn = draw(&[grant], &[], zone, Timestamp::END).expect("nothing is given, and nothing due");
+        drawn.lots.iter().flat_map(|lot| [lot.from, lot.until]).collect()
+    }
+
     /// The rules that a grant keeps by itself.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! the version it would replace is no change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use domain::{
     AccountId, CommitmentId, Currency, Decimal, EntityId, GrantId, MeterId, PlanId, PriceId, Subject,
@@ -72,6 +73,7 @@ pub struct Catalog {
     commitments_by_account: BTreeMap<AccountId, BTreeSet<CommitmentId>>,
     grants: BTreeMap<GrantId, Vec<(u64, CreditGrant)>>,
     grants_by_account: BTreeMap<AccountId, BTreeSet<GrantId>>,
+    grant_bounds: BTreeMap<AccountId, Arc<[Timestamp]>>,
     /// Whether it only answers quotes, which see single events.
     is_for_quotes: bool,
 }
@@ -311,6 +313,14 @@ impl Catalog {
             }
             Resource::Grant(grant) => {
                 let (id, account) = (grant.id.clone(), grant.account.clone());
+                if version == 1 {
+                    let zone = &self.account(&account).expect("a grant is of an account").time_zone;
+                    let mut bounds = grant.bounds(zone);
+                    bounds.extend(self.grant_bounds(&account));
+                    bounds.sort_unstable();
+                    bounds.dedup();
+                    self.grant_bounds.insert(account.clone(), bounds.into());
+                }
                 self.grants_by_account.entry(account).or_default().insert(id.clone());
                 self.grants.entry(id).or_default().push((control_offset, *grant));
             }
@@ -423,6 +433,12 @@ impl Catalog {
             let (newest, first) = (versions.last(), versions.first());
             (first.expect("a grant has a version").0, &newest.expect("a grant has a version").1)
         })
+    }
+
+    /// Instants at which lots of an account's credit grants start or expire, sorted and each once: bounds of slices. A void
+    /// is none: what it comes too late for stays paid.
+    pub fn grant_bounds(&self, account: &AccountId) -> &[Timestamp] {
+        self.grant_bounds.get(account).map_or(&[], |bounds| bounds)
     }
 
     /// A credit grant.

@@ -201,6 +201,19 @@ fn units_that_cost_less_than_nothing_commit_to_nothing() {
 }
 
 #[test]
+fn a_grant_pays_for_usage_in_its_span_only() {
+    let mut shop = Shop::new("USD");
+    shop.price("calls", per_call());
+    shop.subscribe("01-01", json!({}));
+    shop.put("grants", "g", json!({ "account": "acme", "kind": "paid", "amount": "100", "from": "2026-01-15T00:00:00Z", "until": "2026-01-20T00:00:00Z" }));
+    shop.used("01-10", 10, "01-10");
+    shop.used("01-16", 20, "01-16");
+    shop.used("01-25", 40, "01-25");
+    shop.cut("01-31");
+    assert_eq!(shop.issued(), ["01 charge  7000", "01 credit g -2000"]);
+}
+
+#[test]
 fn a_grant_from_the_day_of_signing_up_pays_the_first_fee() {
     let mut shop = Shop::new("USD");
     shop.price("fee", json!({ "model": "flat", "unit_amount": "30", "payment": "in_advance" }));

@@ -19,7 +19,7 @@ use domain::{Exact, PriceId, SubscriptionId, Timestamp};
 use super::{Bill, Due, Reason};
 use crate::catalog::{CreditGrant, RecurrenceEvery};
 use crate::charges::{Component, LineKey};
-use crate::rating::credits::{self, Grant, Recurrence, draw};
+use crate::rating::credits::{self, Grant, draw};
 use crate::rating::status::RatingStatus;
 
 /// The grant that a credit line's term names.
@@ -149,10 +149,7 @@ impl Bill<'_, '_> {
             amount: Exact::from_integer(self.minor(grant.amount)),
             from: grant.from,
             until: grant.until,
-            recurrence: grant.every.map(|every| match every {
-                RecurrenceEvery::Month => Recurrence::Monthly,
-                RecurrenceEvery::Days(days) => Recurrence::Days(days),
-            }),
+            recurrence: grant.every.map(RecurrenceEvery::recurrence),
             rollover_max: Exact::from_integer(grant.rollover.map_or(0, |rollover| self.minor(rollover.max))),
             voided_at: grant.voided_at,
         }
