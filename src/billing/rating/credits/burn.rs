@@ -18,7 +18,7 @@ pub struct Due {
     pub amount: Exact,
     /// Indexes of the grants that may pay it; all, if `None`.
     pub grants: Option<BTreeSet<usize>>,
-    /// Draws that a closed period has for it, in the order in which they were drawn.
+    /// Draws that a closed period has for it, in any order: they were drawn in the order of burning.
     pub frozen: Vec<FrozenDraw>,
 }
 
@@ -78,20 +78,20 @@ pub struct Drawn {
     pub draws: Vec<Draw>,
     /// What no grant paid, by due.
     pub unpaid: Vec<Exact>,
-    /// All lots that started by `as_of`, by grant and number.
+    /// All lots that started by `as_of`, or by the last due if that is later: by grant and number.
     pub lots: Vec<LotState>,
 }
 
-/// Draws what is due from grants, as known at `as_of`.
+/// Draws what is due from grants, as known at `as_of`, or at the last due if that is later.
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
 ///
 /// # Panics
-/// If a closed draw names a lot that the grants do not have.
+/// If closed draws name a lot that the grants cannot have, or took more from it than it ever had.
 pub fn draw(grants: &[Grant], dues: &[Due], zone: &Zone, as_of: Timestamp) -> Result<Drawn, RatingStatus> {
     let last = dues.iter().map(|due| due.at).fold(as_of, Timestamp::max);
-    let mut sweep = Sweep::new(grants, zone, last)?;
+    let mut sweep = Sweep::new(grants, &lots_closed(grants, dues), zone, last);
     let mut paid: Vec<Vec<Draw>> = Vec::with_capacity(dues.len());
     for (index, due) in dues.iter().enumerate() {
         paid.push(sweep.take_frozen(index, due)?);
@@ -104,13 +104,22 @@ pub fn draw(grants: &[Grant], dues: &[Due], zone: &Zone, as_of: Timestamp) -> Re
         sweep.advance(dues[index].at)?;
         sweep.pay(index, &dues[index], &mut paid[index])?;
     }
-    sweep.advance(as_of.max(last))?;
+    sweep.advance(last)?;
     let mut unpaid = Vec::with_capacity(dues.len());
     for (due, draws) in dues.iter().zip(&paid) {
         let drawn = sum_of(draws.iter().map(|draw| draw.amount))?;
         unpaid.push(due.amount.max(Exact::ZERO)?.subtract(drawn)?);
     }
-    Ok(Drawn { draws: paid.into_iter().flatten().collect(), unpaid, lots: sweep.finish(as_of)? })
+    Ok(Drawn { draws: paid.into_iter().flatten().collect(), unpaid, lots: sweep.finish(last)? })
+}
+
+/// How many lots of each grant closed draws need at least.
+fn lots_closed(grants: &[Grant], dues: &[Due]) -> Vec<usize> {
+    let mut counts = vec![0; grants.len()];
+    for frozen in dues.iter().flat_map(|due| &due.frozen) {
+        counts[frozen.grant] = counts[frozen.grant].max(frozen.lot + 1);
+    }
+    counts
 }
 
 /// What decides the order in which lots burn.
@@ -136,11 +145,11 @@ struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(grants: &'a [Grant], zone: &Zone, last: Timestamp) -> Result<Self, RatingStatus> {
+    fn new(grants: &'a [Grant], lots_closed: &[usize], zone: &Zone, last: Timestamp) -> Self {
         let (mut lots, mut first_lots, mut events) = (Vec::new(), Vec::new(), Vec::new());
         for (index, grant) in grants.iter().enumerate() {
             first_lots.push(lots.len());
-            let (starts, following) = grant.starts(zone, last);
+            let (starts, following) = grant.starts(zone, last, lots_closed[index]);
             let end = grant.until.unwrap_or(Timestamp::END);
             for (number, from) in starts.iter().enumerate() {
                 let until = starts.get(number + 1).copied().or(following).unwrap_or(end);
@@ -167,27 +176,33 @@ impl<'a> Sweep<'a> {
             }
         }
         events.sort_by_key(|(at, is_start, lot)| (*at, *is_start, *lot));
-        Ok(Self { grants, lots, first_lots, events, next_event: 0, usable: BTreeMap::new() })
+        Self { grants, lots, first_lots, events, next_event: 0, usable: BTreeMap::new() }
     }
 
-    /// Takes the closed draws of a due, less what is given back because the due shrank.
+    /// Takes the closed draws of a due, less what is given back because the due shrank: the last to burn first.
     fn take_frozen(&mut self, due_index: usize, due: &Due) -> Result<Vec<Draw>, RatingStatus> {
+        let mut closed: BTreeMap<&BurnOrder, (usize, Exact)> = BTreeMap::new();
+        for frozen in &due.frozen {
+            let lot = self.first_lots[frozen.grant] + frozen.lot;
+            let named = self.lots.get(lot).filter(|lot| lot.state.grant == frozen.grant);
+            let named = named.expect("a closed draw names a lot that there is");
+            let (_, amount) = closed.entry(&named.order).or_insert((lot, Exact::ZERO));
+            *amount = amount.add(frozen.amount)?;
+        }
         let mut surplus = sum_of(due.frozen.iter().map(|draw| draw.amount))?;
         surplus = surplus.subtract(due.amount.max(Exact::ZERO)?)?.max(Exact::ZERO)?;
-        let mut draws = Vec::new();
-        for frozen in due.frozen.iter().rev() {
-            let given_back = frozen.amount.min(surplus)?;
+        let mut kept = Vec::new();
+        for (lot, amount) in closed.into_values().rev() {
+            let given_back = amount.min(surplus)?;
             surplus = surplus.subtract(given_back)?;
-            let amount = frozen.amount.subtract(given_back)?;
-            if amount.is_positive() {
-                let lot = self.first_lots[frozen.grant] + frozen.lot;
-                let of = self.lots.get(lot).map(|lot| (lot.state.grant, lot.state.lot));
-                assert_eq!(of, Some((frozen.grant, frozen.lot)), "a closed draw names a lot that there is");
-                self.spend(lot, amount)?;
-                draws.push(Draw { due: due_index, grant: frozen.grant, lot: frozen.lot, amount });
-            }
+            kept.push((lot, amount.subtract(given_back)?));
         }
-        draws.reverse();
+        let mut draws = Vec::new();
+        for (lot, amount) in kept.into_iter().rev().filter(|(_, amount)| amount.is_positive()) {
+            self.spend(lot, amount)?;
+            let LotState { grant, lot, .. } = self.lots[lot].state;
+            draws.push(Draw { due: due_index, grant, lot, amount });
+        }
         Ok(draws)
     }
 
@@ -218,7 +233,8 @@ impl<'a> Sweep<'a> {
         {
             self.next_event += 1;
             if is_start {
-                if !self.lots[lot].is_over {
+                // What nothing is left of is never looked at: a lot gains nothing after its start.
+                if !self.lots[lot].is_over && self.lots[lot].state.balance.is_positive() {
                     self.usable.insert(self.lots[lot].order.clone(), lot);
                 }
             } else {
@@ -236,7 +252,7 @@ impl<'a> Sweep<'a> {
             let lot = &mut self.lots[index];
             lot.is_over = true;
             let left = lot.state.balance.max(Exact::ZERO)?;
-            (grant.voided_at.is_some_and(|at| at < lot.state.until), left, lot.state.until, lot.reserved)
+            (grant.is_voided_by(lot.state.until), left, lot.state.until, lot.reserved)
         };
         let has_next = self
             .lots
@@ -264,6 +280,7 @@ impl<'a> Sweep<'a> {
     fn pay(&mut self, index: usize, due: &Due, draws: &mut Vec<Draw>) -> Result<(), RatingStatus> {
         let drawn = sum_of(draws.iter().map(|draw| draw.amount))?;
         let mut left = due.amount.subtract(drawn)?;
+        let closed_count = draws.len();
         let mut spent = Vec::new();
         for (order, lot) in &self.usable {
             if !left.is_positive() {
@@ -287,7 +304,7 @@ impl<'a> Sweep<'a> {
                 self.usable.remove(&order);
             }
             let (grant, number) = (self.lots[lot].state.grant, self.lots[lot].state.lot);
-            match draws.iter_mut().find(|draw| (draw.grant, draw.lot) == (grant, number)) {
+            match draws[..closed_count].iter_mut().find(|draw| (draw.grant, draw.lot) == (grant, number)) {
                 Some(draw) => draw.amount = draw.amount.add(amount)?,
                 None => draws.push(Draw { due: index, grant, lot: number, amount }),
             }
@@ -295,14 +312,16 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn finish(self, as_of: Timestamp) -> Result<Vec<LotState>, RatingStatus> {
+    fn finish(self, last: Timestamp) -> Result<Vec<LotState>, RatingStatus> {
         let mut lots = Vec::new();
         for lot in self.lots {
             let state = lot.state;
             let used = sum_of([state.drawn, state.rolled, state.expired, state.voided, state.balance])?;
             assert_eq!(used, state.given, "what a lot was given is drawn, gone or left");
             assert!(!state.balance.is_negative(), "a lot is never overdrawn");
-            if state.from <= as_of {
+            let is_closed = state.drawn.is_positive() || state.rolled.is_positive();
+            let is_given = state.from <= last && self.grants[state.grant].gives_at(state.from);
+            if is_given || is_closed {
                 lots.push(state);
             }
         }

@@ -11,10 +11,13 @@
 //! lot by priority, end (none last), start, place in the order of creation, id.
 //!
 //! *Closed periods.* Draws of a closed period are facts: they are taken from their lots before anything else. If a closed
-//! due shrank below its draws, they are given back in reverse order; if it grew, the rest draws on what is usable and
-//! left. A rollover that later closed draws relied on stays reserved for them.
+//! due shrank below its draws, they are given back in reverse order of burning; if it grew, the rest draws on what is
+//! usable and left. A rollover that later closed draws relied on stays reserved for them, whatever is voided since.
 //!
 //! *Rollover.* At a recurrence `min(max, left)` goes on into the next lot; the rest expires.
+//!
+//! *Void.* From its void on a grant pays nothing and is not given again; past draws stay, the rest is voided. The void is
+//! no part of the order: it does not change which lot paid before it.
 //!
 //! Invariants, asserted for every lot: amount and what rolled into it = draws + what expired + voided + rolled on +
 //! balance; no balance is below zero. The result is a function of the final state: it does not depend on the order in
@@ -67,8 +70,10 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// First instants of its lots up to and including `until`, and of the one that follows them.
-    fn starts(&self, zone: &Zone, until: Timestamp) -> (Vec<Timestamp>, Option<Timestamp>) {
+    /// First instants of its lots up to and including `until`, but at least of so many, and of the one that follows them.
+    ///
+    /// From its void on a grant is not given again: only closed draws have lots from there.
+    fn starts(&self, zone: &Zone, until: Timestamp, at_least: usize) -> (Vec<Timestamp>, Option<Timestamp>) {
         let mut starts = vec![self.from];
         let Some(recurrence) = self.recurrence else { return (starts, None) };
         let end = self.until.unwrap_or(Timestamp::END).min(Timestamp::END);
@@ -83,12 +88,23 @@ impl Grant {
             if next >= end {
                 break;
             }
-            if next > until {
+            let is_given = next <= until && self.gives_at(next);
+            if !is_given && starts.len() >= at_least {
                 return (starts, Some(next));
             }
             starts.push(next);
         }
         (starts, None)
+    }
+
+    /// Whether a lot that starts at an instant is given: the first always, the others before a void.
+    fn gives_at(&self, start: Timestamp) -> bool {
+        start == self.from || self.voided_at.is_none_or(|voided| start < voided)
+    }
+
+    /// Whether what is left of a lot that ends at an instant is voided. A void just as the grant expires comes too late.
+    fn is_voided_by(&self, end_of_lot: Timestamp) -> bool {
+        self.voided_at.is_some_and(|at| at <= end_of_lot && self.until.is_none_or(|until| at < until))
     }
 }
 

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod hard_cases;
+mod histories;
 mod vectors;
 
 fn day(day: i64) -> Timestamp {
@@ -121,7 +123,7 @@ fn a_monthly_grant_of_the_31st_comes_back_to_the_31st() {
     monthly.recurrence = Some(Recurrence::Monthly);
     let berlin = Zone::new("Europe/Berlin").unwrap();
     monthly.from = Timestamp::parse("2026-01-30T23:00:00Z").unwrap();
-    let (starts, next) = monthly.starts(&berlin, Timestamp::parse("2026-05-01T00:00:00Z").unwrap());
+    let (starts, next) = monthly.starts(&berlin, Timestamp::parse("2026-05-01T00:00:00Z").unwrap(), 0);
     let dates: Vec<String> = starts.iter().map(|start| berlin.date_of(*start)).collect();
     assert_eq!(dates, ["2026-01-31", "2026-02-28", "2026-03-31", "2026-04-30"]);
     assert_eq!(next.map(|next| berlin.date_of(next)).as_deref(), Some("2026-05-31"));
