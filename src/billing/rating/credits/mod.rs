@@ -34,7 +34,7 @@ use domain::{Exact, Timestamp, Zone};
 
 pub use self::burn::{Draw, Drawn, Due, FrozenDraw, LotState, draw};
 pub use self::burndown::{Burndown, BurndownGrant, Use, burndown, burndown_with_voids};
-pub use self::wallet::{AllocationStatus, after_allocations, cascade, pay_in_order, roll_over};
+pub use self::wallet::{CreditStatus, after_credits, cascade, pay_in_order, roll_over};
 use super::status::RatingStatus;
 
 /// When a grant is given again.

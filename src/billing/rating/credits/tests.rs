@@ -240,8 +240,8 @@ fn a_void_ends_units_and_does_not_make_them_burn_sooner() {
 }
 
 #[test]
-fn allocations_are_at_most_what_is_due() {
-    let status = AllocationStatus::AllocationsMustNotExceedDue;
+fn allocated_credits_are_at_most_what_is_due() {
+    let status = CreditStatus::CreditsMustNotExceedDue;
     for (due, allocations, left) in [
         ("150", vec!["150"], Ok("0")),
         ("150", vec!["100", "25"], Ok("25")),
@@ -251,7 +251,7 @@ fn allocations_are_at_most_what_is_due() {
         ("1/3", vec!["0.3334"], Err(status)),
     ] {
         let allocations: Vec<Exact> = allocations.into_iter().map(exact).collect();
-        assert_eq!(after_allocations(exact(due), &allocations), left.map(exact), "{due} {allocations:?}");
+        assert_eq!(after_credits(exact(due), &allocations), left.map(exact), "{due} {allocations:?}");
     }
 }
 

@@ -11,43 +11,43 @@ use domain::{Exact, ExactStatus};
 
 use crate::rating::status::RatingStatus;
 
-/// Why allocations cannot be taken off a due. In order of precedence.
+/// Why credits cannot be taken off a due. In order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AllocationStatus {
+pub enum CreditStatus {
     /// A sum needs more digits than exact arithmetic has.
     AmountMustFit,
-    /// Allocations add up to at most what is due: a due never becomes negative.
-    AllocationsMustNotExceedDue,
+    /// Credits add up to at most what is due: a due never becomes negative.
+    CreditsMustNotExceedDue,
 }
 
-impl fmt::Display for AllocationStatus {
+impl fmt::Display for CreditStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            AllocationStatus::AmountMustFit => "a sum of allocations needs more than 256 bits (76 digits)",
-            AllocationStatus::AllocationsMustNotExceedDue => "allocated credits must not exceed what is due",
+            CreditStatus::AmountMustFit => "a sum of credits needs more than 256 bits (76 digits)",
+            CreditStatus::CreditsMustNotExceedDue => "allocated credits must not exceed what is due",
         })
     }
 }
 
-impl std::error::Error for AllocationStatus {}
+impl std::error::Error for CreditStatus {}
 
-impl From<ExactStatus> for AllocationStatus {
+impl From<ExactStatus> for CreditStatus {
     fn from(_: ExactStatus) -> Self {
-        AllocationStatus::AmountMustFit
+        CreditStatus::AmountMustFit
     }
 }
 
 /// What is left of a due once credits were allocated to it.
 ///
 /// # Errors
-/// The first broken rule, in the order in which [`AllocationStatus`] declares them.
-pub fn after_allocations(due: Exact, allocations: &[Exact]) -> Result<Exact, AllocationStatus> {
+/// The first broken rule, in the order in which [`CreditStatus`] declares them.
+pub fn after_credits(due: Exact, allocations: &[Exact]) -> Result<Exact, CreditStatus> {
     let mut left = due;
     for allocation in allocations {
         left = left.subtract(*allocation)?;
     }
     if left.is_negative() {
-        return Err(AllocationStatus::AllocationsMustNotExceedDue);
+        return Err(CreditStatus::CreditsMustNotExceedDue);
     }
     Ok(left)
 }

@@ -122,14 +122,14 @@ fn per_unit_rate_and_void_round() {
 /// `credits_inner`: 10 units cost 100 + 50, or the minimum of 200.
 #[test]
 fn credits_inner() {
-    let status = AllocationStatus::AllocationsMustNotExceedDue;
+    let status = CreditStatus::CreditsMustNotExceedDue;
     for (id, gross, credits, left) in [
         ("om-cred-01", "150", "150", Ok("0")),
         ("om-cred-03", "150", "125", Ok("25")),
         ("om-cred-04", "200", "175", Ok("25")),
         ("om-cred-06", "150", "300", Err(status)),
     ] {
-        assert_eq!(after_allocations(exact(gross), &[exact(credits)]), left.map(exact), "{id}");
+        assert_eq!(after_credits(exact(gross), &[exact(credits)]), left.map(exact), "{id}");
     }
 }
 
