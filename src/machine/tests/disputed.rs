@@ -246,3 +246,35 @@ fn credits_do_not_pay_for_what_was_reversed() {
     shop.cut("01-31");
     assert_eq!(shop.issued(), ["01 charge  3000", "01 credit g -3000"]);
 }
+
+#[test]
+fn a_draw_keeps_its_slice_once_it_is_sealed() {
+    let mut shop = Shop::new("USD");
+    shop.price("calls", per_call());
+    shop.subscribe("01-01", json!({}));
+    let mut grant = json!({ "account": "acme", "kind": "paid", "amount": "10", "from": "2026-01-01T00:00:00Z", "every": { "days": 5 } });
+    shop.put("grants", "g", grant.clone());
+    shop.used("01-08", 9, "01-10");
+    shop.used("01-12", 14, "01-12");
+    let expected = ["01 charge  2300", "01 credit g#2 -900", "01 credit g#3 -1000"];
+    shop.cut("01-31");
+    let sealed = shop.world.machine.control().seals().len();
+    shop.used("02-02", 0, "02-02");
+    shop.cut("02-02");
+    let lines = shop.world.machine.issued().of_account(&AccountId::new("acme").unwrap()).count();
+    assert_eq!(
+        (shop.issued(), lines),
+        (expected.map(String::from).to_vec(), 5),
+        "two charges, two draws, nothing of February"
+    );
+    assert_eq!(shop.world.machine.control().seals().len(), sealed + 1);
+    for day in ["02-07", "02-08"] {
+        shop.cut(day);
+    }
+    // Closed draws stay, also of lots that a void keeps from being given at all.
+    grant["voided_at"] = "2026-01-01T00:00:00Z".into();
+    shop.put("grants", "g", grant);
+    shop.cut("02-10");
+    assert_eq!(shop.issued(), expected);
+    shop.replays();
+}

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Exact, PriceId, SubscriptionId, Timestamp};
+use domain::{Exact, PriceId, Span, SubscriptionId, Timestamp};
 
 use super::{Bill, Due, Reason};
 use crate::catalog::{CreditGrant, RecurrenceEvery};
@@ -110,9 +110,9 @@ impl Bill<'_, '_> {
             };
             let balance = balances.get(&draw.grant).copied().unwrap_or(Exact::ZERO).round_to(0)?;
             let reason = Reason::Credit { grant: grant.id.to_string(), due: due.amount, balance };
-            let (window, amount) = (due.window, draw.amount.round_to(0)?);
+            let (window, slice, amount) = (due.window, due.slice, draw.amount.round_to(0)?);
             assert_eq!(Exact::from_integer(amount), draw.amount, "a draw is whole minor units");
-            self.term_line(key, window, -amount, reason)?;
+            self.slice_line(key, window, slice, -amount, reason)?;
         }
         Ok(())
     }
@@ -167,7 +167,9 @@ impl Bill<'_, '_> {
         }
         for key in missing.into_keys() {
             let window = self.terms.zone.month(self.terms.zone.period_of(key.window_from));
-            self.dues.push(Due { at: window.until.plus(-1), key, window, amount: 0, is_usage: false });
+            // The end of its slice is no longer known.
+            let (slice, at) = (Span::new(key.slice_from, window.until), window.until.plus(-1));
+            self.dues.push(Due { at, key, window, slice, amount: 0, is_usage: false });
         }
     }
 

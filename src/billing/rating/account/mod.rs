@@ -122,6 +122,7 @@ struct Due {
     /// Key of the line.
     key: LineKey,
     window: Span,
+    slice: Span,
     /// From when on credits may pay it.
     at: Timestamp,
     /// Minor units.
@@ -156,6 +157,7 @@ pub fn account_position(
     let Bill { mut lines, .. } = bill;
     lines.sort_by(|a, b| a.key.cmp(&b.key));
     assert!(lines.is_sorted_by(|a, b| a.key < b.key), "no two lines of an account share a key");
+    assert!(lines.iter().all(|line| line.slice.from == line.key.slice_from), "a key names its line's slice");
     Ok(lines)
 }
 
@@ -210,6 +212,7 @@ impl Bill<'_, '_> {
             self.dues.push(Due {
                 key: key.clone(),
                 window: rated.window,
+                slice: line.slice,
                 // A recurring amount of the whole window is due for the part in which there is a subscription.
                 at: line.slice.from.max(first.from),
                 amount: line.rounded,
@@ -268,6 +271,18 @@ impl Bill<'_, '_> {
         rounded: i128,
         reason: Reason,
     ) -> Result<(), RatingStatus> {
+        self.slice_line(key, window, window, rounded, reason)
+    }
+
+    /// A line of a slice that came from a term.
+    fn slice_line(
+        &mut self,
+        key: LineKey,
+        window: Span,
+        slice: Span,
+        rounded: i128,
+        reason: Reason,
+    ) -> Result<(), RatingStatus> {
         if rounded.unsigned_abs() > AMOUNT_MINOR_MAX.unsigned_abs() {
             return Err(RatingStatus::AmountMustBeBillable);
         }
@@ -275,7 +290,7 @@ impl Bill<'_, '_> {
         self.lines.push(BillLine {
             key,
             window,
-            slice: window,
+            slice,
             quantity: Exact::ZERO,
             precise: Exact::new(rounded, exponent.into()),
             rounded,
@@ -288,7 +303,14 @@ impl Bill<'_, '_> {
 
     /// Something that a term adds: it is due at the end of the window.
     fn term_due(&mut self, key: LineKey, window: Span, amount: i128) {
-        self.dues.push(Due { key, window, at: window.until.plus(-1), amount, is_usage: false });
+        self.dues.push(Due {
+            key,
+            window,
+            slice: window,
+            at: window.until.plus(-1),
+            amount,
+            is_usage: false,
+        });
     }
 
     /// Takes an amount off the given dues, spread in proportion to what is left of them.
