@@ -168,6 +168,10 @@ impl ControlState {
                 self.genesis = Some(genesis.clone());
             }
             ControlRecord::Policy(policy) => {
+                if policy.grace != self.policy().grace {
+                    // Windows may become final at once.
+                    self.touched.extend(self.catalog.accounts().map(|account| account.id.clone()));
+                }
                 self.policy = Some(policy.clone());
                 self.has_new_plan = true;
             }

@@ -65,14 +65,15 @@ impl fmt::Display for RatingFailure {
 pub(crate) struct Rater<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) plan: &'a MeteringPlan,
-    pub(crate) grace: i64,
     pub(crate) cells: &'a Cells,
     pub(crate) issued: &'a Issued,
     pub(crate) finals: &'a BTreeMap<(AccountId, Timestamp), u64>,
     pub(crate) final_until: &'a BTreeMap<AccountId, Timestamp>,
     pub(crate) cut: &'a Cut,
-    /// The instant of the cut before: periods whose grace was over by then are closed.
-    pub(crate) previous_at: Timestamp,
+    /// Periods that ended by then were closed by an earlier cut.
+    pub(crate) closed_through: Timestamp,
+    /// Windows that ended by then are final: their grace is over, or was once.
+    pub(crate) final_through: Timestamp,
     pub(crate) batch: u64,
 }
 
@@ -98,8 +99,7 @@ pub(crate) fn affected_accounts(
     changed: &BTreeMap<domain::Subject, BTreeSet<(u32, Timestamp)>>,
     touched: &BTreeSet<AccountId>,
     due: &DueIndex,
-    grace: i64,
-    previous_at: Timestamp,
+    closed_through: Timestamp,
     cut: &Cut,
 ) -> BTreeMap<AccountId, Affected> {
     let mut affected: BTreeMap<AccountId, Affected> = BTreeMap::new();
@@ -118,8 +118,8 @@ pub(crate) fn affected_accounts(
     for account in touched {
         affected.entry(account.clone()).or_default().all = true;
     }
-    // From the window on whose grace was not over at the cut before: a window ends once, and is final once.
-    let since = previous_at.plus(-grace).plus(-1).max(Timestamp::MIN);
+    // From the window on that no cut before made final: a window ends once, and is final once.
+    let since = closed_through.plus(-1).max(Timestamp::MIN);
     for account in due.due(cut.at) {
         let (terms, _) = account_and_entity(catalog, &account);
         let affected = affected.entry(account.clone()).or_default();
@@ -229,7 +229,7 @@ impl Rater<'_> {
             price: &price,
             grants: self.catalog.grants_of_account(&account.id).collect(),
             frozen_draws,
-            grace: self.grace,
+            is_final: &|window| window.until <= self.final_through,
             as_of: self.cut.at,
         };
         account_position(&terms, prices)
@@ -563,7 +563,7 @@ impl Rater<'_> {
     ) -> Result<ChargeLine, ExactStatus> {
         let original = original_period(self.catalog, entity, window, key);
         let final_batch = self.finals.get(&(account.id.clone(), window.from)).copied();
-        let is_final = final_batch.is_some() || window.until.plus(self.grace) <= self.cut.at;
+        let is_final = final_batch.is_some() || window.until <= self.final_through;
         let currency = account.currency;
         let period = self.open_period(entity, original);
         let minor = after.rounded.checked_sub(before.rounded).ok_or(ExactStatus::AmountMustFit)?;
@@ -625,7 +625,7 @@ impl Rater<'_> {
     /// that what becomes due when a window is final still belongs to its own period.
     fn open_period(&self, entity: &Entity, period: Period) -> Period {
         let mut open = period;
-        while entity.time_zone.month(open).until.plus(self.grace) <= self.previous_at {
+        while entity.time_zone.month(open).until <= self.closed_through {
             open = open.next();
         }
         open
@@ -659,7 +659,7 @@ impl Rater<'_> {
             window = zone.month(period);
         }
         let mut finals = Vec::new();
-        while window.until.plus(self.grace) <= self.cut.at && window.from < last {
+        while window.until <= self.final_through && window.from < last {
             if is_final(window.from) {
                 period = period.next();
                 window = zone.month(period);

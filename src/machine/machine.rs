@@ -56,6 +56,8 @@ pub struct Machine {
     due: DueIndex,
     finals: BTreeMap<(AccountId, Timestamp), u64>,
     final_until: BTreeMap<AccountId, Timestamp>,
+    /// Windows that ended by then were final, and periods closed, at an earlier cut.
+    closed_through: Timestamp,
     open_cut: Option<OpenCut>,
     staged: Option<(String, Batch)>,
     staged_journals: Option<(String, JournalBatch)>,
@@ -66,7 +68,6 @@ pub struct Machine {
 
 struct OpenCut {
     cut: Cut,
-    previous_at: Timestamp,
     touched: BTreeSet<AccountId>,
 }
 
@@ -81,6 +82,7 @@ impl Machine {
             due: DueIndex::default(),
             finals: BTreeMap::new(),
             final_until: BTreeMap::new(),
+            closed_through: Timestamp::from_nanoseconds(i64::MIN),
             open_cut: None,
             staged: None,
             staged_journals: None,
@@ -194,10 +196,9 @@ impl Machine {
         match record {
             ControlRecord::Cut(cut) => {
                 assert!(self.open_cut.is_none(), "a cut is closed before the next one opens");
-                let previous_at = self.control.last_cut.as_ref().map_or(Timestamp::MIN, |last| last.at);
                 self.control.apply(offset, record)?;
                 let touched = std::mem::take(&mut self.control.touched);
-                self.open_cut = Some(OpenCut { cut: cut.clone(), previous_at, touched });
+                self.open_cut = Some(OpenCut { cut: cut.clone(), touched });
             }
             ControlRecord::Seal(seal) => {
                 let missing = ApplyError::SealedBatchMustExist { number: seal.batch };
@@ -242,18 +243,10 @@ impl Machine {
         let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
         let changed = self.cells.take_changed();
         let catalog = &self.control.catalog;
-        let grace = self.control.policy().grace;
-        let affected = affected_accounts(
-            catalog,
-            &changed,
-            &open.touched,
-            &self.due,
-            grace,
-            open.previous_at,
-            &open.cut,
-        );
+        let affected =
+            affected_accounts(catalog, &changed, &open.touched, &self.due, self.closed_through, &open.cut);
         let number = self.control.seals.len() as u64 + 1;
-        let outcome = self.rater(&open.cut, open.previous_at).rate(&affected);
+        let outcome = self.rater(&open.cut).rate(&affected);
         self.failures = outcome.failures;
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
             return None;
@@ -292,20 +285,26 @@ impl Machine {
         if self.control.catalog.account(account).is_none() {
             return Ok(Vec::new());
         }
-        self.rater(cut, cut.at).explain(account, windows)
+        self.rater(cut).explain(account, windows)
     }
 
-    fn rater<'a>(&'a self, cut: &'a Cut, previous_at: Timestamp) -> Rater<'a> {
+    /// Windows and periods that ended by then are final at a cut; never less than at the cuts before, whatever the grace
+    /// became.
+    fn final_through(&self, cut: &Cut) -> Timestamp {
+        cut.at.plus(-self.control.policy().grace).max(self.closed_through)
+    }
+
+    fn rater<'a>(&'a self, cut: &'a Cut) -> Rater<'a> {
         Rater {
             catalog: &self.control.catalog,
             plan: &self.plan,
-            grace: self.control.policy().grace,
             cells: &self.cells,
             issued: &self.issued,
             finals: &self.finals,
             final_until: &self.final_until,
             cut,
-            previous_at,
+            closed_through: self.closed_through,
+            final_through: self.final_through(cut),
             batch: self.control.seals.len() as u64 + 1,
         }
     }
@@ -321,6 +320,7 @@ impl Machine {
         let open = self.open_cut.take().expect("a cut is open when it is closed");
         assert!(self.staged.is_none(), "a rated cut is sealed before it is closed");
         let _ = self.cells.take_changed();
+        self.closed_through = self.final_through(&open.cut);
         let grace = self.control.policy().grace;
         self.due.advance(&self.control.catalog, grace, open.cut.at, &open.touched);
     }

@@ -237,7 +237,7 @@ fn add_terms(terms: &QuoteTerms<'_>, bill: &mut Bill, active: Span) -> Result<()
         price: &|_| None,
         grants: Vec::new(),
         frozen_draws: Vec::new(),
-        grace: 0,
+        is_final: &|_| true,
         as_of: bill.window.until,
     };
     for (price, priced) in terms.selection.prices.iter().zip(&mut bill.prices) {

@@ -158,7 +158,7 @@ impl Shop {
             price: &price,
             grants: self.catalog.grants_of_account(&account).collect(),
             frozen_draws: self.frozen_draws.clone(),
-            grace: 0,
+            is_final: &|window| window.until <= as_of,
             as_of,
         };
         account_position(&terms, &prices).unwrap()

@@ -52,6 +52,8 @@ enum Step {
         days: Option<i64>,
         is_paid: bool,
     },
+    /// Another grace, in days.
+    Grace(i64),
     Cut,
 }
 
@@ -81,6 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(amount, shape)| Step::Commit { amount, shape }),
         1 => (0u32..300, 0i64..40, prop::option::of(1i64..60), any::<bool>())
             .prop_map(|(amount, days_ago, days, is_paid)| Step::Grant { amount, days_ago, days, is_paid }),
+        1 => (0i64..9).prop_map(Step::Grace),
         5 => Just(Step::Cut),
     ]
 }
@@ -178,10 +181,12 @@ struct Teller {
 
 impl Teller {
     fn new(story: &Story) -> Self {
-        let policy =
-            PolicyRecord { horizon: 60 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 3 * DAY };
-        let mut teller =
-            Self { world: World::new(2, &policy), now: at(START), events: 0, grants: BTreeMap::new() };
+        let mut teller = Self {
+            world: World::new(2, &policy(3 * DAY)),
+            now: at(START),
+            events: 0,
+            grants: BTreeMap::new(),
+        };
         let mut put = |kind: &str, id: &str, body: Value| {
             assert_eq!(teller.world.put(kind, id, &body), Some(1), "{kind} {id} {body}");
         };
@@ -268,6 +273,7 @@ impl Teller {
                 self.grants.insert(format!("g{index}"), *amount);
                 self.world.put("grants", &format!("g{index}"), &body);
             }
+            Step::Grace(days) => self.world.set_policy(&policy(days * DAY)),
             Step::Cut => {}
         }
         if !matches!(step, Step::PassHours(_) | Step::Usage { .. }) {
@@ -322,6 +328,10 @@ impl Teller {
     }
 }
 
+fn policy(grace: i64) -> PolicyRecord {
+    PolicyRecord { horizon: 60 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace }
+}
+
 fn at(text: &str) -> Timestamp {
     Timestamp::parse(text).unwrap()
 }
@@ -353,8 +363,11 @@ proptest! {
                 often.cut();
             }
         }
-        often.cut();
-        once.cut();
+        // Whatever was final under a shorter grace is final now.
+        for teller in [&mut often, &mut once] {
+            teller.tell(&story, &Step::PassHours(45 * 24), 0);
+            teller.cut();
+        }
         prop_assert_eq!(often.issued(), once.issued());
         for teller in [&often, &once] {
             teller.check_credits(domain::Currency::from_code(story.currency).unwrap().exponent());

@@ -51,12 +51,16 @@ fn check(world: &World, at: Timestamp, resources: &[Resource]) -> Effect {
     let mut once = restarted(world);
     put(&mut once, resources);
     cut(&mut once, at);
-    let after: BTreeMap<AccountId, i128> = effect
+    let mut after: BTreeMap<AccountId, i128> = effect
         .accounts
         .iter()
         .map(|(id, account)| (id.clone(), account.before + account.difference))
         .collect();
-    assert_eq!(after, charged(&once), "the same after a single cut");
+    // Lines that add up to nothing are worth as much as none.
+    after.retain(|_, amount| *amount != 0);
+    let mut charged = charged(&once);
+    charged.retain(|_, amount| *amount != 0);
+    assert_eq!(after, charged, "the same after a single cut");
     effect
 }
 

@@ -119,6 +119,12 @@ impl World {
         self.logs.control.push((offset, record));
     }
 
+    /// Other settings from now on.
+    pub(super) fn set_policy(&mut self, policy: &PolicyRecord) {
+        self.append(ControlRecord::Policy(policy.clone()));
+        self.barrier(false);
+    }
+
     /// Puts a resource; the version that it becomes, if the catalog takes it and did not have it.
     pub(super) fn put(&mut self, kind: &str, id: &str, body: &serde_json::Value) -> Option<u32> {
         let record = self.machine.propose_put(kind, id, body.clone(), "test").ok()??;

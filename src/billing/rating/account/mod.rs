@@ -82,15 +82,15 @@ pub struct AccountTerms<'a> {
     pub grants: Vec<(u64, &'a CreditGrant)>,
     /// Draws of closed periods.
     pub frozen_draws: Vec<FrozenDraw>,
-    /// Nanoseconds after its end at which a window is final.
-    pub grace: i64,
+    /// Whether a window is final: its grace is over, or was once.
+    pub is_final: &'a dyn Fn(Span) -> bool,
     /// The instant of the cut.
     pub as_of: Timestamp,
 }
 
 impl AccountTerms<'_> {
     fn is_final(&self, window: Span) -> bool {
-        window.until.plus(self.grace) <= self.as_of
+        (self.is_final)(window)
     }
 }
 

@@ -116,7 +116,7 @@ impl World {
             price: &price,
             grants: self.catalog.grants_of_account(&account).collect(),
             frozen_draws: self.frozen_draws.clone(),
-            grace: 0,
+            is_final: &|window| window.until <= as_of,
             as_of,
         };
         account_position(&terms, &prices).unwrap()
