@@ -250,10 +250,12 @@ pub(super) fn fixed_part<'a>(
                 _ => unreachable!("both models are above"),
             }
         }
-        Model::Capacity(model) if is_owed || has_usage => {
-            model.amount(&totals_of(slices, model.dimensions())?)?
+        Model::Capacity(model) => {
+            let totals = totals_of(slices, model.dimensions())?;
+            let is_used = totals.iter().any(|total| total.is_positive());
+            if is_owed || is_used { model.amount(&totals)? } else { Exact::ZERO }
         }
-        Model::Flat(_) | Model::Capacity(_) => Exact::ZERO,
+        Model::Flat(_) => Exact::ZERO,
         model => model.first_flat_amount(terms.group).filter(|_| is_owed).unwrap_or(Exact::ZERO),
     };
     Ok(Some((version, flat)).filter(|(_, flat)| !flat.is_zero()))

@@ -122,10 +122,9 @@ proptest! {
             _ => fields.get_mut("tiers"),
         };
         let tiers = tiers.filter(|_| ["graduated", "volume", "matrix"].contains(&model));
-        let first_flat = terms.tiers[0].2;
         for (tier, (cap, size)) in tiers.into_iter().flat_map(|tiers| tiers.as_array_mut().unwrap()).zip(caps) {
             let tier = tier.as_object_mut().unwrap();
-            if let Some(cap) = cap.filter(|cap| model != "volume" && *cap >= first_flat) {
+            if let Some(cap) = cap {
                 tier.insert("flat_cap".to_string(), decimal(cap, 2).into());
             }
             if let Some(size) = size {

@@ -230,7 +230,12 @@ impl Bill<'_, '_> {
                 reason: Reason::Charge,
             });
         }
-        let Some(version) = rated.price.version_at(first.from) else { return Ok(()) };
+        // Of the version at the first active instant; of a price that is new in the window, its first one.
+        let is_active = |instant: &Timestamp| rated.active.iter().any(|span| span.contains(*instant));
+        let starts = [first.from].into_iter().chain(rated.price.changes()).filter(is_active);
+        let Some(version) = starts.filter_map(|instant| rated.price.version_at(instant)).next() else {
+            return Ok(());
+        };
         let bounds = Bounds {
             discounts: &version.price.discounts,
             minimum: version.price.minimum,

@@ -172,6 +172,26 @@ fn discounts_apply_in_their_order_then_the_maximum_then_the_minimum_of_a_final_w
 }
 
 #[test]
+fn a_price_that_is_new_in_a_window_keeps_its_terms_there() {
+    let price = CALLS.replace(
+        r#"window = "month""#,
+        r#"window = "month", effective_from = "2026-01-10T00:00:00Z", discounts = [{ percent = "50" }], maximum = "30", minimum = "20""#,
+    );
+    let world = World::new(&[&price, SUBSCRIPTION]).used(&[("calls", "01-20", 100)]);
+    assert_eq!(world.shown("02-01"), ["01 discount 1 -5000", "01 maximum  -2000", "01 total 3000"]);
+    assert_eq!(World::new(&[&price, SUBSCRIPTION]).shown("02-01"), ["01 minimum  2000", "01 total 2000"]);
+}
+
+#[test]
+fn a_cap_below_the_first_flat_amount_binds_without_usage_too() {
+    let price = r#"price = [{ id = "calls", plan = "pro", meter = "calls", model = "graduated", window = "month", tiers = [{ unit_amount = "1", flat_amount = "7", flat_cap = "5" }] }]"#;
+    assert_eq!(World::new(&[price, SUBSCRIPTION]).shown("02-01"), ["01 total 500"]);
+    let used = World::new(&[price, SUBSCRIPTION]).used(&[("calls", "01-20", 1)]);
+    assert!(used.bill(instant("01-31")).iter().all(|line| line.rounded >= 0), "nothing is taken back");
+    assert_eq!(used.shown("02-01"), ["01 total 500"]);
+}
+
+#[test]
 fn terms_of_a_subscription_apply_to_what_its_prices_leave() {
     let prices = r#"price = [
         { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month", discounts = [{ percent = "10" }] },

@@ -148,7 +148,9 @@ impl Model {
             },
             _ => return None,
         };
-        Some(tiers.first().flat_amount).filter(|flat| !flat.is_zero())
+        let first = tiers.first();
+        let flat = first.capped(first.flat_amount).unwrap_or(first.flat_amount);
+        Some(flat).filter(|flat| !flat.is_zero())
     }
 }
 

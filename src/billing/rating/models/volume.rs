@@ -41,15 +41,21 @@ impl Volume {
     ) -> Result<Exact, RatingStatus> {
         let band = self.tiers.index_of(tier_quantity)?;
         let flat_amount = self.flat_amount(tier_quantity, is_owed_at_zero)?;
-        self.tiers.as_slice()[band].capped(self.units_amount(band, quantity)?.add(flat_amount)?)
+        let tier = &self.tiers.as_slice()[band];
+        tier.capped(tier.units_amount(quantity)?.add(flat_amount)?)
     }
 
-    /// What units cost under the tier that a total chose, without its flat amount.
+    /// What units cost under the tier that a total chose, beside its flat amount: together they keep its cap.
     ///
     /// # Errors
     /// [`RatingStatus::AmountMustFit`].
     pub fn units_amount(&self, band: usize, quantity: Exact) -> Result<Exact, RatingStatus> {
-        self.tiers.as_slice()[band].units_amount(quantity)
+        let tier = &self.tiers.as_slice()[band];
+        let units = tier.units_amount(quantity)?;
+        if tier.flat_cap.is_none() {
+            return Ok(units);
+        }
+        Ok(tier.capped(units.add(tier.flat_amount)?)?.subtract(tier.capped(tier.flat_amount)?)?)
     }
 
     /// The flat amount that a total owes.
@@ -60,7 +66,8 @@ impl Volume {
         if !quantity.is_positive() && !is_owed_at_zero {
             return Ok(Exact::ZERO);
         }
-        Ok(self.tiers.as_slice()[self.tiers.index_of(quantity)?].flat_amount)
+        let tier = &self.tiers.as_slice()[self.tiers.index_of(quantity)?];
+        tier.capped(tier.flat_amount)
     }
 
     /// How the amount comes about.
@@ -121,6 +128,20 @@ mod tests {
             assert_eq!(volume.amount(exact(quantity), owed), Ok(exact(expected)), "{quantity}");
         }
         assert_eq!(volume.falls_at(), Ok(Some(exact("100"))));
+    }
+
+    #[test]
+    fn a_tier_costs_at_most_its_cap_in_one_amount_and_in_its_parts() {
+        let mut rows = tiers(&[("100", "2", "10"), ("", "1", "90")]).unwrap().as_slice().to_vec();
+        (rows[0].flat_cap, rows[1].flat_cap) = (Some(exact("50")), Some(exact("80")));
+        let volume = Volume { tiers: Tiers::new(rows).unwrap() };
+        for (quantity, expected) in [("0", "10"), ("10", "30"), ("20", "50"), ("100", "50"), ("101", "80")] {
+            let quantity = exact(quantity);
+            let band = volume.tiers.index_of(quantity).unwrap();
+            let parts =
+                volume.flat_amount(quantity, true).unwrap().add(volume.units_amount(band, quantity).unwrap());
+            assert_eq!((volume.amount(quantity, true), parts), (Ok(exact(expected)), Ok(exact(expected))));
+        }
     }
 
     #[test]
