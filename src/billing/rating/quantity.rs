@@ -125,6 +125,19 @@ mod tests {
     }
 
     #[test]
+    fn only_terms_that_do_nothing_are_none() {
+        let nothing = QuantityTerms::default();
+        assert!(nothing.is_identity());
+        for something in [
+            QuantityTerms { conversion: Some(Conversion::Multiply(exact("2"))), ..nothing },
+            QuantityTerms { rounding: Some((Rounding::Floor, 0)), ..nothing },
+            QuantityTerms { free_units: exact("1"), ..nothing },
+        ] {
+            assert!(!something.is_identity(), "{something:?}");
+        }
+    }
+
+    #[test]
     fn contradictory_terms_are_refused_when_they_are_checked() {
         let zero =
             QuantityTerms { conversion: Some(Conversion::Divide(Exact::ZERO)), ..QuantityTerms::default() };

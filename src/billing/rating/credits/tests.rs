@@ -118,6 +118,15 @@ fn what_is_left_rolls_over_up_to_the_maximum_and_the_rest_expires() {
 }
 
 #[test]
+fn nothing_rolls_from_one_grant_into_another_that_starts_where_it_ends() {
+    let mut first = grant("first", "100", 0, 1, Some(11));
+    first.recurrence = Some(Recurrence::Days(5));
+    first.rollover_max = exact("100");
+    let grants = [first, grant("second", "10", 0, 11, None)];
+    check(&grants, &[due(12, "50")], 20, &["0:second#0 10"], &["40"]);
+}
+
+#[test]
 fn a_monthly_grant_of_the_31st_comes_back_to_the_31st() {
     let mut monthly = grant("g", "1", 0, 31, None);
     monthly.recurrence = Some(Recurrence::Monthly);

@@ -30,8 +30,7 @@ impl Graduated {
         let tier = &self.tiers.as_slice()[index];
         let inside = if index == 0 { quantity } else { quantity.subtract(self.tiers.low_of(index))? };
         let units = tier.units_amount(inside)?;
-        let has_flat =
-            !tier.flat_amount.is_zero() && (index > 0 || is_owed_at_zero || quantity.is_positive());
+        let has_flat = !tier.flat_amount.is_zero() && (is_owed_at_zero || quantity.is_positive());
         let amount = tier.capped(if has_flat { units.add(tier.flat_amount)? } else { units })?;
         if index == 0 { Ok(amount) } else { Ok(self.tiers.full_below(index)?.add(amount)?) }
     }
@@ -68,9 +67,6 @@ impl Graduated {
         let mut low = Exact::ZERO;
         for (index, tier) in self.tiers.as_slice().iter().enumerate() {
             let is_entered = quantity.compare(low)?.is_gt();
-            if !is_entered && index > 0 {
-                break;
-            }
             let reaches = match tier.up_to {
                 Some(up_to) if quantity.compare(up_to)?.is_gt() => Some(up_to),
                 _ => None,
