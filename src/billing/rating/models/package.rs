@@ -132,6 +132,17 @@ mod tests {
     }
 
     #[test]
+    fn portions_say_what_was_free_and_how_many_packages_there_are() {
+        let package = Package::new(exact("10"), exact("100"), exact("21"), true).unwrap();
+        let portions = package.portions(exact("45")).unwrap();
+        let free = (portions[0].basis, portions[0].quantity, portions[0].up_to, portions[0].amount);
+        assert_eq!(free, (Basis::Free, exact("21"), Some(exact("21")), Exact::ZERO));
+        let paid = (portions[1].basis, portions[1].from, portions[1].quantity, portions[1].amount);
+        let packages = Basis::Packages { size: exact("10"), count: exact("3") };
+        assert_eq!((paid, portions.len()), ((packages, exact("21"), exact("24"), exact("300")), 2));
+    }
+
+    #[test]
     fn a_package_has_units() {
         for size in ["0", "-1"] {
             let package = Package::new(exact(size), Exact::ONE, Exact::ZERO, true);

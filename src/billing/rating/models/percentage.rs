@@ -227,6 +227,43 @@ mod tests {
     }
 
     #[test]
+    fn portions_say_what_was_free_what_was_shared_and_what_each_event_owed() {
+        let terms = percentage("0.013", "2", Some(3), "250", "4", "");
+        let events: Vec<Exact> = ["50", "100", "250", "400"].iter().map(|text| exact(text)).collect();
+        let (first, _) = terms.amounts(&events[..2]).unwrap();
+        let (all, _) = terms.amounts(&events).unwrap();
+        let shown =
+            |before: &PercentageState, after: &PercentageState| -> Vec<(Basis, String, String, String)> {
+                let portions = terms.portions(before, after).unwrap();
+                let texts = |p: Portion| {
+                    (p.basis, p.quantity.to_string(), p.unit_amount.to_string(), p.amount.to_string())
+                };
+                portions.into_iter().map(texts).collect()
+            };
+        let row = |basis, quantity: &str, unit: &str, amount: &str| {
+            (basis, quantity.to_string(), unit.to_string(), amount.to_string())
+        };
+        let percent = Basis::Percent { rate: exact("1.3") };
+        let none = PercentageState::default();
+        assert_eq!(shown(&none, &first), [row(Basis::Free, "150", "0", "0")]);
+        let both = [
+            row(percent, "550", "0", "7.15"),
+            row(Basis::Units, "2", "2", "4"),
+            row(Basis::Fixed, "0", "0", "0.05"),
+        ];
+        assert_eq!(shown(&none, &all)[1..], both);
+        // Two events, the first of which was partly free.
+        assert_eq!(shown(&first, &all)[1..], both);
+        assert_eq!(shown(&first, &all)[0], row(Basis::Free, "100", "0", "0"));
+        assert_eq!(shown(&all, &all), []);
+        assert_eq!(
+            percentage("0", "0", None, "", "2", "2").check(),
+            Ok(()),
+            "an event may owe one amount only"
+        );
+    }
+
+    #[test]
     fn portions_add_up_to_the_amount_between_two_states() {
         let terms = percentage("0.013", "2", Some(3), "250", "4", "7");
         let events: Vec<Exact> = ["50", "100", "250", "400", "10"].iter().map(|text| exact(text)).collect();
