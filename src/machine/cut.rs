@@ -8,6 +8,7 @@
 //! - Rating a window that did not change gives no line, so rating more windows than needed changes nothing.
 //! - A charge that cannot be computed keeps its whole account out of the batch and is reported by name.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -61,6 +62,32 @@ impl fmt::Display for RatingFailure {
     }
 }
 
+/// Usage that fits no row of its matrix price and waits for a version that has one; the rest of its account is charged.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SetAside {
+    /// The account.
+    pub account: AccountId,
+    /// The subscription that used.
+    pub subscription: SubscriptionId,
+    /// The price without a row for it.
+    pub price: PriceId,
+    /// First instant of the tier window.
+    pub window_from: Timestamp,
+    /// Events that wait.
+    pub event_count: u64,
+}
+
+impl fmt::Display for SetAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { account, subscription, price, window_from, event_count } = self;
+        write!(
+            f,
+            "account {account}, subscription {subscription}, price {price}, window from {window_from}: {event_count} \
+             events fit no row; put a version of the price with a row for them"
+        )
+    }
+}
+
 /// What rating reads.
 pub(crate) struct Rater<'a> {
     pub(crate) catalog: &'a Catalog,
@@ -75,6 +102,8 @@ pub(crate) struct Rater<'a> {
     /// Windows that ended by then are final: their grace is over, or was once.
     pub(crate) final_through: Timestamp,
     pub(crate) batch: u64,
+    /// What was set aside of the windows that were rated.
+    pub(crate) set_aside: RefCell<Vec<SetAside>>,
 }
 
 /// Which windows of an account are rated.
@@ -91,6 +120,7 @@ pub(crate) struct CutOutcome {
     pub(crate) lines: Vec<ChargeLine>,
     pub(crate) window_finals: Vec<WindowFinal>,
     pub(crate) failures: Vec<RatingFailure>,
+    pub(crate) set_aside: Vec<SetAside>,
 }
 
 /// Accounts that have a changed cell, a changed term, or a due instant since the last cut.
@@ -141,7 +171,12 @@ pub(crate) fn affected_accounts(
 impl Rater<'_> {
     /// Rates the affected windows and collects what differs from what was issued.
     pub(crate) fn rate(&self, affected: &BTreeMap<AccountId, Affected>) -> CutOutcome {
-        let mut outcome = CutOutcome { lines: Vec::new(), window_finals: Vec::new(), failures: Vec::new() };
+        let mut outcome = CutOutcome {
+            lines: Vec::new(),
+            window_finals: Vec::new(),
+            failures: Vec::new(),
+            set_aside: Vec::new(),
+        };
         let mut schedules = Schedules::default();
         for (account, affected) in affected {
             match self.rate_account(&mut schedules, account, affected) {
@@ -155,6 +190,7 @@ impl Rater<'_> {
         for (index, line) in outcome.lines.iter_mut().enumerate() {
             line.line = u32::try_from(index + 1).expect("a batch has fewer than 2^32 lines");
         }
+        outcome.set_aside = self.set_aside.take();
         outcome
     }
 
@@ -441,7 +477,7 @@ impl Rater<'_> {
     /// The merged measures of a price's meters in a window: per group, one per slice of the subscription.
     ///
     /// Groups of a matrix that take the same row are one: each row counts its own units. Usage that a matrix sets aside
-    /// is left out.
+    /// is left out, and said.
     fn measures(
         &self,
         schedules: &mut Schedules,
@@ -451,6 +487,7 @@ impl Rater<'_> {
         let timeline = charge.price;
         let meters: Vec<&MeterId> = timeline.meters().collect();
         let is_capacity = timeline.model() == PricingModel::Capacity;
+        let mut set_aside = 0;
         let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Vec<Fold>)>> = BTreeMap::new();
         for (index, meter) in meters.iter().enumerate() {
             let program = program_index(self.plan, meter).expect("every meter has a program");
@@ -461,11 +498,23 @@ impl Rater<'_> {
                     texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
                 // The dimensions of a capacity are counted together, whatever their groups.
                 let group = if is_capacity { GroupTexts::new() } else { texts.collect() };
-                let Some(group) = timeline.counted_group(slice.from, group)? else { continue };
+                let Some(group) = timeline.counted_group(slice.from, group)? else {
+                    set_aside += cell.fold.count;
+                    continue;
+                };
                 let slices = folds.entry(group).or_default();
                 let nothing = || (slice, vec![Fold::default(); meters.len()]);
                 slices.entry(slice.from).or_insert_with(nothing).1[index].merge(&cell.fold);
             }
+        }
+        if set_aside > 0 {
+            self.set_aside.borrow_mut().push(SetAside {
+                account: charge.account.id.clone(),
+                subscription: charge.subscription.clone(),
+                price: timeline.id().clone(),
+                window_from: charge.window.from,
+                event_count: set_aside,
+            });
         }
         let scales: Vec<u8> = meters
             .iter()

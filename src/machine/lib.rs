@@ -24,7 +24,7 @@ mod what_if;
 
 pub use self::batch::{Batch, BatchError, BatchHead, chain_digest};
 pub use self::control::{ApplyError, ControlState};
-pub use self::cut::RatingFailure;
+pub use self::cut::{RatingFailure, SetAside};
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, propose_put};

@@ -10,6 +10,7 @@
 //! Invariants: one cut and one journal run are open at most; a seal applies only to content that is staged and hashes
 //! to the sealed digest.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
-use crate::cut::{Rater, RatingFailure, affected_accounts, original_period};
+use crate::cut::{Rater, RatingFailure, SetAside, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
 use crate::issued::Issued;
@@ -64,6 +65,7 @@ pub struct Machine {
     unposted: BTreeMap<EntityId, Vec<ChargeLine>>,
     unacked: BTreeMap<u64, (Timestamp, BTreeMap<Currency, i128>)>,
     failures: Vec<RatingFailure>,
+    set_aside: Vec<SetAside>,
 }
 
 struct OpenCut {
@@ -89,6 +91,7 @@ impl Machine {
             unposted: BTreeMap::new(),
             unacked: BTreeMap::new(),
             failures: Vec::new(),
+            set_aside: Vec::new(),
         }
     }
 
@@ -100,6 +103,11 @@ impl Machine {
     /// Charges that could not be computed at the last cut.
     pub fn failures(&self) -> &[RatingFailure] {
         &self.failures
+    }
+
+    /// Usage of the windows that the last cut rated which fits no row of its price.
+    pub fn set_aside(&self) -> &[SetAside] {
+        &self.set_aside
     }
 
     #[cfg(test)]
@@ -248,6 +256,7 @@ impl Machine {
         let number = self.control.seals.len() as u64 + 1;
         let outcome = self.rater(&open.cut).rate(&affected);
         self.failures = outcome.failures;
+        self.set_aside = outcome.set_aside;
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
             return None;
         }
@@ -306,6 +315,7 @@ impl Machine {
             closed_through: self.closed_through,
             final_through: self.final_through(cut),
             batch: self.control.seals.len() as u64 + 1,
+            set_aside: RefCell::default(),
         }
     }
 

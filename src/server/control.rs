@@ -91,6 +91,8 @@ pub struct CutOutcome {
     pub lines: u64,
     /// Charges that could not be computed.
     pub failures: Vec<String>,
+    /// Usage that fits no row of its price and waits for one.
+    pub set_aside: Vec<String>,
 }
 
 /// What a journal run made.
@@ -358,8 +360,15 @@ impl Control {
             .open_cut()
             .map(|cut| (cut.number, cut.at))
             .context("a cut is open when it is rated")?;
-        let mut outcome =
-            CutOutcome { cut, at, batch: None, chain: String::new(), lines: 0, failures: Vec::new() };
+        let mut outcome = CutOutcome {
+            cut,
+            at,
+            batch: None,
+            chain: String::new(),
+            lines: 0,
+            failures: Vec::new(),
+            set_aside: Vec::new(),
+        };
         if let Some((batch, seal)) = self.machine.rate_open_cut() {
             let entry = store(&mut self.charges, batch.head.number, &seal.digest, &batch.encode(), at)?;
             (outcome.batch, outcome.lines) = (Some(seal.batch), seal.lines);
@@ -370,6 +379,10 @@ impl Control {
         self.machine.close_cut();
         outcome.chain = self.machine.control().chain_head().to_string();
         outcome.failures = self.machine.failures().iter().map(ToString::to_string).collect();
+        outcome.set_aside = self.machine.set_aside().iter().map(ToString::to_string).collect();
+        for waiting in &outcome.set_aside {
+            tracing::warn!("usage is not charged: {waiting}");
+        }
         for failure in &outcome.failures {
             tracing::error!("a charge cannot be computed and its account is not charged: {failure}");
         }

@@ -278,3 +278,30 @@ fn a_draw_keeps_its_slice_once_it_is_sealed() {
     assert_eq!(shop.issued(), expected);
     shop.replays();
 }
+
+#[test]
+fn usage_that_fits_no_row_is_said_and_charged_once_there_is_one() {
+    let mut shop = Shop::new("USD");
+    let row = json!({ "when": { "kind": "a" }, "unit_amount": "1" });
+    let matrix = json!({ "model": "matrix", "meter": "calls", "unmatched": "quarantine", "rows": [row] });
+    shop.price("calls", matrix.clone());
+    shop.price("all", json!({ "model": "per_unit", "meter": "calls", "unit_amount": "3" }));
+    shop.subscribe("01-01", json!({}));
+    shop.used("01-05", 7, "01-05");
+    shop.cut("01-06");
+    let waiting: Vec<_> =
+        shop.world.machine.set_aside().iter().map(|s| (s.price.to_string(), s.event_count)).collect();
+    assert_eq!(waiting, [("calls".to_string(), 1)]);
+    assert_eq!(shop.world.machine.failures(), [], "the rest of the account is charged");
+    let charged = |shop: &Shop| -> i128 {
+        let account = AccountId::new("acme").unwrap();
+        shop.world.machine.issued().of_account(&account).map(|(_, worth)| worth.rounded).sum()
+    };
+    assert_eq!(charged(&shop), 2_100);
+    let mut mended = matrix;
+    mended["rows"].as_array_mut().unwrap().push(json!({ "unit_amount": "2" }));
+    shop.price("calls", mended);
+    shop.cut("01-07");
+    assert_eq!((charged(&shop), shop.world.machine.set_aside().len()), (3_500, 0));
+    shop.world.replay(ReplayMode::Derive, 1);
+}

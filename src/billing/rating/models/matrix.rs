@@ -25,7 +25,7 @@ pub enum Unmatched {
     Reject,
     /// It costs nothing, and its line says so.
     Zero,
-    /// It is not charged, and is reported at every cut, until a version of the price has a row for it.
+    /// It is not charged, and every cut that rates its window says so, until a version of the price has a row for it.
     Quarantine,
 }
 
