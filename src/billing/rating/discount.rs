@@ -1,7 +1,7 @@
 //! Discounts on a base amount, one after the other.
 //!
-//! Owns: what each discount takes, and the default order. Leaves to others: which discounts apply and in which order an
-//! account has declared them, and how the sum is spread over lines (`allocation`).
+//! Owns: what each discount takes. Leaves to others: which discounts apply in which order and whether they can be granted
+//! (`catalog::price`), how the sum is spread over lines (`allocation`).
 //!
 //! Discount `i` takes `min(R(value_i), remaining_i)`, where the value of a percentage is that percentage of what remains
 //! and `remaining_0` is the base: percentages compound, and the order matters (10 off, then 20 %, of 100 is 28; the other
@@ -10,8 +10,6 @@
 //! Invariants: each discount is rounded once, half away from zero; none takes less than nothing, and all together never
 //! more than the base. A base at or below zero has nothing to take from: a correction is discounted through the position
 //! that it corrects.
-
-use std::fmt;
 
 use domain::Exact;
 
@@ -25,26 +23,6 @@ pub enum Discount {
     /// An amount in minor units.
     Fixed(i128),
 }
-
-/// Why a discount is none; the first broken rule, in order of precedence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiscountStatus {
-    /// A percentage lies outside 0 to 100.
-    PercentageMustBeAtMostHundred,
-    /// A fixed discount is below zero.
-    AmountMustNotBeNegative,
-}
-
-impl fmt::Display for DiscountStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DiscountStatus::PercentageMustBeAtMostHundred => "a percentage discount is 0 to 100 percent",
-            DiscountStatus::AmountMustNotBeNegative => "a fixed discount is zero or more",
-        })
-    }
-}
-
-impl std::error::Error for DiscountStatus {}
 
 /// What a list of discounts took of a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,26 +53,7 @@ pub fn apply_discounts(base: i128, discounts: &[Discount]) -> Result<Discounted,
     Ok(Discounted { taken, discount, remaining })
 }
 
-/// Sorts discounts, or what carries them, in the default order: percentages, then fixed ones; each kind keeps its order.
-pub fn sort_by_default<T>(carriers: &mut [T], discount_of: impl Fn(&T) -> Discount) {
-    carriers.sort_by_key(|carrier| matches!(discount_of(carrier), Discount::Fixed(_)));
-}
-
 impl Discount {
-    /// Whether the discount can be granted.
-    ///
-    /// # Errors
-    /// The first broken rule, in the order in which [`DiscountStatus`] declares them.
-    pub fn check(self) -> Result<(), DiscountStatus> {
-        match self {
-            Discount::Percentage(percent) if percent.is_negative() || percent > Exact::from_integer(100) => {
-                Err(DiscountStatus::PercentageMustBeAtMostHundred)
-            }
-            Discount::Fixed(amount) if amount < 0 => Err(DiscountStatus::AmountMustNotBeNegative),
-            _ => Ok(()),
-        }
-    }
-
     fn value_of(self, remaining: i128) -> Result<i128, RatingStatus> {
         match self {
             Discount::Fixed(amount) => Ok(amount),
@@ -152,26 +111,6 @@ mod tests {
         }
         let huge = Discount::Percentage(Exact::new(i128::MAX, 0));
         assert_eq!(apply_discounts(i128::MAX, &[huge]), Err(RatingStatus::AmountMustFit));
-    }
-
-    #[test]
-    fn percentages_come_first_unless_an_order_is_declared() {
-        let mut coupons: Vec<(&str, Discount)> =
-            ["a", "b", "c", "d"].into_iter().zip(discounts("10 20% 5 30%")).collect();
-        sort_by_default(&mut coupons, |(_, discount)| *discount);
-        assert_eq!(coupons.iter().map(|(id, _)| *id).collect::<String>(), "bdac");
-    }
-
-    #[test]
-    fn a_discount_that_cannot_be_granted_names_the_rule() {
-        let status = |text: &str| discounts(text)[0].check();
-        for text in ["0%", "100%", "33.333%", "0", "7"] {
-            assert_eq!(status(text), Ok(()), "{text}");
-        }
-        for text in ["-0.1%", "100.1%"] {
-            assert_eq!(status(text), Err(DiscountStatus::PercentageMustBeAtMostHundred), "{text}");
-        }
-        assert_eq!(status("-1"), Err(DiscountStatus::AmountMustNotBeNegative));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Minimum and maximum of what a period costs.
 //!
-//! Owns: the true-up that lifts a period to its minimum, the discount that keeps it under its maximum, and the check that
-//! the two can both be kept. Leaves to others: which amounts count, and whether this is the period's final run.
+//! Owns: the true-up that lifts a period to its minimum, the discount that keeps it under its maximum. Leaves to others:
+//! which amounts count, and whether this is the period's final run.
 //!
 //! With `B` the sum of the *rounded* amounts that count, `M` the minimum, `X` the maximum and `a` a line:
 //! - true-up `= max(0, R(M × ratio) − B)`, in the final run only. Since `B` is already rounded, lines and true-up add up
@@ -9,40 +9,15 @@
 //! - discount on the line `= clamp(B + a − X, 0, a)`, where `B` is what was billed before in the period. A line below
 //!   zero is not discounted.
 //!
-//! Order: maximum, then minimum. A minimum above the maximum contradicts itself, and [`check_spend`] refuses it.
+//! Order: maximum, then minimum. A minimum above the maximum contradicts itself, and the catalog refuses it.
 //!
 //! Invariants: amounts are minor units; after the maximum a period never exceeds `max(X, B)`; after the minimum it is
 //! never below it.
-
-use std::fmt;
 
 use domain::Exact;
 
 use super::proration::{Ratio, prorate, prorate_minor};
 use super::status::RatingStatus;
-
-/// Why a minimum and a maximum cannot both be kept; the first broken rule, in order of precedence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpendStatus {
-    /// The minimum is below zero.
-    MinimumMustNotBeNegative,
-    /// The maximum is below zero.
-    MaximumMustNotBeNegative,
-    /// The minimum lies above the maximum.
-    MinimumMustNotExceedMaximum,
-}
-
-impl fmt::Display for SpendStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SpendStatus::MinimumMustNotBeNegative => "a minimum is zero or more",
-            SpendStatus::MaximumMustNotBeNegative => "a maximum is zero or more",
-            SpendStatus::MinimumMustNotExceedMaximum => "a minimum must not lie above the maximum",
-        })
-    }
-}
-
-impl std::error::Error for SpendStatus {}
 
 /// Bounds of what a period costs, in minor units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,23 +37,6 @@ pub struct Bounded {
     pub true_up: i128,
     /// The amount, less the discount, with the true-up.
     pub amount: i128,
-}
-
-/// Whether both bounds can be kept.
-///
-/// # Errors
-/// The first broken rule, in the order in which [`SpendStatus`] declares them.
-pub fn check_spend(bounds: SpendBounds) -> Result<(), SpendStatus> {
-    if bounds.minimum.is_some_and(|minimum| minimum < 0) {
-        return Err(SpendStatus::MinimumMustNotBeNegative);
-    }
-    if bounds.maximum.is_some_and(|maximum| maximum < 0) {
-        return Err(SpendStatus::MaximumMustNotBeNegative);
-    }
-    match (bounds.minimum, bounds.maximum) {
-        (Some(minimum), Some(maximum)) if minimum > maximum => Err(SpendStatus::MinimumMustNotExceedMaximum),
-        _ => Ok(()),
-    }
 }
 
 /// Bounds an amount after `billed_before` in a run of a period that is not its last: only the maximum binds.
@@ -227,19 +185,6 @@ mod tests {
             let of = |(discount, true_up, amount)| Ok(Bounded { discount, true_up, amount });
             assert_eq!(bound(limits, before, amount), of(in_between), "{limits:?} {before} {amount}");
             assert_eq!(bound_final(limits, before, amount), of(at_the_end), "{limits:?} {before} {amount}");
-        }
-    }
-
-    #[test]
-    fn contradicting_bounds_name_the_rule() {
-        for (limits, status) in [
-            (bounds(None, None), Ok(())),
-            (bounds(Some(5), Some(5)), Ok(())),
-            (bounds(Some(-1), Some(-2)), Err(SpendStatus::MinimumMustNotBeNegative)),
-            (bounds(Some(0), Some(-2)), Err(SpendStatus::MaximumMustNotBeNegative)),
-            (bounds(Some(6), Some(5)), Err(SpendStatus::MinimumMustNotExceedMaximum)),
-        ] {
-            assert_eq!(check_spend(limits), status, "{limits:?}");
         }
     }
 
