@@ -16,26 +16,28 @@
 //! - A cell equals the fold of the accepted events of its slice; slices of one subject do not overlap.
 
 pub mod cell;
+mod cells;
 mod counters;
 mod dedup;
 mod fold;
 mod groups;
+mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domain::plan::{MeteringPlan, SubjectPlan};
 use domain::{EventPosition, Span, Subject, Timestamp};
-use hashbrown::HashTable;
 use wire::usage::UsageBatch;
 use wire::verdict::{QuarantineReason, Verdict};
 
 use self::cell::{CellReport, Fold};
+use self::cells::{CellKey, CellStore};
 pub use self::counters::SourceCounters;
 use self::dedup::{Dedup, NewEvent, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;
-use crate::identity::slot_of;
+use self::pending::{PendingCounts, PendingEvent};
 use crate::prepared::PreparedBatch;
 
 /// An event that did not count, and why: quarantined, or in conflict with an earlier event.
@@ -56,10 +58,8 @@ pub struct Shard {
     subjects: Vec<SubjectState>,
     subject_numbers: foldhash::HashMap<Subject, u32>,
     groups: Groups,
-    cells: Vec<CellState>,
-    cell_numbers: HashTable<u32>,
-    dirty: Vec<u32>,
-    pending_counts: BTreeMap<(Arc<str>, u16), u32>,
+    cells: CellStore,
+    pending: PendingCounts,
     counters: BTreeMap<Arc<str>, SourceCounters>,
     set_aside: Vec<SetAside>,
     refolding: BTreeSet<u32>,
@@ -73,42 +73,6 @@ struct SubjectState {
     pending: Vec<PendingEvent>,
 }
 
-struct PendingEvent {
-    source: Arc<str>,
-    identity: u128,
-    time: Timestamp,
-    contributions: Vec<Contribution>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct CellKey {
-    subject: u32,
-    program: u32,
-    group: u32,
-    slice_from: Timestamp,
-}
-
-struct CellState {
-    key: CellKey,
-    /// Latest time of an event in the cell: a new bound behind it cuts nothing.
-    time_max: Timestamp,
-    fold: Fold,
-    is_dirty: bool,
-}
-
-impl CellKey {
-    #[inline]
-    fn hash(self) -> u64 {
-        // Keys are small numbers that a customer cannot choose freely; a multiplicative mix spreads them.
-        let mixed = (u64::from(self.subject) << 32 | u64::from(self.group))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29)
-            ^ (self.slice_from.nanoseconds() as u64 ^ u64::from(self.program) << 56);
-        let mixed = mixed.wrapping_mul(0xd6e8_feb8_6659_fd93);
-        mixed ^ mixed >> 32
-    }
-}
-
 impl Shard {
     /// An empty shard: number `index`, under an empty plan.
     pub fn new(index: usize) -> Self {
@@ -120,10 +84,8 @@ impl Shard {
             subjects: Vec::new(),
             subject_numbers: foldhash::HashMap::default(),
             groups: Groups::default(),
-            cells: Vec::new(),
-            cell_numbers: HashTable::new(),
-            dirty: Vec::new(),
-            pending_counts: BTreeMap::new(),
+            cells: CellStore::default(),
+            pending: PendingCounts::default(),
             counters: BTreeMap::new(),
             set_aside: Vec::new(),
             refolding: BTreeSet::new(),
@@ -244,11 +206,10 @@ impl Shard {
             }
             return Verdict::Accepted;
         }
-        let count = self.pending_counts.entry((source.clone(), slot_of(identity) as u16)).or_default();
-        if is_limited && *count >= self.plan.policy.pending_per_slot_max {
+        let limit = if is_limited { self.plan.policy.pending_per_slot_max } else { u32::MAX };
+        if !self.pending.try_keep(source, identity, limit) {
             return Verdict::Quarantined(QuarantineReason::PendingFull);
         }
-        *count += 1;
         let contributions = contributions.to_vec();
         let event = PendingEvent { source: source.clone(), identity, time, contributions };
         self.subjects[subject as usize].pending.push(event);
@@ -266,24 +227,9 @@ impl Shard {
     ) {
         let Contribution { program, group, value } = *contribution;
         let key = CellKey { subject, program, group, slice_from: slice.from };
-        let cells = &self.cells;
-        let number = match self.cell_numbers.find(key.hash(), |number| cells[*number as usize].key == key) {
-            Some(number) => *number,
-            None => self.new_cell(key),
-        };
-        let cell = &mut self.cells[number as usize];
-        cell.time_max = cell.time_max.max(time);
-        cell.fold.add(identity, value);
-        self.mark_dirty(number);
-    }
-
-    fn new_cell(&mut self, key: CellKey) -> u32 {
-        let number = u32::try_from(self.cells.len()).expect("fewer than 2^32 cells fit in memory");
-        self.cells.push(CellState { key, time_max: key.slice_from, fold: Fold::default(), is_dirty: false });
-        let cells = &self.cells;
-        self.cell_numbers.insert_unique(key.hash(), number, |number| cells[*number as usize].key.hash());
-        self.subjects[key.subject as usize].cells.push(number);
-        number
+        if let Some(new) = self.cells.add(key, time, identity, value) {
+            self.subjects[subject as usize].cells.push(new);
+        }
     }
 
     fn source(&mut self, source: &str) -> Arc<str> {
@@ -340,8 +286,7 @@ impl Shard {
         }
         state.plan = plan;
         let state = &self.subjects[number as usize];
-        let is_cut =
-            state.cells.iter().any(|cell| self.is_cut_by(&self.cells[*cell as usize], state.plan.as_deref()));
+        let is_cut = state.cells.iter().any(|cell| self.cells.is_cut_by(*cell, state.plan.as_deref()));
         if is_cut {
             self.start_refold(number);
         } else {
@@ -349,28 +294,15 @@ impl Shard {
         }
     }
 
-    /// Whether a cell no longer lies in one slice of its subject's plan.
-    fn is_cut_by(&self, cell: &CellState, plan: Option<&SubjectPlan>) -> bool {
-        if cell.fold.is_empty() {
-            return false;
-        }
-        let from = cell.key.slice_from;
-        let slice = plan.and_then(|plan| plan.span_at(from)).map(|owned| owned.slice_of(from));
-        !slice.is_some_and(|slice| slice.from == from && slice.until > cell.time_max)
-    }
-
     /// Empties the subject's cells and pending events; the log gives them back, cut by the new plan.
     fn start_refold(&mut self, number: u32) {
         self.refolding.insert(number);
         let state = &mut self.subjects[number as usize];
         for event in std::mem::take(&mut state.pending) {
-            self.release_pending(&event);
+            self.pending.release(&event);
         }
-        for cell in self.subjects[number as usize].cells.clone() {
-            let state = &mut self.cells[cell as usize];
-            state.fold = Fold::default();
-            state.time_max = state.key.slice_from;
-            self.mark_dirty(cell);
+        for cell in &state.cells {
+            self.cells.clear(*cell);
         }
     }
 
@@ -378,7 +310,7 @@ impl Shard {
     fn fold_pending(&mut self, number: u32) {
         let pending = std::mem::take(&mut self.subjects[number as usize].pending);
         for event in pending {
-            self.release_pending(&event);
+            self.pending.release(&event);
             let verdict = self.fold_or_keep(
                 number,
                 &event.source,
@@ -388,15 +320,6 @@ impl Shard {
                 false,
             );
             self.move_standing(&event.source, event.identity, verdict);
-        }
-    }
-
-    fn release_pending(&mut self, event: &PendingEvent) {
-        let key = (event.source.clone(), slot_of(event.identity) as u16);
-        let count = self.pending_counts.get_mut(&key).expect("a pending event was counted");
-        *count -= 1;
-        if *count == 0 {
-            self.pending_counts.remove(&key);
         }
     }
 
@@ -456,32 +379,18 @@ impl Shard {
         self.refolding.clear();
     }
 
-    fn mark_dirty(&mut self, number: u32) {
-        let cell = &mut self.cells[number as usize];
-        if !cell.is_dirty {
-            cell.is_dirty = true;
-            self.dirty.push(number);
-        }
-    }
-
     /// Hands over the cells that changed since the last call.
     pub fn take_reports(&mut self) -> Vec<CellReport> {
         assert!(self.refolding.is_empty(), "a refold is finished before cells are reported");
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty
-            .into_iter()
-            .map(|number| {
-                let cell = &mut self.cells[number as usize];
-                cell.is_dirty = false;
-                CellReport {
-                    subject: self.subjects[cell.key.subject as usize].subject.clone(),
-                    program: cell.key.program,
-                    group: self.groups.group(cell.key.group).clone(),
-                    slice_from: cell.key.slice_from,
-                    fold: cell.fold,
-                }
-            })
-            .collect()
+        let changed = self.cells.take_changed();
+        let report_of = |(key, fold): (CellKey, Fold)| CellReport {
+            subject: self.subjects[key.subject as usize].subject.clone(),
+            program: key.program,
+            group: self.groups.group(key.group).clone(),
+            slice_from: key.slice_from,
+            fold,
+        };
+        changed.into_iter().map(report_of).collect()
     }
 
     /// Counters per source, in order of the sources.
