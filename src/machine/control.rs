@@ -1,7 +1,7 @@
 //! Control state: what the records of the control log add up to.
 //!
 //! Owns: catalog, policy, cuts, seals, journal runs, acks, and which accounts a record touched.
-//! Leaves to others: rating (`cut`), the metering plan (`metering_plan`), appending records (`server::control`).
+//! Leaves to others: rating (`cut`), the metering plan (`metering_plan`), appending records (`control_writer`).
 //!
 //! Invariants:
 //! - Records apply in log order; a record that contradicts the state before it is damage, never skipped.
@@ -148,6 +148,11 @@ impl ControlState {
     /// Digest over all sealed journals; empty before the first.
     pub fn journal_digest(&self) -> &str {
         &self.journal_digest
+    }
+
+    /// Journal runs that were sealed.
+    pub fn journal_seals(&self) -> u64 {
+        self.journal_seals
     }
 
     /// Records applied.

@@ -2,7 +2,7 @@
 //!
 //! Owns: what the records of the control log mean, and everything derived from logs and sealed batches.
 //! Leaves to others: deciding about events (`engine`), what a quantity costs (`billing`), disks, threads, sockets and
-//! the clock (`server`). The server, `replay` and the tests drive the same code.
+//! the clock (`server`). The server, `replay`, the simulation and the tests drive the same code.
 //!
 //! Invariants:
 //! - State is a function of the control log up to an offset, the cells of its barriers, and sealed batches.
@@ -11,6 +11,7 @@
 mod batch;
 mod cells;
 mod control;
+mod control_writer;
 mod cut;
 mod due;
 mod explanation;
@@ -19,16 +20,31 @@ mod journals;
 mod machine;
 mod metering_plan;
 mod owners;
+mod recovery;
 mod replay;
+mod stored;
+mod usage_log;
 mod what_if;
 
 pub use self::batch::{Batch, BatchError, BatchHead, chain_digest};
 pub use self::control::{ApplyError, ControlState};
+pub use self::control_writer::{
+    AckStatus, ControlError, ControlWriter, DoneCut, DoneJournals, FinishedWork, KIND_CONTROL, NewBarrier,
+    PassedBarrier, PutOutcome, RESOURCE_BYTES_MAX, Surroundings,
+};
 pub use self::cut::{RatingFailure, SetAside};
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, propose_put};
+pub use self::recovery::{
+    ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, genesis_of,
+    read_moment, recover, replay,
+};
 pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+pub use self::stored::{
+    ContentReader, KIND_STORED_PART, PartJoiner, StoredContent, StoredEntry, StoredError,
+};
+pub use self::usage_log::{UsageHistory, UsageItem, UsageRecordError, pass_barrier_through, usage_item};
 pub use self::what_if::{AccountEffect, Effect, WhatIf, usage_period};
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.

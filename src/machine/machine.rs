@@ -26,6 +26,7 @@ use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
+use crate::control_writer::RESOURCE_BYTES_MAX;
 use crate::cut::{Rater, RatingFailure, SetAside, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
@@ -46,6 +47,14 @@ pub enum PutError {
     /// The resource breaks a rule of the catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogStatus),
+    /// The resource is larger than a record may be.
+    #[error("{kind} {id} takes more than {RESOURCE_BYTES_MAX} bytes; make it smaller")]
+    RecordMustFit {
+        /// Kind as in URL paths.
+        kind: String,
+        /// Id of the resource.
+        id: String,
+    },
 }
 
 /// What the server and the simulator drive.

@@ -1,7 +1,7 @@
 //! Feeds both logs to the machine and its shards, in the order in which they happened.
 //!
 //! Owns: the interleaving of control records and usage records, and what recovery and `replay` do at sealed cuts.
-//! Leaves to others: reading the logs (`server::recovery`).
+//! Leaves to others: reading the logs (`recovery`).
 //!
 //! The interleaving: a barrier names a control-log offset; the control records before that offset apply, then the
 //! barrier, then the usage behind it. After the last barrier, the rest of the control log applies.

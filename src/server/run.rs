@@ -18,19 +18,18 @@ use billing::catalog::CatalogFile;
 use domain::Timestamp;
 use domain::time::{HOUR, SECOND};
 use engine::log::{LogKind, LogReader};
-use machine::History;
+use machine::{ControlWriter, History, Recovered};
 use tokio::sync::{mpsc, oneshot, watch};
 use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
 
 use crate::clock::{CLOCK_STEP_MAX, Clock, real_now};
 use crate::config::{ClockChoice, ServeArgs};
-use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, Served};
+use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, ControlSurroundings, Served};
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, router};
 use crate::ingest::{Ingest, accept, endpoint};
 use crate::observe::Metrics;
-use crate::recovery::{Recovered, recover};
 use crate::shards::Shards;
 use crate::threads::{OnFailure, spawn};
 use crate::tokens::{self, Role, Tokens};
@@ -79,7 +78,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let directory = DataDirectory::new(&args.data, args.segment_bytes);
     check_clock_kind(args, &directory)?;
     let shards = usize::from(args.shards);
-    let recovered = recover(&directory, shards, || first_records(args))?;
+    let recovered = machine::recover(&directory.logs()?, shards, || Ok(first_records(args)?))?;
     if recovered.torn_bytes > 0 {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
@@ -122,13 +121,13 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     };
     let (commands, command_queue) = crossbeam_channel::bounded(CONTROL_QUEUE_MAX);
     let control = Control {
-        machine: recovered.replayer.machine,
-        log: recovered.control,
-        charges: recovered.charges,
-        journals: recovered.journals,
-        usage: usage.clone(),
-        clock: clock.clone(),
-        shards,
+        writer: ControlWriter::new(
+            recovered.replayer.machine,
+            recovered.control,
+            recovered.charges,
+            recovered.journals,
+        ),
+        surroundings: ControlSurroundings { usage: usage.clone(), clock: clock.clone(), shards },
         cut_interval,
         start_records,
         served: served.clone(),
@@ -368,10 +367,9 @@ async fn apply_catalog(path: Option<&Path>, commands: &crossbeam_channel::Sender
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::KIND_CONTROL;
     use clap::Parser;
     use engine::log::LogWriter;
-    use machine::ReplayMode;
+    use machine::{KIND_CONTROL, ReplayMode};
     use wire::control::Cut;
     use wire::usage_record::{KIND_BARRIER, encode_barrier};
 

@@ -15,7 +15,7 @@ use domain::plan::MeteringPlan;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
 use engine::shard::{SetAside, Shard, SourceCounters};
-use machine::History;
+use machine::{History, pass_barrier_through};
 use wire::verdict::Verdict;
 
 use crate::threads::{OnFailure, spawn};
@@ -153,17 +153,17 @@ fn run_shard(
                 }
             }
             ShardTask::Barrier(barrier) => {
-                if shard.handle_barrier(barrier.control_offset, &barrier.plan) {
-                    history()?
-                        .for_each_batch(barrier.offset, &mut |batch, control_offset| {
-                            shard.refold_batch(batch, control_offset);
-                        })
-                        .map_err(|error| {
-                            anyhow::anyhow!(error).context("earlier usage cannot be read again")
-                        })?;
-                    shard.finish_refold();
-                }
-                let reports = if barrier.is_cut { shard.take_reports() } else { Vec::new() };
+                let BarrierTask { offset, control_offset, plan, is_cut, .. } = &*barrier;
+                let mut history = OpenedWhenRead(history);
+                let reports = pass_barrier_through(
+                    &mut shard,
+                    *offset,
+                    *control_offset,
+                    plan,
+                    *is_cut,
+                    &mut history,
+                )
+                .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
                 // Nobody waits for an answer any more when the control thread has stopped.
                 let _ = barrier.reached.send((index, reports));
             }
@@ -177,6 +177,19 @@ fn run_shard(
         }
     }
     Ok(())
+}
+
+/// Earlier usage of which the log is opened only if something is folded again.
+struct OpenedWhenRead<'h>(&'h dyn Fn() -> anyhow::Result<Box<dyn History>>);
+
+impl History for OpenedWhenRead<'_> {
+    fn for_each_batch(
+        &mut self,
+        until: u64,
+        fold: &mut dyn FnMut(&PreparedBatch, u64),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        (self.0)()?.for_each_batch(until, fold)
+    }
 }
 
 /// Joins the answers of all shards to a [`ShardTask::Snapshot`]; `None` if a shard has stopped.

@@ -1,7 +1,7 @@
 //! Records of the control log: everything besides usage that can change a verdict, an amount or a journal.
 //!
 //! Owns: the shape of each record and its bytes, canonical JSON, so that a person can read the log.
-//! Leaves to others: when a record is written (`server::control`), what it means (`machine::control`).
+//! Leaves to others: when a record is written (`machine::control_writer`), what it means (`machine::control`).
 //!
 //! Invariants: records are only ever added to this enum; unknown records and unknown fields are refused, never skipped.
 

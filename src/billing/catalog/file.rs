@@ -1,6 +1,6 @@
 //! Catalog files: TOML, one table per resource.
 //!
-//! Owns: reading them, and the difference to a catalog. Leaves to others: writing records (`server::control`).
+//! Owns: reading them, and the difference to a catalog. Leaves to others: writing records (`machine::ControlWriter`).
 //!
 //! Invariants: a mistake is said with its line, what is wrong and what belongs there; a file of another version is
 //! refused for its version first, since everything else in it may be new.

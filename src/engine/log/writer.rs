@@ -1,6 +1,6 @@
 //! Appends to a log: records are staged into a block, a commit writes and syncs it.
 //!
-//! Owns: the present block and segment. Leaves to others: when to commit (`server::usage_log`, `server::control`).
+//! Owns: the present block and segment. Leaves to others: when to commit (`server::usage_log`, `machine::ControlWriter`).
 //!
 //! States: *open* (stage and commit) → *poisoned* after the first failed write or sync; every later call fails and
 //! names the first failure. A sync is never tried again: the kernel may have dropped the pages.

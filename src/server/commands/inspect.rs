@@ -7,13 +7,13 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use domain::Timestamp;
 use engine::log::{LogKind, LogReader};
-use machine::ReplayMode;
+use machine::{PartJoiner, ReplayMode, UsageItem, usage_item};
 use serde_json::json;
 use wire::control::ControlRecord;
 use wire::usage::EventId;
 use wire::verdict::Verdict;
 
-use crate::directory::{DataDirectory, PartJoiner, UsageItem, usage_item};
+use crate::directory::DataDirectory;
 use crate::recovery::{read_all, replay};
 
 /// What to show.
@@ -117,7 +117,7 @@ fn genesis(directory: &DataDirectory) -> Result<(u64, engine::identity::Identity
     let mut reader = LogReader::open(&*log, directory.options(LogKind::Control), 0, None)?;
     let record = reader.next()?.context("the control log is empty")?;
     let first = vec![(record.offset, ControlRecord::decode(record.payload)?)];
-    let (_, key) = crate::recovery::genesis_of(&first)?;
+    let (_, key) = machine::genesis_of(&first)?;
     Ok((record.offset, key))
 }
 

@@ -86,6 +86,9 @@ impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Put(PutError::Catalog(status)) => status.into(),
+            CommandError::Put(error @ PutError::RecordMustFit { .. }) => {
+                Self::new(StatusCode::CONFLICT, "conflict", &error.to_string())
+            }
             CommandError::Put(PutError::KindMustBeKnown { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, "kind_must_be_known", &error.to_string())
             }

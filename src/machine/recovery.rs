@@ -1,0 +1,513 @@
+//! Opens the logs of a data directory: reads all of them and rebuilds the machine and its shards.
+//!
+//! Owns: the order in which logs are read, the join of seals and stored content. Leaves to others: where logs lie
+//! (`server`), torn tails (`engine::log`), what replay does at each record (`replay`), finishing what a crash left open
+//! (`control_writer`).
+//!
+//! Order: control log, charge log, journal log (all whole), then the usage log interleaved with the control log by
+//! [`Replayer`]. What a crash between two steps of a cut leaves:
+//!
+//! | crash after | what is found | what is done |
+//! |---|---|---|
+//! | barrier durable | a barrier that no cut names | nothing: it is an ordinary barrier |
+//! | cut recorded | a last cut without seal | rated and sealed at start, before a changed policy is in force |
+//! | batch stored | stored content that no seal names | ignored; derived, stored and sealed again |
+//! | seal recorded | a sealed batch | loaded, served |
+//! | journal run recorded, or journals stored | a run without seal | derived, stored and sealed at start |
+//!
+//! Invariants: sealed content must be there and hash to its seal, else starting is refused; nothing is derived again.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+
+use domain::Timestamp;
+use engine::identity::IdentityKey;
+use engine::io::Storage;
+use engine::log::{LogError, LogKind, LogOptions, LogReader, LogWriter, Record, Recovery};
+use wire::control::{ControlRecord, Genesis};
+
+use crate::batch::{Batch, BatchError, chain_digest};
+use crate::control_writer::KIND_CONTROL;
+use crate::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+use crate::stored::{PartJoiner, StoredContent, StoredEntry, StoredError};
+use crate::usage_log::{UsageHistory, UsageItem, UsageRecordError, usage_item};
+
+/// Where a log lies, and what it is.
+#[derive(Clone)]
+pub struct LogPlace {
+    /// Its directory.
+    pub storage: Arc<dyn Storage>,
+    /// What it is.
+    pub options: LogOptions,
+}
+
+/// The logs of a data directory.
+#[derive(Clone)]
+pub struct Logs {
+    /// The control log.
+    pub control: LogPlace,
+    /// The usage log.
+    pub usage: LogPlace,
+    /// Stored charge batches.
+    pub charges: LogPlace,
+    /// Stored journals.
+    pub journals: LogPlace,
+}
+
+impl Logs {
+    fn history(&self, key: IdentityKey, shards: usize) -> UsageHistory {
+        UsageHistory::new(self.usage.storage.clone(), self.usage.options, key, shards)
+    }
+}
+
+/// Why logs cannot be opened or do not belong together.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// One of the logs cannot be used.
+    #[error("the {} cannot be opened", name_of(*log))]
+    InLog {
+        /// Which.
+        log: LogKind,
+        /// Why.
+        #[source]
+        source: Box<RecoveryError>,
+    },
+    /// The bytes of a log are damaged, or the disk failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A control record cannot be read.
+    #[error("the control record at offset {offset} is unreadable")]
+    ControlRecordMustBeReadable {
+        /// Offset of the record.
+        offset: u64,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The control log has no genesis.
+    #[error("the control log does not start with a genesis record")]
+    GenesisMustBeFirst,
+    /// The genesis has no key.
+    #[error("the identity key is not 32 hex digits")]
+    IdentityKeyMustBeReadable,
+    /// The first records of a new directory could not be made.
+    #[error("the first records cannot be made")]
+    FirstRecords(#[source] Box<dyn Error + Send + Sync>),
+    /// A usage record cannot be read.
+    #[error(transparent)]
+    UsageRecord(#[from] UsageRecordError),
+    /// Stored content cannot be read.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
+    /// The content of a seal is not there.
+    #[error("{what} is sealed, but its stored content is missing or differs")]
+    SealedContentMustExist {
+        /// The batch or run.
+        what: String,
+    },
+    /// A stored batch hashes to its seal and is no batch.
+    #[error("stored charge batch {number} is unreadable")]
+    BatchMustBeReadable {
+        /// Number of the batch.
+        number: u64,
+        /// Why.
+        #[source]
+        source: BatchError,
+    },
+    /// The logs contradict each other.
+    #[error(transparent)]
+    Replay(Box<ReplayError>),
+}
+
+impl From<ReplayError> for RecoveryError {
+    fn from(error: ReplayError) -> Self {
+        Self::Replay(Box::new(error))
+    }
+}
+
+fn name_of(log: LogKind) -> &'static str {
+    match log {
+        LogKind::Usage => "usage log",
+        LogKind::Control => "control log",
+        LogKind::Charges => "charge log",
+        LogKind::Journals => "journal log",
+    }
+}
+
+fn in_log(log: LogKind) -> impl FnOnce(RecoveryError) -> RecoveryError {
+    move |source| RecoveryError::InLog { log, source: Box::new(source) }
+}
+
+/// Records of the control log with their offsets.
+pub type ControlRecords = Vec<(u64, ControlRecord)>;
+
+/// Reads a record of the control log.
+fn control_record(record: Record<'_>) -> Result<(u64, ControlRecord), RecoveryError> {
+    let offset = record.offset;
+    let read = ControlRecord::decode(record.payload);
+    let read = read.map_err(|source| RecoveryError::ControlRecordMustBeReadable { offset, source })?;
+    Ok((offset, read))
+}
+
+/// The genesis of a control log.
+///
+/// # Errors
+/// If there is none or its key is unreadable.
+pub fn genesis_of(records: &ControlRecords) -> Result<(&Genesis, IdentityKey), RecoveryError> {
+    let Some((_, ControlRecord::Genesis(genesis))) = records.first() else {
+        return Err(RecoveryError::GenesisMustBeFirst);
+    };
+    let key = IdentityKey::from_hex(&genesis.identity_key).ok_or(RecoveryError::IdentityKeyMustBeReadable)?;
+    Ok((genesis, key))
+}
+
+/// Stored content by chain digest, and where each lies.
+#[derive(Default)]
+struct Contents {
+    batches: BTreeMap<String, (StoredContent, Batch)>,
+    journals: BTreeMap<String, StoredContent>,
+}
+
+impl Contents {
+    /// Joins content to the seals that name it.
+    fn of(
+        control: &ControlRecords,
+        charges: Vec<StoredContent>,
+        journals: Vec<StoredContent>,
+    ) -> Result<Self, RecoveryError> {
+        let mut contents = Self::default();
+        let mut charges = by_number(charges);
+        let mut journals = by_number(journals);
+        let mut previous_journal = String::new();
+        let mut journal_number = 0;
+        for (_, record) in control {
+            match record {
+                ControlRecord::Seal(seal) => {
+                    let found = sealed_content(&mut charges, seal.batch, &seal.previous, &seal.digest);
+                    let missing = || RecoveryError::SealedContentMustExist {
+                        what: format!("charge batch {}", seal.batch),
+                    };
+                    let content = found.ok_or_else(missing)?;
+                    let batch = Batch::decode(&content.bytes).map_err(|source| {
+                        RecoveryError::BatchMustBeReadable { number: seal.batch, source }
+                    })?;
+                    contents.batches.insert(seal.digest.clone(), (content, batch));
+                }
+                ControlRecord::JournalSeal(seal) => {
+                    journal_number += 1;
+                    let found =
+                        sealed_content(&mut journals, journal_number, &previous_journal, &seal.digest);
+                    let missing = || RecoveryError::SealedContentMustExist {
+                        what: format!("journal run {} of {}", seal.first_run, seal.entity),
+                    };
+                    contents.journals.insert(seal.digest.clone(), found.ok_or_else(missing)?);
+                    previous_journal.clone_from(&seal.digest);
+                }
+                _ => {}
+            }
+        }
+        Ok(contents)
+    }
+
+    fn stored(&self) -> Stored {
+        Stored {
+            batches: self
+                .batches
+                .iter()
+                .map(|(digest, (_, batch))| (digest.clone(), batch.clone()))
+                .collect(),
+            journals: self.journals.iter().map(|(digest, c)| (digest.clone(), c.bytes.clone())).collect(),
+        }
+    }
+
+    /// Entries in the order of their seals.
+    fn entries(&self, control: &ControlRecords) -> (Vec<StoredEntry>, Vec<StoredEntry>) {
+        let entry = |digest: &String, content: &StoredContent| StoredEntry {
+            number: content.number,
+            digest: digest.clone(),
+            offset: content.offset,
+            end_offset: content.last_offset + 1,
+        };
+        let (mut batches, mut journals) = (Vec::new(), Vec::new());
+        for (_, record) in control {
+            match record {
+                ControlRecord::Seal(seal) => {
+                    batches.extend(
+                        self.batches.get(&seal.digest).map(|(content, _)| entry(&seal.digest, content)),
+                    );
+                }
+                ControlRecord::JournalSeal(seal) => {
+                    journals
+                        .extend(self.journals.get(&seal.digest).map(|content| entry(&seal.digest, content)));
+                }
+                _ => {}
+            }
+        }
+        (batches, journals)
+    }
+}
+
+fn by_number(contents: Vec<StoredContent>) -> BTreeMap<u64, Vec<StoredContent>> {
+    let mut numbers: BTreeMap<u64, Vec<StoredContent>> = BTreeMap::new();
+    for content in contents {
+        numbers.entry(content.number).or_default().push(content);
+    }
+    numbers
+}
+
+/// Of what is stored under a number, what hashes to the seal; the rest a crash left.
+fn sealed_content(
+    stored: &mut BTreeMap<u64, Vec<StoredContent>>,
+    number: u64,
+    previous: &str,
+    digest: &str,
+) -> Option<StoredContent> {
+    let candidates = stored.remove(&number).unwrap_or_default();
+    candidates.into_iter().find(|content| chain_digest(previous, &content.bytes) == digest)
+}
+
+/// A data directory ready to be served.
+pub struct Recovered {
+    /// The machine and the shards at the end of the logs.
+    pub replayer: Replayer,
+    /// Writer of the control log.
+    pub control: LogWriter,
+    /// Writer of the charge log.
+    pub charges: LogWriter,
+    /// Writer of the journal log.
+    pub journals: LogWriter,
+    /// Writer of the usage log.
+    pub usage: LogWriter,
+    /// Sealed charge batches.
+    pub batch_entries: Vec<StoredEntry>,
+    /// Sealed journal runs.
+    pub journal_entries: Vec<StoredEntry>,
+    /// The key of event identities.
+    pub key: IdentityKey,
+    /// Latest stamp of any log.
+    pub last_recorded_at: Option<Timestamp>,
+    /// Bytes of torn, unacknowledged commits that were cut off.
+    pub torn_bytes: u64,
+}
+
+/// What a new directory starts with: the present in nanoseconds, and its first records.
+pub type FirstRecords = Result<(i64, Vec<ControlRecord>), Box<dyn Error + Send + Sync>>;
+
+/// Opens all logs for writing and replays them. `genesis` makes the first records of a new directory.
+///
+/// # Errors
+/// [`RecoveryError`]: a log is damaged, or the logs contradict each other.
+pub fn recover(
+    logs: &Logs,
+    shards: usize,
+    genesis: impl FnOnce() -> FirstRecords,
+) -> Result<Recovered, RecoveryError> {
+    let mut records = ControlRecords::new();
+    let (mut control, first) = open_log(&logs.control, &mut |record| {
+        records.push(control_record(record)?);
+        Ok(())
+    })?;
+    if records.is_empty() {
+        let (now, new) = genesis().map_err(RecoveryError::FirstRecords)?;
+        for record in new {
+            let offset = control.stage(KIND_CONTROL, now, &[&record.encode()])?;
+            records.push((offset, record));
+        }
+        control.commit(now)?;
+    }
+    let (_, key) = genesis_of(&records)?;
+    let (charges, charge_contents, second) = recover_contents(&logs.charges)?;
+    let (journals, journal_contents, third) = recover_contents(&logs.journals)?;
+    let contents = Contents::of(&records, charge_contents, journal_contents)?;
+    let (batch_entries, journal_entries) = contents.entries(&records);
+    let mut replayer =
+        Replayer::new(ReplayMode::Load, shards, records, control.next_offset(), contents.stored());
+    let mut history = logs.history(key, shards);
+    let (usage, fourth) = open_log(&logs.usage, &mut |record| {
+        feed(&mut replayer, record, key, shards, &mut history).map(|_| ())
+    })?;
+    replayer.finish()?;
+    let found = [first, second, third, fourth];
+    Ok(Recovered {
+        replayer,
+        control,
+        charges,
+        journals,
+        usage,
+        batch_entries,
+        journal_entries,
+        key,
+        last_recorded_at: found
+            .iter()
+            .filter_map(|r| r.last_recorded_at)
+            .max()
+            .map(Timestamp::from_nanoseconds),
+        torn_bytes: found.iter().map(|recovery| recovery.torn_bytes).sum(),
+    })
+}
+
+type Visit<'v> = &'v mut dyn FnMut(Record<'_>) -> Result<(), RecoveryError>;
+
+fn open_log(place: &LogPlace, visit: Visit<'_>) -> Result<(LogWriter, Recovery), RecoveryError> {
+    let opened = LogWriter::recover::<RecoveryError>(place.storage.clone(), place.options, visit);
+    opened.map_err(in_log(place.options.kind))
+}
+
+/// Feeds a usage record; gives how many events it has.
+fn feed(
+    replayer: &mut Replayer,
+    record: Record<'_>,
+    key: IdentityKey,
+    shards: usize,
+    history: &mut dyn History,
+) -> Result<u64, RecoveryError> {
+    match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
+        UsageItem::Batch(batch) => {
+            replayer.handle_batch(&batch);
+            Ok(batch.event_count() as u64)
+        }
+        UsageItem::Barrier(control_offset) => {
+            replayer.handle_barrier(record.offset, control_offset, history)?;
+            Ok(0)
+        }
+    }
+}
+
+fn recover_contents(place: &LogPlace) -> Result<(LogWriter, Vec<StoredContent>, Recovery), RecoveryError> {
+    let mut joiner = PartJoiner::default();
+    let mut contents = Vec::new();
+    let (writer, recovery) = open_log(place, &mut |record| {
+        contents.extend(joiner.push(record.offset, record.payload)?);
+        Ok(())
+    })?;
+    Ok((writer, contents, recovery))
+}
+
+/// What replaying a directory found.
+pub struct Replayed {
+    /// The machine and the shards at the end.
+    pub replayer: Replayer,
+    /// Digests.
+    pub summary: ReplaySummary,
+    /// Events in the usage log, refused ones included.
+    pub events: u64,
+    /// The key of event identities.
+    pub key: IdentityKey,
+    /// Bytes of torn, unacknowledged commits at the ends of the logs.
+    pub torn_bytes: u64,
+}
+
+/// Reads logs without changing them. In [`ReplayMode::Derive`] every sealed batch and journal is derived again and
+/// compared with its seal.
+///
+/// # Errors
+/// The first damage or difference.
+pub fn replay(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Replayed, RecoveryError> {
+    let Opened { mut replayer, key, mut torn_bytes, .. } = open_to_read(logs, shards, mode)?;
+    let mut history = logs.history(key, shards);
+    let mut events = 0u64;
+    let tail = read_log(&logs.usage, &mut |record| {
+        events += feed(&mut replayer, record, key, shards, &mut history)?;
+        Ok(())
+    })?;
+    torn_bytes += tail.torn_bytes;
+    let summary = replayer.finish()?;
+    Ok(Replayed { replayer, summary, events, key, torn_bytes })
+}
+
+/// A directory as it is at one moment, to go on from in memory.
+pub struct Moment {
+    /// The machine and the shards.
+    pub replayer: Replayer,
+    /// Events in the usage log, refused ones included.
+    pub events: u64,
+    /// Offset behind the usage that was read.
+    pub usage_end: u64,
+    /// The usage that was read, for folding again.
+    pub history: UsageHistory,
+}
+
+/// Reads logs as they are, without changing them; a server may be writing to them. Sealed batches are loaded.
+///
+/// The control log is read first. What a server adds meanwhile is left out: usage behind a barrier that names a later
+/// control record would be judged by a catalog that was not read.
+///
+/// # Errors
+/// The first damage.
+pub fn read_moment(logs: &Logs, shards: usize) -> Result<Moment, RecoveryError> {
+    let Opened { mut replayer, key, control_end, .. } = open_to_read(logs, shards, ReplayMode::Load)?;
+    let mut history = logs.history(key, shards);
+    let mut read = || -> Result<(u64, u64), RecoveryError> {
+        let mut events = 0u64;
+        let mut reader = LogReader::open(&*logs.usage.storage, logs.usage.options, 0, None)?;
+        while let Some(record) = reader.next()? {
+            match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
+                UsageItem::Barrier(offset) if offset > control_end => return Ok((events, record.offset)),
+                UsageItem::Batch(batch) => {
+                    events += batch.event_count() as u64;
+                    replayer.handle_batch(&batch);
+                }
+                UsageItem::Barrier(offset) => {
+                    replayer.handle_barrier(record.offset, offset, &mut history)?;
+                }
+            }
+        }
+        Ok((events, reader.tail().end_offset))
+    };
+    let (events, usage_end) = read().map_err(in_log(LogKind::Usage))?;
+    replayer.finish()?;
+    Ok(Moment { replayer, events, usage_end, history })
+}
+
+/// Logs of which all but the usage was read.
+struct Opened {
+    replayer: Replayer,
+    key: IdentityKey,
+    /// Offset behind the control log: no barrier of what was read names a later one.
+    control_end: u64,
+    torn_bytes: u64,
+}
+
+fn open_to_read(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Opened, RecoveryError> {
+    let mut records = ControlRecords::new();
+    let tail = read_log(&logs.control, &mut |record| {
+        records.push(control_record(record)?);
+        Ok(())
+    })?;
+    let (_, key) = genesis_of(&records)?;
+    let (charges, charge_tail) = read_contents(&logs.charges)?;
+    let (journals, journal_tail) = read_contents(&logs.journals)?;
+    let stored = Contents::of(&records, charges, journals)?.stored();
+    let replayer = Replayer::new(mode, shards, records, tail.end_offset, stored);
+    let torn_bytes = tail.torn_bytes + charge_tail.torn_bytes + journal_tail.torn_bytes;
+    Ok(Opened { replayer, key, control_end: tail.end_offset, torn_bytes })
+}
+
+fn read_contents(place: &LogPlace) -> Result<(Vec<StoredContent>, LogEnd), RecoveryError> {
+    let mut joiner = PartJoiner::default();
+    let mut contents = Vec::new();
+    let end = read_log(place, &mut |record| {
+        contents.extend(joiner.push(record.offset, record.payload)?);
+        Ok(())
+    })?;
+    Ok((contents, end))
+}
+
+struct LogEnd {
+    end_offset: u64,
+    torn_bytes: u64,
+}
+
+/// Reads a whole log.
+fn read_log(place: &LogPlace, visit: Visit<'_>) -> Result<LogEnd, RecoveryError> {
+    let mut read = || {
+        let mut reader = LogReader::open(&*place.storage, place.options, 0, None)?;
+        while let Some(record) = reader.next()? {
+            visit(record)?;
+        }
+        let tail = reader.tail();
+        Ok(LogEnd { end_offset: tail.end_offset, torn_bytes: tail.torn_bytes })
+    };
+    read().map_err(in_log(place.options.kind))
+}
