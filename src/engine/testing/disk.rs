@@ -1,8 +1,12 @@
 //! A disk in memory that loses what was not synced, tears writes, fails on request, and flips bits.
 //!
 //! Owns: faults, all derived from a seed. Invariants: what was synced before a crash is there after it.
+//!
+//! A file has two contents: `now` is what a process reads, `durable` is what power leaves. A write changes the first and
+//! marks its sectors dirty; a sync copies dirty sectors. A sync that fails marks them clean without copying, as kernels
+//! do: they read well until power is lost, and no later sync makes them durable unless they are written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,9 +14,17 @@ use crate::io::{Storage, StorageFile};
 
 const SECTOR: usize = 4_096;
 
-/// The disk; clones share it.
+/// The disk; clones share it. As a [`Storage`] it is its own top folder.
 #[derive(Clone, Default)]
 pub struct SimulatedDisk(Arc<Mutex<Disk>>);
+
+/// One folder of a disk.
+#[derive(Clone)]
+pub struct SimulatedFolder {
+    disk: SimulatedDisk,
+    /// What the names of its files start with on the disk.
+    prefix: String,
+}
 
 #[derive(Default)]
 struct Disk {
@@ -21,11 +33,28 @@ struct Disk {
     faults: Faults,
     writes: u64,
     syncs: u64,
+    operations: u64,
+    syncs_ever: u64,
 }
 
 impl Disk {
+    /// Counts what changes the disk; an error once power is gone.
+    fn count_operation(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        match self.faults.stop_at.is_some_and(|stop| self.operations >= stop) {
+            true => Err(io::Error::other("the machine has stopped")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the last operation was the one at which the machine stopped.
+    fn is_at_its_stop(&self) -> bool {
+        self.faults.stop_at == Some(self.operations)
+    }
+
     fn count_sync(&mut self) -> io::Result<()> {
         self.syncs += 1;
+        self.syncs_ever += 1;
         match self.faults.fail_sync == Some(self.syncs) {
             true => Err(io::Error::from_raw_os_error(5)),
             false => Ok(()),
@@ -33,10 +62,44 @@ impl Disk {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Sectors that a sync makes durable.
+    dirty: BTreeSet<usize>,
+}
+
+impl Content {
+    fn mark_dirty(&mut self, from: usize, until: usize) {
+        self.dirty.extend(from / SECTOR..until.div_ceil(SECTOR));
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let (start, end) = (sector * SECTOR, ((sector + 1) * SECTOR).min(self.now.len()));
+            if start < end {
+                self.durable[start..end].copy_from_slice(&self.now[start..end]);
+            }
+        }
+    }
+
+    /// Of what differs from the durable content, each sector stays or goes.
+    fn lose_power(&mut self, seed: &mut Seed) {
+        let bytes = if seed.below(2) == 0 { self.now.len() } else { self.durable.len() };
+        let mut after = std::mem::take(&mut self.durable);
+        after.resize(bytes, 0);
+        for start in (0..bytes).step_by(SECTOR) {
+            let end = (start + SECTOR).min(bytes).min(self.now.len());
+            if start < end && seed.below(2) == 0 && after[start..end] != self.now[start..end] {
+                after[start..end].copy_from_slice(&self.now[start..end]);
+            }
+        }
+        self.now.clone_from(&after);
+        self.durable = after;
+        self.dirty.clear();
+    }
 }
 
 /// What goes wrong.
@@ -48,6 +111,9 @@ pub struct Faults {
     pub fail_sync: Option<u64>,
     /// Bytes that all files together may have.
     pub bytes_max: Option<u64>,
+    /// The machine stops at the operation with this number, from 1: it and all later ones fail. Operations are what
+    /// changes files or names, and syncs.
+    pub stop_at: Option<u64>,
 }
 
 /// A small generator of reproducible numbers.
@@ -74,10 +140,38 @@ impl SimulatedDisk {
         self.0.lock().expect("no test panics while it holds the disk")
     }
 
-    /// Sets what goes wrong from now on; counts writes and syncs from now on.
+    /// A folder; its files are named `{name}/…` on the disk.
+    pub fn folder(&self, name: &str) -> SimulatedFolder {
+        SimulatedFolder { disk: self.clone(), prefix: format!("{name}/") }
+    }
+
+    fn top(&self) -> SimulatedFolder {
+        SimulatedFolder { disk: self.clone(), prefix: String::new() }
+    }
+
+    /// Sets what goes wrong from now on; counts writes, syncs and operations from now on.
     pub fn set_faults(&self, faults: Faults) {
         let mut disk = self.disk();
-        (disk.faults, disk.writes, disk.syncs) = (faults, 0, 0);
+        disk.faults = faults;
+        (disk.writes, disk.syncs, disk.operations) = (0, 0, 0);
+    }
+
+    /// Syncs since the disk was made.
+    pub fn syncs(&self) -> u64 {
+        self.disk().syncs_ever
+    }
+
+    /// Another disk with the same files, durable as they are.
+    pub fn copy(&self) -> SimulatedDisk {
+        let disk = self.disk();
+        let copy_of = |content: &Arc<Mutex<Content>>| {
+            let now = content.lock().expect("unpoisoned").now.clone();
+            Arc::new(Mutex::new(Content { durable: now.clone(), now, dirty: BTreeSet::new() }))
+        };
+        let files: BTreeMap<_, _> =
+            disk.files.iter().map(|(name, content)| (name.clone(), copy_of(content))).collect();
+        let durable_names = files.clone();
+        SimulatedDisk(Arc::new(Mutex::new(Disk { files, durable_names, ..Disk::default() })))
     }
 
     /// Power is lost: of what was not synced, each sector stays or goes as the seed says.
@@ -96,18 +190,7 @@ impl SimulatedDisk {
         }
         (disk.files, disk.durable_names) = (names.clone(), names);
         for content in disk.files.values() {
-            let mut content = content.lock().expect("no test panics while it holds a file");
-            let bytes = if seed.below(2) == 0 { content.now.len() } else { content.durable.len() };
-            let mut after = content.durable.clone();
-            after.resize(bytes, 0);
-            for start in (0..bytes).step_by(SECTOR) {
-                let end = (start + SECTOR).min(bytes).min(content.now.len());
-                if start < end && seed.below(2) == 0 {
-                    after[start..end].copy_from_slice(&content.now[start..end]);
-                }
-            }
-            content.now.clone_from(&after);
-            content.durable = after;
+            content.lock().expect("no test panics while it holds a file").lose_power(&mut seed);
         }
     }
 
@@ -137,31 +220,76 @@ struct SimulatedFile {
 
 impl Storage for SimulatedDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.disk().files.keys().cloned().collect())
+        self.top().list()
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        if self.disk().files.contains_key(name) {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        let content = Arc::new(Mutex::new(Content::default()));
-        self.disk().files.insert(name.to_string(), content.clone());
-        Ok(Box::new(SimulatedFile { disk: self.clone(), content, is_writable: true }))
+        self.top().create(name)
     }
 
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
-        let content = self.disk().files.get(name).cloned().ok_or(ErrorKind::NotFound)?;
-        Ok(Box::new(SimulatedFile { disk: self.clone(), content, is_writable }))
+        self.top().open(name, is_writable)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk().files.remove(name).map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
+        self.top().remove(name)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        let mut disk = self.disk();
+        self.top().sync_directory()
+    }
+}
+
+impl SimulatedFolder {
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+impl Storage for SimulatedFolder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let disk = self.disk.disk();
+        let names = disk.files.keys().filter_map(|name| name.strip_prefix(&self.prefix));
+        Ok(names.map(str::to_string).collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let path = self.path(name);
+        let mut disk = self.disk.disk();
+        disk.count_operation()?;
+        if disk.files.contains_key(&path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let content = Arc::new(Mutex::new(Content::default()));
+        disk.files.insert(path, content.clone());
+        Ok(Box::new(SimulatedFile { disk: self.disk.clone(), content, is_writable: true }))
+    }
+
+    fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
+        let content = self.disk.disk().files.get(&self.path(name)).cloned().ok_or(ErrorKind::NotFound)?;
+        Ok(Box::new(SimulatedFile { disk: self.disk.clone(), content, is_writable }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        disk.count_operation()?;
+        disk.files.remove(&self.path(name)).map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        disk.count_operation()?;
         disk.count_sync()?;
-        disk.durable_names = disk.files.clone();
+        let prefix = &self.prefix;
+        let mut names = std::mem::take(&mut disk.durable_names);
+        names.retain(|name, _| !name.starts_with(prefix));
+        names.extend(
+            disk.files
+                .iter()
+                .filter(|(name, _)| name.starts_with(prefix))
+                .map(|(name, content)| (name.clone(), content.clone())),
+        );
+        disk.durable_names = names;
         Ok(())
     }
 }
@@ -174,15 +302,29 @@ impl SimulatedFile {
     fn count_write(&self, grows_by: u64) -> io::Result<()> {
         assert!(self.is_writable, "a file that was opened to read is not written");
         let mut disk = self.disk.disk();
+        disk.count_operation()?;
         disk.writes += 1;
         if disk.faults.fail_write == Some(disk.writes) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        let used: u64 = disk.files.values().map(|c| c.try_lock().map_or(0, |c| c.now.len() as u64)).sum();
-        if disk.faults.bytes_max.is_some_and(|max| used + grows_by > max) {
-            return Err(ErrorKind::StorageFull.into());
+        if let Some(max) = disk.faults.bytes_max {
+            let used: u64 = disk.files.values().map(|c| c.try_lock().map_or(0, |c| c.now.len() as u64)).sum();
+            if used + grows_by > max {
+                return Err(ErrorKind::StorageFull.into());
+            }
         }
         Ok(())
+    }
+
+    fn put(&self, offset: u64, bytes: &[u8]) {
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
+        let mut content = self.content();
+        let before = content.now.len();
+        if before < end {
+            content.now.resize(end, 0);
+        }
+        content.now[start..end].copy_from_slice(bytes);
+        content.mark_dirty(start.min(before), end);
     }
 }
 
@@ -196,20 +338,25 @@ impl StorageFile for SimulatedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let end = offset as usize + bytes.len();
-        self.count_write((end as u64).saturating_sub(self.size()?))?;
-        let mut content = self.content();
-        if content.now.len() < end {
-            content.now.resize(end, 0);
+        let end = offset + bytes.len() as u64;
+        let counted = self.count_write(end.saturating_sub(self.size()?));
+        // A write that was under way when the machine stopped may have reached the disk: power decides.
+        if counted.is_ok() || self.disk.disk().is_at_its_stop() {
+            self.put(offset, bytes);
         }
-        content.now[offset as usize..end].copy_from_slice(bytes);
-        Ok(())
+        counted
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.disk().count_sync()?;
-        let mut content = self.content();
-        content.durable = content.now.clone();
+        {
+            let mut disk = self.disk.disk();
+            disk.count_operation()?;
+            if let Err(error) = disk.count_sync() {
+                self.content().dirty.clear();
+                return Err(error);
+            }
+        }
+        self.content().sync();
         Ok(())
     }
 
@@ -218,15 +365,20 @@ impl StorageFile for SimulatedFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.content().now.truncate(bytes as usize);
+        self.disk.disk().count_operation()?;
+        let mut content = self.content();
+        content.now.truncate(bytes as usize);
+        content.mark_dirty((bytes as usize).saturating_sub(1), bytes as usize);
         Ok(())
     }
 
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
         self.count_write(bytes.saturating_sub(self.size()?))?;
         let mut content = self.content();
-        if content.now.len() < bytes as usize {
+        let before = content.now.len();
+        if before < bytes as usize {
             content.now.resize(bytes as usize, 0);
+            content.mark_dirty(before, bytes as usize);
         }
         Ok(())
     }
