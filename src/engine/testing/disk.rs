@@ -157,7 +157,7 @@ impl SimulatedDisk {
     }
 
     /// Syncs since the disk was made.
-    pub fn syncs(&self) -> u64 {
+    pub fn syncs_ever(&self) -> u64 {
         self.disk().syncs_ever
     }
 
