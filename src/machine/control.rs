@@ -1,6 +1,7 @@
 //! Control state: what the records of the control log add up to.
 //!
-//! Owns: catalog, policy, cuts, seals, journal runs, acks, and which accounts a record touched.
+//! Owns: catalog, policy, cuts and what they could not rate, seals, journal runs, acks, and which accounts a record
+//! touched.
 //! Leaves to others: rating (`cut`), the metering plan (`metering_plan`), appending records (`control_writer`).
 //!
 //! Invariants:
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use billing::catalog::{Catalog, CatalogStatus, Resource, ResourceKind};
 use domain::plan::Policy;
 use domain::{AccountId, EntityId, Timestamp};
-use wire::control::{ControlRecord, Cut, Genesis, JournalRun, JournalSeal, PolicyRecord, Put, Seal};
+use wire::control::{ControlRecord, Cut, Genesis, JournalRun, JournalSeal, PolicyRecord, Put, Seal, Unrated};
 
 /// Why a record does not follow from the records before it.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,12 @@ pub enum ApplyError {
         /// Its number.
         number: u64,
     },
+    /// A cut could not rate an account that there is none of.
+    #[error("account {account} is not in the catalog")]
+    AccountMustExist {
+        /// The account.
+        account: AccountId,
+    },
     /// A seal came for a batch whose content is not there.
     #[error("charge batch {number} is sealed, but its content is missing or differs")]
     SealedBatchMustExist {
@@ -91,6 +98,10 @@ pub struct ControlState {
     pub(crate) now: Option<Timestamp>,
     pub(crate) has_new_plan: bool,
     pub(crate) touched: BTreeSet<AccountId>,
+    /// Accounts that the last cut could not rate.
+    pub(crate) unrated: BTreeSet<AccountId>,
+    /// Whether the last record was a cut, or what it could not rate.
+    pub(crate) is_at_cut: bool,
     pub(crate) records: u64,
 }
 
@@ -167,6 +178,7 @@ impl ControlState {
             return Err(ApplyError::GenesisMustBeFirst);
         }
         self.records += 1;
+        let was_at_cut = std::mem::take(&mut self.is_at_cut);
         match record {
             ControlRecord::Genesis(genesis) => {
                 self.epoch = genesis.epoch.clone();
@@ -182,6 +194,7 @@ impl ControlState {
             }
             ControlRecord::Put(put) => self.apply_put(offset, put)?,
             ControlRecord::Cut(cut) => self.apply_cut(cut)?,
+            ControlRecord::Unrated(unrated) => self.apply_unrated(was_at_cut, unrated)?,
             ControlRecord::Seal(seal) => self.apply_seal(seal)?,
             ControlRecord::BatchAck(ack) => self.acked_batch = self.acked_batch.max(ack.batch),
             ControlRecord::JournalRun(run) => self.apply_journal_run(run)?,
@@ -255,7 +268,25 @@ impl ControlState {
             return Err(ApplyError::RecordMustFollow { record: "cut", number: cut.number });
         }
         self.cuts = cut.number;
+        self.is_at_cut = true;
+        self.unrated.clear();
         self.last_cut = Some(cut.clone());
+        Ok(())
+    }
+
+    /// What a cut could not rate is touched, and so the next cut rates all of it again, until it can.
+    fn apply_unrated(&mut self, is_at_cut: bool, unrated: &Unrated) -> Result<(), ApplyError> {
+        if !is_at_cut || unrated.cut != self.cuts {
+            return Err(ApplyError::RecordMustFollow { record: "unrated", number: unrated.cut });
+        }
+        self.is_at_cut = true;
+        for failure in &unrated.failures {
+            if self.catalog.account(&failure.account).is_none() {
+                return Err(ApplyError::AccountMustExist { account: failure.account.clone() });
+            }
+            self.unrated.insert(failure.account.clone());
+            self.touched.insert(failure.account.clone());
+        }
         Ok(())
     }
 

@@ -5,8 +5,9 @@
 //! clock ([`Surroundings`]), threads and answers (`server::control`).
 //!
 //! A cut, step by step: barrier durable in the usage log and passed by every shard; cells merged; `cut` record durable;
-//! rated; batch durable in the charge log; `seal` record durable; only then is the batch given to the caller. A crash
-//! between any two steps is repaired at the next start: see `recovery`.
+//! rated; batch durable in the charge log; records of what could not be rated and the `seal` durable, in one commit if they
+//! fit; only then is the batch given to the caller. A crash between any two steps is repaired at the next start: see
+//! `recovery`.
 //!
 //! Calling order: `start` once, then anything else.
 //!
@@ -23,7 +24,7 @@ use domain::plan::MeteringPlan;
 use domain::{EntityId, Timestamp};
 use engine::log::{LogError, LogWriter};
 use engine::shard::cell::CellReport;
-use wire::control::{BatchAck, ControlRecord, Cut, Put, ScenarioClock};
+use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, Put, ScenarioClock};
 
 use crate::batch::Batch;
 use crate::control::ApplyError;
@@ -37,7 +38,8 @@ pub const KIND_CONTROL: u16 = 1;
 const COMMIT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a resource as a record.
 pub const RESOURCE_BYTES_MAX: usize = 1 << 20;
-// Every record but a put is far smaller.
+// Ids have at most 64 bytes, and a broken rule less than 512 in words; every other record but a put is far smaller.
+const _: () = assert!(FAILURES_MAX * (4 * 64 + 512) <= engine::log::RECORD_BYTES_MAX);
 const _: () =
     assert!(RESOURCE_BYTES_MAX <= engine::log::RECORD_BYTES_MAX && RESOURCE_BYTES_MAX <= COMMIT_BYTES_MAX);
 
@@ -298,12 +300,15 @@ impl ControlWriter {
     fn rate_and_seal(&mut self, around: &mut dyn Surroundings) -> Result<DoneCut, ControlError> {
         let cut = self.machine.open_cut().expect("a cut is open when it is rated").clone();
         let mut done = DoneCut { cut, sealed: None };
-        if let Some((batch, seal)) = self.machine.rate_open_cut() {
+        let rated = self.machine.rate_open_cut();
+        let mut records = self.machine.propose_unrated();
+        if let Some((batch, seal)) = rated {
             let entry = store(&mut self.charges, seal.batch, &seal.digest, &batch.encode(), done.cut.at)
                 .map_err(in_log("charge"))?;
-            self.append(around, &[ControlRecord::Seal(seal)])?;
+            records.push(ControlRecord::Seal(seal));
             done.sealed = Some((batch, entry));
         }
+        self.append(around, &records)?;
         self.machine.close_cut();
         Ok(done)
     }

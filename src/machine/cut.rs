@@ -22,7 +22,7 @@ use billing::rating::{ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTer
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Fold;
-use wire::control::{Cut, WindowFinal};
+use wire::control::{Cut, RatingFailure, WindowFinal};
 
 use crate::cells::{Cells, MergedCell};
 use crate::due::DueIndex;
@@ -30,37 +30,6 @@ use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::metering_plan::program_index;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, slice_of};
-
-/// A charge that could not be computed: its account is not charged until its terms or usage change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RatingFailure {
-    /// The account that stays out of the batch.
-    pub account: AccountId,
-    /// The subscription of the charge; none if it is the account's own.
-    pub subscription: Option<SubscriptionId>,
-    /// The price of the charge; none if it is the account's own.
-    pub price: Option<PriceId>,
-    /// First instant of the tier window; none if it is the account's own.
-    pub window_from: Option<Timestamp>,
-    /// The broken rule.
-    pub status: String,
-}
-
-impl fmt::Display for RatingFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "account {}", self.account)?;
-        if let Some(subscription) = &self.subscription {
-            write!(f, ", subscription {subscription}")?;
-        }
-        if let Some(price) = &self.price {
-            write!(f, ", price {price}")?;
-        }
-        if let Some(window_from) = &self.window_from {
-            write!(f, ", window from {window_from}")?;
-        }
-        write!(f, ": {}", self.status)
-    }
-}
 
 /// Usage that fits no row of its matrix price and waits for a version that has one; the rest of its account is charged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -32,7 +32,7 @@ pub use self::control_writer::{
     AckStatus, ControlError, ControlWriter, DoneCut, DoneJournals, FinishedWork, KIND_CONTROL, NewBarrier,
     PassedBarrier, PutOutcome, RESOURCE_BYTES_MAX, Surroundings,
 };
-pub use self::cut::{RatingFailure, SetAside};
+pub use self::cut::SetAside;
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, propose_put};
@@ -46,6 +46,8 @@ pub use self::stored::{
 };
 pub use self::usage_log::{UsageHistory, UsageItem, UsageRecordError, pass_barrier_through, usage_item};
 pub use self::what_if::{AccountEffect, Effect, WhatIf, usage_period};
+
+pub use wire::control::RatingFailure;
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.
 pub const RATING_EPOCH: &str = "2";

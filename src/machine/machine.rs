@@ -4,7 +4,8 @@
 //! durably (`server`), feeding logs (`replay`).
 //!
 //! Calling order: `apply` for every control record in log order. After a cut record, `handle_reports` of every shard
-//! came before it, and then either `rate_open_cut` (a new cut) or `load_batch` (a sealed one), then `close_cut`.
+//! came before it, and then either `rate_open_cut` (a new cut) or `load_batch` (a sealed one), then `close_cut`. What
+//! `rate_open_cut` could not rate becomes records of the log (`propose_unrated`) before the cut is closed.
 //! After a journal-run record, `derive_open_journals` or `load_journals`, then its seal.
 //!
 //! Invariants: one cut and one journal run are open at most; a seal applies only to content that is staged and hashes
@@ -21,13 +22,15 @@ use domain::plan::MeteringPlan;
 use domain::{AccountId, Currency, EntityId, Period, Span, Timestamp};
 use engine::shard::cell::CellReport;
 use wire::canonical::digest_of;
-use wire::control::{ControlRecord, Cut, JournalRun, JournalSeal, Put, Seal};
+use wire::control::{
+    ControlRecord, Cut, FAILURES_MAX, JournalRun, JournalSeal, Put, RatingFailure, Seal, Unrated,
+};
 
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::control_writer::RESOURCE_BYTES_MAX;
-use crate::cut::{Rater, RatingFailure, SetAside, affected_accounts, original_period};
+use crate::cut::{Rater, SetAside, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
 use crate::issued::Issued;
@@ -73,7 +76,8 @@ pub struct Machine {
     staged_journals: Option<(String, JournalBatch)>,
     unposted: BTreeMap<EntityId, Vec<ChargeLine>>,
     unacked: BTreeMap<u64, (Timestamp, BTreeMap<Currency, i128>)>,
-    failures: Vec<RatingFailure>,
+    /// Of the last cut: found by rating it, or said by the log.
+    failures: BTreeMap<AccountId, RatingFailure>,
     set_aside: Vec<SetAside>,
 }
 
@@ -99,7 +103,7 @@ impl Machine {
             staged_journals: None,
             unposted: BTreeMap::new(),
             unacked: BTreeMap::new(),
-            failures: Vec::new(),
+            failures: BTreeMap::new(),
             set_aside: Vec::new(),
         }
     }
@@ -109,9 +113,9 @@ impl Machine {
         &self.control
     }
 
-    /// Charges that could not be computed at the last cut.
-    pub fn failures(&self) -> &[RatingFailure] {
-        &self.failures
+    /// Charges that could not be computed at the last cut: one of each account that stays out, in order of accounts.
+    pub fn failures(&self) -> impl ExactSizeIterator<Item = &RatingFailure> {
+        self.failures.values()
     }
 
     /// Usage of the windows that the last cut rated which fits no row of its price.
@@ -214,8 +218,14 @@ impl Machine {
             ControlRecord::Cut(cut) => {
                 assert!(self.open_cut.is_none(), "a cut is closed before the next one opens");
                 self.control.apply(offset, record)?;
+                (self.failures, self.set_aside) = (BTreeMap::new(), Vec::new());
                 let touched = std::mem::take(&mut self.control.touched);
                 self.open_cut = Some(OpenCut { cut: cut.clone(), touched });
+            }
+            ControlRecord::Unrated(unrated) => {
+                self.control.apply(offset, record)?;
+                let said = unrated.failures.iter().map(|failure| (failure.account.clone(), failure.clone()));
+                self.failures.extend(said);
             }
             ControlRecord::Seal(seal) => {
                 let missing = ApplyError::SealedBatchMustExist { number: seal.batch };
@@ -264,7 +274,8 @@ impl Machine {
             affected_accounts(catalog, &changed, &open.touched, &self.due, self.closed_through, &open.cut);
         let number = self.control.seals.len() as u64 + 1;
         let outcome = self.rater(&open.cut).rate(&affected);
-        self.failures = outcome.failures;
+        self.failures =
+            outcome.failures.into_iter().map(|failure| (failure.account.clone(), failure)).collect();
         self.set_aside = outcome.set_aside;
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
             return None;
@@ -292,6 +303,19 @@ impl Machine {
         };
         self.staged = Some((digest, batch.clone()));
         Some((batch, seal))
+    }
+
+    /// The records that say what the open cut could not rate, without what the log says already: a crash may have come
+    /// behind some of them.
+    pub fn propose_unrated(&self) -> Vec<ControlRecord> {
+        let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
+        let is_new = |failure: &&RatingFailure| !self.control.unrated.contains(&failure.account);
+        let new: Vec<RatingFailure> = self.failures.values().filter(is_new).cloned().collect();
+        new.chunks(FAILURES_MAX)
+            .map(|failures| {
+                ControlRecord::Unrated(Unrated { cut: open.cut.number, failures: failures.to_vec() })
+            })
+            .collect()
     }
 
     /// How an account's windows that start in a span came about, as of the last cut.

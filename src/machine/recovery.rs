@@ -10,7 +10,7 @@
 //! | crash after | what is found | what is done |
 //! |---|---|---|
 //! | barrier durable | a barrier that no cut names | nothing: it is an ordinary barrier |
-//! | cut recorded | a last cut without seal | rated and sealed at start, before a changed policy is in force |
+//! | cut recorded, or some of what it could not rate | a last cut without seal | rated and sealed at start, before a changed policy is in force |
 //! | batch stored | stored content that no seal names | ignored; derived, stored and sealed again |
 //! | seal recorded | a sealed batch | loaded, served |
 //! | journal run recorded, or journals stored | a run without seal | derived, stored and sealed at start |

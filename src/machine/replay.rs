@@ -10,16 +10,17 @@
 //! |---|---|---|
 //! | sealed | the stored batch is loaded; its digest must be the sealed one | derived again; must equal the sealed digest |
 //! | not sealed, a later record exists | it was empty: closed | derived; must be empty |
-//! | not sealed, the last record | left open: the server rates and seals it | derived and reported, not sealed |
+//! | not sealed, nothing later | left open: the server rates and seals it | derived and reported, not sealed |
 //!
-//! Nothing is recorded between a cut and its seal. So a cut with another record behind it was closed, and rating it
-//! once more, under terms that came later, would charge what it did not.
+//! Nothing is recorded between a cut and its seal but what could not be rated (`unrated`). So a cut with another record
+//! behind it was closed, and rating it once more, under terms that came later, would charge what it did not. Accounts
+//! that could not be rated must be those that the log names; of a cut that was left open it may name a part.
 //!
 //! Invariants: replay never writes; the same logs give the same digests whatever the number of shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::Timestamp;
+use domain::{AccountId, Timestamp};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use wire::control::{ControlRecord, JournalSeal, Seal};
@@ -84,6 +85,16 @@ pub enum ReplayError {
         /// What was sealed: a digest, or `nothing`.
         sealed: String,
     },
+    /// A cut cannot rate other accounts than the log says.
+    #[error("cut {cut}: account {account} {}", if *.is_said { "can be rated, but the log says that it could not" } else { "cannot be rated, but the log does not say so" })]
+    UnratedMustMatch {
+        /// Number of the cut.
+        cut: u64,
+        /// The first account that differs.
+        account: AccountId,
+        /// Whether the log names it.
+        is_said: bool,
+    },
     /// A run derives other journals than the sealed ones.
     #[error("journal run {run} of {entity} derives {derived}, but sealed is {sealed}")]
     JournalsMustMatchSeal {
@@ -140,6 +151,8 @@ pub struct Replayer {
     stored: Stored,
     cut_barriers: BTreeSet<u64>,
     seals: BTreeMap<u64, Seal>,
+    /// Accounts that the log says could not be rated, by cut.
+    unrated: BTreeMap<u64, BTreeSet<AccountId>>,
     /// By the offset of the run's record: a run without journals leaves its number to the next one.
     journal_seals: BTreeMap<u64, JournalSeal>,
     last_cut: u64,
@@ -160,6 +173,7 @@ impl Replayer {
     ) -> Self {
         let mut cut_barriers = BTreeSet::new();
         let (mut seals, mut journal_seals) = (BTreeMap::new(), BTreeMap::new());
+        let mut unrated: BTreeMap<u64, BTreeSet<AccountId>> = BTreeMap::new();
         let mut last_cut = 0;
         let mut open_run = None;
         for (offset, record) in &control {
@@ -167,6 +181,10 @@ impl Replayer {
                 ControlRecord::Cut(cut) => {
                     cut_barriers.insert(cut.barrier);
                     last_cut = cut.number;
+                }
+                ControlRecord::Unrated(record) => {
+                    let accounts = record.failures.iter().map(|failure| failure.account.clone());
+                    unrated.entry(record.cut).or_default().extend(accounts);
                 }
                 ControlRecord::Seal(seal) => {
                     seals.insert(seal.cut, seal.clone());
@@ -185,6 +203,7 @@ impl Replayer {
             stored,
             cut_barriers,
             seals,
+            unrated,
             journal_seals,
             last_cut,
             control: control.into(),
@@ -290,7 +309,9 @@ impl Replayer {
 
     fn after_cut(&mut self, cut: u64) -> Result<(), ReplayError> {
         let sealed = self.seals.get(&cut).map(|seal| seal.digest.clone());
-        let may_be_open = sealed.is_none() && self.control.is_empty();
+        let mut later = self.control.iter().map(|(_, record)| record);
+        let is_last = later.all(|record| matches!(record, ControlRecord::Unrated(_)));
+        let may_be_open = sealed.is_none() && is_last;
         if self.mode == ReplayMode::Load {
             // A sealed cut goes on at its seal; the last record may still be rated by the server.
             if sealed.is_none() && !may_be_open {
@@ -307,10 +328,27 @@ impl Replayer {
                 sealed: name(sealed),
             });
         }
+        self.check_unrated(cut, may_be_open)?;
         if derived.is_none() {
             self.machine.close_cut();
         }
         Ok(())
+    }
+
+    fn check_unrated(&self, cut: u64, may_be_open: bool) -> Result<(), ReplayError> {
+        let found: BTreeSet<&AccountId> = self.machine.failures().map(|failure| &failure.account).collect();
+        let said: BTreeSet<&AccountId> = self.unrated.get(&cut).into_iter().flatten().collect();
+        let differs = |account: &&AccountId| {
+            let is_said = said.contains(*account);
+            if is_said { !found.contains(*account) } else { !may_be_open }
+        };
+        match found.union(&said).copied().find(differs) {
+            Some(account) => {
+                let (account, is_said) = (account.clone(), said.contains(account));
+                Err(ReplayError::UnratedMustMatch { cut, account, is_said })
+            }
+            None => Ok(()),
+        }
     }
 
     fn after_journal_run(&mut self, offset: u64) -> Result<(), ReplayError> {

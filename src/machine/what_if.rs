@@ -20,9 +20,8 @@ use billing::catalog::{Catalog, Resource};
 use billing::charges::ChargeLine;
 use domain::{AccountId, Currency, Period, Timestamp};
 use engine::shard::Shard;
-use wire::control::ControlRecord;
+use wire::control::{ControlRecord, RatingFailure};
 
-use crate::cut::RatingFailure;
 use crate::machine::{Machine, PutError};
 use crate::replay::{History, ReplayError, Replayer, merge_cells, pass_barrier};
 
@@ -101,7 +100,7 @@ impl<'h> WhatIf<'h> {
         }
         what_if.start_cut()?;
         what_if.seal_open_cut();
-        what_if.failures_before = what_if.machine.failures().to_vec();
+        what_if.failures_before = what_if.machine.failures().cloned().collect();
         what_if.charged = what_if.machine.charged();
         Ok(what_if)
     }
@@ -137,7 +136,7 @@ impl<'h> WhatIf<'h> {
             accounts: BTreeMap::new(),
             lines: batch.map(|batch| batch.lines).unwrap_or_default(),
             periods: self.charged.keys().map(|(_, period)| *period).collect(),
-            failures: self.machine.failures().to_vec(),
+            failures: self.machine.failures().cloned().collect(),
             failures_before: self.failures_before,
         };
         let is_looked_at = |found: Period| period.is_none_or(|period| period == found);
@@ -174,9 +173,9 @@ impl<'h> WhatIf<'h> {
     }
 
     fn seal_open_cut(&mut self) {
-        if let Some((_, seal)) = self.machine.rate_open_cut() {
-            self.apply(&ControlRecord::Seal(seal));
-        }
+        let seal = self.machine.rate_open_cut().map(|(_, seal)| ControlRecord::Seal(seal));
+        let unrated = self.machine.propose_unrated();
+        unrated.iter().chain(&seal).for_each(|record| self.apply(record));
         self.machine.close_cut();
     }
 

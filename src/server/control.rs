@@ -275,7 +275,7 @@ impl Control {
             batch: done.sealed.as_ref().map(|(batch, _)| batch.head.number),
             chain: machine.control().chain_head().to_string(),
             lines: done.sealed.as_ref().map_or(0, |(batch, _)| batch.head.lines),
-            failures: machine.failures().iter().map(ToString::to_string).collect(),
+            failures: machine.failures().map(ToString::to_string).collect(),
             set_aside: machine.set_aside().iter().map(ToString::to_string).collect(),
         };
         for waiting in &outcome.set_aside {

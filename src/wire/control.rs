@@ -5,7 +5,9 @@
 //!
 //! Invariants: records are only ever added to this enum; unknown records and unknown fields are refused, never skipped.
 
-use domain::{EntityId, Span, Timestamp};
+use std::fmt;
+
+use domain::{AccountId, EntityId, PriceId, Span, SubscriptionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -101,6 +103,51 @@ pub struct Seal {
     pub lines: u64,
 }
 
+/// A charge that could not be computed: its whole account stays out of the batch, and is rated again at the next cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RatingFailure {
+    /// The account.
+    pub account: AccountId,
+    /// The subscription of the charge; none if it is the account's own.
+    pub subscription: Option<SubscriptionId>,
+    /// The price of the charge; none if it is the account's own.
+    pub price: Option<PriceId>,
+    /// First instant of the tier window; none if it is the account's own.
+    pub window_from: Option<Timestamp>,
+    /// The broken rule, in words.
+    pub status: String,
+}
+
+impl fmt::Display for RatingFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "account {}", self.account)?;
+        if let Some(subscription) = &self.subscription {
+            write!(f, ", subscription {subscription}")?;
+        }
+        if let Some(price) = &self.price {
+            write!(f, ", price {price}")?;
+        }
+        if let Some(window_from) = &self.window_from {
+            write!(f, ", window from {window_from}")?;
+        }
+        write!(f, ": {}", self.status)
+    }
+}
+
+/// Failures that one record names; a cut with more of them makes several records.
+pub const FAILURES_MAX: usize = 4_096;
+
+/// Accounts that a cut could not rate: the next cut rates all of them as a whole. Stands between the cut and its seal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unrated {
+    /// Number of the cut.
+    pub cut: u64,
+    /// One failure of each account, in order of accounts.
+    pub failures: Vec<RatingFailure>,
+}
+
 /// Asks for the journals of an entity over a range of sealed batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,6 +202,8 @@ pub enum ControlRecord {
     Put(Put),
     /// Where rating happens.
     Cut(Cut),
+    /// Accounts that a cut could not rate.
+    Unrated(Unrated),
     /// Makes a batch final.
     Seal(Seal),
     /// Billing has a batch.
@@ -204,7 +253,7 @@ pub struct EpochAccepted {
 #[serde(deny_unknown_fields)]
 pub struct WindowFinal {
     /// The account.
-    pub account: domain::AccountId,
+    pub account: AccountId,
     /// The tier window.
     pub window: Span,
     /// Events that the account's charges of this window count.
@@ -255,5 +304,20 @@ mod tests {
                 .is_err()
         );
         assert!(ControlRecord::decode(br#"{"record":"mystery"}"#).is_err());
+    }
+
+    #[test]
+    fn what_a_cut_could_not_rate_says_which_charge_and_why() {
+        let account = AccountId::new("acme").unwrap();
+        let status = "a rule".to_string();
+        let failure = RatingFailure { account, subscription: None, price: None, window_from: None, status };
+        assert_eq!(failure.to_string(), "account acme: a rule");
+        let record = ControlRecord::Unrated(Unrated { cut: 2, failures: vec![failure] });
+        let bytes = record.encode();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            r#"{"cut":2,"failures":[{"account":"acme","price":null,"status":"a rule","subscription":null,"window_from":null}],"record":"unrated"}"#
+        );
+        assert_eq!(ControlRecord::decode(&bytes).unwrap(), record);
     }
 }

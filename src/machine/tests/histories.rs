@@ -127,7 +127,12 @@ fn terms() -> impl Strategy<Value = Terms> {
         (1i64..60, prop_oneof![1 => Just(0i128), 3 => 1i128..2_000], prop_oneof![Just(0i128), 1i128..900]);
     let tiers = prop::collection::vec(tier, 1..4);
     let from = prop::option::weighted(0.7, moment());
-    (tiers, from, 0u32..4, prop::option::of(any::<bool>())).prop_map(|(tiers, from, per, flat_at_zero)| {
+    // Some hundred units, or some, are worth more than a window may be.
+    let too_much = prop_oneof![2 * 10i128.pow(27)..3 * 10i128.pow(27), Just(5 * 10i128.pow(28))];
+    let too_much = prop::option::weighted(0.04, too_much);
+    let rest = (0u32..4, prop::option::of(any::<bool>()));
+    (tiers, from, too_much, rest).prop_map(|(mut tiers, from, too_much, (per, flat_at_zero))| {
+        tiers[0].1 = too_much.unwrap_or(tiers[0].1);
         let last = tiers.len() - 1;
         let mut low = 0;
         let tiers = tiers.into_iter().enumerate().map(|(index, (width, unit, flat))| {

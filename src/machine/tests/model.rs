@@ -11,6 +11,8 @@ use wire::verdict::{QuarantineReason, RefusalCode, Verdict};
 
 /// Fraction digits of the model's amounts.
 pub(super) const DIGITS: u32 = 8;
+/// Most minor units that a window may be worth.
+const MINOR_MAX: i128 = 10i128.pow(27);
 /// The dimension that meters group by.
 pub(super) const DIMENSION: &str = "model";
 
@@ -305,22 +307,28 @@ impl Model {
         from
     }
 
-    /// Everything that is worth something as of an instant.
-    pub(super) fn worths(&self, as_of: Timestamp) -> Worths {
-        let mut worths = Worths::new();
+    /// Everything that is worth something as of an instant, and accounts of which a window is worth too much.
+    pub(super) fn worths(&self, as_of: Timestamp) -> (Worths, BTreeSet<String>) {
+        let (mut worths, mut unrated) = (Worths::new(), BTreeSet::new());
         for account in &self.accounts {
+            let mut fits = true;
             for subscription in &account.subscriptions {
                 for price in &self.prices {
                     for window in months(&account.zone) {
-                        self.add_window(&mut worths, account, subscription, price, window, as_of);
+                        fits &= self.add_window(&mut worths, account, subscription, price, window, as_of);
                     }
                 }
             }
+            if !fits {
+                worths.retain(|key, _| key.account != account.id);
+                unrated.insert(account.id.to_string());
+            }
         }
         worths.retain(|_, worth| *worth != Worth::default());
-        worths
+        (worths, unrated)
     }
 
+    /// Whether the window is worth no more than an amount may be, after each of its slices.
     fn add_window(
         &self,
         worths: &mut Worths,
@@ -329,8 +337,8 @@ impl Model {
         price: &Price,
         window: Span,
         as_of: Timestamp,
-    ) {
-        let Some(active) = self.active_in(subscription, price.plan, window) else { return };
+    ) -> bool {
+        let Some(active) = self.active_in(subscription, price.plan, window) else { return true };
         let start = version_at(price, active.from);
         let has_ended = active.until <= as_of;
         let key = |group: Option<&str>, slice_from, version: usize| Key {
@@ -347,8 +355,9 @@ impl Model {
                 let exact = price.versions[version].tiers[0].unit * 10_000;
                 let minor = self.round(exact);
                 worths.insert(key(None, window.from, version), Worth { exact, minor, ..Worth::default() });
+                return minor.abs() <= MINOR_MAX;
             }
-            return;
+            return true;
         };
         let meter = self.meters.iter().find(|known| known.id == meter);
         let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64)>> = BTreeMap::new();
@@ -365,6 +374,7 @@ impl Model {
         if groups.is_empty() {
             groups.insert(None, Vec::new());
         }
+        let mut fits = true;
         for (group, mut events) in groups {
             events.sort();
             let fixed = start.filter(|version| {
@@ -400,9 +410,11 @@ impl Model {
                 exact += worth.exact;
                 worth.minor = self.round(exact) - minor;
                 minor += worth.minor;
+                fits &= minor.abs() <= MINOR_MAX;
                 worths.insert(key(group, slice_from, version), worth);
             }
         }
+        fits
     }
 
     /// Minor units, half away from zero.

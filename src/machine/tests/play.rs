@@ -328,7 +328,9 @@ impl Play {
         self.crash();
         let world = &mut self.worlds[RESTARTING];
         if world.machine.has_open_cut() {
-            assert_eq!(world.finish_cut(), None, "a cut that found nothing finds nothing again");
+            let records = world.machine.control().records();
+            assert_eq!(world.rate_and_seal(), None, "a cut that found nothing finds nothing again");
+            assert_eq!(world.machine.control().records(), records, "and has nothing to say again");
         }
     }
 
@@ -339,13 +341,23 @@ impl Play {
         self.model.known_meters = self.model.meters.len();
         if crashes {
             self.crash();
+            self.worlds[RESTARTING].rate_without_seal();
+            self.crash();
         }
-        let batch = self.in_all(World::finish_cut);
+        let batch = self.in_all(World::rate_and_seal);
         self.in_all(|world| world.machine.control().chain_head().to_string());
+        let (mut expected, unrated) = self.model.worths(now);
+        assert_eq!(self.in_all(|world| world.unrated()), unrated, "what is too much is not charged at {now}");
+        // An account that cannot be rated keeps what it was charged before.
+        expected.extend(
+            self.issued
+                .iter()
+                .filter(|(key, worth)| unrated.contains(&key.account) && **worth != Worth::default())
+                .map(|(key, worth)| (key.clone(), *worth)),
+        );
         if let Some(batch) = &batch {
             self.check_batch(batch);
         }
-        let expected = self.model.worths(now);
         let issued: Worths = self
             .issued
             .iter()
@@ -359,7 +371,7 @@ impl Play {
                 "issued (left) is what the model says at {now} of {key:?}"
             );
         }
-        self.check_finals(now);
+        self.check_finals(now, &unrated);
         self.check_counters();
         batch
     }
@@ -412,13 +424,14 @@ impl Play {
         assert_eq!(line.is_final, is_over, "a line is final when its window is over: {line:?}");
     }
 
-    /// Every window that is over, grace included, is final.
-    fn check_finals(&self, at: Timestamp) {
+    /// Every window that is over, grace included, is final; not of an account that cannot be rated.
+    fn check_finals(&self, at: Timestamp, unrated: &BTreeSet<String>) {
         for account in &self.model.accounts {
             for window in self.model.active_months(account) {
                 let is_over = window.until.plus(self.model.grace) <= at;
                 let is_final = self.finals.contains_key(&(account.id.to_string(), window.from));
-                assert!(is_final || !is_over, "{window:?} of {} is over at {at}, but not final", account.id);
+                let may_wait = !is_over || unrated.contains(account.id);
+                assert!(is_final || may_wait, "{window:?} of {} is over at {at}, but not final", account.id);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Owns: the order of records, barriers, refolds, cuts and seals, and both logs, so that a world can be started again
 //! from them. Leaves to others: what must come out (`model`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::Resource;
@@ -177,16 +177,39 @@ impl World {
         self.append(self.machine.propose_cut(barrier, at, "test"));
     }
 
-    /// The second half of a cut: rates, stores and seals.
+    /// The second half of a cut: rates, stores and seals. Every account can be rated.
     pub(super) fn finish_cut(&mut self) -> Option<Batch> {
+        let batch = self.rate_and_seal();
+        assert_eq!(self.machine.failures().next(), None, "amounts of these histories fit");
+        batch
+    }
+
+    /// The second half of a cut, where accounts may fail.
+    pub(super) fn rate_and_seal(&mut self) -> Option<Batch> {
         let rated = self.machine.rate_open_cut();
+        self.machine.propose_unrated().into_iter().for_each(|record| self.append(record));
         if let Some((batch, seal)) = &rated {
             self.logs.batches.insert(seal.digest.clone(), batch.encode());
             self.append(ControlRecord::Seal(seal.clone()));
         }
         self.machine.close_cut();
-        assert_eq!(self.machine.failures(), [], "amounts of these histories fit");
         rated.map(|(batch, _)| batch)
+    }
+
+    /// What a crash before the seal leaves: the batch is stored, and the log says one of the accounts that failed.
+    pub(super) fn rate_without_seal(&mut self) {
+        if let Some((batch, seal)) = self.machine.rate_open_cut() {
+            self.logs.batches.insert(seal.digest, batch.encode());
+        }
+        if let Some(ControlRecord::Unrated(mut unrated)) = self.machine.propose_unrated().pop() {
+            unrated.failures.truncate(1);
+            self.append(ControlRecord::Unrated(unrated));
+        }
+    }
+
+    /// Accounts that the last cut could not rate.
+    pub(super) fn unrated(&self) -> BTreeSet<String> {
+        self.machine.failures().map(|failure| failure.account.to_string()).collect()
     }
 
     /// Asks for journals of an entity; whether there is anything to post.
