@@ -27,7 +27,7 @@ use crate::config::{ClockChoice, ServeArgs};
 use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, ControlSurroundings, Served};
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
-use crate::edge::{Edge, router};
+use crate::edge::{Edge, EventBudget, router};
 use crate::ingest::{Ingest, accept, endpoint};
 use crate::observe::Metrics;
 use crate::shards::Shards;
@@ -159,6 +159,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         served,
         directory,
         metrics,
+        identity_key: key,
+        event_budget: EventBudget::default(),
         usage: usage_state,
         clock,
     };

@@ -44,6 +44,27 @@ pub enum EventStatus {
     DimensionMustFit,
 }
 
+impl EventStatus {
+    /// The name of the rule, as APIs and metrics show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EventStatus::IdMustFit => "id_must_fit",
+            EventStatus::IdMustBeUtf8 => "id_must_be_utf8",
+            EventStatus::IdMustMatchBatch => "id_must_match_batch",
+            EventStatus::SubjectMustFit => "subject_must_fit",
+            EventStatus::TimeMustBeInRange => "time_must_be_in_range",
+            EventStatus::ValuesMustFit => "values_must_fit",
+            EventStatus::ValueNameMustFit => "value_name_must_fit",
+            EventStatus::ValueNamesMustBeUnique => "value_names_must_be_unique",
+            EventStatus::ValueMustBeDecimal(_) => "value_must_be_decimal",
+            EventStatus::DimensionsMustFit => "dimensions_must_fit",
+            EventStatus::DimensionNameMustFit => "dimension_name_must_fit",
+            EventStatus::DimensionNamesMustBeUnique => "dimension_names_must_be_unique",
+            EventStatus::DimensionMustFit => "dimension_must_fit",
+        }
+    }
+}
+
 impl fmt::Display for EventStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -214,8 +235,9 @@ pub(crate) fn names_are_unique<T>(entries: &[T], name_of: impl Fn(&T) -> &str) -
         .all(|(index, entry)| entries[..index].iter().all(|earlier| name_of(earlier) != name_of(entry)))
 }
 
+/// Whether an id, source, type or subject has 1 to 256 bytes.
 #[inline]
-pub(crate) fn opaque_fits(bytes: &[u8]) -> bool {
+pub fn opaque_fits(bytes: &[u8]) -> bool {
     (1..=OPAQUE_BYTES_MAX).contains(&bytes.len())
 }
 

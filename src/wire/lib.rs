@@ -28,6 +28,7 @@
 pub mod buffer;
 pub mod builder;
 pub mod canonical;
+pub mod cloudevents;
 pub mod control;
 pub mod event;
 pub mod frame;

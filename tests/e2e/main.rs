@@ -9,6 +9,7 @@
 mod api;
 mod bad_input;
 mod documents;
+mod events;
 mod kill_nine;
 mod process;
 mod quote;

@@ -3,9 +3,13 @@
 //! Owns: running them. With `TALLYMARK_REAL=1` a missing peer fails; without it the test prints SKIPPED and why.
 //!
 //! Invariants: a peer is used as its users use it, unmodified.
-#![allow(clippy::print_stdout)] // a skipped test says so
+#![allow(clippy::print_stdout, clippy::unwrap_used)] // a skipped test says so; one that cannot go on fails
 
+mod cloudevents;
 mod hledger;
+#[allow(dead_code, reason = "the end-to-end tests use more of it")]
+#[path = "../e2e/process.rs"]
+mod process;
 mod schema;
 
 use std::process::Command;

@@ -4,10 +4,12 @@
 //!
 //! Invariants: every error is `application/problem+json` with a stable `code`; nothing is answered before it is durable.
 
+mod events;
 mod problem;
 mod reads;
 mod writes;
 
+pub use self::events::EventBudget;
 pub(crate) use self::writes::put_list;
 
 use std::sync::Arc;
@@ -19,8 +21,12 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post, put};
 use crossbeam_channel::{Sender, TrySendError};
+use engine::identity::IdentityKey;
 use machine::Machine;
 use tokio::sync::oneshot;
+use tower::ServiceBuilder;
+use tower_http::decompression::RequestDecompressionLayer;
+use tower_http::map_request_body::MapRequestBodyLayer;
 
 use self::problem::Problem;
 use crate::control::{Command, CommandError, Served};
@@ -48,6 +54,10 @@ pub struct Edge {
     pub directory: DataDirectory,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The key of event identities.
+    pub identity_key: IdentityKey,
+    /// What event bodies may take.
+    pub event_budget: EventBudget,
     /// State of the usage log.
     pub usage: Arc<UsageLogState>,
     /// The clock.
@@ -62,6 +72,13 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/healthz", get(reads::healthz))
         .route("/readyz", get(reads::readyz))
         .route("/metrics", get(reads::metrics));
+    let unpacked = ServiceBuilder::new()
+        .layer(RequestDecompressionLayer::new())
+        .layer(MapRequestBodyLayer::new(axum::body::Body::new));
+    let ingest = Router::new()
+        .route("/v1/events", post(events::post_events))
+        .layer(unpacked)
+        .layer(middleware::from_fn_with_state((edge.clone(), Role::Ingest), require));
     let billing = Router::new()
         .route("/v1/charge-batches", get(reads::charge_batches))
         .route("/v1/charge-batches/{number}/ack", post(writes::ack_batch))
@@ -83,6 +100,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Admin), require));
     Router::new()
         .merge(open)
+        .merge(ingest)
         .merge(billing)
         .merge(finance)
         .merge(admin)

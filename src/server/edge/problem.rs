@@ -26,6 +26,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
+    /// The problem with more fields, those of a record.
+    pub(super) fn with(mut self, more: &impl serde::Serialize) -> Self {
+        self.more = serde_json::to_value(more).unwrap_or_default();
+        self
+    }
+
     pub(super) fn internal(error: &anyhow::Error) -> Self {
         tracing::error!("a request failed: {error:#}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", &format!("{error:#}"))

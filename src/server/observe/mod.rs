@@ -24,6 +24,8 @@ pub struct Metrics {
     pub connections_closed: AtomicU64,
     /// Frames refused since start.
     pub frames_refused: AtomicU64,
+    /// Events refused over HTTP before they reached the log, since start.
+    pub http_events_refused: AtomicU64,
     /// Last sealed charge batch.
     pub batches: AtomicU64,
     /// Charge lines sealed since start.
@@ -45,6 +47,7 @@ impl Default for Metrics {
             connections_opened: AtomicU64::new(0),
             connections_closed: AtomicU64::new(0),
             frames_refused: AtomicU64::new(0),
+            http_events_refused: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             charge_lines: AtomicU64::new(0),
             journals: AtomicU64::new(0),
@@ -148,6 +151,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         ),
         ("tallymark_connections_closed_total", "QUIC connections ended.", load(&metrics.connections_closed)),
         ("tallymark_frames_refused_total", "Frames that broke a rule.", load(&metrics.frames_refused)),
+        (
+            "tallymark_http_events_refused_total",
+            "Events refused over HTTP before they reached the log.",
+            load(&metrics.http_events_refused),
+        ),
         ("tallymark_log_bytes_total", "Bytes written to the usage log.", input.log_bytes),
         ("tallymark_log_commits_total", "Group commits of the usage log.", input.log_commits),
         ("tallymark_cuts_total", "Issuing cuts.", load(&metrics.cuts)),

@@ -1,0 +1,353 @@
+//! Events of one request on their way into the log: batches by source and type, verdicts back in the request's order.
+//!
+//! Owns: sorting events into batches, joining verdicts, the summary. Leaves to others: reading bodies (`super`).
+//!
+//! Invariants: every event of a request gets one outcome; an event is refused alone; nothing is submitted of a request
+//! whose body turns out not to be JSON, unless it is a stream of lines.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use domain::Timestamp;
+use domain::limits::{EVENT_DIMENSIONS_MAX, EVENT_VALUES_MAX};
+use engine::prepared::PreparedBatch;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
+use wire::event::opaque_fits;
+use wire::verdict::Verdict;
+use wire::{AlignedBytes, BatchBuilder, BuilderStatus, EventStatus, IdMode};
+
+use super::super::Edge;
+use crate::threads::PeerStopped;
+use crate::tokens::Token;
+use crate::usage_log::{IncomingBatch, UsageTask};
+
+/// Failures that an answer lists; all are counted.
+pub(super) const FAILURES_LISTED_MAX: usize = 1_000;
+
+/// Events of a request that are not submitted yet.
+pub(super) struct Intake {
+    edge: Arc<Edge>,
+    token: Arc<Token>,
+    received_at: Timestamp,
+    arrived: Instant,
+    /// Place of the first event in the whole request.
+    first: u64,
+    /// Events taken.
+    count: u64,
+    open: BTreeMap<(String, String), OpenBatch>,
+    whole: Vec<WholeBatch>,
+    summary: Summary,
+}
+
+struct OpenBatch {
+    builder: BatchBuilder,
+    events: Vec<Place>,
+}
+
+struct WholeBatch {
+    source: String,
+    frame: AlignedBytes,
+    events: Vec<Place>,
+}
+
+/// An event's place in its request, and its id.
+struct Place {
+    index: u64,
+    id: String,
+}
+
+/// An event that does not count, and why.
+#[derive(Debug, Serialize)]
+pub(super) struct Failure {
+    /// Place in the request, from 0; lines without an event have none.
+    index: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    source: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    id: String,
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+/// What became of the events of a request.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Summary {
+    pub(super) received: u64,
+    accepted: u64,
+    unmetered: u64,
+    pending: u64,
+    duplicate: u64,
+    duplicate_restamped: u64,
+    conflict: u64,
+    quarantined: u64,
+    rejected: u64,
+    failures: Vec<Failure>,
+    #[serde(skip_serializing_if = "is_zero")]
+    failures_left_out: u64,
+    /// Rejected before they reached the log.
+    #[serde(skip)]
+    pub(super) refused: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Summary {
+    /// Whether every event counts, or counted before.
+    pub(super) fn is_good(&self) -> bool {
+        self.failed() == 0
+    }
+
+    /// Events that do not count.
+    pub(super) fn failed(&self) -> u64 {
+        self.conflict + self.quarantined + self.rejected
+    }
+
+    /// Adds what became of later events of the same request.
+    pub(super) fn add(&mut self, later: Summary) {
+        self.received += later.received;
+        self.accepted += later.accepted;
+        self.unmetered += later.unmetered;
+        self.pending += later.pending;
+        self.duplicate += later.duplicate;
+        self.duplicate_restamped += later.duplicate_restamped;
+        self.conflict += later.conflict;
+        self.quarantined += later.quarantined;
+        self.rejected += later.rejected;
+        self.refused += later.refused;
+        self.failures_left_out += later.failures_left_out;
+        for failure in later.failures {
+            self.list(failure);
+        }
+    }
+
+    fn list(&mut self, failure: Failure) {
+        if self.failures.len() < FAILURES_LISTED_MAX {
+            self.failures.push(failure);
+        } else {
+            self.failures_left_out += 1;
+        }
+    }
+
+    fn count(&mut self, verdict: Verdict, source: &str, place: Place) {
+        let counter = match verdict {
+            Verdict::Accepted => &mut self.accepted,
+            Verdict::Unmetered => &mut self.unmetered,
+            Verdict::Pending => &mut self.pending,
+            Verdict::Duplicate => &mut self.duplicate,
+            Verdict::DuplicateRestamped => &mut self.duplicate_restamped,
+            Verdict::Conflict => &mut self.conflict,
+            Verdict::Quarantined(_) => &mut self.quarantined,
+            Verdict::Rejected(_) => &mut self.rejected,
+        };
+        *counter += 1;
+        if matches!(verdict, Verdict::Conflict | Verdict::Quarantined(_) | Verdict::Rejected(_)) {
+            let (verdict, reason) = (verdict.as_str(), verdict.reason());
+            let Place { index, id } = place;
+            let source = source.to_string();
+            self.list(Failure { index, source, id, verdict, reason, detail: String::new() });
+        }
+    }
+
+    fn refuse(&mut self, index: u64, event: Option<&CloudEvent<'_>>, reason: &'static str, detail: String) {
+        self.rejected += 1;
+        self.refused += 1;
+        let (source, id) = event.map_or_else(Default::default, |e| (e.source.to_string(), e.id.to_string()));
+        self.list(Failure { index, source, id, verdict: "rejected", reason: Some(reason), detail });
+    }
+}
+
+impl Intake {
+    pub(super) fn new(edge: Arc<Edge>, token: Arc<Token>) -> Self {
+        Self {
+            received_at: edge.clock.now(),
+            edge,
+            token,
+            arrived: Instant::now(),
+            first: 0,
+            count: 0,
+            open: BTreeMap::new(),
+            whole: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// An intake for the events that come behind these.
+    pub(super) fn next_block(&self) -> Self {
+        Self::new(self.edge.clone(), self.token.clone())
+    }
+
+    /// Numbers the events of this intake behind those of the one before.
+    pub(super) fn follow(&mut self, before: &Intake) {
+        self.first = before.events_taken();
+    }
+
+    /// Events of the request taken by this intake and those before it.
+    pub(super) fn events_taken(&self) -> u64 {
+        self.first + self.count
+    }
+
+    /// Takes the event of every line; a line that is not JSON is refused alone, an empty one is nothing.
+    pub(super) fn take_lines(&mut self, lines: &[u8]) {
+        for line in lines.split(|byte| *byte == b'\n') {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            let Ok(text) = str::from_utf8(line) else {
+                self.refuse_line("the line is not UTF-8".to_string());
+                continue;
+            };
+            if text.starts_with('[') {
+                self.take(Err(CloudEventStatus::EventMustBeObject));
+                continue;
+            }
+            if let Err(error) = cloudevents::read_structured(text, &mut |event| self.take(event)) {
+                self.refuse_line(error.to_string());
+            }
+        }
+    }
+
+    fn refuse_line(&mut self, detail: String) {
+        let index = self.next_index();
+        self.summary.refuse(index, None, "line_must_be_json", detail);
+    }
+
+    fn next_index(&mut self) -> u64 {
+        self.count += 1;
+        self.summary.received += 1;
+        self.first + self.count - 1
+    }
+
+    /// Takes the next event of the request.
+    pub(super) fn take(&mut self, event: Result<&CloudEvent<'_>, CloudEventStatus>) {
+        let index = self.next_index();
+        let event = match event {
+            Ok(event) => event,
+            Err(status) => return self.summary.refuse(index, None, status.name(), status.to_string()),
+        };
+        if !opaque_fits(event.source.as_bytes()) {
+            let detail = "a source has 1 to 256 bytes".to_string();
+            return self.summary.refuse(index, Some(event), "source_must_fit", detail);
+        }
+        if !opaque_fits(event.event_type.as_bytes()) {
+            let detail = "a type has 1 to 256 bytes".to_string();
+            return self.summary.refuse(index, Some(event), "type_must_fit", detail);
+        }
+        if !self.token.grants_source(&event.source) {
+            let detail = format!("the token {} does not grant source {:?}", self.token.name, event.source);
+            return self.summary.refuse(index, Some(event), "source_must_be_granted", detail);
+        }
+        if let Err(status) = self.push(index, event) {
+            self.summary.refuse(index, Some(event), status.name(), status.to_string());
+        }
+    }
+
+    fn push(&mut self, index: u64, event: &CloudEvent<'_>) -> Result<(), EventStatus> {
+        if event.values.len() > EVENT_VALUES_MAX {
+            return Err(EventStatus::ValuesMustFit);
+        }
+        if event.dimensions.len() > EVENT_DIMENSIONS_MAX {
+            return Err(EventStatus::DimensionsMustFit);
+        }
+        let mut values = [("", 0, 0); EVENT_VALUES_MAX];
+        let mut dimensions = [("", ""); EVENT_DIMENSIONS_MAX];
+        for (part, (name, value)) in values.iter_mut().zip(&event.values) {
+            *part = (name, value.mantissa(), value.scale());
+        }
+        for (part, (name, text)) in dimensions.iter_mut().zip(&event.dimensions) {
+            *part = (name, text);
+        }
+        let (values, dimensions) = (&values[..event.values.len()], &dimensions[..event.dimensions.len()]);
+        let time = event.time.unwrap_or(self.received_at).nanoseconds();
+        let key = (event.source.to_string(), event.event_type.to_string());
+        let open = self.open.entry(key).or_insert_with_key(|(source, event_type)| OpenBatch {
+            builder: BatchBuilder::new(source, event_type, IdMode::Given),
+            events: Vec::new(),
+        });
+        let push = |builder: &mut BatchBuilder| {
+            builder.push_parts(event.id.as_bytes(), &event.subject, time, values, dimensions)
+        };
+        let pushed = match push(&mut open.builder) {
+            Err(BuilderStatus::BatchMustHaveRoom) => {
+                self.whole.push(open.finish(&event.source));
+                push(&mut open.builder)
+            }
+            pushed => pushed,
+        };
+        match pushed {
+            Ok(()) => {
+                open.events.push(Place { index, id: event.id.to_string() });
+                Ok(())
+            }
+            Err(BuilderStatus::Event(status)) => Err(status),
+            Err(BuilderStatus::BatchMustHaveRoom) => unreachable!("an empty batch has room for every event"),
+        }
+    }
+
+    /// Submits all batches and waits for their verdicts.
+    ///
+    /// # Errors
+    /// If the log is not written any more; nothing is known of the events then, and sending them again is harmless.
+    pub(super) async fn finish(mut self) -> Result<Summary, PeerStopped> {
+        for ((source, _), open) in &mut self.open {
+            if !open.events.is_empty() {
+                self.whole.push(open.finish(source));
+            }
+        }
+        let mut waiting = Vec::new();
+        for WholeBatch { source, frame, events } in std::mem::take(&mut self.whole) {
+            let (verdicts, codes) = oneshot::channel();
+            let prepared = PreparedBatch::prepare(
+                Arc::new(frame),
+                None,
+                self.received_at,
+                self.edge.identity_key,
+                self.edge.shards,
+            )
+            .expect("a batch that the builder made keeps every rule of batches");
+            let batch = IncomingBatch {
+                prepared,
+                producer: self.token.producer(),
+                on_durable: Box::new(|_| {}),
+                on_verdicts: Some(Box::new(move |codes| {
+                    // A caller that went away does not wait.
+                    let _ = verdicts.send(codes);
+                })),
+                arrived: self.arrived,
+            };
+            self.edge.metrics.batches_queued.fetch_add(1, Ordering::Relaxed);
+            let sent = self.edge.usage_tasks.send(UsageTask::Batch(Box::new(batch))).await;
+            sent.map_err(|_| PeerStopped("the usage log"))?;
+            waiting.push((source, events, codes));
+        }
+        for (source, events, codes) in waiting {
+            let codes = codes.await.map_err(|_| PeerStopped("a shard"))?;
+            for (place, code) in events.into_iter().zip(codes) {
+                let verdict = Verdict::from_code(code).expect("shards answer with codes of verdicts");
+                self.summary.count(verdict, &source, place);
+            }
+        }
+        self.summary.failures.sort_by_key(|failure| failure.index);
+        Ok(self.summary)
+    }
+}
+
+impl OpenBatch {
+    fn finish(&mut self, source: &str) -> WholeBatch {
+        WholeBatch {
+            source: source.to_string(),
+            frame: self.builder.finish(1, 0),
+            events: std::mem::take(&mut self.events),
+        }
+    }
+}

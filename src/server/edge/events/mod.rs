@@ -1,0 +1,240 @@
+//! `POST /v1/events`: usage over HTTP, as CloudEvents 1.0 in all three modes and as NDJSON of any size.
+//!
+//! Owns: which body is read how, limits of bodies, the answer. Leaves to others: what an event says
+//! (`wire::cloudevents`), batches and verdicts (`intake`), durability (`usage_log`).
+//!
+//! Invariants:
+//! - A 200 says that every event of the request is durable and counts, or counted before; otherwise the answer names the
+//!   events that do not count, and why. What was accepted beside them is durable, and sending all again is harmless.
+//! - Bodies that are read at once take their bytes from one budget; at its end the answer is 503 `busy`.
+
+mod intake;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
+
+use self::intake::{Intake, Summary};
+use super::problem::Problem;
+use super::{Answer, BODY_BYTES_MAX, Caller, Edge, stopping};
+
+/// Bytes of all event bodies that are in memory at once.
+const EVENT_BODIES_BYTES_MAX: usize = 512 << 20;
+/// Bytes of one line of an NDJSON upload.
+const EVENT_LINE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of lines that an upload reads before it hands their events on.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks of one upload that wait for their verdicts.
+const BLOCKS_IN_FLIGHT_MAX: usize = 8;
+/// Time for the next bytes of a body.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a permit of the budget stands for.
+const BUDGET_UNIT_BYTES: usize = 4 << 10;
+
+/// The bytes that event bodies may take.
+pub struct EventBudget(Arc<Semaphore>);
+
+impl Default for EventBudget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(EVENT_BODIES_BYTES_MAX / BUDGET_UNIT_BYTES)))
+    }
+}
+
+impl EventBudget {
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let units = bytes.div_ceil(BUDGET_UNIT_BYTES) as u32; // a body is far below 2^32 units
+        self.0.clone().try_acquire_many_owned(units).map_err(|_| {
+            let detail = "event bodies take all the memory that they may; send again a little later";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+        })
+    }
+}
+
+/// How a body says its events.
+enum Mode {
+    Structured { is_batch: bool },
+    Binary,
+    Lines,
+}
+
+fn mode_of(headers: &HeaderMap) -> Result<Mode, Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence =
+        content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match essence.as_deref() {
+        Some("application/cloudevents-batch+json") => Ok(Mode::Structured { is_batch: true }),
+        Some("application/cloudevents+json") => Ok(Mode::Structured { is_batch: false }),
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Ok(Mode::Lines),
+        _ if headers.contains_key("ce-specversion") => Ok(Mode::Binary),
+        Some("application/json") => Ok(Mode::Structured { is_batch: false }),
+        _ => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content_type_must_be_known",
+            "send application/cloudevents+json, application/cloudevents-batch+json, application/x-ndjson with one \
+             event a line, or ce- headers with JSON data",
+        )),
+    }
+}
+
+/// `POST /v1/events`
+pub(super) async fn post_events(
+    State(edge): State<Arc<Edge>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let intake = Intake::new(edge.clone(), caller.0.clone());
+    let summary = match mode_of(&headers)? {
+        Mode::Lines => read_lines(&edge, intake, body).await?,
+        Mode::Binary => {
+            let (body, _permits) = read_whole(&edge, &headers, body).await?;
+            read_binary(intake, &headers, &body)?.finish().await.map_err(|_| stopping())?
+        }
+        Mode::Structured { is_batch } => {
+            let (body, _permits) = read_whole(&edge, &headers, body).await?;
+            read_structured(intake, is_batch, body).await?.finish().await.map_err(|_| stopping())?
+        }
+    };
+    edge.metrics.http_events_refused.fetch_add(summary.refused, Ordering::Relaxed);
+    if summary.is_good() {
+        return Ok(Json(summary).into_response());
+    }
+    let detail = format!(
+        "{} of {} events do not count; the others are durable, and sending all again counts none twice",
+        summary.failed(),
+        summary.received
+    );
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "events_must_count", &detail).with(&summary))
+}
+
+/// Reads a body that must fit into memory.
+async fn read_whole(
+    edge: &Edge,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Problem> {
+    let too_large = || {
+        let detail = format!("an event body has at most {BODY_BYTES_MAX} bytes; larger ones go as NDJSON");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_must_fit", &detail)
+    };
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: usize| bytes > BODY_BYTES_MAX) {
+        return Err(too_large());
+    }
+    let mut permits = Vec::new();
+    let mut chunks: Vec<Bytes> = Vec::new();
+    let mut bytes = 0;
+    while let Some(chunk) = next_chunk(&mut body).await? {
+        bytes += chunk.len();
+        if bytes > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        permits.push(edge.event_budget.take(chunk.len())?);
+        chunks.push(chunk);
+    }
+    match chunks.len() {
+        0 | 1 => Ok((chunks.pop().unwrap_or_default(), permits)),
+        _ => Ok((chunks.concat().into(), permits)),
+    }
+}
+
+/// The next bytes of a body; `None` at its end.
+async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    loop {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| {
+            let detail = format!("no bytes of the body came for {} seconds", PATIENCE.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_must_come", &detail)
+        })?;
+        let Some(frame) = frame else { return Ok(None) };
+        let frame = frame.map_err(|error| Problem::bad_request("body_must_be_whole", &error.to_string()))?;
+        if let Ok(chunk) = frame.into_data() {
+            return Ok(Some(chunk));
+        }
+    }
+}
+
+fn read_binary(mut intake: Intake, headers: &HeaderMap, body: &Bytes) -> Result<Intake, Problem> {
+    let content_type = match headers.get(header::CONTENT_TYPE) {
+        Some(value) => Some(value.to_str().map_err(|_| {
+            Problem::bad_request("request_must_be_readable", "the content type is not ASCII")
+        })?),
+        None => None,
+    };
+    let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    match cloudevents::read_binary(pairs, content_type, body) {
+        Ok(event) => intake.take(Ok(&event)),
+        Err(status) => intake.take(Err(status)),
+    }
+    Ok(intake)
+}
+
+/// Reads a structured body; a large one off the threads that serve connections.
+async fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<Intake, Problem> {
+    let read = move || -> Result<Intake, Problem> {
+        let text = str::from_utf8(&body)
+            .map_err(|_| Problem::bad_request("body_must_be_json", "the body is not UTF-8"))?;
+        if is_batch && !text.trim_ascii_start().starts_with('[') {
+            return Err(Problem::bad_request("body_must_be_json", "a batch is a JSON list of events"));
+        }
+        cloudevents::read_structured(text, &mut |event: Result<&CloudEvent<'_>, CloudEventStatus>| {
+            intake.take(event);
+        })
+        .map_err(|error| Problem::bad_request("body_must_be_json", &error.to_string()))?;
+        Ok(intake)
+    };
+    tokio::task::block_in_place(read)
+}
+
+/// Reads one event a line, however many there are: blocks of lines go on while earlier ones wait for their verdicts.
+async fn read_lines(edge: &Edge, mut intake: Intake, mut body: Body) -> Result<Summary, Problem> {
+    let _permit = edge.event_budget.take(BLOCK_BYTES * (BLOCKS_IN_FLIGHT_MAX + 1) + EVENT_LINE_BYTES_MAX)?;
+    let mut in_flight = VecDeque::new();
+    let mut summary = Summary::default();
+    let mut buffer: Vec<u8> = Vec::new();
+    loop {
+        let chunk = next_chunk(&mut body).await?;
+        let is_end = chunk.is_none();
+        buffer.extend_from_slice(&chunk.unwrap_or_default());
+        if buffer.len() < BLOCK_BYTES && !is_end {
+            continue;
+        }
+        let whole = if is_end {
+            buffer.len()
+        } else {
+            buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+        };
+        if buffer.len() - whole > EVENT_LINE_BYTES_MAX {
+            let detail = format!(
+                "the line of event {} has more than {EVENT_LINE_BYTES_MAX} bytes; events before it may be durable",
+                intake.events_taken()
+            );
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "line_must_fit", &detail));
+        }
+        let lines: Vec<u8> = buffer.drain(..whole).collect();
+        let next = intake.next_block();
+        let block = tokio::task::block_in_place(|| {
+            let mut block = std::mem::replace(&mut intake, next);
+            block.take_lines(&lines);
+            intake.follow(&block);
+            block
+        });
+        in_flight.push_back(tokio::spawn(block.finish()));
+        while in_flight.len() > if is_end { 0 } else { BLOCKS_IN_FLIGHT_MAX } {
+            let Some(block) = in_flight.pop_front() else { break };
+            summary.add(block.await.map_err(|_| stopping())?.map_err(|_| stopping())?);
+        }
+        if is_end {
+            return Ok(summary);
+        }
+    }
+}

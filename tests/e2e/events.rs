@@ -1,0 +1,243 @@
+//! Usage over HTTP: every mode of a body, every verdict, and the answers to what is wrong.
+
+use std::io::Write;
+
+use domain::{Decimal, Timestamp};
+use serde_json::{Value, json};
+use tallymark_client::{Event, EventIdOwned};
+
+use crate::process::{CATALOG, Server, call, call_json, charged, client, tallymark, text};
+
+async fn started(data: &std::path::Path) -> (Server, String) {
+    let server = Server::start(data, &[]);
+    let token = server.token.clone().unwrap();
+    assert_eq!(call_json("POST", &server.url("/v1/catalog/apply"), &token, CATALOG).await.0, 200);
+    (server, token)
+}
+
+fn now() -> Timestamp {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    Timestamp::from_nanoseconds(now)
+}
+
+fn event(id: &str, subject: &str, tokens: &Value) -> Value {
+    json!({
+        "specversion": "1.0", "id": id, "source": "shop", "type": "request", "subject": subject,
+        "time": now(), "data": { "tokens": tokens, "model": "large" },
+    })
+}
+
+async fn post(
+    server: &Server,
+    token: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<reqwest::Body>,
+) -> (u16, Value) {
+    let mut request = reqwest::Client::new().post(server.url("/v1/events")).bearer_auth(token).body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.unwrap();
+    let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: {text:?} is not JSON")))
+}
+
+type Header = (&'static str, &'static str);
+
+const STRUCTURED: Header = ("content-type", "application/cloudevents+json");
+const BATCH: Header = ("content-type", "application/cloudevents-batch+json; charset=utf-8");
+const LINES: Header = ("content-type", "application/x-ndjson");
+
+fn counts(said: &Value) -> Vec<(&str, u64)> {
+    let fields = said.as_object().unwrap().iter();
+    let known = [
+        "accepted",
+        "pending",
+        "unmetered",
+        "duplicate",
+        "duplicate_restamped",
+        "conflict",
+        "quarantined",
+        "rejected",
+    ];
+    let counts = fields.filter(|(name, _)| known.contains(&name.as_str()));
+    counts
+        .filter_map(|(name, count)| Some((name.as_str(), count.as_u64()?)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_counts_once_whatever_mode_or_path_brings_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let first = event("1", "key-1", &json!(10));
+    let time = Timestamp::parse(first["time"].as_str().unwrap()).unwrap();
+    let (status, said) = post(&server, &token, &[STRUCTURED], first.to_string()).await;
+    assert_eq!((status, counts(&said)), (200, vec![("accepted", 1)]), "{said}");
+    // The same as a batch, as a line, in headers, under a general content type, packed, and over QUIC.
+    let time_text = time.to_string();
+    let binary = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "shop"),
+        ("ce-type", "request"),
+        ("ce-subject", "key-1"),
+        ("ce-time", &time_text),
+    ];
+    let lines = format!("\n{first}\r\n\n{first}");
+    type Case<'a> = (&'a [(&'a str, &'a str)], Vec<u8>, u64);
+    let again: [Case<'_>; 6] = [
+        (&[BATCH], format!("[{first},{first}]").into_bytes(), 2),
+        (&[LINES], lines.into_bytes(), 2),
+        (&binary, b"{\"tokens\":10.0,\"model\":\"large\"}".to_vec(), 1),
+        (&[("content-type", "application/json")], format!("[{first}]").into_bytes(), 1),
+        (&[STRUCTURED, ("content-encoding", "gzip")], gzip(first.to_string().as_bytes()), 1),
+        (
+            &[STRUCTURED, ("content-encoding", "zstd")],
+            zstd::encode_all(first.to_string().as_bytes(), 1).unwrap(),
+            1,
+        ),
+    ];
+    for (headers, body, duplicates) in again {
+        let (status, said) = post(&server, &token, headers, body).await;
+        assert_eq!((status, counts(&said)), (200, vec![("duplicate", duplicates)]), "{headers:?}: {said}");
+    }
+    let client = client(&server, data.path(), &token, "shop").await;
+    let same = Event::new(EventIdOwned::Text("1".to_string()), "key-1", time);
+    let same = same.value("tokens", Decimal::from_integer(10)).dimension("model", "large");
+    client.record("request", &same).await.unwrap();
+    client.flush().await.unwrap();
+    let sources = call_json("GET", &server.url("/v1/counters"), &token, "").await.1["sources"].clone();
+    assert_eq!(
+        (sources["shop"]["duplicate"].as_u64(), sources["shop"]["metered"].as_u64()),
+        (Some(9), Some(1))
+    );
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    assert_eq!(charged(&server, &token).await.0["tokens"], 10);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_count_is_named_and_the_rest_is_durable() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let mut other = event("4", "key-1", &json!(1));
+    other["source"] = json!("elsewhere");
+    let batch = json!([
+        event("1", "key-1", &json!(10)),
+        event("1", "key-1", &json!(11)),
+        event("2", "key-1", &json!(-1)),
+        event("3", "nobody", &json!(5)),
+        other,
+        event("5", "key-1", &json!([1])),
+        event("", "key-1", &json!(1)),
+        7,
+    ]);
+    let narrow = tallymark(&[
+        "token",
+        "create",
+        "till",
+        "--data",
+        data.path().to_str().unwrap(),
+        "--role",
+        "ingest",
+        "--source",
+        "shop",
+    ]);
+    let narrow = text(&narrow).split_whitespace().find(|word| word.starts_with("tm_")).unwrap().to_string();
+    let (status, said) = post(&server, &narrow, &[BATCH], batch.to_string()).await;
+    assert_eq!((status, said["code"].as_str()), (422, Some("events_must_count")), "{said}");
+    let expected = [("accepted", 1), ("conflict", 1), ("pending", 1), ("quarantined", 1), ("rejected", 4)];
+    assert_eq!(counts(&said), expected);
+    let failures: Vec<String> = said["failures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| {
+            format!(
+                "{} {} {}",
+                f["index"],
+                f["verdict"].as_str().unwrap(),
+                f["reason"].as_str().unwrap_or("-")
+            )
+        })
+        .collect();
+    let expected = [
+        "1 conflict -",
+        "2 quarantined negative_usage",
+        "4 rejected source_must_be_granted",
+        "5 rejected property_must_be_scalar",
+        "6 rejected id_must_fit",
+        "7 rejected event_must_be_object",
+    ];
+    assert_eq!(failures, expected, "{said}");
+    // Sent again, nothing counts twice.
+    let (_, said) = post(&server, &narrow, &[BATCH], batch.to_string()).await;
+    assert_eq!(counts(&said), [("conflict", 1), ("duplicate", 3), ("rejected", 4)], "{said}");
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    assert_eq!(charged(&server, &token).await.0["tokens"], 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_cannot_be_read_are_refused_whole_and_say_why() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let good = event("1", "key-1", &json!(1));
+    let cases: [(&[Header], String, u16, &str); 8] = [
+        (&[BATCH], good.to_string(), 400, "body_must_be_json"),
+        (&[BATCH], format!("[{good},"), 400, "body_must_be_json"),
+        (&[STRUCTURED], String::new(), 400, "body_must_be_json"),
+        (&[STRUCTURED], format!("{good}{good}"), 400, "body_must_be_json"),
+        (&[("content-type", "text/xml")], good.to_string(), 415, "content_type_must_be_known"),
+        (&[], good.to_string(), 415, "content_type_must_be_known"),
+        (&[STRUCTURED, ("content-encoding", "br")], good.to_string(), 415, "request_must_be_readable"),
+        (&[STRUCTURED, ("content-encoding", "gzip")], good.to_string(), 400, "body_must_be_whole"),
+    ];
+    for (headers, body, status, code) in cases {
+        let (found, said) = post(&server, &token, headers, body.clone()).await;
+        assert_eq!((found, said["code"].as_str()), (status, Some(code)), "{headers:?} {body}: {said}");
+    }
+    let bomb = gzip(&vec![b' '; 65 << 20]);
+    assert!(bomb.len() < 1 << 20);
+    let (status, said) = post(&server, &token, &[STRUCTURED, ("content-encoding", "gzip")], bomb).await;
+    assert_eq!((status, said["code"].as_str()), (413, Some("body_must_fit")), "{said}");
+    let (status, said) = post(&server, &token, &[LINES], vec![b'x'; 2 << 20]).await;
+    assert_eq!((status, said["code"].as_str()), (413, Some("line_must_fit")), "{said}");
+    let billing =
+        tallymark(&["token", "create", "b", "--data", data.path().to_str().unwrap(), "--role", "billing"]);
+    let billing = text(&billing).split_whitespace().find(|word| word.starts_with("tm_")).unwrap().to_string();
+    assert_eq!(post(&server, &billing, &[STRUCTURED], good.to_string()).await.0, 403);
+    let sources = call_json("GET", &server.url("/v1/counters"), &token, "").await.1["sources"].clone();
+    assert_eq!(sources, json!({}), "nothing of it was taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_lines_goes_on_past_what_is_wrong() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let mut body = String::new();
+    for number in 0..20_000 {
+        let tokens = if number % 5_000 == 7 { json!("text") } else { json!(0.1) };
+        body.push_str(&format!("{}\n", event(&format!("e{number}"), "key-1", &tokens)));
+        if number == 9_999 {
+            body.push_str("not an event\n[]\n\n");
+        }
+    }
+    let packed = zstd::encode_all(body.as_bytes(), 1).unwrap();
+    let (status, said) = post(&server, &token, &[LINES, ("content-encoding", "zstd")], packed).await;
+    assert_eq!((status, said["received"].as_u64()), (422, Some(20_002)), "{said}");
+    assert_eq!(counts(&said), [("accepted", 19_996), ("quarantined", 4), ("rejected", 2)]);
+    let indexes: Vec<u64> =
+        said["failures"].as_array().unwrap().iter().filter_map(|f| f["index"].as_u64()).collect();
+    assert_eq!(indexes, [7, 5_007, 10_000, 10_001, 10_009, 15_009]);
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    let url = server.url("/v1/charge-batches");
+    let batches = call("GET", &url, &token, "").await.1;
+    assert!(batches.contains("\"quantity_after\":\"1999.6\""), "{batches}");
+}
