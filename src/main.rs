@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use server::commands::{bill, catalog, inspect, quote, replay, serve, token, what_if};
+use server::commands::{bill, catalog, inspect, quote, replay, serve, token, usage, what_if};
 use server::config::ServeArgs;
 
 /// Usage metering and rating: every event counts once, every cent explains itself.
@@ -32,6 +32,8 @@ enum Command {
     WhatIf(what_if::WhatIfArgs),
     /// Show what an account owes, and how that comes about.
     Bill(bill::BillArgs),
+    /// Count what was used, in windows and groups, from the logs of a directory.
+    Usage(usage::UsageArgs),
     /// Make, list and revoke tokens.
     Token(token::TokenArgs),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Quote(args) => quote::run(&args),
         Command::WhatIf(args) => what_if::run(&args),
         Command::Bill(args) => bill::run(&args),
+        Command::Usage(args) => usage::run(&args),
         Command::Token(args) => token::run(args),
     };
     match outcome {

@@ -147,6 +147,7 @@ fn serve_args(data: &Path, shards: u16) -> ServeArgs {
         grace_hours: 120,
         pending_per_slot_max: 256,
         segment_bytes: 64 << 20,
+        query_bytes_max: 16 << 30,
         accept_clock: false,
         accept_epoch: false,
     }

@@ -46,6 +46,8 @@ pub enum TimeStatus {
     ZoneMustBeIana,
     /// The text is not `YYYY-MM`.
     PeriodMustBeYearMonth,
+    /// The text is not `YYYY-MM-DD`.
+    DayMustBeYearMonthDay,
 }
 
 impl fmt::Display for TimeStatus {
@@ -57,6 +59,7 @@ impl fmt::Display for TimeStatus {
             TimeStatus::TimestampMustBeInRange => "an instant lies in the years 2000 to 2099",
             TimeStatus::ZoneMustBeIana => "a time zone is an IANA name such as America/New_York",
             TimeStatus::PeriodMustBeYearMonth => "a period is YYYY-MM",
+            TimeStatus::DayMustBeYearMonthDay => "a day is YYYY-MM-DD, of the years 2000 to 2099",
         })
     }
 }

@@ -24,6 +24,7 @@ mod recovery;
 mod replay;
 mod stored;
 mod usage_log;
+pub mod usage_query;
 mod what_if;
 
 pub use self::batch::{Batch, BatchError, BatchHead, chain_digest};

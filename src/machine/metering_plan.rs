@@ -69,7 +69,8 @@ pub(crate) fn program_index(plan: &MeteringPlan, meter: &MeterId) -> Option<u32>
     plan.programs.iter().position(|program| program.meter == *meter).map(|index| index as u32)
 }
 
-fn program_of(created: u64, meter: &catalog::Meter) -> MeterProgram {
+/// A meter as the engine executes it; `created` is the control offset of its record.
+pub(crate) fn program_of(created: u64, meter: &catalog::Meter) -> MeterProgram {
     MeterProgram {
         meter: meter.id.clone(),
         event_type: meter.event_type.as_str().into(),

@@ -59,6 +59,9 @@ pub struct ServeArgs {
     /// Bytes of one log segment.
     #[arg(long, env = "TALLYMARK_SEGMENT_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range((16 << 20)..=(4 << 30)))]
     pub segment_bytes: u64,
+    /// Bytes of the usage log that one usage query may read.
+    #[arg(long, env = "TALLYMARK_QUERY_BYTES_MAX", default_value_t = 16 << 30)]
+    pub query_bytes_max: u64,
     /// Accept a step of the machine's clock; recorded in the control log.
     #[arg(long)]
     pub accept_clock: bool,

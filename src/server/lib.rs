@@ -24,3 +24,4 @@ pub mod threads;
 pub mod tls;
 pub mod tokens;
 pub mod usage_log;
+pub mod usage_request;

@@ -19,7 +19,7 @@ use domain::Timestamp;
 use domain::time::{HOUR, SECOND};
 use engine::log::{LogKind, LogReader};
 use machine::{ControlWriter, History, Recovered};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
 
 use crate::clock::{CLOCK_STEP_MAX, Clock, real_now};
@@ -27,7 +27,7 @@ use crate::config::{ClockChoice, ServeArgs};
 use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, ControlSurroundings, Served};
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
-use crate::edge::{Edge, EventBudget, router};
+use crate::edge::{Edge, EventBudget, QUERIES_MAX, router};
 use crate::ingest::{Ingest, accept, endpoint};
 use crate::observe::Metrics;
 use crate::shards::Shards;
@@ -163,6 +163,9 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         event_budget: EventBudget::default(),
         usage: usage_state,
         clock,
+        shard_queues: shard_threads.weak_queues(),
+        queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+        query_bytes_max: args.query_bytes_max,
     };
     let listener = tokio::net::TcpListener::bind(args.http)
         .await

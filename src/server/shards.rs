@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use domain::EventPosition;
 use domain::plan::MeteringPlan;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
@@ -88,11 +89,21 @@ pub enum ShardTask {
     Barrier(Arc<BarrierTask>),
     /// Asks for counters.
     Snapshot(Sender<ShardSnapshot>),
+    /// Asks which events count.
+    Counts(Box<CountsTask>),
+}
+
+/// Events of one shard, and who asks whether they count.
+pub struct CountsTask {
+    /// Identity and position of each.
+    pub events: Vec<(u128, EventPosition)>,
+    /// Gets the shard's index, and for each event whether it counts.
+    pub reply: Sender<(usize, Vec<bool>)>,
 }
 
 /// The running shards.
 pub struct Shards {
-    queues: Vec<Sender<ShardTask>>,
+    queues: Arc<Vec<Sender<ShardTask>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -117,12 +128,17 @@ impl Shards {
             queues.push(queue);
             threads.push(thread);
         }
-        Ok(Self { queues, threads })
+        Ok(Self { queues: Arc::new(queues), threads })
     }
 
     /// The queues, one per shard.
     pub fn queues(&self) -> Vec<Sender<ShardTask>> {
-        self.queues.clone()
+        self.queues.to_vec()
+    }
+
+    /// The queues, for those who ask and whom stopping does not wait for.
+    pub fn weak_queues(&self) -> Weak<Vec<Sender<ShardTask>>> {
+        Arc::downgrade(&self.queues)
     }
 
     /// Waits until every shard has done what is queued.
@@ -173,6 +189,12 @@ fn run_shard(
                     set_aside: shard.set_aside().to_vec(),
                     remembered: shard.remembered(),
                 });
+            }
+            ShardTask::Counts(task) => {
+                let counts = task.events.iter();
+                let counts = counts.map(|(identity, position)| shard.counts(*identity, *position)).collect();
+                // A query that was abandoned does not wait for its answer.
+                let _ = task.reply.send((index, counts));
             }
         }
     }

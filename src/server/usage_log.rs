@@ -20,7 +20,7 @@ use domain::plan::MeteringPlan;
 use engine::log::LogWriter;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 
 use crate::clock::Clock;
@@ -66,6 +66,8 @@ pub enum UsageTask {
     },
     /// Asks every shard what became of the events that came before.
     Snapshot(Sender<ShardSnapshot>),
+    /// Asks for the offset behind everything that came before, once that is durable and with the shards.
+    Position(oneshot::Sender<u64>),
     /// Sync what is queued, close the log cleanly, and stop.
     Stop,
 }
@@ -97,6 +99,7 @@ pub struct UsageLog {
 
 enum Staged {
     Snapshot(Sender<ShardSnapshot>),
+    Position(oneshot::Sender<u64>, u64),
     Batch(Box<IncomingBatch>, u64),
     Barrier {
         offset: u64,
@@ -149,6 +152,10 @@ impl UsageLog {
                 staged.push(Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached });
             }
             UsageTask::Snapshot(reply) => staged.push(Staged::Snapshot(reply)),
+            UsageTask::Position(reply) => {
+                let behind = self.writer.next_offset() + self.writer.staged_bytes() as u64;
+                staged.push(Staged::Position(reply, behind));
+            }
             UsageTask::Stop => return Ok(true),
         }
         Ok(false)
@@ -176,6 +183,10 @@ impl UsageLog {
                 for shard in &self.shards {
                     hand_to(shard, ShardTask::Snapshot(reply.clone()))?;
                 }
+            }
+            Staged::Position(reply, behind) => {
+                // A query that was abandoned does not wait for its answer.
+                let _ = reply.send(behind);
             }
             Staged::Batch(batch, offset) => {
                 let IncomingBatch { mut prepared, on_durable, on_verdicts, arrived, .. } = *batch;

@@ -13,4 +13,5 @@ mod events;
 mod kill_nine;
 mod process;
 mod quote;
+mod usage;
 mod what_if;

@@ -14,7 +14,7 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::{HOUR, SECOND, Span, Timestamp, Zone};
+use super::{DAY, HOUR, SECOND, Span, TimeStatus, Timestamp, Zone};
 
 const MINUTE: i64 = 60 * SECOND;
 
@@ -74,6 +74,18 @@ impl WindowUnit {
         }
     }
 
+    /// Nanoseconds that no window of the unit is longer than.
+    fn longest(self) -> i64 {
+        match self {
+            WindowUnit::Minute => MINUTE,
+            WindowUnit::Hour => HOUR,
+            // Clocks are set by a few hours, but for a zone that went to the other side of the date line.
+            WindowUnit::Day => 2 * DAY,
+            WindowUnit::Week => 8 * DAY,
+            WindowUnit::Month => 32 * DAY,
+        }
+    }
+
     /// The unit of a name.
     ///
     /// # Errors
@@ -84,6 +96,17 @@ impl WindowUnit {
 }
 
 impl Zone {
+    /// The first instant of a civil day that is written `YYYY-MM-DD`, of the years 2000 to 2099.
+    ///
+    /// # Errors
+    /// [`TimeStatus::DayMustBeYearMonthDay`].
+    pub fn parse_day(&self, text: &str) -> Result<Timestamp, TimeStatus> {
+        let status = TimeStatus::DayMustBeYearMonthDay;
+        let is_plain = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        let date: Date = text.parse().map_err(|_| status)?;
+        if is_plain && (2000..2100).contains(&date.year()) { Ok(self.start_of(date)) } else { Err(status) }
+    }
+
     /// The window that an instant falls into.
     pub fn window_of(&self, unit: WindowUnit, instant: Timestamp) -> Span {
         match unit {
@@ -167,6 +190,11 @@ impl WindowGrid {
     pub fn new(zone: &Zone, unit: WindowUnit, span: Span, windows_max: usize) -> Result<Self, WindowStatus> {
         if span.until <= span.from {
             return Err(WindowStatus::SpanMustNotBeEmpty);
+        }
+        // Seen before they are counted one by one.
+        let nanoseconds = i128::from(span.until.nanoseconds()) - i128::from(span.from.nanoseconds());
+        if nanoseconds / i128::from(unit.longest()) > windows_max as i128 {
+            return Err(WindowStatus::WindowsMustFit);
         }
         let mut bounds = vec![span.from];
         let mut at = span.from;
@@ -314,6 +342,26 @@ mod tests {
     }
 
     #[test]
+    fn a_day_starts_at_its_first_instant_in_the_zone() {
+        for (name, day, start) in [
+            ("UTC", "2026-02-01", Some("2026-02-01T00:00:00Z")),
+            ("Europe/Berlin", "2026-03-29", Some("2026-03-28T23:00:00Z")),
+            ("America/Sao_Paulo", "2018-11-04", Some("2018-11-04T03:00:00Z")),
+            ("UTC", "2026-02-30", None),
+            ("UTC", "1999-12-31", None),
+            ("UTC", "2100-01-01", None),
+            ("UTC", "20260201", None),
+            ("UTC", "2026-2-1", None),
+            ("UTC", "2026-02-01T10:00", None),
+            ("UTC", "+02026-02-", None),
+            ("UTC", "", None),
+        ] {
+            let found = zone(name).parse_day(day);
+            assert_eq!(found.ok(), start.map(at), "{day} in {name}");
+        }
+    }
+
+    #[test]
     fn a_grid_ends_where_its_span_does_and_is_refused_when_it_is_too_fine() {
         let span = Span::new(at("2026-01-01T00:00:30Z"), at("2026-01-01T00:02:00Z"));
         let grid = WindowGrid::new(&Zone::utc(), WindowUnit::Minute, span, 2).unwrap();
@@ -358,13 +406,7 @@ mod tests {
                 prop_assert_eq!(zone.window_of(unit, inside), window);
             }
             prop_assert_eq!(zone.window_of(unit, window.until).from, window.until);
-            let hours_max = match unit {
-                WindowUnit::Minute | WindowUnit::Hour => 1,
-                WindowUnit::Day => 26,
-                WindowUnit::Week => 7 * 24 + 2,
-                WindowUnit::Month => 31 * 24 + 2,
-            };
-            prop_assert!(window.until.nanoseconds() - window.from.nanoseconds() <= hours_max * HOUR);
+            prop_assert!(window.until.nanoseconds() - window.from.nanoseconds() <= unit.longest());
         }
 
         /// A grid finds what the zone says, inside its span.

@@ -23,6 +23,11 @@ impl Groups {
         number
     }
 
+    /// Groups seen.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
     /// The texts of a group.
     pub(crate) fn group(&self, number: u32) -> &Group {
         &self.groups[number as usize]

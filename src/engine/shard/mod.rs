@@ -22,6 +22,7 @@ mod dedup;
 mod fold;
 mod groups;
 mod pending;
+pub mod recount;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -391,6 +392,13 @@ impl Shard {
             fold,
         };
         changed.into_iter().map(report_of).collect()
+    }
+
+    /// Whether an event counts: the first with its identity, and accepted by all its meters.
+    pub fn counts(&self, identity: u128, position: EventPosition) -> bool {
+        self.dedup.find(identity).is_some_and(|seen| {
+            seen.position == position && matches!(seen.standing, Standing::Metered | Standing::Pending)
+        })
     }
 
     /// Counters per source, in order of the sources.

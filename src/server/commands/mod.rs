@@ -10,4 +10,5 @@ pub mod quote;
 pub mod replay;
 pub mod serve;
 pub mod token;
+pub mod usage;
 pub mod what_if;

@@ -7,12 +7,14 @@
 mod events;
 mod problem;
 mod reads;
+mod usage;
 mod writes;
 
 pub use self::events::EventBudget;
+pub use self::usage::QUERIES_MAX;
 pub(crate) use self::writes::put_list;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -23,7 +25,7 @@ use axum::routing::{get, post, put};
 use crossbeam_channel::{Sender, TrySendError};
 use engine::identity::IdentityKey;
 use machine::Machine;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tower::ServiceBuilder;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::map_request_body::MapRequestBodyLayer;
@@ -32,6 +34,7 @@ use self::problem::Problem;
 use crate::control::{Command, CommandError, Served};
 use crate::directory::DataDirectory;
 use crate::observe::Metrics;
+use crate::shards::ShardTask;
 use crate::tokens::{Role, Token, Tokens};
 use crate::usage_log::{UsageLogState, UsageTask};
 
@@ -62,6 +65,12 @@ pub struct Edge {
     pub usage: Arc<UsageLogState>,
     /// The clock.
     pub clock: Arc<crate::clock::Clock>,
+    /// Queues of the shards, for as long as these run.
+    pub shard_queues: Weak<Vec<Sender<ShardTask>>>,
+    /// Lets usage queries in.
+    pub queries: Arc<Semaphore>,
+    /// Bytes of the usage log that one usage query may read.
+    pub query_bytes_max: u64,
 }
 
 type Answer = Result<Response, Problem>;
@@ -83,6 +92,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/v1/charge-batches", get(reads::charge_batches))
         .route("/v1/charge-batches/{number}/ack", post(writes::ack_batch))
         .route("/v1/accounts/{account}/bill", get(reads::bill))
+        .route("/v1/meters/{meter}/usage", get(usage::usage))
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Billing), require));
     let finance = Router::new()
         .route("/v1/journals", get(reads::journals))

@@ -1,0 +1,125 @@
+//! One meter counted again: events that a caller chooses, folded into cells that a caller chooses.
+//!
+//! Owns: what the meter takes of an event, in the groups that are asked for, and the cells that it adds up to.
+//! Leaves to others: which events count (`super::Shard::counts`), which cell an event belongs to (`machine`).
+//!
+//! Invariants: filters, values and folds are those of the shards, so a recount of what a shard counted gives its cells.
+
+use domain::Timestamp;
+use domain::plan::{MeterProgram, MeteringPlan};
+use wire::usage::UsageBatch;
+
+use super::cell::{Fold, Group};
+use super::cells::{CellKey, CellStore};
+use super::fold::{Contribution, ResolvedPrograms};
+use super::groups::Groups;
+
+/// A meter that is counted again.
+pub struct Recount {
+    plan: MeteringPlan,
+    groups: Groups,
+    cells: CellStore,
+    cell_count: usize,
+    text_bytes: usize,
+    contributions: Vec<Contribution>,
+}
+
+/// The meter against one batch.
+pub struct OpenBatch(ResolvedPrograms);
+
+/// What the meter takes of one event; kept until it is known whether the event counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Share(Contribution);
+
+/// Which cell an event belongs to, besides its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// A number of the caller's.
+    pub label: u32,
+    /// First instant of the slice.
+    pub slice_from: Timestamp,
+    /// Time of the event.
+    pub time: Timestamp,
+}
+
+/// A cell and what its events add up to.
+#[derive(Clone, Debug)]
+pub struct RecountedCell {
+    /// The caller's number.
+    pub label: u32,
+    /// First instant of the slice.
+    pub slice_from: Timestamp,
+    /// The group.
+    pub group: Group,
+    /// The fold.
+    pub fold: Fold,
+}
+
+impl Recount {
+    /// A recount of a meter; `program` has the filters and the groups that are asked for.
+    pub fn new(program: MeterProgram) -> Self {
+        Self {
+            plan: MeteringPlan { programs: vec![program], ..MeteringPlan::default() },
+            groups: Groups::default(),
+            cells: CellStore::default(),
+            cell_count: 0,
+            text_bytes: 0,
+            contributions: Vec::new(),
+        }
+    }
+
+    /// Opens a batch; `None` if the meter takes nothing of its type, or did not exist at the barrier before it.
+    pub fn open(&self, batch: &UsageBatch<'_>, control_offset: u64) -> Option<OpenBatch> {
+        let program = &self.plan.programs[0];
+        let is_taken =
+            *program.event_type == *batch.event_type() && program.since_control_offset <= control_offset;
+        is_taken.then(|| OpenBatch(ResolvedPrograms::of(&self.plan, control_offset, batch)))
+    }
+
+    /// What the meter takes of an event; `None` if its filters leave it out or it cannot take it, so that no shard
+    /// accepted it.
+    pub fn share_of(&mut self, open: &mut OpenBatch, batch: &UsageBatch<'_>, index: usize) -> Option<Share> {
+        let taken =
+            open.0.contributions_of(batch, index, &self.plan, &mut self.groups, &mut self.contributions);
+        taken.ok()?;
+        self.contributions.first().map(|contribution| Share(*contribution))
+    }
+
+    /// Counts an event.
+    pub fn add(&mut self, identity: u128, place: Place, share: Share) {
+        let Share(Contribution { program, group, value }) = share;
+        let key = CellKey { subject: place.label, program, group, slice_from: place.slice_from };
+        if self.cells.add(key, place.time, identity, value).is_some() {
+            self.cell_count += 1;
+            let texts = self.groups.group(group).iter().flatten();
+            self.text_bytes += texts.map(|text| text.len()).sum::<usize>();
+        }
+    }
+
+    /// Cells so far.
+    pub fn cell_count(&self) -> usize {
+        self.cell_count
+    }
+
+    /// Bytes of the texts of all cells so far.
+    pub fn text_bytes(&self) -> usize {
+        self.text_bytes
+    }
+
+    /// Groups seen so far, of events that count and others.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The cells, in no order.
+    pub fn finish(mut self) -> Vec<RecountedCell> {
+        let cells = self.cells.take_changed().into_iter();
+        let cell_of = |(key, fold): (CellKey, Fold)| RecountedCell {
+            label: key.subject,
+            slice_from: key.slice_from,
+            group: self.groups.group(key.group).clone(),
+            fold,
+        };
+        cells.map(cell_of).collect()
+    }
+}

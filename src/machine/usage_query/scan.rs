@@ -1,0 +1,210 @@
+//! Reads the usage log for a query, and asks which of its events count.
+//!
+//! Owns: the order of records, questions in chunks, the position and the control state that an answer is of.
+//! Leaves to others: the fold (`super`), who is asked and how (`server`), bytes (`engine::log`).
+//!
+//! Invariants:
+//! - Only records before the position are counted, whatever is written meanwhile: an answer for a position is the same
+//!   ever after.
+//! - One batch and two chunks of candidates are in memory at a time.
+
+use domain::Timestamp;
+use engine::identity::IdentityKey;
+use engine::io::Storage;
+use engine::log::{LogError, LogOptions, LogReader, Record};
+use engine::shard::Shard;
+use wire::control::ControlRecord;
+use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use wire::usage::UsageBatch;
+use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, decode_barrier};
+
+use super::question::QueryStatus;
+use super::{AsOf, Candidate, LoggedBatch, UsageFold};
+use crate::control::ControlState;
+use crate::recovery::LogPlace;
+use crate::usage_log::UsageRecordError;
+
+/// Candidates that are asked about together.
+pub const CHUNK_CANDIDATES_MAX: usize = 4_096;
+
+/// Takes candidates that count.
+pub type OnCounted<'a> = &'a mut dyn FnMut(&Candidate) -> Result<(), QueryStatus>;
+
+/// Says which events count.
+pub trait Judge {
+    /// Takes candidates; gives those that count, of this call or of the one before, to `counted`.
+    ///
+    /// # Errors
+    /// [`ScanError`].
+    fn judge(&mut self, candidates: Vec<Candidate>, counted: OnCounted<'_>) -> Result<(), ScanError>;
+
+    /// Gives what counts of the last call.
+    ///
+    /// # Errors
+    /// [`ScanError`].
+    fn finish(&mut self, counted: OnCounted<'_>) -> Result<(), ScanError>;
+}
+
+/// The shards themselves.
+impl Judge for &[Shard] {
+    fn judge(&mut self, candidates: Vec<Candidate>, counted: OnCounted<'_>) -> Result<(), ScanError> {
+        for candidate in &candidates {
+            if self[candidate.shard(self.len())].counts(candidate.identity, candidate.position) {
+                counted(candidate)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: OnCounted<'_>) -> Result<(), ScanError> {
+        Ok(())
+    }
+}
+
+/// Why usage was not counted to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The query has no answer.
+    #[error(transparent)]
+    Query(#[from] QueryStatus),
+    /// A log cannot be read.
+    #[error("a log cannot be read")]
+    Log(#[from] LogError),
+    /// A record of the usage log is not what belongs there.
+    #[error(transparent)]
+    Usage(#[from] UsageRecordError),
+    /// A record of the control log is not what belongs there.
+    #[error("the control record at offset {offset} does not follow")]
+    Control {
+        /// Offset of the record.
+        offset: u64,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nobody waits for the answer any more.
+    #[error("nobody waits for the answer")]
+    Abandoned,
+    /// Whoever says which events count has stopped.
+    #[error("a shard has stopped")]
+    JudgeStopped,
+}
+
+/// Up to where usage is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Records before this offset of the usage log.
+    pub before: u64,
+    /// Of these, the ones that were stamped by this instant.
+    pub recorded_by: Option<Timestamp>,
+}
+
+impl Known {
+    fn has(&self, record: &Record<'_>) -> bool {
+        self.recorded_by.is_none_or(|by| record.recorded_at <= by.nanoseconds())
+    }
+}
+
+/// Counts the usage of a log that is known into a fold; gives what the answer is of. `is_awaited` is asked at every record.
+///
+/// # Errors
+/// [`ScanError`].
+pub fn scan(
+    log: &dyn Storage,
+    options: LogOptions,
+    key: IdentityKey,
+    known: Known,
+    fold: &mut UsageFold,
+    judge: &mut dyn Judge,
+    is_awaited: &dyn Fn() -> bool,
+) -> Result<AsOf, ScanError> {
+    let mut reader = LogReader::open(log, options, 0, Some(known.before))?;
+    let mut as_of = AsOf { usage_offset: known.before, control_offset: 0 };
+    let mut candidates = Vec::new();
+    while let Some(record) = reader.next()? {
+        if !is_awaited() {
+            return Err(ScanError::Abandoned);
+        }
+        if !known.has(&record) {
+            as_of.usage_offset = record.offset;
+            break;
+        }
+        match record.kind {
+            KIND_BARRIER => as_of.control_offset = control_offset_of(&record)?,
+            KIND_USAGE_BATCH => select(fold, &record, as_of.control_offset, key, &mut candidates)?,
+            kind => return Err(UsageRecordError::KindMustBeKnown { offset: record.offset, kind }.into()),
+        }
+        while candidates.len() >= CHUNK_CANDIDATES_MAX {
+            let rest = candidates.split_off(CHUNK_CANDIDATES_MAX);
+            judge.judge(std::mem::replace(&mut candidates, rest), &mut |event| fold.add(event))?;
+        }
+    }
+    judge.judge(candidates, &mut |event| fold.add(event))?;
+    judge.finish(&mut |event| fold.add(event))?;
+    Ok(as_of)
+}
+
+fn select(
+    fold: &mut UsageFold,
+    record: &Record<'_>,
+    control_offset: u64,
+    key: IdentityKey,
+    candidates: &mut Vec<Candidate>,
+) -> Result<(), ScanError> {
+    let offset = record.offset;
+    let sound = |source| UsageRecordError::FrameMustBeSound { offset, source };
+    let head = BatchRecordHead::decode(record.payload);
+    let (head, frame) = head.ok_or(UsageRecordError::RecordMustBeReadable { offset })?;
+    // The batch was checked before it was logged, and its block's checksum was checked just now.
+    let header = FrameHeader::decode_slice(frame).map_err(sound)?;
+    let view = UsageBatch::reopen(&header, &frame[FRAME_HEADER_BYTES..]).map_err(sound)?;
+    let batch = LoggedBatch { view: &view, refusals: &head.refusals, offset, control_offset };
+    Ok(fold.select(batch, key, candidates)?)
+}
+
+fn control_offset_of(record: &Record<'_>) -> Result<u64, UsageRecordError> {
+    let unreadable = UsageRecordError::RecordMustBeReadable { offset: record.offset };
+    decode_barrier(record.payload).ok_or(unreadable)
+}
+
+/// The control offset of the last barrier that is known.
+///
+/// # Errors
+/// [`ScanError`].
+pub fn known_control_offset(
+    log: &dyn Storage,
+    options: LogOptions,
+    known: Known,
+    is_awaited: &dyn Fn() -> bool,
+) -> Result<u64, ScanError> {
+    let mut reader = LogReader::open(log, options, 0, Some(known.before))?;
+    let mut control_offset = 0;
+    while let Some(record) = reader.next()?
+        && known.has(&record)
+    {
+        if !is_awaited() {
+            return Err(ScanError::Abandoned);
+        }
+        if record.kind == KIND_BARRIER {
+            control_offset = control_offset_of(&record)?;
+        }
+    }
+    Ok(control_offset)
+}
+
+/// What a control log said before an offset.
+///
+/// # Errors
+/// [`ScanError`].
+pub fn control_state_before(control: &LogPlace, offset: u64) -> Result<ControlState, ScanError> {
+    let mut state = ControlState::default();
+    let mut reader = LogReader::open(&*control.storage, control.options, 0, Some(offset))?;
+    while let Some(record) = reader.next()? {
+        let offset = record.offset;
+        let read = ControlRecord::decode(record.payload);
+        let read = read.map_err(|source| ScanError::Control { offset, source: source.into() })?;
+        let applied = state.apply(offset, &read);
+        applied.map_err(|source| ScanError::Control { offset, source: source.into() })?;
+    }
+    Ok(state)
+}

@@ -1,0 +1,484 @@
+//! Random logs and random queries against a recount that goes through all events one by one.
+//!
+//! Owns: a small world with a log on a simulated disk, and the recount. Leaves to others: verdicts (the tests of
+//! `engine::shard`), windows (those of `domain::time`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use domain::time::{DAY, HOUR, SECOND, WindowUnit};
+use domain::{AccountId, Exact, MeterId, Span, Subject, SubscriptionId, Timestamp, Zone};
+use engine::identity::IdentityKey;
+use engine::log::{LogKind, LogOptions, LogWriter};
+use engine::prepared::PreparedBatch;
+use engine::shard::Shard;
+use engine::testing::disk::{Seed, SimulatedDisk};
+use serde_json::json;
+use wire::control::{ClockKind, ControlRecord, Genesis};
+use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
+use wire::verdict::Verdict;
+use wire::{BatchBuilder, IdMode};
+
+use super::*;
+use crate::Machine;
+use crate::recovery::LogPlace;
+
+const SOURCES: [&str; 2] = ["edge", "shop"];
+const SUBJECTS: [&str; 4] = ["k0", "k1", "k2", "k3"];
+const REGIONS: [Option<&str>; 4] = [None, Some("eu"), Some("us"), Some("")];
+const ZONES: [&str; 4] = ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/New_York"];
+
+/// The clocks of New York are set a day later; around here all events happen.
+fn start() -> Timestamp {
+    Timestamp::parse("2026-03-07T00:00:00Z").unwrap()
+}
+
+/// An event as it was sent, and what became of it.
+struct Fact {
+    offset: u64,
+    recorded_at: i64,
+    control_offset: u64,
+    source: &'static str,
+    subject: &'static str,
+    time: Timestamp,
+    hundredths: i128,
+    region: Option<&'static str>,
+    counts: bool,
+}
+
+struct World {
+    machine: Machine,
+    shards: Vec<Shard>,
+    usage: LogWriter,
+    usage_place: LogPlace,
+    control: LogWriter,
+    control_place: LogPlace,
+    facts: Vec<Fact>,
+    barriers: Vec<(u64, i64, u64)>,
+    control_offset: u64,
+    now: i64,
+}
+
+fn place(kind: LogKind) -> (LogWriter, LogPlace) {
+    let options = LogOptions { kind, partition: 0, incarnation: 0, segment_bytes: 64 << 10 };
+    let place = LogPlace { storage: Arc::new(SimulatedDisk::default()), options };
+    let opened = LogWriter::recover::<engine::log::LogError>(place.storage.clone(), options, &mut |_| Ok(()));
+    (opened.unwrap().0, place)
+}
+
+impl World {
+    fn new(shards: usize) -> Self {
+        let (usage, usage_place) = place(LogKind::Usage);
+        let (control, control_place) = place(LogKind::Control);
+        let mut world = Self {
+            machine: Machine::new(shards),
+            shards: (0..shards).map(Shard::new).collect(),
+            usage,
+            usage_place,
+            control,
+            control_place,
+            facts: Vec::new(),
+            barriers: Vec::new(),
+            control_offset: 0,
+            now: start().plus(5 * DAY).nanoseconds(),
+        };
+        world.append(&ControlRecord::Genesis(Genesis {
+            tenant: 0,
+            incarnation: 0,
+            identity_key: "0".repeat(32),
+            clock: ClockKind::Scenario,
+            epoch: crate::RATING_EPOCH.to_string(),
+            made_by: "a test".to_string(),
+        }));
+        world.put("entities", "inc", json!({ "currency": "USD", "time_zone": "UTC" }));
+        let account = json!({ "name": "A", "entity": "inc", "currency": "USD", "time_zone": "UTC" });
+        world.put("accounts", "acme", account);
+        world.put("meters", "sum", json!({ "event_type": "use", "aggregation": "sum", "value": "v" }));
+        world.put("plans", "pro", json!({ "currency": "USD" }));
+        for subscription in ["s0", "s1"] {
+            let until = if subscription == "s1" { json!(start().plus(3 * DAY)) } else { json!(null) };
+            let body =
+                json!({ "account": "acme", "plan": "pro", "from": start().plus(-3 * DAY), "until": until });
+            world.put("subscriptions", subscription, body);
+        }
+        world
+    }
+
+    fn append(&mut self, record: &ControlRecord) {
+        let offset = self.control.stage(1, self.now, &[&record.encode()]).unwrap();
+        self.control.commit(self.now).unwrap();
+        self.machine.apply(offset, record).unwrap();
+    }
+
+    /// Puts a resource, if the catalog takes it, and sends a barrier.
+    fn put(&mut self, kind: &str, id: &str, body: serde_json::Value) {
+        if let Ok(Some(record)) = self.machine.propose_put(kind, id, body, "test") {
+            self.append(&record);
+            self.barrier();
+        }
+    }
+
+    fn barrier(&mut self) {
+        self.control_offset = self.control.next_offset();
+        let plan = self.machine.metering_plan(self.control_offset);
+        let offset =
+            self.usage.stage(KIND_BARRIER, self.now, &[&encode_barrier(self.control_offset)]).unwrap();
+        let recorded_at = self.usage.commit(self.now).unwrap().recorded_at;
+        self.barriers.push((offset, recorded_at, self.control_offset));
+        let mut history = crate::UsageHistory::new(
+            self.usage_place.storage.clone(),
+            self.usage_place.options,
+            IdentityKey::new(0),
+            self.shards.len(),
+        );
+        for shard in &mut self.shards {
+            crate::pass_barrier_through(shard, offset, self.control_offset, &plan, false, &mut history)
+                .unwrap();
+        }
+    }
+
+    fn send(&mut self, random: &mut Seed) {
+        let source = SOURCES[random.below(2) as usize];
+        let event_type = if random.below(8) == 0 { "other" } else { "use" };
+        let mut builder = BatchBuilder::new(source, event_type, IdMode::Given).without_event_checks();
+        let mut facts = Vec::new();
+        for _ in 0..=random.below(8) {
+            let id = if random.below(60) == 0 { String::new() } else { random.below(120).to_string() };
+            let subject = SUBJECTS[random.below(4) as usize];
+            let days = random.below(50) as i64 - 5;
+            let nanoseconds = [0, -1, 1, random.below(3_600_000_000_000) as i64][random.below(4) as usize];
+            let time = start().plus(days * 4 * HOUR + nanoseconds);
+            let hundredths = i128::from(random.below(500)) - 5;
+            let region = REGIONS[random.below(4) as usize];
+            let values = [("v", hundredths, 2)];
+            let values = if random.below(20) == 0 { &values[..0] } else { &values[..] };
+            let dimensions: Vec<(&str, &str)> = region.iter().map(|region| ("region", *region)).collect();
+            builder.push_parts(id.as_bytes(), subject, time.nanoseconds(), values, &dimensions).unwrap();
+            let (recorded_at, control_offset) = (self.now, self.control_offset);
+            let counts = event_type == "use";
+            facts.push(Fact {
+                offset: 0,
+                recorded_at,
+                control_offset,
+                source,
+                subject,
+                time,
+                hundredths,
+                region,
+                counts,
+            });
+        }
+        let frame = Arc::new(builder.finish(1, 0));
+        let (key, now) = (IdentityKey::new(0), Timestamp::from_nanoseconds(self.now));
+        let mut batch = PreparedBatch::prepare(frame.clone(), None, now, key, self.shards.len()).unwrap();
+        let head = BatchRecordHead { producer: 1, refusals: batch.refusals().to_vec() }.encode();
+        batch.offset = self.usage.stage(KIND_USAGE_BATCH, self.now, &[&head, &frame]).unwrap();
+        if random.below(3) > 0 {
+            self.usage.commit(self.now).unwrap();
+        }
+        for shard in &mut self.shards {
+            shard.handle_batch(&batch, &mut |index, verdict| {
+                facts[usize::from(index)].counts &= matches!(verdict, Verdict::Accepted | Verdict::Pending);
+            });
+        }
+        facts.iter_mut().for_each(|fact| fact.offset = batch.offset);
+        self.facts.extend(facts);
+    }
+
+    fn step(&mut self, random: &mut Seed) {
+        // A block has one stamp, so time moves between two commits.
+        self.usage.commit(self.now).unwrap();
+        self.now += random.below(3) as i64 * SECOND;
+        match random.below(10) {
+            0 => {
+                let subscription = if random.below(2) == 0 { "s0" } else { "s1" };
+                let from = start().plus(random.below(20) as i64 * 4 * HOUR);
+                let until = from.plus((1 + random.below(20) as i64) * 4 * HOUR);
+                let until = if random.below(2) == 0 { json!(until) } else { json!(null) };
+                let body = json!({ "subscription": subscription, "from": from, "until": until });
+                self.put("subjects", SUBJECTS[random.below(4) as usize], body);
+            }
+            1 => {
+                let filter = json!({ "region": ["eu", "us"] });
+                let body = json!({ "event_type": "use", "aggregation": "count", "filter": filter });
+                self.put("meters", "late", body);
+            }
+            _ => (0..=random.below(3)).for_each(|_| self.send(random)),
+        }
+    }
+
+    fn answer(&self, question: Question, known: Option<Known>) -> Result<(UsageAnswer, AsOf), QueryStatus> {
+        let query = UsageQuery::new(question)?;
+        let (log, options) = (&*self.usage_place.storage, self.usage_place.options);
+        let known = known.unwrap_or(Known { before: self.usage.next_offset(), recorded_by: None });
+        let control_offset = known_control_offset(log, options, known, &|| true).unwrap();
+        let state = control_state_before(&self.control_place, control_offset).unwrap();
+        let mut fold = UsageFold::new(query.clone(), UsageTerms::of(state.catalog(), &query)?);
+        let mut judge = self.shards.as_slice();
+        let as_of = scan(log, options, IdentityKey::new(0), known, &mut fold, &mut judge, &|| true).unwrap();
+        assert_eq!(as_of.control_offset, control_offset);
+        Ok((fold.finish()?, as_of))
+    }
+
+    /// The rows, event by event: sum in hundredths and count.
+    fn recount(&self, question: &Question, known: Option<Known>) -> Option<BTreeMap<String, (i128, u64)>> {
+        let is_known = |offset: u64, recorded_at: i64| {
+            known.is_none_or(|known| {
+                let by = known.recorded_by.is_none_or(|by| recorded_at <= by.nanoseconds());
+                offset < known.before && by
+            })
+        };
+        let mut known_barriers = self.barriers.iter().filter(|(offset, at, _)| is_known(*offset, *at));
+        let control_offset = known_barriers.next_back().map_or(0, |(_, _, control_offset)| *control_offset);
+        let state = control_state_before(&self.control_place, control_offset).unwrap();
+        let catalog = state.catalog();
+        let (created, meter) = catalog.meters().find(|(_, meter)| meter.id == question.meter)?;
+        match &question.scope {
+            UsageScope::Subscription(subscription) => drop(catalog.subscription(subscription)?),
+            UsageScope::Account(account) => drop(catalog.account(account)?),
+            _ => {}
+        }
+        let is_owned = |fact: &Fact, of: &dyn Fn(&SubscriptionId) -> bool| {
+            let binding = catalog.subject(fact.subject).and_then(|timeline| timeline.at(fact.time));
+            binding.is_some_and(|binding| {
+                let timeline = catalog.subscription(&binding.subscription);
+                of(&binding.subscription) && timeline.is_some_and(|timeline| timeline.at(fact.time).is_some())
+            })
+        };
+        let mut rows = BTreeMap::new();
+        for fact in self.facts.iter().filter(|fact| fact.counts && is_known(fact.offset, fact.recorded_at)) {
+            let is_in_scope = match &question.scope {
+                UsageScope::All => true,
+                UsageScope::Subjects(subjects) => subjects.contains(fact.subject),
+                UsageScope::Subscription(subscription) => is_owned(fact, &|owner| owner == subscription),
+                UsageScope::Account(_) => is_owned(fact, &|_| true),
+            };
+            let of_meter = meter.filter.is_empty() || matches!(fact.region, Some("eu" | "us"));
+            let wanted = question.filter.get("region");
+            let is_wanted = wanted.is_none_or(|texts| fact.region.is_some_and(|text| texts.contains(text)));
+            let is_in = is_in_scope && question.span.contains(fact.time) && of_meter && is_wanted;
+            if !is_in || created > fact.control_offset {
+                continue;
+            }
+            let window =
+                question.window.map_or(question.span, |unit| question.zone.window_of(unit, fact.time));
+            let from = window.from.max(question.span.from);
+            let until = window.until.min(question.span.until);
+            let texts: Vec<Option<&str>> = question
+                .group_by
+                .iter()
+                .map(|key| match key {
+                    GroupKey::Subject => Some(fact.subject),
+                    GroupKey::Source => Some(fact.source),
+                    GroupKey::Dimension(name) if &**name == "region" => fact.region,
+                    GroupKey::Dimension(_) => None,
+                })
+                .collect();
+            let row = rows.entry(format!("{from} {until} {texts:?}")).or_insert((0, 0));
+            row.0 += if meter.id.as_str() == "sum" { fact.hundredths } else { 100 };
+            row.1 += 1;
+        }
+        Some(rows)
+    }
+}
+
+fn question(random: &mut Seed) -> Question {
+    let subject = |random: &mut Seed| Subject::new(SUBJECTS[random.below(4) as usize]).unwrap();
+    let scope = match random.below(5) {
+        0 => UsageScope::All,
+        1 => UsageScope::Subjects([subject(random), subject(random)].into()),
+        2 => UsageScope::Subscription(SubscriptionId::new(["s0", "s1"][random.below(2) as usize]).unwrap()),
+        _ => UsageScope::Account(AccountId::new("acme").unwrap()),
+    };
+    let from = start().plus((random.below(30) as i64 - 6) * 4 * HOUR + random.below(2) as i64);
+    let window = [None].into_iter().chain(WindowUnit::ALL.map(Some)).nth(random.below(6) as usize).unwrap();
+    let span = match random.below(4) {
+        _ if window == Some(WindowUnit::Minute) => Span::new(from, from.plus(12 * HOUR + 1)),
+        0 => Span::new(start().plus(-30 * DAY), start().plus(60 * DAY)),
+        _ => Span::new(from, from.plus(1 + random.below(60) as i64 * 4 * HOUR)),
+    };
+    let keys = [
+        GroupKey::Subject,
+        GroupKey::Source,
+        GroupKey::Dimension("region".into()),
+        GroupKey::Dimension("nothing".into()),
+    ];
+    let mut filter = BTreeMap::new();
+    if random.below(3) == 0 {
+        let texts: BTreeSet<String> =
+            ["eu", ""].into_iter().take(random.below(3) as usize).map(String::from).collect();
+        filter.insert("region".to_string(), texts);
+    }
+    Question {
+        meter: MeterId::new(["sum", "sum", "late"][random.below(3) as usize]).unwrap(),
+        scope,
+        span,
+        window,
+        zone: Zone::new(ZONES[random.below(4) as usize]).unwrap(),
+        group_by: keys.into_iter().filter(|_| random.below(3) == 0).collect(),
+        filter,
+        shows_empty: false,
+    }
+}
+
+fn rows_of(answer: &UsageAnswer) -> BTreeMap<String, (i128, u64)> {
+    let row_of = |row: &UsageRow| {
+        let texts: Vec<Option<&str>> = row.group.iter().map(|text| text.as_deref()).collect();
+        let hundredths = row.value.multiply(Exact::from_integer(100)).unwrap();
+        let name = format!("{} {} {texts:?}", row.window.from, row.window.until);
+        (name, (hundredths.round_to(0).unwrap(), row.event_count))
+    };
+    let rows: BTreeMap<_, _> = answer.rows.iter().map(row_of).collect();
+    assert_eq!(rows.len(), answer.rows.len(), "a window and a group have one row");
+    rows
+}
+
+fn cases() -> u64 {
+    std::env::var("TALLYMARK_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
+}
+
+/// Whatever was sent, in whatever order, twice or in conflict, quarantined, bound and bound again: a query is the recount
+/// of what was known at its position, with any number of shards.
+#[test]
+fn a_query_is_a_recount_of_what_was_known() {
+    for seed in 0..cases() {
+        let mut random = Seed::new(seed);
+        let mut world = World::new(1 + random.below(4) as usize);
+        (0..10 + random.below(60)).for_each(|_| world.step(&mut random));
+        world.usage.commit(world.now).unwrap();
+        for _ in 0..12 {
+            let asked = question(&mut random);
+            let end = world.usage.next_offset();
+            let known = match random.below(4) {
+                0 => Some(Known { before: random.below(end + 1), recorded_by: None }),
+                1 => {
+                    let past = random.below(120) as i64 * SECOND;
+                    let by = Timestamp::from_nanoseconds(world.now).plus(-past);
+                    Some(Known { before: end, recorded_by: Some(by) })
+                }
+                _ => None,
+            };
+            let Some(mut expected) = world.recount(&asked, known) else {
+                let refused = world.answer(asked, known).map(|_| ()).unwrap_err();
+                assert!(refused.name().ends_with("_must_exist"), "seed {seed}: {refused}");
+                continue;
+            };
+            let (answer, as_of) = world.answer(asked.clone(), known).unwrap();
+            let counted: u64 = expected.values().map(|(_, count)| count).sum();
+            if asked.group_by.is_empty() && asked.window.is_none() {
+                expected.entry(format!("{} {} []", asked.span.from, asked.span.until)).or_insert((0, 0));
+            }
+            assert_eq!(rows_of(&answer), expected, "seed {seed}, {known:?}, {asked:?}");
+            assert_eq!(answer.event_count, counted, "seed {seed}");
+            // The position that an answer names gives it again.
+            let again = Known { before: as_of.usage_offset, recorded_by: None };
+            let (again, _) = world.answer(asked.clone(), Some(again)).unwrap();
+            assert_eq!((again.rows, again.event_digest), (answer.rows.clone(), answer.event_digest));
+            check_empty_rows(&world, asked, known, &answer);
+        }
+    }
+}
+
+/// With empty windows shown, every group has a row in every window, and those with usage are the same.
+fn check_empty_rows(world: &World, asked: Question, known: Option<Known>, answer: &UsageAnswer) {
+    let groups: BTreeSet<_> = answer.rows.iter().map(|row| row.group.clone()).collect();
+    let groups = if asked.group_by.is_empty() { 1 } else { groups.len() };
+    let windows = UsageQuery::new(asked.clone()).unwrap().grid.windows().len();
+    let shown = world.answer(Question { shows_empty: true, ..asked }, known);
+    if groups * windows > QUERY_ROWS_MAX {
+        assert_eq!(shown.map(|_| ()), Err(QueryStatus::RowsMustFit));
+        return;
+    }
+    let (shown, _) = shown.unwrap();
+    assert_eq!(shown.rows.len(), groups * windows);
+    let used = |rows: &[UsageRow]| rows.iter().filter(|row| row.event_count > 0).cloned().collect::<Vec<_>>();
+    assert_eq!(used(&shown.rows), used(&answer.rows));
+}
+
+fn everything() -> Question {
+    Question {
+        meter: MeterId::new("sum").unwrap(),
+        scope: UsageScope::All,
+        span: Span::new(Timestamp::MIN, Timestamp::END),
+        window: None,
+        zone: Zone::utc(),
+        group_by: Vec::new(),
+        filter: BTreeMap::new(),
+        shows_empty: false,
+    }
+}
+
+#[test]
+fn a_query_that_nobody_awaits_ends() {
+    let mut world = World::new(1);
+    world.send(&mut Seed::new(1));
+    world.usage.commit(world.now).unwrap();
+    let query = UsageQuery::new(everything()).unwrap();
+    let mut fold =
+        UsageFold::new(query.clone(), UsageTerms::of(world.machine.control().catalog(), &query).unwrap());
+    let known = Known { before: world.usage.next_offset(), recorded_by: None };
+    let (log, options) = (&*world.usage_place.storage, world.usage_place.options);
+    let mut judge = world.shards.as_slice();
+    let ended = scan(log, options, IdentityKey::new(0), known, &mut fold, &mut judge, &|| false);
+    assert!(matches!(ended, Err(ScanError::Abandoned)), "{ended:?}");
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_refused() {
+    let mut world = World::new(1);
+    // As many subjects as a row each would be too much.
+    for first in (0..=QUERY_ROWS_MAX).step_by(5_000) {
+        let mut builder = BatchBuilder::new("edge", "use", IdMode::Given);
+        for number in first..(first + 5_000).min(QUERY_ROWS_MAX + 1) {
+            let (id, time) = (number.to_string(), start().plus(4 * DAY).nanoseconds());
+            builder.push_parts(id.as_bytes(), &id, time, &[("v", 1, 0)], &[]).unwrap();
+        }
+        let frame = Arc::new(builder.finish(1, 0));
+        let now = Timestamp::from_nanoseconds(world.now);
+        let mut batch = PreparedBatch::prepare(frame.clone(), None, now, IdentityKey::new(0), 1).unwrap();
+        let head = BatchRecordHead { producer: 1, refusals: Vec::new() }.encode();
+        batch.offset = world.usage.stage(KIND_USAGE_BATCH, world.now, &[&head, &frame]).unwrap();
+        world.usage.commit(world.now).unwrap();
+        world.shards[0].handle_batch(&batch, &mut |_, _| {});
+    }
+    let (whole, _) = world.answer(everything(), None).unwrap();
+    assert_eq!(whole.event_count, QUERY_ROWS_MAX as u64 + 1);
+    let by_subject = Question { group_by: vec![GroupKey::Subject], ..everything() };
+    let query = UsageQuery::new(by_subject.clone()).unwrap();
+    let mut fold =
+        UsageFold::new(query.clone(), UsageTerms::of(world.machine.control().catalog(), &query).unwrap());
+    let known = Known { before: world.usage.next_offset(), recorded_by: None };
+    let (log, options) = (&*world.usage_place.storage, world.usage_place.options);
+    let mut judge = world.shards.as_slice();
+    let ended = scan(log, options, IdentityKey::new(0), known, &mut fold, &mut judge, &|| true);
+    assert!(matches!(ended, Err(ScanError::Query(QueryStatus::RowsMustFit))), "{ended:?}");
+}
+
+#[test]
+fn csv_quotes_what_it_must_and_tells_an_empty_text_from_a_missing_one() {
+    let span = Span::new(start(), start().plus(HOUR));
+    let group_by = vec![GroupKey::Dimension("a,b".into()), GroupKey::Subject];
+    let row = |text: Option<&str>, value: i128| UsageRow {
+        window: span,
+        group: vec![text.map(Arc::from), Some("k".into())],
+        value: Exact::new(value, 2),
+        event_count: 1,
+    };
+    let answer = UsageAnswer {
+        question: Question { group_by, span, ..everything() },
+        aggregation: Aggregation::Sum,
+        rows: vec![row(None, 150), row(Some(""), 0), row(Some("x\"y\nz"), -5)],
+        event_count: 3,
+        event_digest: 0x1f,
+    };
+    let window = "2026-03-07T00:00:00Z,2026-03-07T01:00:00Z";
+    let expected = format!(
+        "from,to,\"a,b\",subject,value,event_count\n{window},,k,1.5,1\n{window},\"\",k,0,1\n\
+         {window},\"x\"\"y\nz\",k,-0.05,1\n"
+    );
+    assert_eq!(answer.to_csv(), expected);
+    let json = answer.to_json(AsOf { usage_offset: 7, control_offset: 8 });
+    assert_eq!(json["rows"][0]["group"], json!({ "a,b": null, "subject": "k" }));
+    assert_eq!(json["as_of"], json!({ "usage_offset": 7, "control_offset": 8 }));
+    assert_eq!(json["event_digest"], "0000000000000000000000000000001f");
+}
