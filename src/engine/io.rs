@@ -2,8 +2,8 @@
 //!
 //! Owns: the seam between logs and disks. Leaves to others: real disks (`server::disk`), simulated ones (`testing`).
 //!
-//! Contract: `write_at` and `preallocate` may be lost until `sync_data` returns; a created or removed file may be lost
-//! until `sync_directory` returns. After a failed write or sync the file is not used again.
+//! Contract: `write_at` and `preallocate` may be lost until `sync_data` returns; a created, renamed or removed name may
+//! be lost until `sync_directory` returns. After a failed write or sync the file is not used again.
 
 use std::io;
 
@@ -15,9 +15,11 @@ pub trait Storage: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
     /// An existing file; written only if `is_writable`.
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>>;
+    /// Gives a file another name, which must be free.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Takes a file away.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes created and removed names durable.
+    /// Makes created, renamed and removed names durable.
     fn sync_directory(&self) -> io::Result<()>;
 }
 

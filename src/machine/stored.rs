@@ -210,6 +210,9 @@ mod tests {
         fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
             Ok(Box::new(Counted(self.0.open(name, is_writable)?, self.1.clone())))
         }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
         fn remove(&self, name: &str) -> io::Result<()> {
             self.0.remove(name)
         }

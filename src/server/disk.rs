@@ -1,16 +1,25 @@
 //! Real disks: directories of files for logs, the lock of a data directory, files replaced atomically.
+//!
+//! Writes that start, end and lie in memory at multiples of a sector go past the page cache (`O_DIRECT`) where the file
+//! system takes that; all others, and those that it refuses, go through it. Both are durable by the same sync, and a
+//! reader sees both.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::io::{Storage, StorageFile};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with};
+
+/// What a write past the page cache must be a multiple of, on every disk that we know.
+const SECTOR_BYTES: u64 = 4_096;
 
 /// A directory of files.
 pub struct Directory {
     path: PathBuf,
+    is_direct: bool,
 }
 
 impl Directory {
@@ -26,7 +35,21 @@ impl Directory {
         for directory in made {
             sync_directory(parent_of(directory))?;
         }
-        Ok(Self { path: path.to_path_buf() })
+        Ok(Self { path: path.to_path_buf(), is_direct: true })
+    }
+
+    /// The same directory, with all writes through the page cache.
+    pub fn through_page_cache(self) -> Self {
+        Self { is_direct: false, ..self }
+    }
+
+    /// The file once more for writes past the page cache; `None` if the file system has no such thing.
+    fn direct(&self, name: &str) -> Option<File> {
+        let direct = || {
+            let flags = OFlags::DIRECT.bits().cast_signed();
+            OpenOptions::new().write(true).custom_flags(flags).open(self.path.join(name)).ok()
+        };
+        self.is_direct.then(direct).flatten()
     }
 }
 
@@ -39,7 +62,11 @@ fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// The same file past the page cache; gone once it refused a write.
+    direct: RefCell<Option<File>>,
+}
 
 impl Storage for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
@@ -52,12 +79,28 @@ impl Storage for Directory {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile { file, direct: self.direct(name).into() }))
     }
 
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
         let file = OpenOptions::new().read(true).write(is_writable).open(self.path.join(name))?;
-        Ok(Box::new(RealFile(file)))
+        let direct = if is_writable { self.direct(name) } else { None };
+        Ok(Box::new(RealFile { file, direct: direct.into() }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let here = File::open(&self.path)?;
+        match renameat_with(&here, from, &here, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            // Not every file system can promise it; the writer of a log is alone in its directory.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                if self.path.join(to).exists() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                std::fs::rename(self.path.join(from), self.path.join(to))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -73,33 +116,43 @@ impl Storage for Directory {
 
 impl StorageFile for RealFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let of_sectors = |number: u64| number.is_multiple_of(SECTOR_BYTES);
+        let is_of_sectors = [offset, bytes.len() as u64, bytes.as_ptr().addr() as u64].map(of_sectors);
+        let mut direct = self.direct.borrow_mut();
+        if let Some(file) = direct.as_ref().filter(|_| is_of_sectors == [true; 3]) {
+            match file.write_all_at(bytes, offset) {
+                // It wants larger multiples, or took the flag without having such writes.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => *direct = None,
+                written => return written,
+            }
+        }
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
         if self.size()? >= bytes {
             return Ok(());
         }
-        match fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             // A file system without fallocate still gives zeros; its syncs cost a little more.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(bytes),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.file.set_len(bytes),
             Err(error) => Err(error.into()),
         }
     }
@@ -179,9 +232,16 @@ mod tests {
     }
 
     #[test]
-    fn a_real_directory_keeps_the_contract_of_storage() {
+    fn a_real_directory_keeps_the_contract_of_storage_past_the_page_cache_and_through_it() {
         let data = tempfile::tempdir().unwrap();
         let directory = Directory::open_or_create(&data.path().join("deep/log")).unwrap();
+        check_contract(&directory);
+        let cached =
+            Directory::open_or_create(&data.path().join("deep/cached")).unwrap().through_page_cache();
+        check_contract(&cached);
+    }
+
+    fn check_contract(directory: &Directory) {
         let file = directory.create("a").unwrap();
         assert!(directory.create("a").is_err(), "a file is never made over another");
         file.preallocate(8_192).unwrap();
@@ -190,6 +250,19 @@ mod tests {
         let mut buffer = [1; 6];
         directory.open("a", false).unwrap().read_at(4_000, &mut buffer).unwrap();
         assert_eq!(&buffer, b"hello\0");
+        // Past the page cache and through it, in turns.
+        let sectors = vec![7; 3 * 4_096];
+        let start = sectors.as_ptr().align_offset(4_096);
+        file.write_at(4_096, &sectors[start..start + 4_096]).unwrap();
+        directory.open("a", false).unwrap().read_at(4_092, &mut buffer).unwrap();
+        assert_eq!(buffer, [0, 0, 0, 0, 7, 7]);
+        file.write_at(4_090, b"over").unwrap();
+        directory.open("a", false).unwrap().read_at(4_092, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"er\0\0\x07\x07");
+        directory.create("b").unwrap();
+        assert!(directory.rename("b", "a").is_err(), "a file is never named as another is");
+        directory.rename("b", "c").unwrap();
+        directory.remove("c").unwrap();
         file.truncate(10).unwrap();
         assert_eq!((file.size().unwrap(), directory.list().unwrap()), (10, vec!["a".to_string()]));
         assert!(file.read_at(8, &mut buffer).is_err());

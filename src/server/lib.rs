@@ -3,8 +3,8 @@
 //! Owns: everything that meets the world, and the commands of the binary. Leaves to others: what anything means
 //! (`machine`, `engine`, `billing`).
 //!
-//! Threads of a running server: tokio workers (QUIC, HTTP), one usage-log writer, one thread per shard, one control
-//! thread. Queues between them are bounded; a full queue makes the sender wait, back to the producer's flow control.
+//! Threads of a running server: tokio workers (QUIC, HTTP), one usage-log writer and one that works ahead of it, one
+//! thread per shard, one control thread. Queues between them are bounded; a full queue makes the sender wait, back to the producer's flow control.
 
 pub mod clock;
 pub mod commands;
@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod observe;
 pub mod recovery;
 pub mod run;
+pub mod segments;
 pub mod shards;
 pub mod threads;
 pub mod tls;

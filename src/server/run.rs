@@ -30,6 +30,7 @@ use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, EventBudget, QUERIES_MAX, router};
 use crate::ingest::{Ingest, accept, endpoint};
 use crate::observe::Metrics;
+use crate::segments::Segments;
 use crate::shards::Shards;
 use crate::threads::{OnFailure, spawn};
 use crate::tokens::{self, Role, Tokens};
@@ -112,8 +113,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let shard_threads = Shards::start(recovered.replayer.shards, history, on_failure.clone())?;
     let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
     let usage_state = Arc::new(UsageLogState::default());
+    let usage_place = directory.log(LogKind::Usage)?;
+    let segments = Segments::start(usage_place, directory.options(LogKind::Usage), on_failure.clone())?;
     let usage_log = UsageLog {
         writer: recovered.usage,
+        segments,
         clock: clock.clone(),
         shards: shard_threads.queues(),
         state: usage_state.clone(),

@@ -25,6 +25,7 @@ use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode
 
 use crate::clock::Clock;
 use crate::observe::Metrics;
+use crate::segments::Segments;
 use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, VerdictSlots};
 use crate::threads::PeerStopped;
 
@@ -89,6 +90,8 @@ pub struct UsageLog {
     pub writer: LogWriter,
     /// Stamps blocks.
     pub clock: Arc<Clock>,
+    /// Makes room for it.
+    pub segments: Segments,
     /// Queues of the shards.
     pub shards: Vec<Sender<ShardTask>>,
     /// Shared state.
@@ -129,6 +132,7 @@ impl UsageLog {
                 break;
             }
         }
+        self.segments.stop(&mut self.writer);
         self.writer.close_cleanly().context("the usage log cannot be closed")?;
         Ok(())
     }
@@ -173,6 +177,7 @@ impl UsageLog {
         for item in staged.drain(..) {
             self.hand_on(item)?;
         }
+        self.segments.serve(&mut self.writer, committed.ended_segment.is_some());
         Ok(())
     }
 

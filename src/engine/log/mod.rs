@@ -10,11 +10,14 @@
 mod format;
 mod reader;
 mod recovery;
+mod room;
+mod sectors;
 mod writer;
 
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
 pub use self::reader::{LogReader, Record, Tail};
 pub use self::recovery::Recovery;
+pub use self::room::SegmentRoom;
 pub use self::writer::{Committed, LogWriter};
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | no segments | a new log | the first segment is made at the first commit |
 //! | newest segment shorter than its header, or all zeros; no CLEAN | crash while a segment was made | the file is removed |
+//! | a file `next.room` | room for a segment that was not needed yet | the file is removed |
 //! | newest segment with zeros for a header, then anything else | damage | refused |
 //! | zeros behind the last block of the newest segment | preallocated room | kept |
 //! | unreadable bytes behind it, no longer than one block, no CLEAN | a torn commit, never acknowledged | cut off |
@@ -17,6 +18,7 @@
 
 use super::format::{CLEAN_FILE, LogError, LogOptions, SEGMENT_HEADER_BYTES, io_error, segment_name};
 use super::reader::{LogReader, Record};
+use super::room::ROOM_FILE;
 use super::writer::LogWriter;
 use crate::io::Storage;
 use std::sync::Arc;
@@ -69,13 +71,13 @@ impl LogWriter {
     }
 }
 
-/// Removes a segment that never got its header, and the marker of a clean end; makes all other names durable.
+/// Removes a segment that never got its header, unused room, and the marker of a clean end; makes all other names durable.
 fn repair(storage: &dyn Storage, segments: &[u64]) -> Result<(), LogError> {
     let names = storage.list().map_err(io_error("list", "the log's directory"))?;
     let known: Vec<String> = segments.iter().map(|base| segment_name(*base)).collect();
     for name in names {
         let is_headless = name.ends_with(".seg") && !known.contains(&name);
-        if is_headless || name == CLEAN_FILE {
+        if is_headless || name == CLEAN_FILE || name == ROOM_FILE {
             storage.remove(&name).map_err(io_error("remove", &name))?;
         }
     }

@@ -50,6 +50,18 @@ fn what_was_committed_survives_any_crash_and_only_a_prefix_of_the_rest() {
                     payload,
                 ));
             }
+            if random.below(3) == 0 && writer.needs_room() {
+                // Making room may fail, and be given up half made; the log goes on without.
+                if random.below(4) == 0 {
+                    disk.set_faults(any_fault(&mut random));
+                }
+                let chunks = std::cell::Cell::new(random.below(4));
+                let is_wanted = || chunks.replace(chunks.get().saturating_sub(1)) > 0;
+                if let Ok(Some(room)) = SegmentRoom::make(&disk, &OPTIONS, &is_wanted) {
+                    writer.take_room(room);
+                }
+                disk.set_faults(Faults::default());
+            }
             match random.below(12) {
                 0 => {
                     // A write or sync fails on the way and power is lost: the block may be torn, whole or not there.
@@ -104,6 +116,32 @@ fn what_was_committed_survives_any_crash_and_only_a_prefix_of_the_rest() {
         assert_eq!(recovery.records as usize, committed.len(), "seed {seed}");
         assert_eq!(read(&disk).unwrap(), committed, "seed {seed}");
     }
+}
+
+#[test]
+fn room_made_ahead_becomes_the_next_segment_and_unused_room_goes() {
+    let disk = SimulatedDisk::default();
+    let (mut writer, _) = open(&disk).unwrap();
+    let names = || disk.files().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let fill = |writer: &mut LogWriter| {
+        writer.stage(1, 0, &[&[7; 7_000]]).unwrap();
+        writer.commit(0).unwrap().ended_segment
+    };
+    assert_eq!((fill(&mut writer), writer.needs_room()), (None, true), "a segment holds two such blocks");
+    writer.take_room(SegmentRoom::make(&disk, &OPTIONS, &|| true).unwrap().unwrap());
+    assert_eq!(fill(&mut writer), None);
+    assert_eq!(names(), ["00000000000000000000.seg", "next.room"]);
+    assert_eq!(fill(&mut writer), Some(0), "the first segment was ended");
+    assert_eq!(names(), ["00000000000000000000.seg", "00000000000000016384.seg"]);
+    writer.take_room(SegmentRoom::make(&disk, &OPTIONS, &|| true).unwrap().unwrap());
+    assert!(SegmentRoom::make(&disk, &OPTIONS, &|| true).is_err(), "a log has one at a time");
+    // A reader beside the writer, a crash, and a clean end pass over it.
+    assert_eq!(read(&disk).unwrap().len(), 3);
+    disk.copy().crash(1);
+    let (_, recovery) = open(&disk.copy()).unwrap();
+    assert_eq!((recovery.records, recovery.torn_bytes), (3, 0));
+    writer.close_cleanly().unwrap();
+    assert_eq!(names(), ["00000000000000000000.seg", "00000000000000016384.seg", "CLEAN"]);
 }
 
 /// One write or one sync fails, as early as the first and as late as the last of a commit that makes a segment.

@@ -9,8 +9,6 @@
 
 use std::sync::Arc;
 
-use wire::AlignedBytes;
-
 use super::format::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, CLEAN_FILE, CleanMarker, LogError, LogOptions, OFFSET_END,
     RECORD_BYTES_MAX, RECORD_HEADER_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, encode_record_header,
@@ -18,6 +16,8 @@ use super::format::{
 };
 use super::reader::Tail;
 use super::recovery::position_of;
+use super::room::{ROOM_FILE, SegmentRoom};
+use super::sectors::SectorBuffer;
 use crate::io::{Storage, StorageFile};
 
 /// What a commit made durable.
@@ -29,6 +29,8 @@ pub struct Committed {
     pub recorded_at: i64,
     /// Bytes written.
     pub bytes: u64,
+    /// First offset of the segment that was ended for it.
+    pub ended_segment: Option<u64>,
 }
 
 /// Appends to a log.
@@ -36,7 +38,9 @@ pub struct LogWriter {
     storage: Arc<dyn Storage>,
     options: LogOptions,
     segment: Option<Segment>,
-    block: AlignedBytes,
+    /// Made ahead for the next segment.
+    room: Option<SegmentRoom>,
+    block: SectorBuffer,
     staged: usize,
     records: u32,
     end_offset: u64,
@@ -63,7 +67,9 @@ impl LogWriter {
             let name = segment_name(base);
             let file = storage.open(&name, true).map_err(io_error("open", &name))?;
             let position = position_of(base, tail.end_offset);
-            file.truncate(position).map_err(io_error("cut off", &name))?;
+            if tail.torn_bytes > 0 {
+                file.truncate(position).map_err(io_error("cut off", &name))?;
+            }
             file.preallocate(options.segment_bytes.max(position)).map_err(io_error("make room in", &name))?;
             file.sync_data().map_err(io_error("sync", &name))?;
             segment = Some(Segment { file, name, base });
@@ -72,7 +78,8 @@ impl LogWriter {
             storage,
             options,
             segment,
-            block: AlignedBytes::with_len(SECTOR_BYTES),
+            room: None,
+            block: SectorBuffer::with_len(SECTOR_BYTES),
             staged: BLOCK_HEADER_BYTES,
             records: 0,
             end_offset: tail.end_offset,
@@ -106,9 +113,9 @@ impl LogWriter {
         if !fits {
             return Err(LogError::RecordMustFit);
         }
-        self.reserve(end);
+        self.block.reserve(end, self.staged);
         let offset = self.end_offset + self.staged as u64;
-        let buffer = self.block.as_mut_slice();
+        let buffer = self.block.bytes_mut();
         let mut at = self.staged;
         let header = encode_record_header(payload, kind, received_at);
         for part in std::iter::once(&header[..]).chain(parts.iter().copied()) {
@@ -121,15 +128,6 @@ impl LogWriter {
         Ok(offset)
     }
 
-    fn reserve(&mut self, bytes: usize) {
-        let needed = bytes.next_multiple_of(SECTOR_BYTES);
-        if self.block.len() < needed {
-            let mut larger = AlignedBytes::with_len(needed.next_power_of_two());
-            larger.as_mut_slice()[..self.staged].copy_from_slice(&self.block[..self.staged]);
-            self.block = larger;
-        }
-    }
-
     /// Makes everything staged durable. Does nothing if nothing is staged.
     ///
     /// # Errors
@@ -138,29 +136,32 @@ impl LogWriter {
         self.check_poison()?;
         let recorded_at = recorded_at.max(self.last_recorded_at);
         if self.records == 0 {
-            return Ok(Committed { end_offset: self.end_offset, recorded_at, bytes: 0 });
+            return Ok(Committed { end_offset: self.end_offset, recorded_at, bytes: 0, ended_segment: None });
         }
         let block_bytes = self.staged.next_multiple_of(SECTOR_BYTES);
         let staged = self.staged;
-        self.block.as_mut_slice()[staged..block_bytes].fill(0);
+        self.block.bytes_mut()[staged..block_bytes].fill(0);
         let crc = seal_block(
-            &mut self.block.as_mut_slice()[..block_bytes],
+            &mut self.block.bytes_mut()[..block_bytes],
             &self.options,
             self.end_offset,
             staged - BLOCK_HEADER_BYTES,
             self.records,
             recorded_at,
         );
+        let base_before = self.segment.as_ref().map(|segment| segment.base);
         if let Err(error) = self.write(block_bytes, recorded_at) {
             self.poison = Some(Arc::new(error.clone()));
             return Err(error);
         }
+        let ended_segment = base_before.filter(|_| base_before != self.segment.as_ref().map(|s| s.base));
         self.last_block = (self.end_offset, crc);
         self.end_offset += block_bytes as u64;
         self.last_recorded_at = recorded_at;
         self.staged = BLOCK_HEADER_BYTES;
         self.records = 0;
-        Ok(Committed { end_offset: self.end_offset, recorded_at, bytes: block_bytes as u64 })
+        let (end_offset, bytes) = (self.end_offset, block_bytes as u64);
+        Ok(Committed { end_offset, recorded_at, bytes, ended_segment })
     }
 
     fn write(&mut self, block_bytes: usize, recorded_at: i64) -> Result<(), LogError> {
@@ -178,21 +179,46 @@ impl LogWriter {
         let position = position_of(segment.base, self.end_offset);
         segment
             .file
-            .write_at(position, &self.block[..block_bytes])
+            .write_at(position, &self.block.bytes()[..block_bytes])
             .map_err(io_error("write", &segment.name))?;
         segment.file.sync_data().map_err(io_error("sync", &segment.name))
+    }
+
+    /// Whether the present segment is half full, and nothing is made ahead for the next one.
+    pub fn needs_room(&self) -> bool {
+        let is_half_full = self.segment.as_ref().is_some_and(|segment| {
+            position_of(segment.base, self.end_offset) >= self.options.segment_bytes / 2
+        });
+        is_half_full && self.room.is_none()
+    }
+
+    /// Takes room that was made ahead of this log, for its next segment.
+    ///
+    /// # Panics
+    /// If the writer still has some.
+    pub fn take_room(&mut self, room: SegmentRoom) {
+        assert!(self.room.is_none(), "a log has room for one segment at a time");
+        self.room = Some(room);
     }
 
     /// Ends the present segment and makes the next one.
     fn roll(&mut self, block_bytes: usize, recorded_at: i64) -> Result<(), LogError> {
         self.end_segment()?;
         let (base, name) = (self.end_offset, segment_name(self.end_offset));
-        let file = self.storage.create(&name).map_err(io_error("make", &name))?;
+        let room = self.room.take();
+        let is_made_ahead = room.is_some();
+        let file = match room {
+            Some(room) => room.file,
+            None => self.storage.create(&name).map_err(io_error("make", &name))?,
+        };
         let bytes = self.options.segment_bytes.max((SEGMENT_HEADER_BYTES + block_bytes) as u64);
         file.preallocate(bytes).map_err(io_error("make room in", &name))?;
         let header = encode_segment_header(&self.options, base, recorded_at);
         file.write_at(0, &header).map_err(io_error("write", &name))?;
         file.sync_data().map_err(io_error("sync", &name))?;
+        if is_made_ahead {
+            self.storage.rename(ROOM_FILE, &name).map_err(io_error("name", &name))?;
+        }
         self.storage.sync_directory().map_err(io_error("sync", "the log's directory"))?;
         self.segment = Some(Segment { file, name, base });
         Ok(())
@@ -213,6 +239,9 @@ impl LogWriter {
     pub fn close_cleanly(self) -> Result<(), LogError> {
         self.check_poison()?;
         self.end_segment()?;
+        if self.room.is_some() {
+            self.storage.remove(ROOM_FILE).map_err(io_error("remove", ROOM_FILE))?;
+        }
         let marker = CleanMarker {
             end_offset: self.end_offset,
             last_block_offset: self.last_block.0,

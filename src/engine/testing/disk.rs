@@ -231,6 +231,10 @@ impl Storage for SimulatedDisk {
         self.top().open(name, is_writable)
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.top().rename(from, to)
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         self.top().remove(name)
     }
@@ -268,6 +272,18 @@ impl Storage for SimulatedFolder {
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
         let content = self.disk.disk().files.get(&self.path(name)).cloned().ok_or(ErrorKind::NotFound)?;
         Ok(Box::new(SimulatedFile { disk: self.disk.clone(), content, is_writable }))
+    }
+
+    /// Until the directory is synced a crash may leave the file under either name, both or none.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        disk.count_operation()?;
+        if disk.files.contains_key(&self.path(to)) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let content = disk.files.remove(&self.path(from)).ok_or(ErrorKind::NotFound)?;
+        disk.files.insert(self.path(to), content);
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
