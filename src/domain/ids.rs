@@ -153,6 +153,16 @@ pub struct Tenant(pub u32);
 pub struct EventPosition(u64);
 
 impl EventPosition {
+    /// The position as one number, as [`EventPosition::to_bits`] gave it.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The position as one number.
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
     /// The position of event `index` of the batch record at `offset`.
     ///
     /// # Panics

@@ -10,4 +10,5 @@ pub mod io;
 pub mod log;
 pub mod prepared;
 pub mod shard;
+pub mod snapshot;
 pub mod testing;

@@ -146,7 +146,7 @@ pub(super) fn base_of(name: &str) -> Option<u64> {
 }
 
 /// CRC-32C over several pieces.
-pub(super) fn crc_of(pieces: &[&[u8]]) -> u32 {
+pub(crate) fn crc_of(pieces: &[&[u8]]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     pieces.iter().for_each(|piece| digest.update(piece));
     digest.finalize() as u32

@@ -14,6 +14,7 @@ mod room;
 mod sectors;
 mod writer;
 
+pub(crate) use self::format::crc_of;
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
 pub use self::reader::{LogReader, Record, Tail};
 pub use self::recovery::Recovery;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use domain::{Subject, Timestamp};
 
+use crate::snapshot::codec::{FieldReader, Fields};
+
 /// A sum of 128-bit integers, 192 bits wide: 2^64 of the largest values fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WideSum {
@@ -67,6 +69,17 @@ impl Fold {
         self.sum.merge(other.sum);
         self.count += other.count;
         self.digest = self.digest.wrapping_add(other.digest);
+    }
+
+    /// Its fields in a snapshot.
+    pub(crate) fn save(&self, fields: &mut Fields) {
+        fields.u128(self.sum.low).i64(self.sum.high).u64(self.count).u128(self.digest);
+    }
+
+    /// The fold that was saved.
+    pub(crate) fn load(fields: &mut FieldReader<'_>) -> Option<Self> {
+        let sum = WideSum { low: fields.u128()?, high: fields.i64()? };
+        Some(Self { sum, count: fields.u64()?, digest: fields.u128()? })
     }
 
     /// Whether no event was added.

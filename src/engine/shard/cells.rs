@@ -5,11 +5,14 @@
 //!
 //! Invariants: a cell keeps its number for as long as the shard lives; it is reported when it changed, and not again.
 
+use std::collections::VecDeque;
+
 use domain::Timestamp;
 use domain::plan::SubjectPlan;
 use hashbrown::HashTable;
 
 use super::cell::Fold;
+use crate::snapshot::codec::{FieldReader, Fields};
 
 /// Which cell; subject, program and group as the shard numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,21 @@ pub(crate) struct CellStore {
     cells: Vec<CellState>,
     numbers: HashTable<u32>,
     changed: Vec<u32>,
+    saving: Option<SavingCells>,
+}
+
+/// Cells that a snapshot saves together.
+const PAGE_CELLS: usize = if cfg!(test) { 3 } else { 512 };
+
+/// How far a snapshot of the cells got.
+struct SavingCells {
+    /// Cells that there were when it began.
+    count: usize,
+    /// Pages that were saved.
+    is_saved: Vec<bool>,
+    next: usize,
+    /// Pages that were saved because they were about to change.
+    ready: VecDeque<Vec<u8>>,
 }
 
 impl CellStore {
@@ -60,6 +78,7 @@ impl CellStore {
         let cells = &self.cells;
         let known = self.numbers.find(key.hash(), |number| cells[*number as usize].key == key).copied();
         let number = known.unwrap_or_else(|| self.new_cell(key));
+        self.keep_page(number);
         let cell = &mut self.cells[number as usize];
         cell.time_max = cell.time_max.max(time);
         cell.fold.add(identity, value);
@@ -82,6 +101,7 @@ impl CellStore {
 
     /// Empties a cell; the log gives its events back, cut by another plan.
     pub(crate) fn clear(&mut self, number: u32) {
+        self.keep_page(number);
         let cell = &mut self.cells[number as usize];
         cell.fold = Fold::default();
         cell.time_max = cell.key.slice_from;
@@ -118,4 +138,80 @@ impl CellStore {
         };
         changed.into_iter().map(take).collect()
     }
+
+    /// Which cell each number is.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = CellKey> {
+        self.cells.iter().map(|cell| cell.key)
+    }
+
+    /// Says that no cell was reported yet.
+    pub(crate) fn mark_all_changed(&mut self) {
+        (0..self.cells.len() as u32).for_each(|number| self.mark_changed(number));
+    }
+
+    /// Begins a snapshot of this moment.
+    pub(crate) fn begin_snapshot(&mut self) {
+        let count = self.cells.len();
+        let is_saved = vec![false; count.div_ceil(PAGE_CELLS)];
+        self.saving = Some(SavingCells { count, is_saved, next: 0, ready: VecDeque::new() });
+    }
+
+    /// The next page of the snapshot; nothing once all were given.
+    pub(crate) fn poll_snapshot(&mut self) -> Option<Vec<u8>> {
+        let saving = self.saving.as_mut()?;
+        if let Some(page) = saving.ready.pop_front() {
+            return Some(page);
+        }
+        let next = (saving.next..saving.is_saved.len()).find(|page| !saving.is_saved[*page]);
+        let Some(page) = next else {
+            self.saving = None;
+            return None;
+        };
+        saving.next = page + 1;
+        saving.is_saved[page] = true;
+        Some(page_of(&self.cells, page, saving.count))
+    }
+
+    /// Saves what the page of a cell holds before it changes for the first time since a snapshot began.
+    #[inline]
+    fn keep_page(&mut self, number: u32) {
+        if let Some(saving) = &mut self.saving {
+            let page = number as usize / PAGE_CELLS;
+            if saving.is_saved.get(page) == Some(&false) {
+                saving.is_saved[page] = true;
+                saving.ready.push_back(page_of(&self.cells, page, saving.count));
+            }
+        }
+    }
+
+    /// Adds a cell that was saved; a cell is loaded once.
+    pub(crate) fn load(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        let (subject, program, group) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let slice_from = Timestamp::from_nanoseconds(fields.i64()?);
+        let time_max = Timestamp::from_nanoseconds(fields.i64()?);
+        let fold = Fold::load(fields)?;
+        let key = CellKey { subject, program, group, slice_from };
+        let is_known =
+            self.numbers.find(key.hash(), |other| self.cells[*other as usize].key == key).is_some();
+        if is_known {
+            return None;
+        }
+        // Pages come in the order in which they changed: a cell may get another number.
+        let number = self.new_cell(key);
+        let cell = &mut self.cells[number as usize];
+        (cell.time_max, cell.fold) = (time_max, fold);
+        Some(())
+    }
+}
+
+fn page_of(cells: &[CellState], page: usize, count: usize) -> Vec<u8> {
+    let numbers = page * PAGE_CELLS..((page + 1) * PAGE_CELLS).min(count);
+    let mut fields = Fields::default();
+    for cell in &cells[numbers] {
+        let CellKey { subject, program, group, slice_from } = cell.key;
+        fields.u32(subject).u32(program).u32(group).i64(slice_from.nanoseconds());
+        fields.i64(cell.time_max.nanoseconds());
+        cell.fold.save(&mut fields);
+    }
+    fields.take()
 }

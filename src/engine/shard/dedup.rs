@@ -28,7 +28,8 @@ pub(crate) enum Standing {
 /// One remembered event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
-    identity: u128,
+    /// Keyed hash of source and id.
+    pub(crate) identity: u128,
     /// Digest of the content that counts.
     pub(crate) payload_digest: u64,
     /// Where the first event with this identity stands.
@@ -82,6 +83,11 @@ impl Dedup {
         };
         self.len += 1;
         self.tables[slot_of(identity)].insert_unique(hash_of(identity), entry, |seen| hash_of(seen.identity));
+    }
+
+    /// All remembered events, in no order that means anything.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Seen> {
+        self.tables.iter().flat_map(|table| table.iter())
     }
 
     /// Events remembered.

@@ -23,6 +23,7 @@ mod fold;
 mod groups;
 mod pending;
 pub mod recount;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +40,8 @@ use self::dedup::{Dedup, NewEvent, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;
 use self::pending::{PendingCounts, PendingEvent};
+use self::snapshot::Saving;
+pub use self::snapshot::ShardLoader;
 use crate::prepared::PreparedBatch;
 
 /// An event that did not count, and why: quarantined, or in conflict with an earlier event.
@@ -65,6 +68,7 @@ pub struct Shard {
     set_aside: Vec<SetAside>,
     refolding: BTreeSet<u32>,
     contributions: Vec<Contribution>,
+    saving: Option<Saving>,
 }
 
 struct SubjectState {
@@ -91,6 +95,7 @@ impl Shard {
             set_aside: Vec::new(),
             refolding: BTreeSet::new(),
             contributions: Vec::new(),
+            saving: None,
         }
     }
 

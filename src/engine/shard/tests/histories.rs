@@ -9,7 +9,7 @@ use domain::plan::MeteringPlan;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-use super::world::{FUTURE_MAX, HORIZON, World, count, owned, plan, sum};
+use super::world::{FUTURE_MAX, HORIZON, Saved, World, count, owned, plan, sum};
 
 /// Spans of ownership with the bounds that cut them.
 type Spans = Vec<(i64, i64, Vec<i64>)>;
@@ -24,8 +24,14 @@ struct Sent {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Batch { received_at: i64, is_metered: bool, events: Vec<Sent> },
+    Batch {
+        received_at: i64,
+        is_metered: bool,
+        events: Vec<Sent>,
+    },
     Barrier(BTreeMap<u8, Spans>),
+    /// A snapshot begins; one that is not finished is given up.
+    Snapshot,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
@@ -55,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
             Step::Batch { received_at, is_metered, events }
         }),
         1 => prop::collection::btree_map(0u8..3, spans(), 0..3).prop_map(Step::Barrier),
+        1 => Just(Step::Snapshot),
     ]
 }
 
@@ -135,31 +142,25 @@ fn written(event: &Sent) -> String {
     format!("e{} k{} {}{units}", event.id, event.subject, event.time)
 }
 
-/// Runs a history in worlds of 1, 2 and 8 shards; all must say what the model says, at every step.
+/// Runs a history in worlds of 1, 2 and 8 shards; all must say what the model says, at every step. Then again from the
+/// last snapshot on, whose sections were taken between the steps: all must say the same.
 fn check(steps: &[Step]) {
     let mut model = Model::default();
     let mut worlds = [1, 2, 8].map(World::new);
     for world in &mut worlds {
         world.barrier(model.plan());
     }
+    let mut snapshot: Option<Vec<Saved>> = None;
+    let mut said: Vec<Said> = Vec::new();
     for step in steps {
-        match step {
-            Step::Barrier(spans) => {
-                model.spans.clone_from(spans);
-                for world in &mut worlds {
-                    world.barrier(model.plan());
-                }
-            }
-            Step::Batch { received_at, is_metered, events } => {
-                let verdicts: Vec<&str> =
-                    events.iter().map(|event| model.verdict(*received_at, *is_metered, event)).collect();
-                let texts: Vec<String> = events.iter().map(written).collect();
-                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                let event_type = if *is_metered { "use" } else { "other" };
-                for world in &mut worlds {
-                    assert_eq!(world.send(*received_at, "s", event_type, &texts), verdicts);
-                }
-            }
+        if let Step::Snapshot = step {
+            snapshot = Some(worlds.iter_mut().map(World::begin_snapshot).collect());
+            said.clear();
+        }
+        let verdicts = apply(step, &mut model, &mut worlds);
+        said.push(Said { step: step.clone(), plan: model.plan(), verdicts, cells: model.cells() });
+        for (world, saved) in worlds.iter_mut().zip(snapshot.iter_mut().flatten()) {
+            world.poll_snapshot(saved);
         }
         let metered = model.counted.iter().filter(|event| model.slice_of(event).is_some()).count() as u64;
         let first = worlds[0].counters("s");
@@ -167,6 +168,67 @@ fn check(steps: &[Step]) {
         for world in &mut worlds {
             assert_eq!(world.cells(), model.cells());
             assert_eq!(world.counters("s"), first);
+        }
+    }
+    for (world, mut saved) in worlds.iter_mut().zip(snapshot.into_iter().flatten()) {
+        while world.poll_snapshot(&mut saved) {}
+        let mut again = saved.load();
+        for said in &said {
+            assert_eq!(said.repeat(&mut again), said.verdicts);
+            assert_eq!(again.cells(), said.cells);
+        }
+        assert_eq!(again.counters("s"), world.counters("s"));
+        assert_eq!((again.set_aside(), again.remembered()), (world.set_aside(), world.remembered()));
+    }
+}
+
+/// What a step was, and what all worlds said of it.
+struct Said {
+    step: Step,
+    plan: MeteringPlan,
+    verdicts: Vec<String>,
+    cells: Vec<String>,
+}
+
+impl Said {
+    fn repeat(&self, world: &mut World) -> Vec<String> {
+        match &self.step {
+            Step::Batch { received_at, is_metered, events } => send(world, *received_at, *is_metered, events),
+            Step::Barrier(_) => {
+                world.barrier(self.plan.clone());
+                Vec::new()
+            }
+            Step::Snapshot => Vec::new(),
+        }
+    }
+}
+
+fn send(world: &mut World, received_at: i64, is_metered: bool, events: &[Sent]) -> Vec<String> {
+    let texts: Vec<String> = events.iter().map(written).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    world.send(received_at, "s", if is_metered { "use" } else { "other" }, &texts)
+}
+
+/// Takes a step in the model and in all worlds; gives the verdicts, which must be the same.
+fn apply(step: &Step, model: &mut Model, worlds: &mut [World]) -> Vec<String> {
+    match step {
+        Step::Snapshot => Vec::new(),
+        Step::Barrier(spans) => {
+            model.spans.clone_from(spans);
+            for world in worlds {
+                world.barrier(model.plan());
+            }
+            Vec::new()
+        }
+        Step::Batch { received_at, is_metered, events } => {
+            let verdicts: Vec<String> = events
+                .iter()
+                .map(|event| model.verdict(*received_at, *is_metered, event).to_string())
+                .collect();
+            for world in worlds {
+                assert_eq!(send(world, *received_at, *is_metered, events), verdicts);
+            }
+            verdicts
         }
     }
 }

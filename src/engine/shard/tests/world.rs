@@ -18,7 +18,8 @@ use wire::{BatchBuilder, IdMode};
 use crate::identity::{IdentityKey, slot_of};
 use crate::prepared::PreparedBatch;
 use crate::shard::cell::Fold;
-use crate::shard::{Shard, SourceCounters};
+use crate::shard::{Shard, ShardLoader, SourceCounters};
+use crate::snapshot::Section;
 
 /// Events may be this much older than their arrival.
 pub(super) const HORIZON: i64 = 100;
@@ -83,6 +84,12 @@ pub(super) fn is_slot_of(source: &str, id: &str, other: &str) -> bool {
 pub(super) fn ids_of_one_slot<const N: usize>(source: &str) -> [String; N] {
     let mut ids = (0..).map(|number| format!("i{number}")).filter(|id| is_slot_of(source, id, "i0"));
     std::array::from_fn(|_| ids.next().expect("numbers do not end"))
+}
+
+/// A snapshot of a world in the making: everything but its shards, and their sections so far.
+pub(super) struct Saved {
+    rest: World,
+    sections: Vec<Vec<Section>>,
 }
 
 /// Shards, their log, and what they reported.
@@ -197,6 +204,32 @@ impl World {
         cells
     }
 
+    /// Begins a snapshot of this moment.
+    pub(super) fn begin_snapshot(&mut self) -> Saved {
+        self.shards.iter_mut().for_each(Shard::begin_snapshot);
+        let rest = World {
+            shards: Vec::new(),
+            log: self.log.clone(),
+            control_offset: self.control_offset,
+            plan: self.plan.clone(),
+            sent: self.sent.clone(),
+            reported: BTreeMap::new(), // every cell is reported again
+        };
+        Saved { rest, sections: vec![Vec::new(); self.shards.len()] }
+    }
+
+    /// Takes the next section of every shard; says whether there may be more.
+    pub(super) fn poll_snapshot(&mut self, saved: &mut Saved) -> bool {
+        let mut has_more = false;
+        for (shard, sections) in self.shards.iter_mut().zip(&mut saved.sections) {
+            if let Some(section) = shard.poll_snapshot() {
+                sections.push(section);
+                has_more = true;
+            }
+        }
+        has_more
+    }
+
     /// Counters of a source, over all shards.
     pub(super) fn counters(&self, source: &str) -> SourceCounters {
         let mut whole = SourceCounters::default();
@@ -214,6 +247,19 @@ impl World {
     /// Ids in the dedup indexes.
     pub(super) fn remembered(&self) -> usize {
         self.shards.iter().map(Shard::remembered).sum()
+    }
+}
+
+impl Saved {
+    /// The world as it was when the snapshot began.
+    pub(super) fn load(self) -> World {
+        let mut world = self.rest;
+        for (index, sections) in self.sections.into_iter().enumerate() {
+            let mut loader = ShardLoader::new(index);
+            sections.iter().for_each(|section| loader.take(section.kind, &section.body).unwrap());
+            world.shards.push(loader.finish(world.control_offset, &world.plan).unwrap());
+        }
+        world
     }
 }
 

@@ -1,0 +1,328 @@
+//! A shard's state as sections of a snapshot: saved between batches without stopping them, and loaded again.
+//!
+//! Owns: the order of saving, the fields of each section. Leaves to others: the file (`crate::snapshot`), keeping what a
+//! page held when the snapshot began (`super::cells`).
+//!
+//! Calling order: `begin_snapshot` at a barrier; then `poll_snapshot` between any two calls of the shard until it gives
+//! nothing. Every section is of the moment of `begin_snapshot`, whatever happens meanwhile: what only grows is saved up
+//! to where it was, what is small is saved at once, and a page of cells is saved before it changes.
+//!
+//! Invariants: the shard that [`ShardLoader`] gives decides as the one that was saved; only which cells were reported is
+//! not kept, so all of them are reported again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use domain::plan::MeteringPlan;
+use domain::{EventPosition, Subject, Timestamp};
+use wire::verdict::QuarantineReason;
+
+use super::cell::Group;
+use super::counters::SourceCounters;
+use super::dedup::{Dedup, Seen};
+use super::fold::Contribution;
+use super::pending::PendingEvent;
+use super::{SetAside, Shard, SubjectState};
+use crate::snapshot::codec::{FieldReader, Fields};
+use crate::snapshot::{Section, SectionKind, SnapshotError};
+
+/// Bytes that a section has before the next one starts: what a batch waits for at most.
+const SECTION_BYTES: usize = 128 << 10;
+
+/// How far a snapshot got.
+pub(super) struct Saving {
+    subjects: std::ops::Range<usize>,
+    groups: std::ops::Range<usize>,
+    /// What was saved at once.
+    ready: VecDeque<Section>,
+}
+
+impl Shard {
+    /// Begins a snapshot of this moment. An unfinished one is given up.
+    pub fn begin_snapshot(&mut self) {
+        assert!(self.refolding.is_empty(), "a refold is finished before a snapshot begins");
+        let mut ready = VecDeque::new();
+        let mut fields = Fields::default();
+        self.save_pending(&mut fields, &mut ready);
+        self.save_counters(&mut fields);
+        cut(&mut fields, SectionKind::Counters, 0, &mut ready);
+        for set_aside in &self.set_aside {
+            fields.u64(set_aside.position.to_bits()).u8(set_aside.verdict);
+            cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
+        }
+        cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
+        for seen in self.dedup.iter() {
+            seen.save(&mut fields);
+            cut(&mut fields, SectionKind::Dedup, SECTION_BYTES, &mut ready);
+        }
+        cut(&mut fields, SectionKind::Dedup, 0, &mut ready);
+        self.cells.begin_snapshot();
+        self.saving = Some(Saving { subjects: 0..self.subjects.len(), groups: 0..self.groups.len(), ready });
+    }
+
+    /// Whether a snapshot began that `poll_snapshot` did not end.
+    pub fn is_in_snapshot(&self) -> bool {
+        self.saving.is_some()
+    }
+
+    /// The next section of the snapshot; nothing once all were given.
+    pub fn poll_snapshot(&mut self) -> Option<Section> {
+        let saving = self.saving.as_mut()?;
+        let mut fields = Fields::default();
+        while fields.len() < SECTION_BYTES
+            && let Some(subject) = saving.subjects.next()
+        {
+            fields.text(self.subjects[subject].subject.as_str());
+        }
+        if fields.len() > 0 {
+            return Some(Section { kind: SectionKind::Subjects, body: fields.take() });
+        }
+        while fields.len() < SECTION_BYTES
+            && let Some(group) = saving.groups.next()
+        {
+            save_group(self.groups.group(group as u32), &mut fields);
+        }
+        if fields.len() > 0 {
+            return Some(Section { kind: SectionKind::Groups, body: fields.take() });
+        }
+        if let Some(body) = self.cells.poll_snapshot() {
+            return Some(Section { kind: SectionKind::Cells, body });
+        }
+        let next = saving.ready.pop_front();
+        if next.is_none() {
+            self.saving = None;
+        }
+        next
+    }
+
+    fn save_pending(&self, fields: &mut Fields, ready: &mut VecDeque<Section>) {
+        for (number, state) in self.subjects.iter().enumerate() {
+            for event in &state.pending {
+                fields.u32(number as u32).text(&event.source).u128(event.identity);
+                fields.i64(event.time.nanoseconds()).u32(event.contributions.len() as u32);
+                for Contribution { program, group, value } in &event.contributions {
+                    fields.u32(*program).u32(*group).i128(*value);
+                }
+                cut(fields, SectionKind::Pending, SECTION_BYTES, ready);
+            }
+        }
+        cut(fields, SectionKind::Pending, 0, ready);
+    }
+
+    fn save_counters(&self, fields: &mut Fields) {
+        for (source, counters) in &self.counters {
+            fields.text(source);
+            counters.numbers().into_iter().for_each(|number| {
+                fields.u64(number);
+            });
+        }
+    }
+}
+
+/// Ends a section that is longer than `bytes`.
+fn cut(fields: &mut Fields, kind: SectionKind, bytes: usize, ready: &mut VecDeque<Section>) {
+    if fields.len() > bytes {
+        ready.push_back(Section { kind, body: fields.take() });
+    }
+}
+
+fn save_group(group: &Group, fields: &mut Fields) {
+    fields.u32(group.len() as u32); // at most METER_GROUP_BY_MAX
+    for text in group.iter() {
+        fields.u8(u8::from(text.is_some()));
+        if let Some(text) = text {
+            fields.text(text);
+        }
+    }
+}
+
+/// A shard in the making, from the sections of a snapshot.
+pub struct ShardLoader {
+    shard: Shard,
+    pending: Vec<(u32, PendingEvent)>,
+}
+
+impl ShardLoader {
+    /// Nothing of shard `index` yet.
+    pub fn new(index: usize) -> Self {
+        Self { shard: Shard::new(index), pending: Vec::new() }
+    }
+
+    /// Takes a section; those of one kind in the order in which they were given.
+    ///
+    /// # Errors
+    /// [`SnapshotError::SectionMustBeReadable`].
+    pub fn take(&mut self, kind: SectionKind, body: &[u8]) -> Result<(), SnapshotError> {
+        let mut fields = FieldReader::new(body);
+        while !fields.is_empty() {
+            let taken = match kind {
+                SectionKind::Subjects => self.take_subject(&mut fields),
+                SectionKind::Groups => self.take_group(&mut fields),
+                SectionKind::Cells => self.shard.cells.load(&mut fields),
+                SectionKind::Pending => self.take_pending(&mut fields),
+                SectionKind::Counters => self.take_counters(&mut fields),
+                SectionKind::SetAside => self.take_set_aside(&mut fields),
+                SectionKind::Dedup => self.take_seen(&mut fields),
+            };
+            let shard = self.shard.index as u16;
+            taken.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
+        }
+        Ok(())
+    }
+
+    fn take_subject(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        let subject = Subject::new(fields.text()?).ok()?;
+        let number = self.shard.subjects.len() as u32;
+        let state =
+            SubjectState { subject: subject.clone(), plan: None, cells: Vec::new(), pending: Vec::new() };
+        self.shard.subjects.push(state);
+        self.shard.subject_numbers.insert(subject, number).is_none().then_some(())
+    }
+
+    fn take_group(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        let count = fields.u32()?;
+        let mut texts: Vec<Option<Arc<str>>> = Vec::new();
+        for _ in 0..count {
+            texts.push(match fields.u8()? {
+                0 => None,
+                _ => Some(fields.text()?.into()),
+            });
+        }
+        let number = self.shard.groups.len();
+        (self.shard.groups.number_of(texts.into()) as usize == number).then_some(())
+    }
+
+    fn take_pending(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        let subject = fields.u32()?;
+        let source: Arc<str> = fields.text()?.into();
+        let (identity, time) = (fields.u128()?, Timestamp::from_nanoseconds(fields.i64()?));
+        let count = fields.u32()?;
+        let mut contributions = Vec::new();
+        for _ in 0..count {
+            let (program, group, value) = (fields.u32()?, fields.u32()?, fields.i128()?);
+            contributions.push(Contribution { program, group, value });
+        }
+        self.pending.push((subject, PendingEvent { source, identity, time, contributions }));
+        Some(())
+    }
+
+    fn take_counters(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        let source: Arc<str> = fields.text()?.into();
+        let mut numbers = [0; SourceCounters::NUMBERS];
+        for number in &mut numbers {
+            *number = fields.u64()?;
+        }
+        self.shard.counters.insert(source, SourceCounters::of_numbers(numbers)).is_none().then_some(())
+    }
+
+    fn take_set_aside(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        let (position, verdict) = (EventPosition::from_bits(fields.u64()?), fields.u8()?);
+        self.shard.set_aside.push(SetAside { position, verdict });
+        Some(())
+    }
+
+    fn take_seen(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
+        Seen::load(fields, &mut self.shard.dedup)
+    }
+
+    /// The shard as it was at its barrier, under the plan of the control state that the barrier names.
+    ///
+    /// # Errors
+    /// [`SnapshotError::SectionMustBeReadable`]: sections name what is not there.
+    pub fn finish(self, control_offset: u64, plan: &Arc<MeteringPlan>) -> Result<Shard, SnapshotError> {
+        let Self { mut shard, pending } = self;
+        let index = shard.index as u16;
+        let broken = |kind| SnapshotError::SectionMustBeReadable { kind, shard: index };
+        shard.control_offset = control_offset;
+        shard.plan = plan.clone();
+        for state in &mut shard.subjects {
+            state.plan = plan.subjects.get(&state.subject).cloned();
+        }
+        let (programs, groups) = (plan.programs.len(), shard.groups.len());
+        for (number, key) in shard.cells.keys().enumerate() {
+            let is_sound = (key.program as usize) < programs && (key.group as usize) < groups;
+            let subject = shard.subjects.get_mut(key.subject as usize).filter(|_| is_sound);
+            let subject = subject.ok_or_else(|| broken(SectionKind::Cells))?;
+            subject.cells.push(number as u32);
+        }
+        shard.cells.mark_all_changed();
+        for (number, event) in pending {
+            let is_sound = event
+                .contributions
+                .iter()
+                .all(|taken| (taken.program as usize) < programs && (taken.group as usize) < groups);
+            let subject = shard.subjects.get_mut(number as usize).filter(|_| is_sound);
+            let subject = subject.ok_or_else(|| broken(SectionKind::Pending))?;
+            shard.pending.try_keep(&event.source, event.identity, u32::MAX);
+            subject.pending.push(event);
+        }
+        Ok(shard)
+    }
+}
+
+impl SourceCounters {
+    /// Numbers that a source has.
+    const NUMBERS: usize = 7 + QuarantineReason::ALL.len();
+
+    fn numbers(&self) -> [u64; Self::NUMBERS] {
+        let mut numbers = [0; Self::NUMBERS];
+        let Self {
+            metered,
+            unmetered,
+            pending,
+            duplicate,
+            duplicate_restamped,
+            conflict,
+            quarantined,
+            rejected,
+        } = *self;
+        numbers[..7].copy_from_slice(&[
+            metered,
+            unmetered,
+            pending,
+            duplicate,
+            duplicate_restamped,
+            conflict,
+            rejected,
+        ]);
+        numbers[7..].copy_from_slice(&quarantined);
+        numbers
+    }
+
+    fn of_numbers(numbers: [u64; Self::NUMBERS]) -> Self {
+        let mut counters = Self::default();
+        let [
+            metered,
+            unmetered,
+            pending,
+            duplicate,
+            duplicate_restamped,
+            conflict,
+            rejected,
+            quarantined @ ..,
+        ] = numbers;
+        (counters.metered, counters.unmetered, counters.pending) = (metered, unmetered, pending);
+        (counters.duplicate, counters.duplicate_restamped) = (duplicate, duplicate_restamped);
+        (counters.conflict, counters.rejected, counters.quarantined) = (conflict, rejected, quarantined);
+        counters
+    }
+}
+
+/// Kept out of `dedup`, so that the index knows nothing of files.
+impl Seen {
+    fn save(&self, fields: &mut Fields) {
+        fields.u128(self.identity).u64(self.payload_digest).u64(self.position.to_bits()).i64(self.time);
+        fields.u8(self.standing as u8);
+    }
+
+    fn load(fields: &mut FieldReader<'_>, dedup: &mut Dedup) -> Option<()> {
+        use super::dedup::{NewEvent, Standing};
+        let (identity, payload_digest) = (fields.u128()?, fields.u64()?);
+        let (position, time) = (EventPosition::from_bits(fields.u64()?), fields.i64()?);
+        let standing = [Standing::Metered, Standing::Pending, Standing::Unmetered, Standing::Quarantined]
+            .into_iter()
+            .nth(usize::from(fields.u8()?))?;
+        dedup.insert(identity, NewEvent { payload_digest, position, time, standing });
+        Some(())
+    }
+}

@@ -1,0 +1,356 @@
+//! Snapshots: what all shards know at a barrier, so that a start reads only the log behind it.
+//!
+//! Owns: the file's layout, writing it part by part, checking it whole. Leaves to others: what is in a section
+//! (`shard::snapshot`), when a snapshot is made, which one a start uses (`machine::recovery`).
+//!
+//! A snapshot is never truth: a file that is missing, torn, damaged or of another directory is left aside, and the log
+//! gives everything again. A file is written once and has its end mark last, so a name that is there says nothing until
+//! every checksum and the end mark were read.
+//!
+//! ```text
+//! file `{usage offset, 16 hex digits}.snap`:  header, sections, end mark; little-endian
+//!
+//! header    0  magic        8   "TMSNAP\r\n"
+//!           8  format       4   SNAPSHOT_FORMAT
+//!          12  incarnation  4   of the logs
+//!          16  partition    4   of the usage log
+//!          20  shards       4   sections are theirs
+//!          24  usage        8   offset of the barrier in the usage log
+//!          32  control      8   control-log offset that the barrier names
+//!          40  history     32   what the control log had sealed by then: see `SnapshotHead::history`
+//!          72  crc          4   CRC-32C of bytes 0..72
+//!          76  reserved     4
+//! section   0  kind         2   SectionKind
+//!           2  shard        2
+//!           4  bytes        4   of the body
+//!           8  crc          4   CRC-32C of kind, shard, bytes, and the body
+//!          12  body
+//! end mark: a section of kind 0xffff whose body is the count of sections before it, 8 bytes
+//! ```
+
+pub(crate) mod codec;
+
+use std::fmt;
+use std::io;
+
+use crate::io::{Storage, StorageFile};
+use crate::log::crc_of;
+
+/// Version of the file's layout and of what the sections hold.
+pub const SNAPSHOT_FORMAT: u32 = 1;
+/// Bytes that a section has at most.
+pub const SECTION_BYTES_MAX: usize = 64 << 20;
+/// Snapshots that are kept: the last one, and one for the case that it cannot be read.
+pub const SNAPSHOTS_KEPT: usize = 2;
+
+const MAGIC: [u8; 8] = *b"TMSNAP\r\n";
+const HEADER_BYTES: usize = 80;
+const HEADER_CRC_AT: usize = 72;
+const SECTION_HEADER_BYTES: usize = 12;
+const KIND_END: u16 = 0xffff;
+/// Bytes that are written together.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotHead {
+    /// Incarnation of the logs.
+    pub incarnation: u32,
+    /// Partition of the usage log.
+    pub partition: u32,
+    /// Number of shards.
+    pub shards: u32,
+    /// Offset of the barrier in the usage log.
+    pub usage_offset: u64,
+    /// Control-log offset that the barrier names.
+    pub control_offset: u64,
+    /// Digest of what the control log says up to there, so that a snapshot of another history is not taken for one of
+    /// this.
+    pub history: [u8; 32],
+}
+
+/// What a section holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum SectionKind {
+    /// Names of subjects, in the order of their numbers.
+    Subjects = 1,
+    /// Texts of groups, in the order of their numbers.
+    Groups = 2,
+    /// Cells.
+    Cells = 3,
+    /// Events that wait for an owner.
+    Pending = 4,
+    /// Counters per source.
+    Counters = 5,
+    /// Events that did not count.
+    SetAside = 6,
+    /// Events that are remembered.
+    Dedup = 7,
+}
+
+impl SectionKind {
+    const ALL: [SectionKind; 7] = [
+        SectionKind::Subjects,
+        SectionKind::Groups,
+        SectionKind::Cells,
+        SectionKind::Pending,
+        SectionKind::Counters,
+        SectionKind::SetAside,
+        SectionKind::Dedup,
+    ];
+
+    fn from_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == code)
+    }
+}
+
+/// A part of a shard's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// What it holds.
+    pub kind: SectionKind,
+    /// Its bytes.
+    pub body: Vec<u8>,
+}
+
+/// Why a snapshot is left aside.
+#[derive(Debug)]
+pub enum SnapshotError {
+    /// The disk failed, or the file ends early.
+    Io(io::Error),
+    /// It is no snapshot of this format and of these logs.
+    MustBeOfTheseLogs,
+    /// Bytes are damaged, or the writer did not get to the end.
+    MustBeWhole {
+        /// Where in the file.
+        position: u64,
+    },
+    /// A section does not hold what it should.
+    SectionMustBeReadable {
+        /// Which section.
+        kind: SectionKind,
+        /// Whose.
+        shard: u16,
+    },
+}
+
+impl fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SnapshotError::Io(_) => f.write_str("it cannot be read"),
+            SnapshotError::MustBeOfTheseLogs => {
+                write!(f, "it is not a snapshot of format {SNAPSHOT_FORMAT} of these logs and so many shards")
+            }
+            SnapshotError::MustBeWhole { position } => {
+                write!(f, "its bytes at {position} are damaged or missing")
+            }
+            SnapshotError::SectionMustBeReadable { kind, shard } => {
+                write!(f, "its section {kind:?} of shard {shard} cannot be read")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            SnapshotError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for SnapshotError {
+    fn from(error: io::Error) -> Self {
+        SnapshotError::Io(error)
+    }
+}
+
+/// The file of a snapshot.
+pub fn snapshot_name(usage_offset: u64) -> String {
+    format!("{usage_offset:016x}.snap")
+}
+
+/// The usage offset that a snapshot's file is named after.
+pub fn snapshot_offset(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".snap").filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// Writes a snapshot. What is dropped before `finish` is no snapshot.
+pub struct SnapshotWriter {
+    file: Box<dyn StorageFile>,
+    name: String,
+    position: u64,
+    buffer: Vec<u8>,
+    sections: u64,
+}
+
+impl SnapshotWriter {
+    /// Starts the file; one that an earlier process left unfinished under this name is taken away.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn create(storage: &dyn Storage, head: &SnapshotHead) -> io::Result<Self> {
+        let name = snapshot_name(head.usage_offset);
+        if storage.list()?.contains(&name) {
+            storage.remove(&name)?;
+        }
+        let file = storage.create(&name)?;
+        Ok(Self { file, name, position: 0, buffer: head.encode().to_vec(), sections: 0 })
+    }
+
+    /// Adds a section of a shard.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write(&mut self, shard: u16, section: &Section) -> io::Result<()> {
+        assert!(section.body.len() <= SECTION_BYTES_MAX, "a section is cut before it is too large");
+        self.push(section.kind as u16, shard, &section.body);
+        self.sections += 1;
+        if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn push(&mut self, kind: u16, shard: u16, body: &[u8]) {
+        let mut head = [0; SECTION_HEADER_BYTES];
+        head[..2].copy_from_slice(&kind.to_le_bytes());
+        head[2..4].copy_from_slice(&shard.to_le_bytes());
+        head[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes()); // at most SECTION_BYTES_MAX
+        let crc = crc_of(&[&head[..8], body]);
+        head[8..].copy_from_slice(&crc.to_le_bytes());
+        self.buffer.extend_from_slice(&head);
+        self.buffer.extend_from_slice(body);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_at(self.position, &self.buffer)?;
+        self.position += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the file and makes it durable; then takes away all snapshots but the last [`SNAPSHOTS_KEPT`].
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn finish(mut self, storage: &dyn Storage) -> io::Result<u64> {
+        self.push(KIND_END, 0, &self.sections.to_le_bytes());
+        self.flush()?;
+        self.file.sync_data()?;
+        storage.sync_directory()?;
+        for old in snapshots(storage)?.into_iter().rev().skip(SNAPSHOTS_KEPT) {
+            storage.remove(&snapshot_name(old))?;
+        }
+        storage.sync_directory()?;
+        Ok(self.position)
+    }
+
+    /// Takes an unfinished file away.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn abandon(self, storage: &dyn Storage) -> io::Result<()> {
+        storage.remove(&self.name)
+    }
+}
+
+/// Usage offsets of all files that are named like snapshots, ascending.
+///
+/// # Errors
+/// If the disk fails.
+pub fn snapshots(storage: &dyn Storage) -> io::Result<Vec<u64>> {
+    let mut offsets: Vec<u64> = storage.list()?.iter().filter_map(|name| snapshot_offset(name)).collect();
+    offsets.sort_unstable();
+    Ok(offsets)
+}
+
+/// Takes a section: shard, kind, body.
+pub type VisitSection<'v> = dyn FnMut(u16, SectionKind, &[u8]) -> Result<(), SnapshotError> + 'v;
+
+/// Reads a snapshot: its head, then every section in the order of the file. What `visit` made of the sections counts
+/// only if all of the file was whole.
+///
+/// # Errors
+/// [`SnapshotError`]: the file is to be left aside.
+pub fn read_snapshot(
+    storage: &dyn Storage,
+    usage_offset: u64,
+    is_ours: impl FnOnce(&SnapshotHead) -> bool,
+    visit: &mut VisitSection<'_>,
+) -> Result<SnapshotHead, SnapshotError> {
+    let file = storage.open(&snapshot_name(usage_offset), false)?;
+    let size = file.size()?;
+    let mut header = [0; HEADER_BYTES];
+    file.read_at(0, &mut header)?;
+    let head = SnapshotHead::decode(&header).ok_or(SnapshotError::MustBeOfTheseLogs)?;
+    if head.usage_offset != usage_offset || !is_ours(&head) {
+        return Err(SnapshotError::MustBeOfTheseLogs);
+    }
+    let mut position = HEADER_BYTES as u64;
+    let mut body = Vec::new();
+    let mut sections = 0u64;
+    loop {
+        let broken = SnapshotError::MustBeWhole { position };
+        let mut head_bytes = [0; SECTION_HEADER_BYTES];
+        if size < position + SECTION_HEADER_BYTES as u64 {
+            return Err(broken);
+        }
+        file.read_at(position, &mut head_bytes)?;
+        let field = |at: usize| u16::from_le_bytes([head_bytes[at], head_bytes[at + 1]]);
+        let number = |at: usize| [0, 1, 2, 3].map(|index: usize| head_bytes[at + index]);
+        let (kind, shard) = (field(0), field(2));
+        let bytes = u32::from_le_bytes(number(4)) as usize;
+        let end = position + (SECTION_HEADER_BYTES + bytes) as u64;
+        if bytes > SECTION_BYTES_MAX || end > size {
+            return Err(broken);
+        }
+        body.resize(bytes, 0);
+        file.read_at(position + SECTION_HEADER_BYTES as u64, &mut body)?;
+        if crc_of(&[&head_bytes[..8], &body]) != u32::from_le_bytes(number(8)) {
+            return Err(broken);
+        }
+        if kind == KIND_END {
+            let is_whole = body == sections.to_le_bytes() && end == size;
+            return if is_whole { Ok(head) } else { Err(broken) };
+        }
+        let Some(kind) = SectionKind::from_code(kind) else { return Err(broken) };
+        visit(shard, kind, &body)?;
+        sections += 1;
+        position = end;
+    }
+}
+
+impl SnapshotHead {
+    fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        for (at, value) in
+            [(8, SNAPSHOT_FORMAT), (12, self.incarnation), (16, self.partition), (20, self.shards)]
+        {
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes[24..32].copy_from_slice(&self.usage_offset.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.control_offset.to_le_bytes());
+        bytes[40..HEADER_CRC_AT].copy_from_slice(&self.history);
+        let crc = crc_of(&[&bytes[..HEADER_CRC_AT]]);
+        bytes[HEADER_CRC_AT..HEADER_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let mut fields = codec::FieldReader::new(&bytes[8..]);
+        let format = fields.u32()?;
+        let (incarnation, partition, shards) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let (usage_offset, control_offset) = (fields.u64()?, fields.u64()?);
+        let history = bytes[40..HEADER_CRC_AT].try_into().ok()?;
+        let is_sound = bytes[..8] == MAGIC
+            && crc_of(&[&bytes[..HEADER_CRC_AT]]).to_le_bytes() == bytes[HEADER_CRC_AT..HEADER_CRC_AT + 4]
+            && format == SNAPSHOT_FORMAT;
+        let head = Self { incarnation, partition, shards, usage_offset, control_offset, history };
+        is_sound.then_some(head)
+    }
+}
+
+#[cfg(test)]
+mod tests;
