@@ -15,6 +15,8 @@ use domain::plan::Policy;
 use domain::{AccountId, EntityId, Timestamp};
 use wire::control::{ControlRecord, Cut, Genesis, JournalRun, JournalSeal, PolicyRecord, Put, Seal, Unrated};
 
+use crate::snapshots::history_after;
+
 /// Why a record does not follow from the records before it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -103,6 +105,8 @@ pub struct ControlState {
     /// Whether the last record was a cut, or what it could not rate.
     pub(crate) is_at_cut: bool,
     pub(crate) records: u64,
+    /// Digest of all records applied: see `snapshots`.
+    pub(crate) history: [u8; 32],
 }
 
 impl ControlState {
@@ -166,6 +170,11 @@ impl ControlState {
         self.journal_seals
     }
 
+    /// Digest of all records applied.
+    pub fn history(&self) -> [u8; 32] {
+        self.history
+    }
+
     /// Records applied.
     pub fn records(&self) -> u64 {
         self.records
@@ -178,6 +187,7 @@ impl ControlState {
             return Err(ApplyError::GenesisMustBeFirst);
         }
         self.records += 1;
+        self.history = history_after(self.history, offset, record);
         let was_at_cut = std::mem::take(&mut self.is_at_cut);
         match record {
             ControlRecord::Genesis(genesis) => {

@@ -51,6 +51,8 @@ pub struct NewBarrier {
     pub plan: Arc<MeteringPlan>,
     /// Whether shards hand over the cells that changed.
     pub is_cut: bool,
+    /// Digest of the control log up to there, if the shards begin a snapshot behind the barrier.
+    pub snapshot: Option<[u8; 32]>,
 }
 
 /// A barrier that is durable and that every shard passed.
@@ -226,10 +228,28 @@ impl ControlWriter {
 
     /// Sends a barrier through the usage log and the shards; merges their cells if a cut is to happen there.
     fn barrier(&mut self, around: &mut dyn Surroundings, is_cut: bool) -> Result<u64, ControlError> {
+        self.send_barrier(around, is_cut, None)
+    }
+
+    /// Sends a barrier behind which all shards begin a snapshot.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn begin_snapshot(&mut self, around: &mut dyn Surroundings) -> Result<(), ControlError> {
+        let history = self.machine.control().history();
+        self.send_barrier(around, false, Some(history)).map(|_| ())
+    }
+
+    fn send_barrier(
+        &mut self,
+        around: &mut dyn Surroundings,
+        is_cut: bool,
+        snapshot: Option<[u8; 32]>,
+    ) -> Result<u64, ControlError> {
         let control_offset = self.log.next_offset();
         let plan = self.machine.metering_plan(control_offset);
         let passed = around
-            .pass_barrier(NewBarrier { control_offset, plan, is_cut })
+            .pass_barrier(NewBarrier { control_offset, plan, is_cut, snapshot })
             .map_err(ControlError::Barrier)?;
         if is_cut {
             for (shard, cells) in passed.reports {

@@ -22,6 +22,7 @@ mod metering_plan;
 mod owners;
 mod recovery;
 mod replay;
+mod snapshots;
 mod stored;
 mod usage_log;
 pub mod usage_query;
@@ -42,6 +43,7 @@ pub use self::recovery::{
     read_moment, recover, replay,
 };
 pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+pub use self::snapshots::LeftAside;
 pub use self::stored::{
     ContentReader, KIND_STORED_PART, PartJoiner, StoredContent, StoredEntry, StoredError,
 };

@@ -30,6 +30,7 @@ use wire::control::{ControlRecord, Genesis};
 use crate::batch::{Batch, BatchError, chain_digest};
 use crate::control_writer::KIND_CONTROL;
 use crate::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+use crate::snapshots::{self, LeftAside};
 use crate::stored::{PartJoiner, StoredContent, StoredEntry, StoredError};
 use crate::usage_log::{UsageHistory, UsageItem, UsageRecordError, usage_item};
 
@@ -53,6 +54,8 @@ pub struct Logs {
     pub charges: LogPlace,
     /// Stored journals.
     pub journals: LogPlace,
+    /// Snapshots of the shards.
+    pub snapshots: Arc<dyn Storage>,
 }
 
 impl Logs {
@@ -289,6 +292,10 @@ pub struct Recovered {
     pub last_recorded_at: Option<Timestamp>,
     /// Bytes of torn, unacknowledged commits that were cut off.
     pub torn_bytes: u64,
+    /// Usage offset of the snapshot that the shards started from.
+    pub snapshot: Option<u64>,
+    /// Snapshots that did not fit.
+    pub left_aside: Vec<LeftAside>,
 }
 
 /// What a new directory starts with: the present in nanoseconds, and its first records.
@@ -316,15 +323,33 @@ pub fn recover(
         }
         control.commit(now)?;
     }
-    let (_, key) = genesis_of(&records)?;
+    let key = genesis_of(&records)?.1;
     let (charges, charge_contents, second) = recover_contents(&logs.charges)?;
     let (journals, journal_contents, third) = recover_contents(&logs.journals)?;
     let contents = Contents::of(&records, charge_contents, journal_contents)?;
     let (batch_entries, journal_entries) = contents.entries(&records);
-    let mut replayer =
-        Replayer::new(ReplayMode::Load, shards, records, control.next_offset(), contents.stored());
+    let control_end = control.next_offset();
+    let (found, mut left_aside) =
+        snapshots::find(&*logs.snapshots, &logs.usage, &records, control_end, shards);
+    let new_replayer =
+        |records| Replayer::new(ReplayMode::Load, shards, records, control_end, contents.stored());
+    let (mut replayer, mut snapshot) = match &found {
+        Some(_) => (new_replayer(records.clone()), None),
+        None => (new_replayer(std::mem::take(&mut records)), None),
+    };
+    if let Some(found) = found {
+        let usage_offset = found.head.usage_offset;
+        match replayer.start_behind(found)? {
+            Ok(()) => snapshot = Some(usage_offset),
+            Err(error) => {
+                left_aside.push(LeftAside { usage_offset, error });
+                replayer = new_replayer(records);
+            }
+        }
+    }
     let mut history = logs.history(key, shards);
-    let (usage, fourth) = open_log(&logs.usage, &mut |record| {
+    let from = snapshot.map_or(0, |barrier| barrier + 1);
+    let (usage, fourth) = open_log_from(&logs.usage, from, &mut |record| {
         feed(&mut replayer, record, key, shards, &mut history).map(|_| ())
     })?;
     replayer.finish()?;
@@ -344,13 +369,24 @@ pub fn recover(
             .max()
             .map(Timestamp::from_nanoseconds),
         torn_bytes: found.iter().map(|recovery| recovery.torn_bytes).sum(),
+        snapshot,
+        left_aside,
     })
 }
 
 type Visit<'v> = &'v mut dyn FnMut(Record<'_>) -> Result<(), RecoveryError>;
 
 fn open_log(place: &LogPlace, visit: Visit<'_>) -> Result<(LogWriter, Recovery), RecoveryError> {
-    let opened = LogWriter::recover::<RecoveryError>(place.storage.clone(), place.options, visit);
+    open_log_from(place, 0, visit)
+}
+
+/// Opens a log of which only the records at `from` and behind are read.
+fn open_log_from(
+    place: &LogPlace,
+    from: u64,
+    visit: Visit<'_>,
+) -> Result<(LogWriter, Recovery), RecoveryError> {
+    let opened = LogWriter::recover_from::<RecoveryError>(place.storage.clone(), place.options, from, visit);
     opened.map_err(in_log(place.options.kind))
 }
 

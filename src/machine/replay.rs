@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use domain::{AccountId, Timestamp};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
+use engine::snapshot::{SnapshotError, SnapshotHead};
 use wire::control::{ControlRecord, JournalSeal, Seal};
 use wire::verdict::Verdict;
 
@@ -30,6 +31,7 @@ use crate::batch::Batch;
 use crate::control::ApplyError;
 use crate::journals::JournalBatch;
 use crate::machine::Machine;
+use crate::snapshots::FoundSnapshot;
 
 /// What happens at sealed cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +212,29 @@ impl Replayer {
             control_end,
             reached: BTreeSet::new(),
         }
+    }
+
+    /// Starts behind the barrier of a snapshot: with the shards as they were there, and the control log as far as the
+    /// barrier names it. The inner error says that the sections do not make shards; the replayer is of no use then.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub(crate) fn start_behind(
+        &mut self,
+        found: FoundSnapshot,
+    ) -> Result<Result<(), SnapshotError>, ReplayError> {
+        assert_eq!(self.mode, ReplayMode::Load, "what is derived again is derived from the logs alone");
+        let SnapshotHead { usage_offset, control_offset, .. } = found.head;
+        self.reached.extend(self.cut_barriers.range(..=usage_offset));
+        self.apply_until(control_offset)?;
+        let plan = self.machine.metering_plan(control_offset);
+        let shards = found.shards.into_iter().map(|loader| loader.finish(control_offset, &plan));
+        match shards.collect() {
+            Ok(shards) => self.shards = shards,
+            Err(error) => return Ok(Err(error)),
+        }
+        merge_cells(&mut self.machine, &mut self.shards);
+        Ok(Ok(()))
     }
 
     /// Takes the next usage batch.

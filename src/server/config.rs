@@ -59,6 +59,9 @@ pub struct ServeArgs {
     /// Bytes of one log segment.
     #[arg(long, env = "TALLYMARK_SEGMENT_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range((16 << 20)..=(4 << 30)))]
     pub segment_bytes: u64,
+    /// Bytes of the usage log between two snapshots, which make the next start short; 0 makes none.
+    #[arg(long, env = "TALLYMARK_SNAPSHOT_BYTES", default_value_t = 1 << 30)]
+    pub snapshot_bytes: u64,
     /// Bytes of the usage log that one usage query may read.
     #[arg(long, env = "TALLYMARK_QUERY_BYTES_MAX", default_value_t = 16 << 30)]
     pub query_bytes_max: u64,

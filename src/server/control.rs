@@ -17,6 +17,7 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use domain::time::DAY;
 use domain::{EntityId, Timestamp};
+use engine::snapshot::SnapshotHead;
 use machine::{
     AckStatus, ControlError, ControlWriter, DoneCut, DoneJournals, Machine, NewBarrier, PassedBarrier,
     PutError, Surroundings,
@@ -27,8 +28,9 @@ use wire::control::{ClockKind, ControlRecord};
 
 use crate::clock::Clock;
 use crate::observe::Metrics;
+use crate::snapshots::{SNAPSHOT_PARTS_MAX, SnapshotJob, Snapshots};
 use crate::threads::PeerStopped;
-use crate::usage_log::UsageTask;
+use crate::usage_log::{UsageLogState, UsageTask};
 
 /// Commands that wait for the control thread.
 pub const CONTROL_QUEUE_MAX: usize = 256;
@@ -169,6 +171,10 @@ pub struct ControlSurroundings {
     pub clock: Arc<Clock>,
     /// Number of shards.
     pub shards: usize,
+    /// Where snapshots are asked for.
+    pub snapshots: Snapshots,
+    /// State of the usage log.
+    pub usage_state: Arc<UsageLogState>,
 }
 
 impl Surroundings for ControlSurroundings {
@@ -177,15 +183,35 @@ impl Surroundings for ControlSurroundings {
     }
 
     fn pass_barrier(&mut self, barrier: NewBarrier) -> Result<PassedBarrier, Box<dyn Error + Send + Sync>> {
-        let NewBarrier { control_offset, plan, is_cut } = barrier;
+        let NewBarrier { control_offset, plan, is_cut, snapshot } = barrier;
         let (durable, offsets) = bounded(1);
         let (reached, shards) = bounded(self.shards);
-        let task = UsageTask::Barrier { control_offset, plan, is_cut, durable, reached };
+        let (parts_to, parts) = bounded(SNAPSHOT_PARTS_MAX);
+        let parts_to = snapshot.is_some().then_some(parts_to);
+        let task = UsageTask::Barrier { control_offset, plan, is_cut, snapshot: parts_to, durable, reached };
         self.usage.blocking_send(task).map_err(|_| PeerStopped("the usage log"))?;
         let offset = offsets.recv().map_err(|_| PeerStopped("the usage log"))?;
         let mut reports = Vec::with_capacity(self.shards);
         for _ in 0..self.shards {
             reports.push(shards.recv().map_err(|_| PeerStopped("a shard"))?);
+        }
+        if let Some(history) = snapshot {
+            let (incarnation, partition) = self.snapshots.log;
+            let shards = self.shards as u32; // at most SHARDS_MAX
+            let partition = u32::from(partition);
+            let head = SnapshotHead {
+                incarnation,
+                partition,
+                shards,
+                usage_offset: offset,
+                control_offset,
+                history,
+            };
+            self.snapshots.state.is_busy.store(true, Ordering::Release);
+            self.snapshots
+                .jobs
+                .send(SnapshotJob { head, parts })
+                .map_err(|_| PeerStopped("the snapshots"))?;
         }
         Ok(PassedBarrier { offset, reports })
     }
@@ -225,8 +251,18 @@ impl Control {
             if self.surroundings.clock.kind() == ClockKind::Real {
                 self.run_due(self.surroundings.clock.now())?;
             }
+            self.snapshot_if_due(false)?;
         }
+        self.snapshot_if_due(true)?;
         self.writer.close_cleanly().map_err(cause)
+    }
+
+    fn snapshot_if_due(&mut self, is_stop: bool) -> Result<()> {
+        let usage_end = self.surroundings.usage_state.end_offset.load(Ordering::Acquire);
+        if self.surroundings.snapshots.is_due(usage_end, is_stop) {
+            self.writer.begin_snapshot(&mut self.surroundings).map_err(cause)?;
+        }
+        Ok(())
     }
 
     fn handle(&mut self, command: Command) -> Result<()> {

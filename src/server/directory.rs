@@ -3,6 +3,7 @@
 //! ```text
 //! DATA/LOCK  tokens.json  tokens.lock  dev-cert.pem  dev-key.pem
 //! DATA/control/  DATA/usage-0/  DATA/charges/  DATA/journals/   one log each
+//! DATA/snapshots/   what the shards knew at a barrier; may be deleted
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -94,7 +95,18 @@ impl DataDirectory {
             usage: place(LogKind::Usage)?,
             charges: place(LogKind::Charges)?,
             journals: place(LogKind::Journals)?,
+            snapshots: self.snapshots()?,
         })
+    }
+
+    /// The folder of snapshots; made if it does not exist.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn snapshots(&self) -> Result<Arc<Directory>> {
+        let path = self.path.join("snapshots");
+        let directory = Directory::open_or_create(&path);
+        Ok(Arc::new(directory.with_context(|| format!("cannot open {}", path.display()))?))
     }
 }
 

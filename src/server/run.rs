@@ -18,7 +18,7 @@ use billing::catalog::CatalogFile;
 use domain::Timestamp;
 use domain::time::{HOUR, SECOND};
 use engine::log::{LogKind, LogReader};
-use machine::{ControlWriter, History, Recovered};
+use machine::{ControlWriter, History, LeftAside, Recovered};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
 
@@ -32,6 +32,7 @@ use crate::ingest::{Ingest, accept, endpoint};
 use crate::observe::Metrics;
 use crate::segments::Segments;
 use crate::shards::Shards;
+use crate::snapshots::{SnapshotState, Snapshots};
 use crate::threads::{OnFailure, spawn};
 use crate::tokens::{self, Role, Tokens};
 use crate::usage_log::{USAGE_QUEUE_MAX, UsageLog, UsageLogState, UsageTask};
@@ -83,6 +84,14 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     if recovered.torn_bytes > 0 {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
+    for LeftAside { usage_offset, error } in &recovered.left_aside {
+        let cause = anyhow::anyhow!("{error}");
+        tracing::warn!("the snapshot at usage offset {usage_offset} is left aside: {cause}");
+    }
+    match recovered.snapshot {
+        Some(barrier) => tracing::info!("started from the snapshot at usage offset {barrier}"),
+        None => tracing::info!("started from the logs alone"),
+    }
     let (clock, start_records) = check_directory(args, &recovered)?;
     let genesis_key =
         recovered.replayer.machine.control().genesis().map_or(String::new(), |g| g.identity_key.clone());
@@ -123,6 +132,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         state: usage_state.clone(),
         metrics: metrics.clone(),
     };
+    let snapshot_state = Arc::new(SnapshotState::default());
+    snapshot_state.usage_offset.store(recovered.snapshot.unwrap_or(0), Ordering::Relaxed);
+    let (snapshot_jobs, snapshot_queue) = crossbeam_channel::bounded(1);
+    let snapshots = directory.snapshots()?;
+    let usage_options = directory.options(LogKind::Usage);
     let (commands, command_queue) = crossbeam_channel::bounded(CONTROL_QUEUE_MAX);
     let control = Control {
         writer: ControlWriter::new(
@@ -131,7 +145,18 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
             recovered.charges,
             recovered.journals,
         ),
-        surroundings: ControlSurroundings { usage: usage.clone(), clock: clock.clone(), shards },
+        surroundings: ControlSurroundings {
+            usage: usage.clone(),
+            clock: clock.clone(),
+            shards,
+            snapshots: Snapshots {
+                jobs: snapshot_jobs,
+                state: snapshot_state.clone(),
+                every_bytes: args.snapshot_bytes,
+                log: (usage_options.incarnation, usage_options.partition),
+            },
+            usage_state: usage_state.clone(),
+        },
         cut_interval,
         start_records,
         served: served.clone(),
@@ -139,7 +164,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     };
     let threads = vec![
         spawn("usage-log", on_failure.clone(), move || usage_log.run(usage_tasks))?,
-        spawn("control", on_failure, move || control.run(&command_queue))?,
+        spawn("control", on_failure.clone(), move || control.run(&command_queue))?,
+        spawn("snapshots", on_failure, {
+            let state = snapshot_state.clone();
+            move || crate::snapshots::run(&snapshots, &snapshot_queue, &state)
+        })?,
     ];
 
     apply_catalog(args.catalog.as_deref(), &commands).await?;
@@ -165,6 +194,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         metrics,
         identity_key: key,
         event_budget: EventBudget::default(),
+        snapshots: snapshot_state.clone(),
         usage: usage_state,
         clock,
         shard_queues: shard_threads.weak_queues(),

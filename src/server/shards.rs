@@ -9,18 +9,22 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use domain::EventPosition;
 use domain::plan::MeteringPlan;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
 use engine::shard::{SetAside, Shard, SourceCounters};
+use engine::snapshot::Section;
 use machine::{History, pass_barrier_through};
 use wire::verdict::Verdict;
 
 use crate::threads::{OnFailure, spawn};
 
+/// Time that a shard without tasks waits for the disk to take the next part of a snapshot.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(1);
 /// Batches that wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 32;
 
@@ -68,7 +72,12 @@ pub struct BarrierTask {
     pub reached: Sender<(usize, Vec<CellReport>)>,
     /// Whether cells are handed over.
     pub is_cut: bool,
+    /// Where the parts of a snapshot go if one begins here.
+    pub snapshot: Option<Sender<SnapshotPart>>,
 }
+
+/// A part of a snapshot: whose, and the section; none once the shard has no more.
+pub type SnapshotPart = (u16, Option<Section>);
 
 /// What became of all events of one shard so far.
 #[derive(Clone, Debug, Default)]
@@ -156,7 +165,8 @@ fn run_shard(
     tasks: &Receiver<ShardTask>,
     history: &dyn Fn() -> anyhow::Result<Box<dyn History>>,
 ) -> anyhow::Result<()> {
-    for task in tasks {
+    let mut saving = None;
+    while let Some(task) = next_task(index, &mut shard, tasks, &mut saving) {
         match task {
             ShardTask::Batch(batch, slots) => {
                 shard.handle_batch(&batch, &mut |event, verdict: Verdict| {
@@ -182,6 +192,10 @@ fn run_shard(
                 .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
                 // Nobody waits for an answer any more when the control thread has stopped.
                 let _ = barrier.reached.send((index, reports));
+                if let Some(parts) = &barrier.snapshot {
+                    shard.begin_snapshot();
+                    saving = Some(Saving { parts: parts.clone(), next: None });
+                }
             }
             ShardTask::Snapshot(reply) => {
                 let _ = reply.send(ShardSnapshot {
@@ -199,6 +213,48 @@ fn run_shard(
         }
     }
     Ok(())
+}
+
+/// A snapshot on its way to the disk: where its parts go, and the one that had no room there.
+struct Saving {
+    parts: Sender<SnapshotPart>,
+    next: Option<SnapshotPart>,
+}
+
+/// The next task; none once nobody can ask for anything any more and a snapshot that began is saved. While one is being
+/// saved, at most one part of it goes before each task; a slow disk makes the snapshot wait and not the tasks.
+fn next_task(
+    index: usize,
+    shard: &mut Shard,
+    tasks: &Receiver<ShardTask>,
+    saving: &mut Option<Saving>,
+) -> Option<ShardTask> {
+    while let Some(snapshot) = saving {
+        let part = snapshot.next.take().unwrap_or_else(|| (index as u16, shard.poll_snapshot()));
+        let is_last = part.1.is_none();
+        let is_full = match snapshot.parts.try_send(part) {
+            Ok(()) => false,
+            Err(TrySendError::Full(part)) => {
+                snapshot.next = Some(part);
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                // Nobody saves it any more; the next snapshot gives this one up.
+                *saving = None;
+                break;
+            }
+        };
+        if is_last && !is_full {
+            *saving = None;
+        }
+        let pause = if is_full { SNAPSHOT_PAUSE } else { Duration::ZERO };
+        match tasks.recv_timeout(pause) {
+            Ok(task) => return Some(task),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(pause),
+        }
+    }
+    tasks.recv().ok()
 }
 
 /// Earlier usage of which the log is opened only if something is folded again.
@@ -251,7 +307,7 @@ mod tests {
         let slots = VerdictSlots::new(1, 1, Box::new(|_| panic!("a rule is broken")));
         let task = ShardTask::Batch(Arc::new(batch), Some(Arc::new(slots)));
         shards.queues[0].send(task).unwrap();
-        let cause = causes.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        let cause = causes.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(cause, "the shard-0 thread panicked: a rule is broken");
         shards.join();
     }

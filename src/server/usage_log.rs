@@ -26,7 +26,7 @@ use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode
 use crate::clock::Clock;
 use crate::observe::Metrics;
 use crate::segments::Segments;
-use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, VerdictSlots};
+use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, SnapshotPart, VerdictSlots};
 use crate::threads::PeerStopped;
 
 /// Batches that wait for the log writer; each is at most 1 MiB.
@@ -60,6 +60,8 @@ pub enum UsageTask {
         plan: Arc<MeteringPlan>,
         /// Whether cells are handed over.
         is_cut: bool,
+        /// Where the parts of a snapshot go if one begins here.
+        snapshot: Option<Sender<SnapshotPart>>,
         /// Gets the barrier's offset once it is durable.
         durable: Sender<u64>,
         /// Gets one message per shard once it passed the barrier.
@@ -109,6 +111,7 @@ enum Staged {
         control_offset: u64,
         plan: Arc<MeteringPlan>,
         is_cut: bool,
+        snapshot: Option<Sender<SnapshotPart>>,
         durable: Sender<u64>,
         reached: Sender<(usize, Vec<CellReport>)>,
     },
@@ -150,10 +153,18 @@ impl UsageLog {
                 let offset = self.writer.stage(KIND_USAGE_BATCH, received_at, &parts)?;
                 staged.push(Staged::Batch(batch, offset));
             }
-            UsageTask::Barrier { control_offset, plan, is_cut, durable, reached } => {
+            UsageTask::Barrier { control_offset, plan, is_cut, snapshot, durable, reached } => {
                 let now = self.clock.now().nanoseconds();
                 let offset = self.writer.stage(KIND_BARRIER, now, &[&encode_barrier(control_offset)])?;
-                staged.push(Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached });
+                staged.push(Staged::Barrier {
+                    offset,
+                    control_offset,
+                    plan,
+                    is_cut,
+                    snapshot,
+                    durable,
+                    reached,
+                });
             }
             UsageTask::Snapshot(reply) => staged.push(Staged::Snapshot(reply)),
             UsageTask::Position(reply) => {
@@ -205,9 +216,9 @@ impl UsageLog {
                     hand_to(shard, ShardTask::Batch(prepared.clone(), slots.clone()))?;
                 }
             }
-            Staged::Barrier { offset, control_offset, plan, is_cut, durable, reached } => {
+            Staged::Barrier { offset, control_offset, plan, is_cut, snapshot, durable, reached } => {
                 let _ = durable.send(offset);
-                let task = Arc::new(BarrierTask { offset, control_offset, plan, reached, is_cut });
+                let task = Arc::new(BarrierTask { offset, control_offset, plan, reached, is_cut, snapshot });
                 for shard in &self.shards {
                     hand_to(shard, ShardTask::Barrier(task.clone()))?;
                 }

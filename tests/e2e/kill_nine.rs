@@ -30,7 +30,10 @@ async fn totals_equal_the_oracle_whenever_the_server_is_killed() {
         let data = tempfile::tempdir().unwrap();
         let catalog = data.path().join("catalog.toml");
         std::fs::write(&catalog, CATALOG).unwrap();
-        let mut server = Server::start(data.path(), &["--catalog", catalog.to_str().unwrap()]);
+        // Every other seed makes a snapshot whenever there is something new.
+        let settings = ["--snapshot-bytes", if seed % 2 == 0 { "0" } else { "10000" }];
+        let arguments = ["--catalog", catalog.to_str().unwrap()];
+        let mut server = Server::start(data.path(), &[&arguments[..], &settings].concat());
         let token = server.token.clone().unwrap();
         mark_shown(data.path());
         let (quic, http) = (server.quic.clone(), server.http.clone());
@@ -75,7 +78,7 @@ async fn totals_equal_the_oracle_whenever_the_server_is_killed() {
                 sealed = text;
                 server.kill();
                 kills += 1;
-                server = Server::start_at(data.path(), &quic, &http, &[]);
+                server = Server::start_at(data.path(), &quic, &http, &settings);
             }
         }
         client.flush().await.unwrap();

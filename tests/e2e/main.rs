@@ -13,5 +13,6 @@ mod events;
 mod kill_nine;
 mod process;
 mod quote;
+mod snapshots;
 mod usage;
 mod what_if;

@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// What opening a log found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// Records in the log.
+    /// Records that were read.
     pub records: u64,
     /// Offset behind the last one.
     pub end_offset: u64,
@@ -48,9 +48,23 @@ impl LogWriter {
         options: LogOptions,
         visit: &mut dyn FnMut(Record<'_>) -> Result<(), E>,
     ) -> Result<(LogWriter, Recovery), E> {
+        Self::recover_from(storage, options, 0, visit)
+    }
+
+    /// The same for a log of which only the records at `from` and behind are needed: segments that end before it are not
+    /// read, and the damage that they may have is found by who reads them.
+    ///
+    /// # Errors
+    /// As [`LogWriter::recover`].
+    pub fn recover_from<E: From<LogError>>(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        from: u64,
+        visit: &mut dyn FnMut(Record<'_>) -> Result<(), E>,
+    ) -> Result<(LogWriter, Recovery), E> {
         let mut records = 0;
         let (tail, segments) = {
-            let mut reader = LogReader::open(&*storage, options, 0, None)?;
+            let mut reader = LogReader::open(&*storage, options, from, None)?;
             while let Some(record) = reader.next()? {
                 records += 1;
                 visit(record)?;
@@ -58,7 +72,7 @@ impl LogWriter {
             (reader.tail().clone(), reader.segments().to_vec())
         };
         repair(&*storage, &segments)?;
-        let last_recorded_at = (records > 0).then_some(tail.last_recorded_at);
+        let last_recorded_at = (tail.last_recorded_at != i64::MIN).then_some(tail.last_recorded_at);
         let recovery = Recovery {
             records,
             end_offset: tail.end_offset,

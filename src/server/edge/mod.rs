@@ -35,6 +35,7 @@ use crate::control::{Command, CommandError, Served};
 use crate::directory::DataDirectory;
 use crate::observe::Metrics;
 use crate::shards::ShardTask;
+use crate::snapshots::SnapshotState;
 use crate::tokens::{Role, Token, Tokens};
 use crate::usage_log::{UsageLogState, UsageTask};
 
@@ -61,6 +62,8 @@ pub struct Edge {
     pub identity_key: IdentityKey,
     /// What event bodies may take.
     pub event_budget: EventBudget,
+    /// What is known of snapshots.
+    pub snapshots: Arc<SnapshotState>,
     /// State of the usage log.
     pub usage: Arc<UsageLogState>,
     /// The clock.

@@ -90,6 +90,10 @@ pub struct MetricsInput {
     pub log_bytes: u64,
     /// Commits of the usage log since start.
     pub log_commits: u64,
+    /// Offset behind the last durable record of the usage log.
+    pub log_end: u64,
+    /// Usage offset of the last whole snapshot.
+    pub snapshot_offset: u64,
     /// Unacknowledged amounts: currency, text, age of the oldest batch in seconds.
     pub unbilled: Vec<(String, String)>,
     /// Seconds since the oldest unacknowledged batch was cut.
@@ -176,6 +180,12 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             "Charges that could not be computed at the last cut.",
             input.rating_failures as u64,
         ),
+        ("tallymark_log_end_offset", "Offset behind the last record of the usage log.", input.log_end),
+        (
+            "tallymark_snapshot_offset",
+            "Usage offset of the last snapshot; 0 if there is none.",
+            input.snapshot_offset,
+        ),
         ("tallymark_sealed_batch", "Number of the last sealed charge batch.", load(&metrics.batches)),
     ];
     for (name, help, value) in gauges {
@@ -225,6 +235,8 @@ mod tests {
             shards,
             log_bytes: 0,
             log_commits: 0,
+            log_end: 0,
+            snapshot_offset: 0,
             unbilled: vec![("USD".into(), "1.00".into())],
             unbilled_age_seconds: 5,
             sizes: (1, 2),

@@ -1,0 +1,109 @@
+//! Snapshots of all shards: which one a start uses, and when a new one is due.
+//!
+//! Owns: the digest that binds a snapshot to its control log, the choice at start. Leaves to others: the file
+//! (`engine::snapshot`), sections (`engine::shard`), threads (`server`).
+//!
+//! What a start finds, newest snapshot first:
+//!
+//! | found | done |
+//! |---|---|
+//! | no snapshot | all of the usage log is read |
+//! | a whole one of these logs and so many shards, whose barrier is in the usage log | the shards start from it; the log behind its barrier is read |
+//! | one without its end mark, cut off, or with a wrong checksum | left aside: the one before it is tried, then none |
+//! | one of another number of shards, incarnation, partition or format | left aside, likewise |
+//! | one whose barrier the usage log does not have, or has with another control offset | left aside, likewise: the usage log is another's, or lost its end |
+//! | one whose control offset lies behind the end of the control log, or whose history differs | left aside, likewise |
+//!
+//! Invariants: logs alone are truth; a start from a snapshot and one without give the same machine and shards.
+
+use engine::io::Storage;
+use engine::log::LogReader;
+use engine::shard::ShardLoader;
+use engine::snapshot::{SnapshotError, SnapshotHead, read_snapshot, snapshots};
+use wire::canonical::sha256;
+use wire::control::ControlRecord;
+use wire::usage_record::{KIND_BARRIER, decode_barrier};
+
+use crate::recovery::{ControlRecords, LogPlace};
+
+/// Digest of a control log that is empty.
+pub(crate) const NO_HISTORY: [u8; 32] = [0; 32];
+
+/// Digest of a control log after one more record.
+pub(crate) fn history_after(before: [u8; 32], offset: u64, record: &ControlRecord) -> [u8; 32] {
+    let mut bytes = before.to_vec();
+    bytes.extend_from_slice(&offset.to_le_bytes());
+    bytes.extend_from_slice(&record.encode());
+    sha256(&bytes)
+}
+
+/// A snapshot that a start left aside, and why.
+#[derive(Debug)]
+pub struct LeftAside {
+    /// Usage offset of its barrier.
+    pub usage_offset: u64,
+    /// Why.
+    pub error: SnapshotError,
+}
+
+/// A snapshot that fits the logs.
+pub(crate) struct FoundSnapshot {
+    pub(crate) head: SnapshotHead,
+    pub(crate) shards: Vec<ShardLoader>,
+}
+
+/// The newest snapshot that fits the logs, and those that do not.
+pub(crate) fn find(
+    place: &dyn Storage,
+    usage: &LogPlace,
+    control: &ControlRecords,
+    control_end: u64,
+    shards: usize,
+) -> (Option<FoundSnapshot>, Vec<LeftAside>) {
+    let mut left_aside = Vec::new();
+    // Without their names there are no snapshots, and the logs are enough.
+    for usage_offset in snapshots(place).unwrap_or_default().into_iter().rev() {
+        match read(place, usage, control, control_end, shards, usage_offset) {
+            Ok(found) => return (Some(found), left_aside),
+            Err(error) => left_aside.push(LeftAside { usage_offset, error }),
+        }
+    }
+    (None, left_aside)
+}
+
+fn read(
+    place: &dyn Storage,
+    usage: &LogPlace,
+    control: &ControlRecords,
+    control_end: u64,
+    shards: usize,
+    usage_offset: u64,
+) -> Result<FoundSnapshot, SnapshotError> {
+    let mut loaders: Vec<ShardLoader> = (0..shards).map(ShardLoader::new).collect();
+    let is_ours = |head: &SnapshotHead| {
+        (head.incarnation, head.partition) == (usage.options.incarnation, u32::from(usage.options.partition))
+            && head.shards as usize == shards
+            && head.control_offset <= control_end
+            && head.history == history_until(control, head.control_offset)
+            && barrier_at(usage, usage_offset) == Some(head.control_offset)
+    };
+    let head = read_snapshot(place, usage_offset, is_ours, &mut |shard, kind, body| {
+        let loader = loaders.get_mut(usize::from(shard));
+        loader.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?.take(kind, body)
+    })?;
+    Ok(FoundSnapshot { head, shards: loaders })
+}
+
+fn history_until(control: &ControlRecords, until: u64) -> [u8; 32] {
+    control
+        .iter()
+        .take_while(|(offset, _)| *offset < until)
+        .fold(NO_HISTORY, |history, (offset, record)| history_after(history, *offset, record))
+}
+
+/// The control offset that a barrier at a place of the usage log names; none if no barrier is there.
+fn barrier_at(usage: &LogPlace, offset: u64) -> Option<u64> {
+    let mut reader = LogReader::open(&*usage.storage, usage.options, offset, Some(offset + 1)).ok()?;
+    let record = reader.next().ok()??;
+    (record.offset == offset && record.kind == KIND_BARRIER).then(|| decode_barrier(record.payload))?
+}
