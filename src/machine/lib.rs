@@ -10,6 +10,7 @@
 
 mod batch;
 mod cells;
+pub mod completeness;
 mod control;
 mod control_writer;
 mod cut;

@@ -123,9 +123,18 @@ impl Machine {
         &self.set_aside
     }
 
-    #[cfg(test)]
+    /// The metering plan of the last barrier.
+    pub fn plan(&self) -> &Arc<MeteringPlan> {
+        &self.plan
+    }
+
     pub(crate) fn issued(&self) -> &Issued {
         &self.issued
+    }
+
+    /// The batch that a window of an account became final with.
+    pub(crate) fn final_batch(&self, account: &AccountId, window_from: Timestamp) -> Option<u64> {
+        self.finals.get(&(account.clone(), window_from)).copied()
     }
 
     /// What sealed batches charged, in minor units: per account and accounting period that the usage belongs to.

@@ -130,7 +130,11 @@ fn format_of(text: &str) -> Result<UsageFormat, &'static str> {
     }
 }
 
-fn as_of_of(text: &str) -> Result<AsOfText, &'static str> {
+/// The state of knowledge that a text asks for.
+///
+/// # Errors
+/// What it must be.
+pub fn as_of_of(text: &str) -> Result<AsOfText, &'static str> {
     let refused = "an offset of the usage log, or an instant such as 2026-02-01T00:00:00Z";
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().map(AsOfText::Offset).map_err(|_| refused);

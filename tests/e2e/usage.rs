@@ -1,10 +1,10 @@
 //! Usage queries: of a running server, of its directory, and beside what is charged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use domain::{Decimal, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tallymark_client::{Event, EventIdOwned};
 
 use crate::process::{CATALOG, Server, call, call_json, charged, client, tallymark};
@@ -115,6 +115,8 @@ async fn a_query_counts_what_was_acknowledged_and_what_is_charged() {
     let owned = ask("tokens", &[("subscription", "s1")]).await;
     assert_eq!((total(&owned, 1), charged(&server, &token).await.0["tokens"]), (3_000, 3_000));
 
+    check_completeness(&server, &token, base).await;
+
     // What was known then is known still.
     client.record("request", &event(20_000, "key-1", now(), None)).await.unwrap();
     client.close().await.unwrap();
@@ -126,6 +128,46 @@ async fn a_query_counts_what_was_acknowledged_and_what_is_charged() {
     let today = ask("tokens", &[("account", "acme")]).await;
     assert_eq!(total(&today, 1), 3_010);
     assert_eq!(server.terminate(), Some(0));
+}
+
+/// Every price charges what the log has, and the source says how far it has come.
+async fn check_completeness(server: &Server, token: &str, base: i64) {
+    let months: BTreeSet<String> = (0..30)
+        .map(|hour| Timestamp::from_nanoseconds(base + hour * HOUR).to_string()[..7].to_string())
+        .collect();
+    let mut events = 0;
+    for month in months {
+        let url = server.url(&format!("/v1/accounts/acme/completeness?period={month}"));
+        let (status, said) = call_json("GET", &url, token, "").await;
+        assert_eq!(status, 200, "{said}");
+        let prices = said["prices"].as_array().unwrap();
+        assert_eq!(prices.len(), 2, "{said}");
+        for price in prices {
+            assert_eq!(
+                (&price["counted"], &price["is_charged"]),
+                (&price["charged"], &true.into()),
+                "{said}"
+            );
+            events += price["counted"]["event_count"].as_i64().unwrap();
+        }
+        let source = &said["sources"][0];
+        assert_eq!(source["source"], "shop", "{said}");
+        assert_eq!(source["sequences"], json!({ "runs": 0, "missing": 0, "gap_count": 0, "gaps": [] }));
+        let as_of = said["last_cut"]["barrier"].to_string();
+        let (_, then) = call_json("GET", &format!("{url}&as_of={as_of}"), token, "").await;
+        assert_eq!(then["prices"], said["prices"], "{then}");
+    }
+    assert_eq!(events, 2 * 300, "every event is counted by both prices");
+    for (path, status, code) in [
+        ("acme/completeness?period=2026-13", 400, "period_must_be_year_month"),
+        ("acme/completeness", 400, "request_must_be_readable"),
+        ("acme/completeness?period=2026-01&as_of=x", 400, "parameter_must_be_readable"),
+        ("acme/completeness?period=2026-01&as_of=1000000000000", 400, "position_must_exist"),
+        ("nobody/completeness?period=2026-01", 404, "account_must_exist"),
+    ] {
+        let (found, said) = call_json("GET", &server.url(&format!("/v1/accounts/{path}")), token, "").await;
+        assert_eq!((found, said["code"].as_str()), (status, Some(code)), "{path}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use billing::charges::{ChargeLine, Corrects};
 use billing::ledger::LedgerAccount;
 use domain::time::HOUR;
-use domain::{Currency, Decimal, EntityId, Exact, Timestamp, Zone};
+use domain::{AccountId, Currency, Decimal, EntityId, Exact, Timestamp, Zone};
 use serde_json::{Value, json};
 use wire::control::PolicyRecord;
 use wire::verdict::Verdict;
@@ -376,6 +376,18 @@ impl Play {
         batch
     }
 
+    /// The log, counted again, has the events that the lines count, price by price.
+    fn check_statements(&self) {
+        let unrated = self.worlds[0].unrated();
+        for account in self.model.accounts.iter().filter(|account| !unrated.contains(account.id)) {
+            for statement in self.worlds[0].statements(&AccountId::new(account.id).unwrap()) {
+                for (price, found) in statement.prices() {
+                    assert_eq!(found.counted, found.charged, "{price:?} of {}", account.id);
+                }
+            }
+        }
+    }
+
     fn check_batch(&mut self, batch: &Batch) {
         self.batches += 1;
         assert_eq!(batch.head.number, self.batches, "batches are numbered without gaps");
@@ -495,6 +507,7 @@ impl Play {
         self.step(&Step::PassHours(45 * 24));
         self.cut(false);
         assert_eq!(self.cut(false), None, "cutting again changes nothing");
+        self.check_statements();
         for entity in ["e0", "e1"] {
             self.journals(entity, false);
         }

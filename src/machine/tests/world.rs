@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::Resource;
-use domain::{EntityId, Period, Timestamp};
+use domain::{AccountId, EntityId, Period, Timestamp};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::{Shard, SourceCounters};
 use wire::AlignedBytes;
 use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
 
+use crate::completeness::{Charged, Completeness, CompletenessTerms, Statement};
+use crate::usage_query::{Counting, Judge, LoggedBatch};
 use crate::{
     Batch, Effect, History, JournalBatch, Machine, RATING_EPOCH, ReplayMode, Replayer, Stored, WhatIf,
 };
@@ -224,6 +226,49 @@ impl World {
         self.logs.journals.insert(seal.digest.clone(), journals.encode());
         self.append(ControlRecord::JournalSeal(seal));
         journals
+    }
+
+    /// What is known of the months of an account that were charged, as of the last barrier.
+    pub(super) fn statements(&self, account: &AccountId) -> Vec<Statement> {
+        let catalog = self.machine.control().catalog();
+        let zone = &catalog.account(account).unwrap().time_zone;
+        let months: BTreeSet<Timestamp> =
+            self.machine.issued().of_account(account).map(|(key, _)| key.window_from).collect();
+        let statement = |from: &Timestamp| {
+            let plan = self.machine.plan().clone();
+            let terms = CompletenessTerms::of(catalog, plan, account, zone.period_of(*from)).unwrap();
+            let mut completeness = Completeness::new(terms);
+            self.count(&mut completeness);
+            completeness.finish(Charged::of(&self.machine, account, *from))
+        };
+        months.iter().map(statement).collect()
+    }
+
+    /// Counts all usage before the last barrier.
+    fn count(&self, counting: &mut dyn Counting) {
+        let (mut control_offset, mut candidates) = (0, Vec::new());
+        let last = self.logs.usage.iter().rposition(|record| matches!(record, UsageRecord::Barrier { .. }));
+        for record in &self.logs.usage[..last.unwrap_or(0)] {
+            match record {
+                UsageRecord::Barrier { control_offset: named, .. } => control_offset = *named,
+                UsageRecord::Batch { offset, received_at, frame } => {
+                    let batch = prepared(frame, *offset, *received_at, self.shards.len());
+                    let (view, refusals) = (&batch.view(), batch.refusals());
+                    let (offset, at) = (*offset, *received_at);
+                    let logged = LoggedBatch {
+                        view,
+                        refusals,
+                        offset,
+                        control_offset,
+                        received_at: at,
+                        recorded_at: at,
+                    };
+                    counting.select(logged, key(), &mut candidates).unwrap();
+                }
+            }
+        }
+        let mut judge = self.shards.as_slice();
+        judge.judge(candidates, &mut |event| counting.add(event)).unwrap();
     }
 
     /// Counters of all sources and shards together.

@@ -5,8 +5,8 @@
 //! every question can be asked of usage that came long before it.
 //!
 //! Calling order: [`UsageQuery::new`]; [`UsageTerms::of`] a catalog; then a [`UsageFold`] takes every batch before a
-//! position of the usage log, in log order: [`UsageFold::select`] names the events that count if they are the first with
-//! their id and accepted, the shards are asked whether they are, [`UsageFold::add`] counts them. [`scan()`] does so.
+//! position of the usage log, in log order: [`Counting::select`] names the events that count if they are the first with
+//! their id and accepted, the shards are asked whether they are, [`Counting::add`] counts them. [`scan()`] does so.
 //!
 //! Owns: what may be asked, whose usage it is, windows and groups, limits. Leaves to others: asking shards (`server`),
 //! filters, values and folds (`engine`).
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use domain::plan::Aggregation;
 use domain::time::WindowGrid;
 use domain::{EventPosition, Exact, Timestamp};
-use engine::identity::{IdentityKey, shard_of_slot, slot_of};
+use engine::identity::{IdentityKey, SourceKey, shard_of_slot, slot_of};
 use engine::shard::cell::Fold;
 use engine::shard::recount::{OpenBatch, Place, Recount, Share};
 use wire::usage::{EventId, Refusal, UsageBatch};
@@ -41,7 +41,7 @@ pub use self::question::{
 };
 pub use self::scan::{
     CHUNK_CANDIDATES_MAX, Judge, Known, OnCounted, ScanError, control_state_before, known_control_offset,
-    scan,
+    plan_of, scan,
 };
 pub use self::terms::UsageTerms;
 use self::terms::{Looked, Owned};
@@ -53,8 +53,32 @@ pub struct Candidate {
     pub identity: u128,
     /// Where it stands.
     pub position: EventPosition,
-    place: Place,
-    share: Share,
+    pub(crate) place: Place,
+    pub(crate) share: Share,
+    /// Which of several meters takes the share.
+    pub(crate) meter: usize,
+    /// Which of several sources sent it.
+    pub(crate) source: usize,
+}
+
+/// What counts events of a log.
+pub trait Counting {
+    /// Adds the events of a batch that count, if the shards say so, to `out`.
+    ///
+    /// # Errors
+    /// [`QueryStatus::RowsMustFit`].
+    fn select(
+        &mut self,
+        batch: LoggedBatch<'_>,
+        key: IdentityKey,
+        out: &mut Vec<Candidate>,
+    ) -> Result<(), QueryStatus>;
+
+    /// Counts an event.
+    ///
+    /// # Errors
+    /// [`QueryStatus::RowsMustFit`].
+    fn add(&mut self, candidate: &Candidate) -> Result<(), QueryStatus>;
 }
 
 impl Candidate {
@@ -75,6 +99,31 @@ pub struct LoggedBatch<'a> {
     pub offset: u64,
     /// Control offset of the barrier before it.
     pub control_offset: u64,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// When its block was stamped.
+    pub recorded_at: Timestamp,
+}
+
+impl LoggedBatch<'_> {
+    /// Indexes of the events that were not refused when the batch arrived.
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = usize> + use<'_> {
+        let mut refused = self.refusals.iter().map(|refusal| usize::from(refusal.index)).peekable();
+        (0..self.view.len()).filter(move |index| refused.next_if_eq(index).is_none())
+    }
+
+    /// Position of an event.
+    pub(crate) fn position(&self, index: usize) -> EventPosition {
+        EventPosition::new(self.offset, u16::try_from(index).expect("a batch has fewer than 2^16 events"))
+    }
+}
+
+/// Identity of an event of a source.
+pub(crate) fn identity_of(view: &UsageBatch<'_>, index: usize, source: &SourceKey) -> u128 {
+    match view.id(index) {
+        EventId::Bytes(id) => source.identity_of_bytes(id),
+        EventId::Sequenced { epoch, sequence } => source.identity_of_sequence(epoch, sequence),
+    }
 }
 
 /// A query that takes usage.
@@ -101,29 +150,6 @@ impl UsageFold {
         }
     }
 
-    /// Adds the events of a batch that count, if the shards say so, to `out`.
-    ///
-    /// # Errors
-    /// [`QueryStatus::RowsMustFit`].
-    pub fn select(
-        &mut self,
-        batch: LoggedBatch<'_>,
-        key: IdentityKey,
-        out: &mut Vec<Candidate>,
-    ) -> Result<(), QueryStatus> {
-        let view = batch.view;
-        let Some(mut open) = self.recount.open(view, batch.control_offset) else { return Ok(()) };
-        let owned = std::mem::replace(&mut self.owned, Owned::All);
-        let subjects: Vec<Looked<'_>> =
-            (0..view.subject_count()).map(|entry| owned.of(view.subject(entry))).collect();
-        if subjects.iter().any(|looked| !matches!(looked, Looked::Never)) {
-            self.select_events(&mut open, batch, key, &subjects, out);
-        }
-        self.owned = owned;
-        let seen = self.recount.group_count().max(self.labels.len());
-        if seen > QUERY_ROWS_MAX { Err(QueryStatus::RowsMustFit) } else { Ok(()) }
-    }
-
     fn select_events(
         &mut self,
         open: &mut OpenBatch,
@@ -135,11 +161,7 @@ impl UsageFold {
         let view = batch.view;
         let source = key.of_source(view.source());
         let mut labels = vec![u32::MAX; subjects.len()];
-        let mut refused = batch.refusals.iter().map(|refusal| usize::from(refusal.index)).peekable();
-        for index in 0..view.len() {
-            if refused.next_if_eq(&index).is_some() {
-                continue;
-            }
+        for index in batch.accepted() {
             let entry = view.subject_index(index);
             let time = Timestamp::from_nanoseconds(view.time(index));
             if !subjects[entry].is_at(time) {
@@ -150,29 +172,15 @@ impl UsageFold {
             if labels[entry] == u32::MAX {
                 labels[entry] = self.labels.number_of(view.subject(entry), view.source());
             }
-            let identity = match view.id(index) {
-                EventId::Bytes(id) => source.identity_of_bytes(id),
-                EventId::Sequenced { epoch, sequence } => source.identity_of_sequence(epoch, sequence),
-            };
-            let index = u16::try_from(index).expect("a batch has fewer than 2^16 events");
             out.push(Candidate {
-                identity,
-                position: EventPosition::new(batch.offset, index),
+                identity: identity_of(view, index, &source),
+                position: batch.position(index),
                 place: Place { label: labels[entry], slice_from: window.from, time },
                 share,
+                meter: 0,
+                source: 0,
             });
         }
-    }
-
-    /// Counts an event.
-    ///
-    /// # Errors
-    /// [`QueryStatus::RowsMustFit`].
-    pub fn add(&mut self, candidate: &Candidate) -> Result<(), QueryStatus> {
-        self.recount.add(candidate.identity, candidate.place, candidate.share);
-        let fits =
-            self.recount.cell_count() <= QUERY_ROWS_MAX && self.recount.text_bytes() <= QUERY_TEXT_BYTES_MAX;
-        if fits { Ok(()) } else { Err(QueryStatus::RowsMustFit) }
     }
 
     /// The answer, once every batch was taken.
@@ -203,6 +211,34 @@ impl UsageFold {
         };
         let rows = rows.into_iter().map(row_of).collect::<Result<Vec<_>, QueryStatus>>()?;
         Ok(UsageAnswer { question, aggregation, rows, event_count: whole.count, event_digest: whole.digest })
+    }
+}
+
+impl Counting for UsageFold {
+    fn select(
+        &mut self,
+        batch: LoggedBatch<'_>,
+        key: IdentityKey,
+        out: &mut Vec<Candidate>,
+    ) -> Result<(), QueryStatus> {
+        let view = batch.view;
+        let Some(mut open) = self.recount.open(view, batch.control_offset) else { return Ok(()) };
+        let owned = std::mem::replace(&mut self.owned, Owned::All);
+        let subjects: Vec<Looked<'_>> =
+            (0..view.subject_count()).map(|entry| owned.of(view.subject(entry))).collect();
+        if subjects.iter().any(|looked| !matches!(looked, Looked::Never)) {
+            self.select_events(&mut open, batch, key, &subjects, out);
+        }
+        self.owned = owned;
+        let seen = self.recount.group_count().max(self.labels.len());
+        if seen > QUERY_ROWS_MAX { Err(QueryStatus::RowsMustFit) } else { Ok(()) }
+    }
+
+    fn add(&mut self, candidate: &Candidate) -> Result<(), QueryStatus> {
+        self.recount.add(candidate.identity, candidate.place, candidate.share);
+        let fits =
+            self.recount.cell_count() <= QUERY_ROWS_MAX && self.recount.text_bytes() <= QUERY_TEXT_BYTES_MAX;
+        if fits { Ok(()) } else { Err(QueryStatus::RowsMustFit) }
     }
 }
 

@@ -8,7 +8,10 @@
 //!   ever after.
 //! - One batch and two chunks of candidates are in memory at a time.
 
+use std::sync::Arc;
+
 use domain::Timestamp;
+use domain::plan::MeteringPlan;
 use engine::identity::IdentityKey;
 use engine::io::Storage;
 use engine::log::{LogError, LogOptions, LogReader, Record};
@@ -19,8 +22,9 @@ use wire::usage::UsageBatch;
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, decode_barrier};
 
 use super::question::QueryStatus;
-use super::{AsOf, Candidate, LoggedBatch, UsageFold};
+use super::{AsOf, Candidate, Counting, LoggedBatch};
 use crate::control::ControlState;
+use crate::metering_plan::compile;
 use crate::recovery::LogPlace;
 use crate::usage_log::UsageRecordError;
 
@@ -114,7 +118,7 @@ pub fn scan(
     options: LogOptions,
     key: IdentityKey,
     known: Known,
-    fold: &mut UsageFold,
+    fold: &mut dyn Counting,
     judge: &mut dyn Judge,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<AsOf, ScanError> {
@@ -131,7 +135,7 @@ pub fn scan(
         }
         match record.kind {
             KIND_BARRIER => as_of.control_offset = control_offset_of(&record)?,
-            KIND_USAGE_BATCH => select(fold, &record, as_of.control_offset, key, &mut candidates)?,
+            KIND_USAGE_BATCH => select(fold, record, as_of.control_offset, key, &mut candidates)?,
             kind => return Err(UsageRecordError::KindMustBeKnown { offset: record.offset, kind }.into()),
         }
         while candidates.len() >= CHUNK_CANDIDATES_MAX {
@@ -145,8 +149,8 @@ pub fn scan(
 }
 
 fn select(
-    fold: &mut UsageFold,
-    record: &Record<'_>,
+    fold: &mut dyn Counting,
+    record: Record<'_>,
     control_offset: u64,
     key: IdentityKey,
     candidates: &mut Vec<Candidate>,
@@ -158,7 +162,14 @@ fn select(
     // The batch was checked before it was logged, and its block's checksum was checked just now.
     let header = FrameHeader::decode_slice(frame).map_err(sound)?;
     let view = UsageBatch::reopen(&header, &frame[FRAME_HEADER_BYTES..]).map_err(sound)?;
-    let batch = LoggedBatch { view: &view, refusals: &head.refusals, offset, control_offset };
+    let batch = LoggedBatch {
+        view: &view,
+        refusals: &head.refusals,
+        offset,
+        control_offset,
+        received_at: Timestamp::from_nanoseconds(record.received_at),
+        recorded_at: Timestamp::from_nanoseconds(record.recorded_at),
+    };
     Ok(fold.select(batch, key, candidates)?)
 }
 
@@ -207,4 +218,9 @@ pub fn control_state_before(control: &LogPlace, offset: u64) -> Result<ControlSt
         applied.map_err(|source| ScanError::Control { offset, source: source.into() })?;
     }
     Ok(state)
+}
+
+/// The metering plan of what a control log said.
+pub fn plan_of(state: &ControlState) -> Arc<MeteringPlan> {
+    compile(&state.catalog, &state.policy(), 0, &MeteringPlan::default())
 }

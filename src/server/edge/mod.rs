@@ -4,6 +4,7 @@
 //!
 //! Invariants: every error is `application/problem+json` with a stable `code`; nothing is answered before it is durable.
 
+mod completeness;
 mod events;
 mod problem;
 mod reads;
@@ -95,6 +96,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/v1/charge-batches", get(reads::charge_batches))
         .route("/v1/charge-batches/{number}/ack", post(writes::ack_batch))
         .route("/v1/accounts/{account}/bill", get(reads::bill))
+        .route("/v1/accounts/{account}/completeness", get(completeness::completeness))
         .route("/v1/meters/{meter}/usage", get(usage::usage))
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Billing), require));
     let finance = Router::new()

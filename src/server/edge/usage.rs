@@ -17,12 +17,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::log::LogKind;
-use machine::LogPlace;
 use machine::usage_query::{
-    Candidate, Judge, Known, OnCounted, QueryStatus, ScanError, UsageFold, UsageTerms, control_state_before,
-    known_control_offset, scan,
+    AsOf, Candidate, Counting, Judge, Known, OnCounted, QueryStatus, ScanError, UsageFold, UsageTerms,
+    control_state_before, known_control_offset, scan,
 };
-use tokio::sync::oneshot;
+use machine::{ControlState, LogPlace, Machine};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::problem::Problem;
 use super::{Answer, Edge, stopping};
@@ -42,25 +42,52 @@ pub(super) async fn usage(
 ) -> Answer {
     let request = UsageRequest::parse(&meter, &parameters).map_err(problem_of_request)?;
     let format = request.format.unwrap_or_else(|| accepted(&headers));
-    let permit = edge.queries.clone().try_acquire_owned().map_err(|_| {
+    let permit = permit(&edge)?;
+    let query = request.as_of.is_none().then(|| request.query.clone());
+    let terms_of = move |machine: &Machine| {
+        query.map(|query| UsageTerms::of(machine.control().catalog(), &query)).transpose()
+    };
+    let (end, terms) = moment(&edge, terms_of).await?;
+    let known = known(&edge, request.as_of, end)?;
+    run(edge, permit, move |edge, is_awaited| {
+        let terms = match terms {
+            Some(terms) => terms,
+            None => UsageTerms::of(state_at(edge, known, is_awaited)?.catalog(), &request.query)
+                .map_err(ScanError::from)?,
+        };
+        let mut fold = UsageFold::new(request.query, terms);
+        let as_of = count(edge, known, &mut fold, is_awaited)?;
+        let answer = fold.finish().map_err(ScanError::from)?;
+        Ok(match format {
+            UsageFormat::Json => Json(answer.to_json(as_of)).into_response(),
+            UsageFormat::Csv => {
+                ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], answer.to_csv()).into_response()
+            }
+        })
+    })
+    .await
+}
+
+/// Lets a query in.
+pub(super) fn permit(edge: &Edge) -> Result<OwnedSemaphorePermit, Problem> {
+    edge.queries.clone().try_acquire_owned().map_err(|_| {
         let detail = format!("{QUERIES_MAX} usage queries are running; try again");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", &detail)
-    })?;
-    let (end, terms) = moment(&edge, &request).await?;
-    let known = known(&edge, request.as_of, end)?;
-    if known.before > edge.query_bytes_max {
-        let detail = format!(
-            "the query reads {} bytes of the log, and {} are allowed; ask `tallymark usage`, which has no such limit",
-            known.before, edge.query_bytes_max
-        );
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "scan_must_fit", &detail));
-    }
+    })
+}
+
+/// Runs a query on a blocking thread; what it is given says whether anybody waits for the answer.
+pub(super) async fn run(
+    edge: Arc<Edge>,
+    permit: OwnedSemaphorePermit,
+    query: impl FnOnce(&Edge, &dyn Fn() -> bool) -> Result<Response, RunError> + Send + 'static,
+) -> Answer {
     let caller = Caller::default();
     let is_gone = caller.is_gone.clone();
     let running = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let is_awaited = || !is_gone.load(Ordering::Relaxed) && edge.shard_queues.strong_count() > 0;
-        run(&edge, request, terms, known, format, &is_awaited)
+        query(&edge, &is_awaited)
     });
     running.await.map_err(|_| stopping())?.map_err(problem_of_run)
 }
@@ -86,81 +113,87 @@ fn accepted(headers: &HeaderMap) -> UsageFormat {
     }
 }
 
-/// The end of the usage log, and what the catalog that its last barrier names says about the query.
+/// The end of the usage log, and what the machine says that the last barrier before it names.
 ///
 /// The control thread alone sends barriers. So a question that is put while it reads the machine stands behind the
 /// barrier of every record that it reads, and before all others.
-async fn moment(edge: &Arc<Edge>, request: &UsageRequest) -> Result<(u64, Option<UsageTerms>), Problem> {
+pub(super) async fn moment<T: Send + 'static>(
+    edge: &Arc<Edge>,
+    terms_of: impl FnOnce(&Machine) -> Result<T, QueryStatus> + Send + 'static,
+) -> Result<(u64, T), Problem> {
     let room = edge.usage_tasks.clone().reserve_owned().await.map_err(|_| stopping())?;
     let (reply, end) = oneshot::channel();
-    let query = request.as_of.is_none().then(|| request.query.clone());
     let terms = edge
         .read(move |machine| {
             room.send(UsageTask::Position(reply));
-            query.map(|query| UsageTerms::of(machine.control().catalog(), &query)).transpose()
+            terms_of(machine)
         })
         .await?;
     let terms = terms.map_err(|status| problem_of_request(RequestStatus::Query(status)))?;
     Ok((end.await.map_err(|_| stopping())?, terms))
 }
 
-fn known(edge: &Edge, as_of: Option<AsOfText>, end: u64) -> Result<Known, Problem> {
+/// What is to be counted; refused if it is not known yet, or more than a query may read.
+pub(super) fn known(edge: &Edge, as_of: Option<AsOfText>, end: u64) -> Result<Known, Problem> {
     let now = edge.clock.now();
-    match as_of {
+    let unknown = |detail: String| Problem::bad_request("position_must_exist", &detail);
+    let known = match as_of {
         Some(AsOfText::Offset(offset)) if offset > end => {
-            let detail = format!("the usage log ends at {end}; what comes behind is not known yet");
-            Err(Problem::bad_request("position_must_exist", &detail))
+            return Err(unknown(format!("the usage log ends at {end}; what comes behind is not known yet")));
         }
         Some(AsOfText::Instant(instant)) if instant > now => {
-            let detail = format!("it is {now}; what is recorded later is not known yet");
-            Err(Problem::bad_request("position_must_exist", &detail))
+            return Err(unknown(format!("it is {now}; what is recorded later is not known yet")));
         }
-        Some(AsOfText::Offset(offset)) => Ok(Known { before: offset, recorded_by: None }),
-        Some(AsOfText::Instant(instant)) => Ok(Known { before: end, recorded_by: Some(instant) }),
-        None => Ok(Known { before: end, recorded_by: None }),
+        Some(AsOfText::Offset(offset)) => Known { before: offset, recorded_by: None },
+        Some(AsOfText::Instant(instant)) => Known { before: end, recorded_by: Some(instant) },
+        None => Known { before: end, recorded_by: None },
+    };
+    if known.before > edge.query_bytes_max {
+        let detail = format!(
+            "the query reads {} bytes of the log, and {} are allowed; ask `tallymark usage`, which has no such limit",
+            known.before, edge.query_bytes_max
+        );
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "scan_must_fit", &detail));
     }
+    Ok(known)
 }
 
-/// Counts and writes the answer.
-fn run(
+/// What the control log said at the last barrier that is known.
+pub(super) fn state_at(
     edge: &Edge,
-    request: UsageRequest,
-    terms: Option<UsageTerms>,
     known: Known,
-    format: UsageFormat,
     is_awaited: &dyn Fn() -> bool,
-) -> Result<Response, RunError> {
-    let log = edge.directory.existing_log(LogKind::Usage)?;
-    let options = edge.directory.options(LogKind::Usage);
-    let terms = match terms {
-        Some(terms) => terms,
-        None => {
-            let control_offset = known_control_offset(&*log, options, known, is_awaited)?;
-            let control = LogPlace {
-                storage: edge.directory.existing_log(LogKind::Control)?,
-                options: edge.directory.options(LogKind::Control),
-            };
-            let state = control_state_before(&control, control_offset)?;
-            UsageTerms::of(state.catalog(), &request.query).map_err(ScanError::from)?
-        }
+) -> Result<ControlState, RunError> {
+    let (log, options) =
+        (edge.directory.existing_log(LogKind::Usage)?, edge.directory.options(LogKind::Usage));
+    let control_offset = known_control_offset(&*log, options, known, is_awaited)?;
+    let control = LogPlace {
+        storage: edge.directory.existing_log(LogKind::Control)?,
+        options: edge.directory.options(LogKind::Control),
     };
-    let mut fold = UsageFold::new(request.query, terms);
+    Ok(control_state_before(&control, control_offset)?)
+}
+
+/// Counts what is known.
+pub(super) fn count(
+    edge: &Edge,
+    known: Known,
+    counting: &mut dyn Counting,
+    is_awaited: &dyn Fn() -> bool,
+) -> Result<AsOf, RunError> {
+    let (log, options) =
+        (edge.directory.existing_log(LogKind::Usage)?, edge.directory.options(LogKind::Usage));
     let mut judge = ShardJudge { queues: edge.shard_queues.clone(), shards: edge.shards, asked: None };
-    let as_of = scan(&*log, options, edge.identity_key, known, &mut fold, &mut judge, is_awaited)?;
-    let answer = fold.finish().map_err(ScanError::from)?;
-    Ok(match format {
-        UsageFormat::Json => Json(answer.to_json(as_of)).into_response(),
-        UsageFormat::Csv => {
-            ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], answer.to_csv()).into_response()
-        }
-    })
+    Ok(scan(&*log, options, edge.identity_key, known, counting, &mut judge, is_awaited)?)
 }
 
 /// Why a query did not run to its end.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+pub(super) enum RunError {
+    /// The log, or what is asked of it.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// The folder of a log.
     #[error(transparent)]
     Directory(#[from] anyhow::Error),
 }
@@ -215,7 +248,8 @@ impl Asked {
     }
 }
 
-fn problem_of_request(status: RequestStatus) -> Problem {
+/// A request that breaks a rule.
+pub(super) fn problem_of_request(status: RequestStatus) -> Problem {
     let http = match &status {
         RequestStatus::Query(query) => http_status_of(query),
         _ => StatusCode::BAD_REQUEST,
