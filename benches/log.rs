@@ -4,6 +4,7 @@
 //! O_DIRECT over a prewritten file and syncs, and does nothing else. Not a goal: the best that the disk can do with many
 //! writes at once. Rounds of both alternate, and medians of rounds are printed. `cargo test --bench log` runs a little of
 //! each size; `TALLYMARK_BENCH_DIR` names a directory of the disk to measure.
+#![allow(clippy::print_stdout)] // figures are its purpose
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
