@@ -72,6 +72,11 @@ impl UsageTerms {
         }));
         Ok(Self { program, owned })
     }
+
+    /// The meter, with the filters and groups that are asked for.
+    pub fn program(&self) -> &MeterProgram {
+        &self.program
+    }
 }
 
 /// Adds when which subject belongs to a subscription that is active. Bindings of a subject do not overlap, nor do active

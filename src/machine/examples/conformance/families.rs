@@ -9,7 +9,8 @@ use crate::case::{Case, Stop};
 use crate::json::{Fields, plain_text};
 use crate::values::Values;
 use crate::{
-    credits, documents, events, imported, levels, measures, metering, models, proration, runs, terms, windows,
+    credits, documents, events, imported, levels, measures, metering, models, proration, runs, terms, usage,
+    windows,
 };
 
 /// Computes one family.
@@ -103,7 +104,12 @@ const METERING: &[(&str, Family)] = &[
     ("rounding", metering::rounding),
     ("expression", metering::expression),
     ("entitlement", metering::entitlement),
-    ("boundary", metering::boundary),
+    ("boundary", usage::boundary),
+    ("aggregate", usage::aggregate),
+    ("aggregate_asof", usage::aggregate_asof),
+    ("windowed", usage::windowed),
+    ("grouped", usage::grouped),
+    ("filtered", usage::filtered),
     ("unique_set", measures::unique_set),
     ("prorated_unique", measures::prorated_unique),
     ("prorated_sum", measures::prorated_sum_of_events),

@@ -29,6 +29,7 @@ mod proration;
 mod runs;
 mod terms;
 mod time;
+mod usage;
 mod values;
 mod windows;
 

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use billing::rating::credits::pay_in_order;
 use billing::rating::expression::Expression;
 use billing::rating::quantity::QuantityTerms;
-use domain::{Exact, Span};
+use domain::Exact;
 use serde_json::Value;
 
-use crate::case::{Case, Stop, fields_of, list_of, number};
+use crate::case::{Case, Stop, fields_of, number};
 use crate::json::any_text;
 use crate::numbers::{mode_of, sum_of};
-use crate::time::{event_time, instant, instant_of};
+use crate::time::event_time;
 use crate::values::Values;
 
 pub(crate) fn parse_value(case: &Case<'_>) -> Result<Values, Stop> {
@@ -42,7 +42,7 @@ pub(crate) fn parse_group(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 /// The value at a path such as `$.a.b`, `$['a']` or `$.list[0]`.
-fn at_path<'a>(value: Option<&'a Value>, path: &str) -> Option<&'a Value> {
+pub(crate) fn at_path<'a>(value: Option<&'a Value>, path: &str) -> Option<&'a Value> {
     let mut value = value?;
     let mut rest = path.strip_prefix('$').unwrap_or(path);
     while !rest.is_empty() {
@@ -124,26 +124,4 @@ fn fits(value: Option<&Value>, wanted: &Value) -> bool {
         Some(wanted) => wanted.iter().any(|wanted| any_text(wanted) == Some(text)),
         None => any_text(wanted) == Some(text),
     }
-}
-
-/// An event belongs to one period only.
-pub(crate) fn boundary(case: &Case<'_>) -> Result<Values, Stop> {
-    let events = case.rows("events")?;
-    let mut sums = Vec::new();
-    for period in case.list("periods")? {
-        let [from, until] = list_of(period)? else {
-            return Err(Stop::Broken("a period has two bounds".to_string()));
-        };
-        let bound = |value: &Value| instant(any_text(value).unwrap_or_default());
-        let period = Span::new(bound(from)?, bound(until)?);
-        let mut inside = Vec::new();
-        for event in &events {
-            if period.contains(instant_of(event, "time")?) {
-                let is_count = case.text("aggregation") == Some("COUNT");
-                inside.push(if is_count { Exact::ONE } else { event.number("value")? });
-            }
-        }
-        sums.push(sum_of(&inside)?);
-    }
-    Ok(Values::new().with("ideal", sums))
 }
