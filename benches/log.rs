@@ -4,6 +4,9 @@
 //! O_DIRECT over a prewritten file and syncs, and does nothing else. Not a goal: the best that the disk can do with many
 //! writes at once. Rounds of both alternate, and medians of rounds are printed. `cargo test --bench log` runs a little of
 //! each size; `TALLYMARK_BENCH_DIR` names a directory of the disk to measure.
+//!
+//! Then the index of a log in which one subject is in one batch of 256: what making it takes, and what reading that subject
+//! takes with it and without, as folding it again reads it.
 #![allow(clippy::print_stdout)] // figures are its purpose
 
 use std::fs::OpenOptions;
@@ -12,9 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::identity::IdentityKey;
 use engine::io::Storage;
-use engine::log::{LogError, LogKind, LogOptions, LogWriter, SegmentRoom};
+use engine::log::{
+    LogError, LogIndex, LogKind, LogOptions, LogReader, LogWriter, Part, SegmentRoom, Wanted, build_index,
+};
 use server::disk::Directory;
+use wire::usage_record::{BatchRecordHead, KIND_USAGE_BATCH};
+use wire::{BatchBuilder, IdMode};
 
 const SEGMENT_BYTES: u64 = 64 << 20;
 const SECTOR: usize = 4_096;
@@ -55,6 +63,8 @@ fn main() {
         let logs = [cached, direct, ahead].map(beside);
         println!("{commit_bytes:>9}  {bare:>22}  {:>28}  {:>28}  {:>28}", logs[0], logs[1], logs[2]);
     }
+    let directory = tempfile::tempdir_in(&place).expect("a directory can be made");
+    one_subject(&directory.path().join("log"), if is_measured { 2_048 } else { 300 });
 }
 
 /// What one round of commits took.
@@ -148,4 +158,57 @@ fn log_commits(directory: &Path, way: Way, commit_bytes: usize, commits: usize) 
         started.elapsed()
     };
     (0..commits).map(commit).collect()
+}
+
+/// Batches of 2,048 events of common subjects, one of 256 with one event of a rare one.
+fn one_subject(directory: &Path, batches: u64) {
+    let storage = Arc::new(Directory::open_or_create(directory).expect("a directory can be made"));
+    let options =
+        LogOptions { kind: LogKind::Usage, partition: 0, incarnation: 0, segment_bytes: SEGMENT_BYTES / 4 };
+    let opened = LogWriter::recover::<LogError>(storage.clone(), options, &mut |_| Ok(()));
+    let (mut writer, _) = opened.expect("a new log opens");
+    let mut builder = BatchBuilder::new("bench", "usage", IdMode::Given);
+    let head = BatchRecordHead { producer: 1, refusals: Vec::new() }.encode();
+    for batch in 0..batches {
+        for number in 0..2_048 {
+            let id = format!("{:016x}", batch * 2_048 + number);
+            let is_rare = batch % 256 == 0 && number == 0;
+            let subject = if is_rare { "rare".to_string() } else { format!("key-{:04}", number % 1_000) };
+            let (value, time) = ([("units", 7, 0)], 1_767_225_600_000_000_000);
+            builder.push_parts(id.as_bytes(), &subject, time, &value, &[]).expect("the batch has room");
+        }
+        writer.stage(KIND_USAGE_BATCH, 0, &[&head, &builder.finish(1, 0)]).expect("the record fits");
+        writer.commit(0).expect("the disk writes");
+    }
+    let (key, end) = (IdentityKey::new(7), writer.next_offset());
+    let index = LogIndex::open(&*storage, options, key).expect("the log is whole");
+    let segments = index.unindexed();
+    let indexed = segments.last().map_or(0, |segment| segment.end);
+    let read = || {
+        let started = Instant::now();
+        let mut reader = LogReader::open(&*storage, options, 0, Some(0)).expect("the log is whole");
+        let wanted = [key.digest_of_subject("rare")];
+        let mut bytes = 0;
+        for part in index.parts(Wanted::Subjects(&wanted), indexed) {
+            let Part::Read(range) = part else { continue };
+            bytes += range.end - range.start;
+            reader.seek(range);
+            while reader.next().expect("the log is whole").is_some() {}
+        }
+        (bytes >> 10, started.elapsed())
+    };
+    let median = || {
+        let mut taken: Vec<_> = (0..5).map(|_| read()).collect();
+        taken.sort_unstable();
+        taken[2]
+    };
+    let (whole_kib, whole) = median();
+    let started = Instant::now();
+    for segment in segments {
+        build_index(&*storage, &options, key, segment.start, segment.end).expect("the disk writes");
+    }
+    let building = started.elapsed();
+    let (some_kib, some) = median();
+    println!("log of {} MiB, {} of them indexed in {building:?}", end >> 20, indexed >> 20);
+    println!("one subject: whole log {whole_kib} KiB in {whole:?}, by the index {some_kib} KiB in {some:?}");
 }

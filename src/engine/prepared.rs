@@ -113,7 +113,7 @@ impl PreparedBatch {
     }
 }
 
-fn identities_of(batch: &UsageBatch<'_>, key: IdentityKey) -> Vec<u128> {
+pub(crate) fn identities_of(batch: &UsageBatch<'_>, key: IdentityKey) -> Vec<u128> {
     let source = key.of_source(batch.source());
     (0..batch.len())
         .map(|index| match batch.id(index) {

@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{AccountId, Timestamp};
+use domain::{AccountId, Subject, Timestamp};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use engine::snapshot::{SnapshotError, SnapshotHead};
@@ -44,14 +44,15 @@ pub enum ReplayMode {
 
 /// Usage that came before a barrier, for folding subjects again.
 pub trait History {
-    /// Calls `fold` for every batch before the barrier at `until`, in log order, with the control offset of the barrier
-    /// before the batch.
+    /// Calls `fold` for every batch before the barrier at `until` that has an event of one of the subjects, in log
+    /// order, with the control offset of the barrier before the batch; other batches may come, too.
     ///
     /// # Errors
     /// Whatever reading the log gives.
     fn for_each_batch(
         &mut self,
         until: u64,
+        subjects: &BTreeSet<Subject>,
         fold: &mut dyn FnMut(&PreparedBatch, u64),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
@@ -423,8 +424,9 @@ pub(crate) fn pass_barrier(
     if refolding.is_empty() {
         return Ok(());
     }
+    let subjects = refolding.iter().flat_map(|index| shards[*index].refolding().cloned()).collect();
     history
-        .for_each_batch(offset, &mut |prepared, control_offset| {
+        .for_each_batch(offset, &subjects, &mut |prepared, control_offset| {
             for index in &refolding {
                 shards[*index].refold_batch(prepared, control_offset);
             }

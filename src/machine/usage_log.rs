@@ -3,14 +3,15 @@
 //! Owns: what a record of the usage log is, and folding again. Leaves to others: bytes of records
 //! (`wire::usage_record`), the log (`engine::log`), decisions (`engine::shard`).
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 
-use domain::Timestamp;
 use domain::plan::MeteringPlan;
+use domain::{Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::io::Storage;
-use engine::log::{LogOptions, LogReader};
+use engine::log::{LogIndex, LogOptions, LogReader, Part, Wanted};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use engine::shard::cell::CellReport;
@@ -39,21 +40,29 @@ impl History for UsageHistory {
     fn for_each_batch(
         &mut self,
         until: u64,
+        subjects: &BTreeSet<Subject>,
         fold: &mut dyn FnMut(&PreparedBatch, u64),
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let mut reader = LogReader::open(&*self.log, self.options, 0, Some(until))?;
+        let digest_of = |subject: &Subject| self.key.digest_of_subject(subject.as_str());
+        let digests: Vec<u64> = subjects.iter().map(digest_of).collect();
+        let index = LogIndex::open(&*self.log, self.options, self.key)?;
+        let mut reader = LogReader::open(&*self.log, self.options, 0, Some(0))?;
         let mut control_offset = 0;
-        while let Some(record) = reader.next()? {
-            match usage_item(
-                record.kind,
-                record.offset,
-                record.received_at,
-                record.payload,
-                self.key,
-                self.shards,
-            )? {
-                UsageItem::Batch(batch) => fold(&batch, control_offset),
-                UsageItem::Barrier(offset) => control_offset = offset,
+        for part in index.parts(Wanted::Subjects(&digests), until) {
+            let range = match part {
+                Part::Read(range) => range,
+                Part::Barrier(offset) => {
+                    control_offset = offset;
+                    continue;
+                }
+            };
+            reader.seek(range);
+            while let Some(record) = reader.next()? {
+                let (kind, offset, received_at) = (record.kind, record.offset, record.received_at);
+                match usage_item(kind, offset, received_at, record.payload, self.key, self.shards)? {
+                    UsageItem::Batch(batch) => fold(&batch, control_offset),
+                    UsageItem::Barrier(offset) => control_offset = offset,
+                }
             }
         }
         Ok(())
@@ -138,7 +147,8 @@ pub fn pass_barrier_through(
     history: &mut dyn History,
 ) -> Result<Vec<CellReport>, Box<dyn Error + Send + Sync>> {
     if shard.handle_barrier(control_offset, plan) {
-        history.for_each_batch(offset, &mut |batch, before| shard.refold_batch(batch, before))?;
+        let subjects = shard.refolding().cloned().collect();
+        history.for_each_batch(offset, &subjects, &mut |batch, before| shard.refold_batch(batch, before))?;
         shard.finish_refold();
     }
     Ok(if is_cut { shard.take_reports() } else { Vec::new() })

@@ -123,7 +123,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
     let usage_state = Arc::new(UsageLogState::default());
     let usage_place = directory.log(LogKind::Usage)?;
-    let segments = Segments::start(usage_place, directory.options(LogKind::Usage), on_failure.clone())?;
+    let segments = Segments::start(usage_place, directory.options(LogKind::Usage), key, on_failure.clone())?;
     let usage_log = UsageLog {
         writer: recovered.usage,
         segments,

@@ -5,15 +5,15 @@
 //!
 //! Invariants: a queue is bounded; a full one makes the log writer wait. What a shard sees is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use domain::EventPosition;
 use domain::plan::MeteringPlan;
+use domain::{EventPosition, Subject};
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
 use engine::shard::{SetAside, Shard, SourceCounters};
@@ -264,9 +264,10 @@ impl History for OpenedWhenRead<'_> {
     fn for_each_batch(
         &mut self,
         until: u64,
+        subjects: &BTreeSet<Subject>,
         fold: &mut dyn FnMut(&PreparedBatch, u64),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        (self.0)()?.for_each_batch(until, fold)
+        (self.0)()?.for_each_batch(until, subjects, fold)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - After a failed write or sync a writer does nothing any more.
 
 mod format;
+mod index;
 mod reader;
 mod recovery;
 mod room;
@@ -16,6 +17,7 @@ mod writer;
 
 pub(crate) use self::format::crc_of;
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
+pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index};
 pub use self::reader::{LogReader, Record, Tail};
 pub use self::recovery::Recovery;
 pub use self::room::SegmentRoom;

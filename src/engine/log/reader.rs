@@ -11,6 +11,7 @@ use super::format::{
     LogOptions, RECORD_HEADER_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header,
     decode_record_header, io_error, is_zero, segment_name,
 };
+use super::recovery::position_of;
 use crate::io::{Storage, StorageFile};
 
 /// Bytes that are looked at together when zeros are expected.
@@ -21,6 +22,8 @@ const SCAN_BYTES: usize = 64 << 10;
 pub struct Record<'a> {
     /// Logical offset.
     pub offset: u64,
+    /// Logical offset of the block that it came with.
+    pub block_offset: u64,
     /// Kind, as the log's owner numbers it.
     pub kind: u16,
     /// When its content arrived, in nanoseconds.
@@ -61,6 +64,8 @@ pub struct LogReader<'s> {
     record_at: usize,
     from: u64,
     until: u64,
+    /// Block with which reading starts, if not with the first of its segment.
+    first_block: Option<u64>,
     tail: Tail,
     has_ended: bool,
 }
@@ -124,6 +129,7 @@ impl<'s> LogReader<'s> {
             record_at: 0,
             from,
             until: until.unwrap_or(u64::MAX),
+            first_block: None,
             tail: Tail {
                 end_offset: start,
                 torn_bytes: 0,
@@ -134,6 +140,20 @@ impl<'s> LogReader<'s> {
             },
             has_ended: false,
         })
+    }
+
+    /// Goes on with the block that starts at `range.start`, and ends at `range.end` before the tail is looked at.
+    pub fn seek(&mut self, range: Range<u64>) {
+        let after = self.segments.partition_point(|base| *base <= range.start);
+        self.current = after.saturating_sub(1);
+        self.file = None;
+        self.records_left = 0;
+        self.block_offset = range.start;
+        self.first_block = Some(range.start);
+        (self.from, self.until) = (range.start, range.end);
+        self.tail.end_offset = range.start;
+        self.tail.last_recorded_at = i64::MIN;
+        self.has_ended = false;
     }
 
     /// The next record.
@@ -154,8 +174,9 @@ impl<'s> LogReader<'s> {
             }
             if offset >= self.from {
                 let recorded_at = self.tail.last_recorded_at;
+                let block_offset = self.block_offset;
                 let payload = &self.block[payload.0..payload.1];
-                return Ok(Some(Record { offset, kind, received_at, recorded_at, payload }));
+                return Ok(Some(Record { offset, block_offset, kind, received_at, recorded_at, payload }));
             }
         }
     }
@@ -265,7 +286,8 @@ impl<'s> LogReader<'s> {
             position,
             what,
         })?;
-        self.file = Some(OpenSegment { file, name, base, size, position: SEGMENT_HEADER_BYTES as u64 });
+        let position = position_of(base, self.first_block.take().unwrap_or(base));
+        self.file = Some(OpenSegment { file, name, base, size, position });
         Ok(true)
     }
 

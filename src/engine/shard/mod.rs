@@ -347,6 +347,11 @@ impl Shard {
         counters.count(verdict);
     }
 
+    /// Subjects that the last barrier named to be folded again.
+    pub fn refolding(&self) -> impl Iterator<Item = &Subject> {
+        self.refolding.iter().map(|number| &self.subjects[*number as usize].subject)
+    }
+
     /// Folds again the events of a batch whose subjects the last barrier named. `control_offset` is that of the
     /// barrier before the batch: meters that came later do not take its events.
     pub fn refold_batch(&mut self, prepared: &PreparedBatch, control_offset: u64) {

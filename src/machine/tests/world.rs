@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::Resource;
-use domain::{AccountId, EntityId, Period, Timestamp};
+use domain::{AccountId, EntityId, Period, Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::{Shard, SourceCounters};
@@ -58,6 +58,7 @@ impl History for Past<'_> {
     fn for_each_batch(
         &mut self,
         until: u64,
+        _subjects: &BTreeSet<Subject>,
         fold: &mut dyn FnMut(&PreparedBatch, u64),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut before = 0;
@@ -162,7 +163,9 @@ impl World {
         let mut past = Past { usage: &self.logs.usage, shards: self.shards.len() };
         for (index, shard) in self.shards.iter_mut().enumerate() {
             if shard.handle_barrier(control_offset, &plan) {
-                past.for_each_batch(offset, &mut |batch, before| shard.refold_batch(batch, before)).unwrap();
+                let subjects = shard.refolding().cloned().collect();
+                let mut refold = |batch: &PreparedBatch, before| shard.refold_batch(batch, before);
+                past.for_each_batch(offset, &subjects, &mut refold).unwrap();
                 shard.finish_refold();
             }
             if is_cut {
