@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use server::commands::{bill, catalog, inspect, quote, replay, serve, token, usage, what_if};
+use server::commands::{bill, catalog, inspect, quote, replay, serve, token, usage, verify, what_if};
 use server::config::ServeArgs;
 
 /// Usage metering and rating: every event counts once, every cent explains itself.
@@ -22,6 +22,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Derive everything again from the logs and compare it with the seals.
     Replay(replay::ReplayArgs),
+    /// Derive everything again from the logs and compare it with all that is stored.
+    Verify(verify::VerifyArgs),
     /// Show what lies in a data directory.
     Inspect(inspect::InspectArgs),
     /// Check, plan or apply a catalog file.
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Catalog(args) => catalog::run(args),
         Command::Quote(args) => quote::run(&args),

@@ -97,6 +97,8 @@ async fn totals_equal_the_oracle_whenever_the_server_is_killed() {
                 text(&output).lines().find(|line| line.contains("chain")).unwrap().to_string()
             })
             .collect();
+        let output = tallymark(&["verify", "--data", data.path().to_str().unwrap()]);
+        assert!(output.status.success() && text(&output).contains("verified"), "{}", text(&output));
         assert!(chains.iter().all(|chain| *chain == chains[0] && !chain.contains("empty")), "{chains:?}");
     }
 }
@@ -131,7 +133,8 @@ async fn a_flipped_byte_makes_replay_fail_and_names_the_segment() {
                 let mut broken = whole.clone();
                 broken[at] ^= 0x10;
                 std::fs::write(&path, &broken).unwrap();
-                let output = tallymark(&["replay", "--data", directory]);
+                let command = if part % 2 == 0 { "replay" } else { "verify" };
+                let output = tallymark(&[command, "--data", directory]);
                 assert!(
                     !output.status.success() && text(&output).contains(&name),
                     "{log}/{name} byte {at}: {}",

@@ -17,7 +17,7 @@ mod writer;
 
 pub(crate) use self::format::crc_of;
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
-pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index};
+pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index, check_index};
 pub use self::reader::{LogReader, Record, Tail};
 pub use self::recovery::Recovery;
 pub use self::room::SegmentRoom;

@@ -11,4 +11,5 @@ pub mod replay;
 pub mod serve;
 pub mod token;
 pub mod usage;
+pub mod verify;
 pub mod what_if;

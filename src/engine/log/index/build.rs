@@ -7,7 +7,10 @@
 //!
 //! Invariants: an index has its name only once it is whole and durable; an earlier one of that name goes before.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::io;
+use std::ops::Range;
 
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use wire::usage::UsageBatch;
@@ -44,9 +47,88 @@ pub fn build_index(
         storage.remove(left).map_err(io_error("remove", left))?;
     }
     let file = storage.create(&new).map_err(io_error("make", &new))?;
+    write_index(storage, options, key, base..end_offset, &*file)?;
+    file.sync_data().map_err(io_error("sync", &new))?;
+    storage.rename(&new, &name).map_err(io_error("name", &name))?;
+    storage.sync_directory().map_err(io_error("sync", "the log's directory"))?;
+    Ok(())
+}
+
+/// Whether a segment's index is what its blocks say, byte for byte; `None` if it has none. Only reads.
+///
+/// # Errors
+/// [`IndexError`], also for a segment that is damaged.
+pub fn check_index(
+    storage: &dyn Storage,
+    options: &LogOptions,
+    key: IdentityKey,
+    segment: Range<u64>,
+) -> Result<Option<bool>, IndexError> {
+    let name = index_name(segment.start);
+    let names = storage.list().map_err(io_error("list", "the log's directory"))?;
+    if !names.contains(&name) {
+        return Ok(None);
+    }
+    let file = storage.open(&name, false).map_err(io_error("open", &name))?;
+    let compared = Compared { file, is_same: Cell::new(true), end: Cell::new(0) };
+    write_index(storage, options, key, segment, &compared)?;
+    let size = compared.file.size().map_err(io_error("measure", &name))?;
+    Ok(Some(compared.is_same.get() && size == compared.end.get()))
+}
+
+/// A file that is compared with what would be written into it.
+struct Compared {
+    file: Box<dyn StorageFile>,
+    is_same: Cell<bool>,
+    end: Cell<u64>,
+}
+
+impl StorageFile for Compared {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        self.end.set(self.end.get().max(end));
+        let mut found = vec![0; bytes.len()];
+        let is_there = end <= self.file.size()?;
+        if is_there {
+            self.file.read_at(offset, &mut found)?;
+        }
+        self.is_same.set(self.is_same.get() && is_there && found == bytes);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn truncate(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn preallocate(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn write_index(
+    storage: &dyn Storage,
+    options: &LogOptions,
+    key: IdentityKey,
+    segment: Range<u64>,
+    file: &dyn StorageFile,
+) -> Result<(), IndexError> {
+    let (base, end_offset) = (segment.start, segment.end);
+    let name = index_name(base);
     let mut builder = Builder {
-        file: &*file,
-        name: &new,
+        file,
+        name: &name,
         key,
         position: HEADER_BYTES as u64,
         first_offset: base,
@@ -82,11 +164,8 @@ pub fn build_index(
     };
     let table = encode_table(&builder.stretches, &builder.barriers);
     let header = Header { table_crc: crc_of(&[&table]), ..header };
-    file.write_at(header.table_position, &table).map_err(io_error("write", &new))?;
-    file.write_at(0, &header.encode(options)).map_err(io_error("write", &new))?;
-    file.sync_data().map_err(io_error("sync", &new))?;
-    storage.rename(&new, &name).map_err(io_error("name", &name))?;
-    storage.sync_directory().map_err(io_error("sync", "the log's directory"))?;
+    file.write_at(header.table_position, &table).map_err(io_error("write", &name))?;
+    file.write_at(0, &header.encode(options)).map_err(io_error("write", &name))?;
     Ok(())
 }
 

@@ -32,7 +32,7 @@ use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use wire::usage::UsageBatch;
 use wire::usage_record::{BatchRecordHead, KIND_USAGE_BATCH};
 
-pub use self::build::build_index;
+pub use self::build::{build_index, check_index};
 use self::filter::may_hold;
 use self::format::{BarrierEntry, HEADER_BYTES, Header, StretchEntry, decode_table};
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, LogError, LogOptions, crc_of, segment_name};
@@ -118,6 +118,11 @@ impl<'s> LogIndex<'s> {
         // The reader is only asked which segments there are.
         let segments = LogReader::open(storage, options, 0, Some(0))?.segments().to_vec();
         Ok(Self { storage, options, key, segments })
+    }
+
+    /// Ended segments, from their first offset to that of the next.
+    pub fn ended_segments(&self) -> Vec<Range<u64>> {
+        self.ended().collect()
     }
 
     /// Ended segments, from their first offset to that of the next, that have no index that is believed.

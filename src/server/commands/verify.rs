@@ -1,0 +1,162 @@
+//! `tallymark verify`: derives everything again from the logs and compares it with all that is stored.
+//!
+//! Owns: which comparisons are made, in which order. Leaves to others: deriving (`machine::replay`), bytes of logs and
+//! indexes (`engine::log`).
+//!
+//! | what | is compared with |
+//! |---|---|
+//! | every byte of all four logs | its checksum, its place, the end that the log was closed with |
+//! | charge batches and journals | what the logs derive, and the digests of their seals |
+//! | cells, by what is charged for them | the same with another number of shards |
+//! | counters of each source | the events that its batches in the log have; the same with another number of shards |
+//! | journals as they are stored | debits = credits, each |
+//! | indexes of segments | the index that the segment's blocks give, byte for byte |
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use billing::ledger::Journal;
+use clap::Args;
+use engine::identity::IdentityKey;
+use engine::log::{LogIndex, LogKind, check_index};
+use engine::shard::SourceCounters;
+use machine::{PartJoiner, ReplayMode, Replayed, UsageItem, usage_item};
+
+use crate::directory::DataDirectory;
+use crate::recovery::{read_all, replay};
+
+/// `tallymark verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Data directory; only read. No server may be running on it.
+    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
+    pub data: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The first damage or difference.
+pub fn run(args: &VerifyArgs) -> Result<()> {
+    let directory = DataDirectory::new(&args.data, 64 << 20);
+    let one = replay(&directory, 1, ReplayMode::Derive)?;
+    println!("seals     {} batches and all journals derive as sealed", one.summary.batches);
+    let other = replay(&directory, 3, ReplayMode::Derive).context("with 3 shards")?;
+    ensure!(one.summary == other.summary, "3 shards derive other batches or journals than 1");
+    let counters = counters_of(&one);
+    ensure!(counters == counters_of(&other), "3 shards count other verdicts than 1");
+    println!("shards    1 and 3 agree");
+    let received = events_by_source(&directory, one.key)?;
+    check_counters(&counters, &received)?;
+    println!("counters  {} sources, {} events", counters.len(), one.events);
+    println!("journals  {} balance", check_journals(&directory)?);
+    let (indexes, segments) = check_indexes(&directory, one.key)?;
+    println!("indexes   {indexes} of {segments} ended segments have one, all as their blocks say");
+    println!("verified");
+    Ok(())
+}
+
+fn counters_of(replayed: &Replayed) -> BTreeMap<Arc<str>, SourceCounters> {
+    let mut counters: BTreeMap<Arc<str>, SourceCounters> = BTreeMap::new();
+    for shard in &replayed.replayer.shards {
+        for (source, part) in shard.counters() {
+            counters.entry(source.clone()).or_default().merge(part);
+        }
+    }
+    counters
+}
+
+/// Events that the log has of each source, refused ones included.
+fn events_by_source(directory: &DataDirectory, key: IdentityKey) -> Result<BTreeMap<String, u64>> {
+    let mut events: BTreeMap<String, u64> = BTreeMap::new();
+    let (log, options) = (directory.existing_log(LogKind::Usage)?, directory.options(LogKind::Usage));
+    read_all(&log, options, &mut |record| {
+        let (kind, offset, received_at) = (record.kind, record.offset, record.received_at);
+        if let UsageItem::Batch(batch) = usage_item(kind, offset, received_at, record.payload, key, 1)? {
+            *events.entry(batch.view().source().to_string()).or_default() += batch.event_count() as u64;
+        }
+        Ok(())
+    })?;
+    Ok(events)
+}
+
+fn check_counters(
+    counters: &BTreeMap<Arc<str>, SourceCounters>,
+    received: &BTreeMap<String, u64>,
+) -> Result<()> {
+    let counted: BTreeMap<&str, u64> =
+        counters.iter().map(|(source, counters)| (&**source, counters.received())).collect();
+    for (source, in_log) in received {
+        let counted = counted.get(source.as_str()).copied().unwrap_or_default();
+        ensure!(
+            counted == *in_log,
+            "source {source} has {in_log} events in the log, but {counted} were accepted, repeated, set aside or rejected"
+        );
+    }
+    let unknown = counted.keys().find(|source| !received.contains_key(**source));
+    if let Some(source) = unknown {
+        bail!("source {source} is counted, but has no event in the log");
+    }
+    Ok(())
+}
+
+/// Checks the stored journals; gives their number.
+fn check_journals(directory: &DataDirectory) -> Result<u64> {
+    let (log, options) = (directory.existing_log(LogKind::Journals)?, directory.options(LogKind::Journals));
+    let (mut joiner, mut journals) = (PartJoiner::default(), 0);
+    read_all(&log, options, &mut |record| {
+        let Some(content) = joiner.push(record.offset, record.payload)? else { return Ok(()) };
+        for line in content.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let unreadable = || format!("a journal stored at offset {} is unreadable", content.offset);
+            let journal: Journal = serde_json::from_slice(line).with_context(unreadable)?;
+            let balances = journal.totals().is_some_and(|(debits, credits)| debits == credits);
+            ensure!(balances, "journal {} does not balance", journal.external_id);
+            journals += 1;
+        }
+        Ok(())
+    })?;
+    Ok(journals)
+}
+
+/// Checks the indexes; gives their number and that of ended segments.
+fn check_indexes(directory: &DataDirectory, key: IdentityKey) -> Result<(usize, usize)> {
+    let (log, options) = (directory.existing_log(LogKind::Usage)?, directory.options(LogKind::Usage));
+    let segments = LogIndex::open(&*log, options, key)?.ended_segments();
+    let mut indexes = 0;
+    for segment in &segments {
+        match check_index(&*log, &options, key, segment.clone())? {
+            Some(true) => indexes += 1,
+            Some(false) => {
+                let base = segment.start;
+                bail!(
+                    "index {base:020}.idx is not what its segment says: take it away, a server makes it again"
+                );
+            }
+            None => {}
+        }
+    }
+    Ok((indexes, segments.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_that_miss_an_event_of_a_source_are_named() {
+        let counters =
+            |metered, duplicate| SourceCounters { metered, duplicate, ..SourceCounters::default() };
+        let counted: BTreeMap<Arc<str>, SourceCounters> =
+            [("a".into(), counters(2, 1)), ("b".into(), counters(4, 0))].into();
+        let check = |received: &[(&str, u64)]| {
+            let received = received.iter().map(|(source, events)| (source.to_string(), *events)).collect();
+            check_counters(&counted, &received).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[("a", 3), ("b", 4)]), Ok(()));
+        let error = "source b has 5 events in the log, but 4 were accepted, repeated, set aside or rejected";
+        assert_eq!(check(&[("a", 3), ("b", 5)]), Err(error.to_string()));
+        assert_eq!(check(&[("a", 3)]), Err("source b is counted, but has no event in the log".to_string()));
+    }
+}
