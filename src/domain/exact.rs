@@ -11,7 +11,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use ethnum::I256;
+use ethnum::{I256, U256};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::decimal::{Decimal, write_decimal};
@@ -115,6 +115,12 @@ fn shifted(mantissa: I256, exponent: u32) -> Option<I256> {
     power_of_ten(exponent).and_then(|power| mantissa.checked_mul(power))
 }
 
+/// A mantissa, unless it is the minimum of 256 bits, which has no magnitude.
+#[inline]
+fn with_magnitude(mantissa: I256) -> Option<I256> {
+    (mantissa != I256::MIN).then_some(mantissa)
+}
+
 /// `a × b`.
 #[inline]
 fn product(a: I256, b: I256) -> Option<I256> {
@@ -123,7 +129,7 @@ fn product(a: I256, b: I256) -> Option<I256> {
     {
         return Some(I256::from(product));
     }
-    a.checked_mul(b)
+    a.checked_mul(b).and_then(with_magnitude)
 }
 
 impl Exact {
@@ -185,7 +191,7 @@ impl Exact {
                 (false, true) => two,
                 (false, false) => break,
             };
-            mantissa = mantissa.checked_mul(factor).ok_or(fit)?;
+            mantissa = product(mantissa, factor).ok_or(fit)?;
             divisor = divisor * factor / TEN;
             scale += 1;
         }
@@ -242,7 +248,7 @@ impl Exact {
         let common = greatest_common_divisor(a, b);
         let fit = ExactStatus::AmountMustFit;
         let times = |number: Self, factor: I256| {
-            let mantissa = number.mantissa.checked_mul(factor).ok_or(fit)?;
+            let mantissa = product(number.mantissa, factor).ok_or(fit)?;
             Ok(Self { mantissa, divisor: 1, scale: number.scale })
         };
         let divisor = (a / common).checked_mul(b).ok_or(fit)?;
@@ -261,7 +267,7 @@ impl Exact {
     pub fn add(self, other: Self) -> Result<Self, ExactStatus> {
         if self.divisor == 1 && other.divisor == 1 {
             let (a, b, scale) = self.aligned(other)?;
-            let mantissa = a.checked_add(b).ok_or(ExactStatus::AmountMustFit)?;
+            let mantissa = a.checked_add(b).and_then(with_magnitude).ok_or(ExactStatus::AmountMustFit)?;
             return Ok(Self { mantissa, divisor: 1, scale });
         }
         let (a, b, divisor) = self.over_one_divisor(other)?;
@@ -303,7 +309,7 @@ impl Exact {
         let (a_divisor, b_divisor) = (I256::from(a.divisor), I256::from(b.divisor));
         let (left, right) =
             (greatest_common_divisor(a.mantissa, b_divisor), greatest_common_divisor(b.mantissa, a_divisor));
-        let mantissa = (a.mantissa / left).checked_mul(b.mantissa / right).ok_or(fit)?;
+        let mantissa = product(a.mantissa / left, b.mantissa / right).ok_or(fit)?;
         let divisor = (a_divisor / right).checked_mul(b_divisor / left).ok_or(fit)?;
         Self::reduced(mantissa, divisor, a.scale + b.scale)
     }
@@ -425,18 +431,24 @@ impl Exact {
         let power = u32::try_from(digits).ok().and_then(power_of_ten);
         let divisor = power.and_then(|power| power.checked_mul(I256::from(self.divisor)));
         let Some(divisor) = divisor else {
-            let number = self.normalized();
-            if number.scale < self.scale {
-                return number.units_of(rounding, place);
-            }
-            // The divisor is beyond 10^76, so the magnitude is below one half.
-            return Ok(match rounding {
-                Rounding::Ceiling if self.is_positive() => I256::ONE,
-                Rounding::Floor if self.is_negative() => -I256::ONE,
-                _ => I256::ZERO,
-            });
+            // A divisor that does not fit is above every mantissa, so the magnitude is below one.
+            let is_away = match rounding {
+                Rounding::HalfAway => self.is_half_at(digits),
+                Rounding::Ceiling => self.is_positive(),
+                Rounding::Floor => self.is_negative(),
+            };
+            return Ok(if is_away { self.mantissa.signum() } else { I256::ZERO });
         };
         Ok(round_quotient(rounding, self.mantissa, divisor))
+    }
+
+    /// Whether `mantissa ÷ (10^digits × divisor)`, which is below one, is one half or more. What is beyond twice the
+    /// mantissas does not fit 256 bits without a sign either.
+    fn is_half_at(self, digits: i64) -> bool {
+        let power = u32::try_from(digits).ok().and_then(|digits| U256::new(10).checked_pow(digits));
+        let divisor = power.and_then(|power| power.checked_mul(U256::new(self.divisor)));
+        let magnitude = self.mantissa.unsigned_abs();
+        divisor.is_some_and(|divisor| magnitude >= divisor - magnitude)
     }
 }
 
@@ -653,6 +665,53 @@ mod tests {
             let rounded = exact(text).round(mode, place).unwrap();
             assert_eq!(rounded.to_string(), expected, "{text} {mode:?} {place}");
         }
+    }
+
+    /// 0.55 with 77 digits, whose divisor is beyond 255 bits but not beyond twice its mantissa, became 0.
+    #[test]
+    fn what_is_far_behind_the_point_rounds_like_all_else() {
+        use Rounding::{Ceiling, Floor, HalfAway};
+        let digits = |first: &str, count: usize| format!("0.{first}{}1", "0".repeat(count - first.len() - 1));
+        let (half, below) = (digits("5", 77), format!("0.4{}", "9".repeat(75)));
+        for (text, mode, expected) in [
+            (half.clone(), HalfAway, 1),
+            (format!("-{half}"), HalfAway, -1),
+            (half.clone(), Floor, 0),
+            (format!("-{half}"), Ceiling, 0),
+            (digits("49", 77), HalfAway, 0),
+            (below, HalfAway, 0),
+            (digits("1", 76), HalfAway, 0),
+            (format!("4{}1/7e76", "0".repeat(74)), HalfAway, 0),
+            (format!("5{}1/7e76", "0".repeat(75)), HalfAway, 1),
+            (format!("-5{}1/7e76", "0".repeat(75)), HalfAway, -1),
+            (format!("3{}1/7e76", "0".repeat(75)), HalfAway, 0),
+            (digits("0", 90), HalfAway, 0),
+            (digits("0", 90), Ceiling, 1),
+            (digits("0", 90), Floor, 0),
+            (format!("-{}", digits("0", 90)), Floor, -1),
+            (format!("-{}", digits("0", 90)), Ceiling, 0),
+        ] {
+            assert_eq!(exact(&text).round_to_minor(mode, 0), Ok(expected), "{text} {mode:?}");
+        }
+        // Trailing zeros change nothing.
+        let ones = Exact::new(5 * 10i128.pow(30), 31);
+        assert_eq!(ones.divide_by_power_of_ten(60).multiply(Exact::new(1, 0)).unwrap().round_to(60), Ok(1));
+        assert_eq!(Exact { scale: 90, mantissa: POWERS_OF_TEN[76], divisor: 1 }.round_to(14), Ok(1));
+        assert_eq!(Exact::ZERO.divide_by_power_of_ten(400).round_to(0), Ok(0));
+    }
+
+    /// The minimum of 256 bits has no magnitude: it was a number, and its negation stopped the process.
+    #[test]
+    fn what_has_no_magnitude_does_not_fit() {
+        let least = Exact::new(i128::MIN, 0);
+        let quarter = least.multiply(least).unwrap();
+        let fit = Err(ExactStatus::AmountMustFit);
+        assert_eq!(quarter.multiply(Exact::new(-2, 0)), fit);
+        assert_eq!(quarter.negate().add(quarter.negate()), fit);
+        assert_eq!(quarter.multiply(Exact::ratio(-2, 3).unwrap()), fit);
+        let third = quarter.multiply(Exact::ratio(-1, 3).unwrap()).unwrap();
+        assert_eq!(third.add(third), fit);
+        assert_eq!(quarter.multiply(Exact::ONE.negate()).unwrap().abs(), quarter);
     }
 
     #[test]
