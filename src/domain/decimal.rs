@@ -267,6 +267,62 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_number_is_within_both_limits() {
+        for (mantissa, scale, status) in [
+            (MANTISSA_MAX, 28, None),
+            (-MANTISSA_MAX, 28, None),
+            (MANTISSA_MAX + 1, 0, Some(DecimalStatus::DecimalDigitsMustFit)),
+            (-MANTISSA_MAX - 1, 0, Some(DecimalStatus::DecimalDigitsMustFit)),
+            (1, 29, Some(DecimalStatus::DecimalScaleMustFit)),
+            (MANTISSA_MAX + 1, 29, Some(DecimalStatus::DecimalScaleMustFit)),
+        ] {
+            assert_eq!(Decimal::new(mantissa, scale).err(), status, "{mantissa} at {scale}");
+        }
+    }
+
+    #[test]
+    fn trailing_zeros_go_on_either_side_of_64_bits() {
+        let wide = 10i128.pow(20);
+        for (mantissa, scale, normal) in [
+            (1_500, 2, (15, 0)),
+            (1_500, 1, (150, 0)),
+            (-1_500, 28, (-15, 26)),
+            (15, 0, (15, 0)),
+            (0, 9, (0, 0)),
+            (15 * wide, 28, (15, 8)),
+            (15 * wide, 3, (15 * wide / 1_000, 0)),
+            (-15 * wide, 20, (-15, 0)),
+            (15 * wide + 1, 28, (15 * wide + 1, 28)),
+            (15 * wide, 0, (15 * wide, 0)),
+        ] {
+            assert_eq!(normalize(mantissa, scale), normal, "{mantissa} at {scale}");
+            let number = Decimal::new(mantissa, scale).unwrap();
+            assert_eq!(number, Decimal::new(normal.0, normal.1).unwrap());
+            assert_ne!(number, Decimal::new(normal.0 + 1, normal.1).unwrap());
+            assert_eq!((number.mantissa(), number.scale()), (mantissa, scale));
+            assert_eq!((number.is_zero(), number.is_negative()), (mantissa == 0, mantissa < 0));
+        }
+    }
+
+    #[test]
+    fn a_mantissa_at_a_scale_is_exact_or_none() {
+        for (text, scale, expected) in [
+            ("1.5", 0, None),
+            ("1.5", 1, Some(15)),
+            ("1.50", 1, Some(15)),
+            ("1.5", 2, Some(150)),
+            ("-1.5", 2, Some(-150)),
+            ("1", 38, Some(10i128.pow(38))),
+            ("2", 38, None),
+            ("1", 39, None),
+            ("0.1", 39, Some(10i128.pow(38))),
+            ("0", 255, Some(0)),
+        ] {
+            assert_eq!(Decimal::parse(text).unwrap().mantissa_at(scale), expected, "{text} at {scale}");
+        }
+    }
+
     proptest! {
         #[test]
         fn text_round_trips(mantissa in -MANTISSA_MAX..=MANTISSA_MAX, scale in 0u8..=28) {
