@@ -700,6 +700,33 @@ mod tests {
         assert_eq!(Exact::ZERO.divide_by_power_of_ten(400).round_to(0), Ok(0));
     }
 
+    #[test]
+    fn the_short_way_takes_what_fits_128_bits_and_no_more() {
+        let (most, least) = (I256::from(i128::MAX), I256::from(i128::MIN));
+        let one = I256::ONE;
+        for (number, expected) in [
+            (most, Some(i128::MAX)),
+            (least, Some(i128::MIN)),
+            (-one, Some(-1)),
+            (one, Some(1)),
+            (most + one, None),
+            (most + one + one, None),
+            (least - one, None),
+            (least - one - one, None),
+            (most * most, None),
+            (I256::MIN, None),
+            (I256::MIN + one, None),
+        ] {
+            assert_eq!(small(number), expected, "{number}");
+        }
+        // Where the factors are short and the product is not.
+        assert_eq!(product(most, most), Some(most * most));
+        assert_eq!(shifted(most, 38), most.checked_mul(POWERS_OF_TEN[38]));
+        assert_eq!(shifted(one, 38), Some(POWERS_OF_TEN[38]));
+        assert_eq!(shifted(one, 76), Some(POWERS_OF_TEN[76]));
+        assert_eq!((shifted(one, 77), shifted(TEN, 76)), (None, None));
+    }
+
     /// The minimum of 256 bits has no magnitude: it was a number, and its negation stopped the process.
     #[test]
     fn what_has_no_magnitude_does_not_fit() {

@@ -60,6 +60,7 @@ impl Bill<'_, '_> {
             let reason = Reason::Drawdown { used: settled.base, unused: settled.unused };
             self.term_line(key(self, Component::Drawdown), window, -settled.draw, reason)?;
             self.take_off(settled.draw.max(0), dues)?;
+            self.return_to(settled.draw.min(0), dues);
         }
         let overage = settled.base - settled.utilized;
         let added = [
@@ -82,6 +83,16 @@ impl Bill<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What usage below zero gives back to a prepaid amount is settled there, and reverses nothing else.
+    fn return_to(&mut self, mut draw: i128, dues: &[usize]) {
+        for index in dues {
+            let returned = self.dues[*index].amount.min(0).max(draw);
+            self.dues[*index].amount -= returned;
+            draw -= returned;
+        }
+        assert_eq!(draw, 0, "no more is given back than usage is below zero");
     }
 
     /// The windows of a term.

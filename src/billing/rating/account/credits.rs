@@ -183,16 +183,7 @@ impl Bill<'_, '_> {
             let amount = Exact::from_integer(frozen.amount);
             by_due.entry(key).or_default().push(credits::FrozenDraw { grant, lot, amount });
         }
-        for draws in by_due.values_mut() {
-            draws.sort_by_key(|draw| self.burn_order(draw.grant, draw.lot));
-        }
         by_due
-    }
-
-    /// Where a lot stands in the order of burning, as far as draws of one due need it.
-    fn burn_order(&self, grant: usize, lot: usize) -> (u32, bool, Option<Timestamp>, u64, usize) {
-        let (created, terms) = self.terms.grants[grant];
-        (terms.priority.unwrap_or(0), terms.until.is_none(), terms.until, created, lot)
     }
 
     /// Indexes of the grants that may pay a due; all, if `None`.
@@ -213,5 +204,52 @@ impl Bill<'_, '_> {
             .map(|(n, _)| n)
             .collect();
         (payers.len() < self.terms.grants.len()).then_some(payers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::cases;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        #[test]
+        fn the_term_of_a_draw_names_its_grant_its_lot_and_what_it_paid(
+            lot in 0usize..40,
+            paid in prop::sample::select(vec![
+                (Component::Charge, "", ""), (Component::Minimum, "", "/minimum"),
+                (Component::Overage, "annual", "/overage/annual"), (Component::TrueUp, "annual", "/true_up/annual"),
+            ]),
+        ) {
+            let (component, of, suffix) = paid;
+            let grant: CreditGrant = toml::from_str(
+                r#"id = "g"
+                account = "acme"
+                kind = "paid"
+                amount = "1"
+                from = "2026-01-01T00:00:00Z""#,
+            ).unwrap();
+            let due = LineKey {
+                account: domain::AccountId::new("acme").unwrap(),
+                subscription: None,
+                price: None,
+                window_from: Timestamp::MIN,
+                group: BTreeMap::new(),
+                slice_from: Timestamp::MIN,
+                price_version: 1,
+                component,
+                term: of.to_string(),
+            };
+            let term = term_of(&grant, lot, &due);
+            let number = if lot == 0 { String::new() } else { format!("#{}", lot + 1) };
+            prop_assert_eq!(&term, &format!("g{number}{suffix}"));
+            prop_assert_eq!(grant_of(&term), "g");
+            prop_assert_eq!(is_of_charge(&term), component == Component::Charge);
+            let key = LineKey { component: Component::Credit, term, ..due.clone() };
+            prop_assert_eq!(due_of(&key), (due, lot));
+        }
     }
 }

@@ -6,10 +6,12 @@ use domain::time::DAY;
 use domain::{AccountId, Exact, Period, PriceId, Span, SubscriptionId, Timestamp, Zone};
 use proptest::prelude::*;
 
-use super::{AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position};
+use super::{AccountTerms, BillLine, FrozenDraw, RatedPrice, Reason, account_position};
 use crate::catalog::{Catalog, CatalogFile};
 use crate::charges::Component;
-use crate::rating::{ActiveTerm, Measure, SliceMeasure, WindowTerms, position};
+use crate::rating::{
+    AMOUNT_MINOR_MAX, ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTerms, position,
+};
 
 const BASE: &str = r#"
     catalog = 1
@@ -53,6 +55,10 @@ impl World {
     }
 
     fn bill(&self, as_of: Timestamp) -> Vec<BillLine> {
+        self.try_bill(as_of).unwrap()
+    }
+
+    fn try_bill(&self, as_of: Timestamp) -> Result<Vec<BillLine>, RatingStatus> {
         let zone = Zone::utc();
         let account = AccountId::new("acme").unwrap();
         let currency = self.catalog.account(&account).unwrap().currency;
@@ -119,7 +125,7 @@ impl World {
             is_final: &|window| window.until <= as_of,
             as_of,
         };
-        account_position(&terms, &prices).unwrap()
+        account_position(&terms, &prices)
     }
 
     /// Lines but charges, each as `window component term amount`, then what each window costs.
@@ -399,6 +405,256 @@ fn a_grant_pays_only_the_prices_that_it_names() {
     let grant = r#"grant = [{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z", prices = ["fee"] }]"#;
     let world = World::new(&[prices, SUBSCRIPTION, grant]).used(&[("calls", "01-03", 60)]);
     assert_eq!(world.shown("02-01"), ["01 credit g -1000", "01 total 6000"]);
+}
+
+/// A catalog's list of grants of 20 each: an id and further terms.
+fn gifts(list: &[(&str, &str)]) -> String {
+    let grant = |(id, terms): &(&str, &str)| {
+        format!(r#"{{ id = "{id}", account = "acme", kind = "promotional", amount = "20", {terms} }}, "#)
+    };
+    format!("grant = [{}]", list.iter().map(grant).collect::<String>())
+}
+
+#[test]
+fn what_a_term_adds_is_due_just_before_its_window_ends() {
+    let price = CALLS.replace(r#"window = "month""#, r#"window = "month", minimum = "30""#);
+    let grants = gifts(&[
+        ("january", r#"from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z""#),
+        ("february", r#"from = "2026-02-01T00:00:00Z", until = "2026-03-01T00:00:00Z""#),
+    ]);
+    assert_eq!(
+        World::new(&[&price, SUBSCRIPTION, &grants]).shown("02-01"),
+        ["01 minimum  3000", "01 credit january/minimum -2000", "01 total 1000"]
+    );
+}
+
+#[test]
+fn a_draw_of_a_closed_period_is_given_back_by_the_grant_that_burns_last() {
+    for (first, second, left) in [
+        // The end comes before the order of creation, and none is the last.
+        (
+            ("a", r#"from = "2026-01-01T00:00:00Z""#),
+            ("b", r#"from = "2026-01-01T00:00:00Z", until = "2026-03-01T00:00:00Z""#),
+            "b",
+        ),
+        (
+            ("a", r#"from = "2026-01-01T00:00:00Z", until = "2026-04-01T00:00:00Z""#),
+            ("b", r#"from = "2026-01-01T00:00:00Z", until = "2026-03-01T00:00:00Z""#),
+            "b",
+        ),
+        // What was created first, and not the name.
+        (("z", r#"from = "2026-01-01T00:00:00Z""#), ("y", r#"from = "2026-01-01T00:00:00Z""#), "z"),
+        // The priority before all else.
+        (
+            ("a", r#"from = "2026-01-01T00:00:00Z", priority = 2, until = "2026-02-01T00:00:00Z""#),
+            ("b", r#"from = "2026-01-01T00:00:00Z", priority = 1"#),
+            "b",
+        ),
+        // What rolled over is of the lot that it rolled into.
+        (
+            ("a", r#"from = "2026-01-01T00:00:00Z", every = { days = 10 }, rollover = { max = "20" }"#),
+            ("b", r#"from = "2026-06-01T00:00:00Z""#),
+            "a#2",
+        ),
+    ] {
+        let grants = gifts(&[first, second]);
+        let month = |units| World::new(&[CALLS, SUBSCRIPTION, &grants]).used(&[("calls", "01-15", units)]);
+        let closed = month(40).bill(instant("02-10")).into_iter();
+        let credits = closed.filter(|line| line.key.component == Component::Credit);
+        let draws: Vec<FrozenDraw> =
+            credits.map(|line| FrozenDraw { key: line.key, amount: -line.rounded }).collect();
+        assert_eq!(draws.iter().map(|draw| draw.amount).sum::<i128>(), 4_000, "{first:?} {second:?}");
+        let mut fewer = month(20);
+        fewer.frozen_draws = draws;
+        let expected = [format!("01 credit {left} -2000"), "01 total 0".into()];
+        assert_eq!(fewer.shown("02-10"), expected, "{first:?} {second:?}");
+    }
+}
+
+#[test]
+fn a_reversal_takes_off_its_own_price_first_and_the_latest_first() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+        { id = "mails", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+    ]"#;
+    let grant = |prices: &str| {
+        format!(
+            r#"grant = [{{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z"{prices} }}]"#
+        )
+    };
+    for (usage, terms, expected) in [
+        (
+            &[("calls", "01-03", 40), ("calls", "01-05", 40), ("calls", "01-07", -30)][..],
+            "",
+            &["01 credit g -4000", "01 credit g -1000", "01 total 0"][..],
+        ),
+        // More than the latest: the one before it follows.
+        (
+            &[("calls", "01-03", 40), ("calls", "01-05", 40), ("calls", "01-07", -50)],
+            "",
+            &["01 credit g -3000", "01 total 0"],
+        ),
+        // Two reversals, and nothing of one is taken twice.
+        (
+            &[("calls", "01-03", 40), ("calls", "01-04", -10), ("calls", "01-06", -5)],
+            "",
+            &["01 credit g -2500", "01 total 0"],
+        ),
+        (
+            &[("calls", "01-03", 40), ("calls", "01-05", -30), ("mails", "01-09", 50)],
+            "",
+            &["01 credit g -1000", "01 credit g -5000", "01 total 0"],
+        ),
+        (
+            &[("calls", "01-03", 40), ("calls", "01-05", -60), ("mails", "01-09", 50)],
+            "",
+            &["01 credit g -3000", "01 total 0"],
+        ),
+        (
+            &[("calls", "01-03", 40), ("calls", "01-05", -60), ("mails", "01-09", 50)],
+            r#", prices = ["mails"]"#,
+            &["01 credit g -3000", "01 total 0"],
+        ),
+        // A month that is worth less than nothing draws nothing, and takes nothing off another.
+        (
+            &[("calls", "01-03", -60), ("calls", "02-05", 10)],
+            "",
+            &["02 credit g -1000", "01 total -6000", "02 total 0"],
+        ),
+    ] {
+        let world = World::new(&[prices, SUBSCRIPTION, &grant(terms)]).used(usage);
+        assert_eq!(world.shown("02-10"), expected, "{usage:?} {terms}");
+    }
+}
+
+#[test]
+fn commitments_and_grants_keep_to_the_subscriptions_and_prices_that_they_name() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+        { id = "mails", plan = "max", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+    ]"#;
+    let subscriptions = r#"subscription = [
+        { id = "s1", account = "acme", plan = "pro", from = "2026-01-01T00:00:00Z" },
+        { id = "s2", account = "acme", plan = "max", from = "2026-01-01T00:00:00Z" },
+    ]"#;
+    for (terms, counted) in [
+        ("", 70),
+        (r#"subscriptions = ["s1"]"#, 30),
+        (r#"subscriptions = ["s2"]"#, 40),
+        (r#"prices = ["calls"]"#, 30),
+        (r#"prices = ["calls", "mails"]"#, 70),
+        (r#"subscriptions = ["s2"], prices = ["calls"]"#, 0),
+        (r#"subscriptions = ["s2"], prices = ["mails"]"#, 40),
+        (r#"subscriptions = ["s1", "s2"], prices = ["mails"]"#, 40),
+    ] {
+        let more = if terms.is_empty() { String::new() } else { format!(", {terms}") };
+        let world = |term: &str| {
+            let world = World::new(&[prices, subscriptions, term]);
+            world.used(&[("calls", "01-03", 30), ("mails", "01-03", 40)]).bill(instant("01-31"))
+        };
+        let grant = format!(
+            r#"grant = [{{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z"{more} }}]"#
+        );
+        let paid: i128 = world(&grant)
+            .iter()
+            .filter(|line| line.key.component == Component::Credit)
+            .map(|line| -line.rounded)
+            .sum();
+        assert_eq!(paid, counted * 100, "grant {terms}");
+        let commitment = format!(
+            r#"commitment = [{{ id = "c", account = "acme", shape = "prepaid_drawdown", amount = "500", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z"{more} }}]"#
+        );
+        let total: i128 = world(&commitment).iter().map(|line| line.rounded).sum();
+        assert_eq!(7_000 - total, counted * 100, "commitment {terms}");
+    }
+}
+
+#[test]
+fn a_commitment_says_what_it_covers_and_changes_from_a_window_on() {
+    let commitment = |amount: &str, more: &str| {
+        format!(
+            r#"commitment = [{{ id = "c", account = "acme", shape = "none", {amount}, overage_factor = "1.5", prices = ["calls"], from = "2026-01-01T00:00:00Z", until = "2026-04-01T00:00:00Z"{more} }}]"#
+        )
+    };
+    let changed = r#", effective_from = "2026-02-01T00:00:00Z""#;
+    for (first, second) in
+        [(r#"amount = "300""#, r#"amount = "600""#), (r#"quantity = "300""#, r#"quantity = "600""#)]
+    {
+        let mut world = World::new(&[CALLS, SUBSCRIPTION, &commitment(first, "")]);
+        let file = CatalogFile::parse(&format!("catalog = 1\n{}", commitment(second, changed))).unwrap();
+        for resource in file.resources() {
+            world.catalog.apply(resource, 99).unwrap();
+        }
+        let world = world.used(&[("calls", "01-03", 150), ("calls", "02-03", 150), ("calls", "03-03", 230)]);
+        assert_eq!(
+            world.shown("04-01"),
+            [
+                "01 overage c 2500",
+                "02 true_up c 5000",
+                "03 overage c 1500",
+                "01 total 17500",
+                "02 total 20000",
+                "03 total 24500"
+            ],
+            "{first} {second}"
+        );
+        let reasons = world.bill(instant("04-01")).into_iter().map(|line| line.reason);
+        let reasons: Vec<Reason> = reasons.filter(|reason| *reason != Reason::Charge).collect();
+        let factor = Exact::parse("1.5").unwrap();
+        assert_eq!(
+            reasons,
+            [
+                Reason::Overage { overage: 5_000, factor },
+                Reason::TrueUp { used: 15_000, missing: 5_000 },
+                Reason::Overage { overage: 3_000, factor }
+            ]
+        );
+    }
+}
+
+/// What usage that was taken back returns to a prepaid amount is no reversal: it took 30 off the fee that a grant pays.
+#[test]
+fn what_goes_back_to_a_prepaid_amount_takes_nothing_off_other_dues() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+        { id = "fee", plan = "pro", model = "flat", unit_amount = "50", window = "month" },
+    ]"#;
+    let terms = r#"
+        commitment = [{ id = "c", account = "acme", shape = "prepaid_drawdown", amount = "500", prices = ["calls"], from = "2026-01-01T00:00:00Z", until = "2026-03-01T00:00:00Z" }]
+        grant = [{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z" }]"#;
+    let world = World::new(&[prices, SUBSCRIPTION, terms]);
+    let world = world.used(&[("calls", "01-03", 100), ("calls", "02-03", -30)]);
+    assert_eq!(
+        world.shown("03-01"),
+        [
+            "01 drawdown c -10000",
+            "02 drawdown c 3000",
+            "01 credit g -5000",
+            "02 credit g -5000",
+            "01 total 0",
+            "02 total 0"
+        ]
+    );
+}
+
+#[test]
+fn a_term_whose_line_could_not_be_billed_is_refused() {
+    let price = CALLS.replace(r#"unit_amount = "1""#, r#"unit_amount = "10000000""#);
+    let commitment = r#"commitment = [{ id = "c", account = "acme", shape = "none", amount = "0", overage_factor = "2", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z" }]"#;
+    let most = AMOUNT_MINOR_MAX / 1_000_000_000;
+    for (factor, units, expected) in [
+        ("2", most, Some(AMOUNT_MINOR_MAX)),
+        ("2.000000000000000000000000001", most, None),
+        ("2", most - 1, Some(AMOUNT_MINOR_MAX - 1_000_000_000)),
+        ("2.00000001", most, None),
+        ("3", most, None),
+    ] {
+        let commitment = commitment.replace(r#"factor = "2""#, &format!(r#"factor = "{factor}""#));
+        let world = World::new(&[&price, SUBSCRIPTION, &commitment]).used(&[("calls", "01-03", units)]);
+        let found = world.try_bill(instant("01-31"));
+        let overage = found.map(|bill| bill.iter().map(|line| line.rounded).sum::<i128>() / 2);
+        assert_eq!(overage.ok(), expected, "{factor} {units}");
+    }
 }
 
 proptest! {
