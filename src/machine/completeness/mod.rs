@@ -176,6 +176,11 @@ impl Completeness {
 }
 
 impl Counting for Completeness {
+    /// Sources say how far they have come in batches of others.
+    fn subjects(&self) -> Option<Vec<&str>> {
+        None
+    }
+
     fn select(
         &mut self,
         batch: LoggedBatch<'_>,

@@ -40,8 +40,8 @@ pub use self::question::{
     QUERY_WINDOWS_MAX, QueryStatus, Question, UsageQuery, UsageScope,
 };
 pub use self::scan::{
-    CHUNK_CANDIDATES_MAX, Judge, Known, OnCounted, ScanError, control_state_before, known_control_offset,
-    plan_of, scan,
+    CHUNK_CANDIDATES_MAX, Judge, Known, OnCounted, ScanError, bytes_to_scan, control_state_before,
+    known_control_offset, plan_of, scan,
 };
 pub use self::terms::UsageTerms;
 use self::terms::{Looked, Owned};
@@ -63,6 +63,9 @@ pub struct Candidate {
 
 /// What counts events of a log.
 pub trait Counting {
+    /// The subjects whose batches alone are looked at; `None` if it is all of them.
+    fn subjects(&self) -> Option<Vec<&str>>;
+
     /// Adds the events of a batch that count, if the shards say so, to `out`.
     ///
     /// # Errors
@@ -215,6 +218,10 @@ impl UsageFold {
 }
 
 impl Counting for UsageFold {
+    fn subjects(&self) -> Option<Vec<&str>> {
+        self.owned.subjects()
+    }
+
     fn select(
         &mut self,
         batch: LoggedBatch<'_>,

@@ -14,7 +14,7 @@ use domain::Timestamp;
 use domain::plan::MeteringPlan;
 use engine::identity::IdentityKey;
 use engine::io::Storage;
-use engine::log::{LogError, LogOptions, LogReader, Record};
+use engine::log::{LogError, LogIndex, LogOptions, LogReader, Part, Record, Wanted};
 use engine::shard::Shard;
 use wire::control::ControlRecord;
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
@@ -122,30 +122,77 @@ pub fn scan(
     judge: &mut dyn Judge,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<AsOf, ScanError> {
-    let mut reader = LogReader::open(log, options, 0, Some(known.before))?;
+    let mut reader = LogReader::open(log, options, 0, Some(0))?;
     let mut as_of = AsOf { usage_offset: known.before, control_offset: 0 };
     let mut candidates = Vec::new();
-    while let Some(record) = reader.next()? {
-        if !is_awaited() {
-            return Err(ScanError::Abandoned);
+    let parts = parts_of(log, options, key, known, fold)?;
+    let reads_to_the_end = matches!(parts.last(), Some(Part::Read(range)) if range.end == known.before);
+    'parts: for part in parts {
+        match part {
+            Part::Barrier(control_offset) => as_of.control_offset = control_offset,
+            Part::Read(range) => reader.seek(range),
         }
-        if !known.has(&record) {
-            as_of.usage_offset = record.offset;
-            break;
-        }
-        match record.kind {
-            KIND_BARRIER => as_of.control_offset = control_offset_of(&record)?,
-            KIND_USAGE_BATCH => select(fold, record, as_of.control_offset, key, &mut candidates)?,
-            kind => return Err(UsageRecordError::KindMustBeKnown { offset: record.offset, kind }.into()),
-        }
-        while candidates.len() >= CHUNK_CANDIDATES_MAX {
-            let rest = candidates.split_off(CHUNK_CANDIDATES_MAX);
-            judge.judge(std::mem::replace(&mut candidates, rest), &mut |event| fold.add(event))?;
+        while let Some(record) = reader.next()? {
+            if !is_awaited() {
+                return Err(ScanError::Abandoned);
+            }
+            if !known.has(&record) {
+                as_of.usage_offset = record.offset;
+                break 'parts;
+            }
+            match record.kind {
+                KIND_BARRIER => as_of.control_offset = control_offset_of(&record)?,
+                KIND_USAGE_BATCH => select(fold, record, as_of.control_offset, key, &mut candidates)?,
+                kind => return Err(UsageRecordError::KindMustBeKnown { offset: record.offset, kind }.into()),
+            }
+            while candidates.len() >= CHUNK_CANDIDATES_MAX {
+                let rest = candidates.split_off(CHUNK_CANDIDATES_MAX);
+                judge.judge(std::mem::replace(&mut candidates, rest), &mut |event| fold.add(event))?;
+            }
         }
     }
     judge.judge(candidates, &mut |event| fold.add(event))?;
     judge.finish(&mut |event| fold.add(event))?;
+    if !reads_to_the_end {
+        as_of.control_offset = known_control_offset(log, options, key, known, is_awaited)?;
+    }
     Ok(as_of)
+}
+
+/// What must be read: all that is known, or where the subjects can be that are looked at.
+///
+/// Barriers behind the last part that is read are not among the parts. Only a position tells where they end, so that a
+/// scan up to a stamp reads everything.
+fn parts_of(
+    log: &dyn Storage,
+    options: LogOptions,
+    key: IdentityKey,
+    known: Known,
+    fold: &dyn Counting,
+) -> Result<Vec<Part>, LogError> {
+    let subjects = fold.subjects().filter(|_| known.recorded_by.is_none());
+    let Some(subjects) = subjects else { return Ok(vec![Part::Read(0..known.before)]) };
+    let digests: Vec<u64> = subjects.iter().map(|subject| key.digest_of_subject(subject)).collect();
+    Ok(LogIndex::open(log, options, key)?.parts(Wanted::Subjects(&digests), known.before))
+}
+
+/// Bytes of the log that a scan reads at most.
+///
+/// # Errors
+/// [`LogError`].
+pub fn bytes_to_scan(
+    log: &dyn Storage,
+    options: LogOptions,
+    key: IdentityKey,
+    known: Known,
+    fold: &dyn Counting,
+) -> Result<u64, LogError> {
+    let parts = parts_of(log, options, key, known, fold)?;
+    let bytes = parts.iter().map(|part| match part {
+        Part::Read(range) => range.end - range.start,
+        Part::Barrier(_) => 0,
+    });
+    Ok(bytes.sum())
 }
 
 fn select(
@@ -178,29 +225,39 @@ fn control_offset_of(record: &Record<'_>) -> Result<u64, UsageRecordError> {
     decode_barrier(record.payload).ok_or(unreadable)
 }
 
-/// The control offset of the last barrier that is known.
+/// The control offset of the last barrier that is known. Segments are read from the newest back, until one has it.
 ///
 /// # Errors
 /// [`ScanError`].
 pub fn known_control_offset(
     log: &dyn Storage,
     options: LogOptions,
+    key: IdentityKey,
     known: Known,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<u64, ScanError> {
-    let mut reader = LogReader::open(log, options, 0, Some(known.before))?;
-    let mut control_offset = 0;
-    while let Some(record) = reader.next()?
-        && known.has(&record)
-    {
-        if !is_awaited() {
-            return Err(ScanError::Abandoned);
+    let ended = LogIndex::open(log, options, key)?.ended_segments();
+    let newest = ended.last().map_or(0, |segment| segment.end)..known.before;
+    let mut reader = LogReader::open(log, options, 0, Some(0))?;
+    let segments = ended.into_iter().chain([newest]).filter(|segment| segment.start < known.before);
+    for segment in segments.collect::<Vec<_>>().into_iter().rev() {
+        let mut control_offset = None;
+        reader.seek(segment.start..segment.end.min(known.before));
+        while let Some(record) = reader.next()?
+            && known.has(&record)
+        {
+            if !is_awaited() {
+                return Err(ScanError::Abandoned);
+            }
+            if record.kind == KIND_BARRIER {
+                control_offset = Some(control_offset_of(&record)?);
+            }
         }
-        if record.kind == KIND_BARRIER {
-            control_offset = control_offset_of(&record)?;
+        if let Some(control_offset) = control_offset {
+            return Ok(control_offset);
         }
     }
-    Ok(control_offset)
+    Ok(0)
 }
 
 /// What a control log said before an offset.

@@ -107,6 +107,15 @@ pub(super) enum Looked<'a> {
 }
 
 impl Owned {
+    /// All subjects that are ever looked at; `None` if these are all there are.
+    pub(super) fn subjects(&self) -> Option<Vec<&str>> {
+        match self {
+            Owned::All => None,
+            Owned::Subjects(subjects) => Some(subjects.iter().map(Subject::as_str).collect()),
+            Owned::Spans(spans) => Some(spans.keys().map(Subject::as_str).collect()),
+        }
+    }
+
     /// When a subject is looked at.
     pub(super) fn of(&self, subject: &str) -> Looked<'_> {
         match self {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use domain::time::{DAY, HOUR, SECOND, WindowUnit};
 use domain::{AccountId, Exact, MeterId, Span, Subject, SubscriptionId, Timestamp, Zone};
 use engine::identity::IdentityKey;
-use engine::log::{LogKind, LogOptions, LogWriter};
+use engine::log::{LogIndex, LogKind, LogOptions, LogWriter, build_index};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use engine::testing::disk::{Seed, SimulatedDisk};
@@ -207,11 +207,23 @@ impl World {
         }
     }
 
+    /// Indexes some of the ended segments.
+    fn index_some(&self, random: &mut Seed) {
+        let (log, options) = (&*self.usage_place.storage, self.usage_place.options);
+        let key = IdentityKey::new(0);
+        for segment in LogIndex::open(log, options, key).unwrap().ended_segments() {
+            if random.below(3) > 0 {
+                build_index(log, &options, key, segment.start, segment.end).unwrap();
+            }
+        }
+    }
+
     fn answer(&self, question: Question, known: Option<Known>) -> Result<(UsageAnswer, AsOf), QueryStatus> {
         let query = UsageQuery::new(question)?;
         let (log, options) = (&*self.usage_place.storage, self.usage_place.options);
         let known = known.unwrap_or(Known { before: self.usage.next_offset(), recorded_by: None });
-        let control_offset = known_control_offset(log, options, known, &|| true).unwrap();
+        let control_offset =
+            known_control_offset(log, options, IdentityKey::new(0), known, &|| true).unwrap();
         let state = control_state_before(&self.control_place, control_offset).unwrap();
         let mut fold = UsageFold::new(query.clone(), UsageTerms::of(state.catalog(), &query)?);
         let mut judge = self.shards.as_slice();
@@ -346,6 +358,7 @@ fn a_query_is_a_recount_of_what_was_known() {
         let mut world = World::new(1 + random.below(4) as usize);
         (0..10 + random.below(60)).for_each(|_| world.step(&mut random));
         world.usage.commit(world.now).unwrap();
+        world.index_some(&mut random);
         for _ in 0..12 {
             let asked = question(&mut random);
             let end = world.usage.next_offset();

@@ -97,7 +97,7 @@ pub fn run(args: &UsageArgs) -> Result<()> {
     let (log, options) = (&*logs.usage.storage, logs.usage.options);
     let is_awaited = || true;
     let terms = if request.as_of.is_some() {
-        let control_offset = known_control_offset(log, options, known, &is_awaited)?;
+        let control_offset = known_control_offset(log, options, key, known, &is_awaited)?;
         UsageTerms::of(control_state_before(&logs.control, control_offset)?.catalog(), &request.query)?
     } else {
         UsageTerms::of(machine.control().catalog(), &request.query)?

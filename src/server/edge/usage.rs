@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::log::LogKind;
 use machine::usage_query::{
     AsOf, Candidate, Counting, Judge, Known, OnCounted, QueryStatus, ScanError, UsageFold, UsageTerms,
-    control_state_before, known_control_offset, scan,
+    bytes_to_scan, control_state_before, known_control_offset, scan,
 };
 use machine::{ControlState, LogPlace, Machine};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -133,29 +133,21 @@ pub(super) async fn moment<T: Send + 'static>(
     Ok((end.await.map_err(|_| stopping())?, terms))
 }
 
-/// What is to be counted; refused if it is not known yet, or more than a query may read.
+/// What is to be counted; refused if it is not known yet.
 pub(super) fn known(edge: &Edge, as_of: Option<AsOfText>, end: u64) -> Result<Known, Problem> {
     let now = edge.clock.now();
     let unknown = |detail: String| Problem::bad_request("position_must_exist", &detail);
-    let known = match as_of {
+    match as_of {
         Some(AsOfText::Offset(offset)) if offset > end => {
-            return Err(unknown(format!("the usage log ends at {end}; what comes behind is not known yet")));
+            Err(unknown(format!("the usage log ends at {end}; what comes behind is not known yet")))
         }
         Some(AsOfText::Instant(instant)) if instant > now => {
-            return Err(unknown(format!("it is {now}; what is recorded later is not known yet")));
+            Err(unknown(format!("it is {now}; what is recorded later is not known yet")))
         }
-        Some(AsOfText::Offset(offset)) => Known { before: offset, recorded_by: None },
-        Some(AsOfText::Instant(instant)) => Known { before: end, recorded_by: Some(instant) },
-        None => Known { before: end, recorded_by: None },
-    };
-    if known.before > edge.query_bytes_max {
-        let detail = format!(
-            "the query reads {} bytes of the log, and {} are allowed; ask `tallymark usage`, which has no such limit",
-            known.before, edge.query_bytes_max
-        );
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "scan_must_fit", &detail));
+        Some(AsOfText::Offset(offset)) => Ok(Known { before: offset, recorded_by: None }),
+        Some(AsOfText::Instant(instant)) => Ok(Known { before: end, recorded_by: Some(instant) }),
+        None => Ok(Known { before: end, recorded_by: None }),
     }
-    Ok(known)
 }
 
 /// What the control log said at the last barrier that is known.
@@ -166,7 +158,7 @@ pub(super) fn state_at(
 ) -> Result<ControlState, RunError> {
     let (log, options) =
         (edge.directory.existing_log(LogKind::Usage)?, edge.directory.options(LogKind::Usage));
-    let control_offset = known_control_offset(&*log, options, known, is_awaited)?;
+    let control_offset = known_control_offset(&*log, options, edge.identity_key, known, is_awaited)?;
     let control = LogPlace {
         storage: edge.directory.existing_log(LogKind::Control)?,
         options: edge.directory.options(LogKind::Control),
@@ -183,6 +175,10 @@ pub(super) fn count(
 ) -> Result<AsOf, RunError> {
     let (log, options) =
         (edge.directory.existing_log(LogKind::Usage)?, edge.directory.options(LogKind::Usage));
+    let bytes = bytes_to_scan(&*log, options, edge.identity_key, known, counting).map_err(ScanError::from)?;
+    if bytes > edge.query_bytes_max {
+        return Err(RunError::ScanMustFit { bytes, bytes_max: edge.query_bytes_max });
+    }
     let mut judge = ShardJudge { queues: edge.shard_queues.clone(), shards: edge.shards, asked: None };
     Ok(scan(&*log, options, edge.identity_key, known, counting, &mut judge, is_awaited)?)
 }
@@ -193,6 +189,16 @@ pub(super) enum RunError {
     /// The log, or what is asked of it.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// The query reads too much.
+    #[error(
+        "the query reads {bytes} bytes of the log, and {bytes_max} are allowed; ask `tallymark usage`, which has no such limit"
+    )]
+    ScanMustFit {
+        /// What it would read.
+        bytes: u64,
+        /// What it may read.
+        bytes_max: u64,
+    },
     /// The folder of a log.
     #[error(transparent)]
     Directory(#[from] anyhow::Error),
@@ -260,6 +266,9 @@ pub(super) fn problem_of_request(status: RequestStatus) -> Problem {
 fn problem_of_run(error: RunError) -> Problem {
     match error {
         RunError::Scan(ScanError::Query(status)) => problem_of_request(RequestStatus::Query(status)),
+        RunError::ScanMustFit { .. } => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "scan_must_fit", &error.to_string())
+        }
         RunError::Scan(ScanError::JudgeStopped | ScanError::Abandoned) => stopping(),
         RunError::Scan(error) => Problem::internal(&error.into()),
         RunError::Directory(error) => Problem::internal(&error),
