@@ -112,11 +112,14 @@ impl Bill<'_, '_> {
 
     /// Indexes of what counts in a window.
     fn counted_in(&self, commitment: &Commitment, window: Span) -> Vec<usize> {
+        // The minimum of a recurring price counts as little as its fee.
+        let is_of_usage =
+            |price| (self.terms.price)(price).is_some_and(|timeline| timeline.meters().next().is_some());
         let counts = |due: &super::Due| {
             let Some(price) = &due.key.price else { return false };
             let Some(subscription) = &due.key.subscription else { return false };
             let of_price = if commitment.prices.is_empty() {
-                due.is_usage || due.key.component == Component::Minimum
+                due.is_usage || (due.key.component == Component::Minimum && is_of_usage(price))
             } else {
                 commitment.prices.contains(price)
             };

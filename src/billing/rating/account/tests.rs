@@ -262,6 +262,18 @@ fn a_commitment_is_trued_up_as_its_shape_says() {
     }
 }
 
+#[test]
+fn a_commitment_that_names_no_price_counts_neither_the_fee_nor_the_minimum_of_a_recurring_one() {
+    let price = r#"price = [{ id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month", minimum = "15" }]"#;
+    for (more, shortfall) in [("", "01 true_up c 20000"), (r#", prices = ["fee"]"#, "01 true_up c 18500")] {
+        let commitment = format!(
+            r#"commitment = [{{ id = "c", account = "acme", shape = "none", amount = "200", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z"{more} }}]"#
+        );
+        let shown = World::new(&[price, SUBSCRIPTION, &commitment]).shown("02-01");
+        assert_eq!(shown.iter().find(|line| line.contains("true_up")).map(String::as_str), Some(shortfall));
+    }
+}
+
 /// The table of docs/reference/catalog.md.
 #[test]
 fn a_month_costs_what_the_reference_says_of_each_shape() {
