@@ -8,7 +8,7 @@
 //!
 //! Invariants: a window is settled by what is known now; true-ups are owed only for windows that are final.
 
-use domain::{Exact, Span};
+use domain::{Exact, PriceId, Span};
 
 use super::{Bill, Reason, sum_of};
 use crate::catalog::{Commitment, CommitmentTimeline};
@@ -113,8 +113,9 @@ impl Bill<'_, '_> {
     /// Indexes of what counts in a window.
     fn counted_in(&self, commitment: &Commitment, window: Span) -> Vec<usize> {
         // The minimum of a recurring price counts as little as its fee.
-        let is_of_usage =
-            |price| (self.terms.price)(price).is_some_and(|timeline| timeline.meters().next().is_some());
+        let is_of_usage = |price: &PriceId| {
+            (self.terms.price)(price).is_some_and(|timeline| timeline.meters().next().is_some())
+        };
         let counts = |due: &super::Due| {
             let Some(price) = &due.key.price else { return false };
             let Some(subscription) = &due.key.subscription else { return false };
