@@ -36,13 +36,16 @@ use wire::verdict::{QuarantineReason, Verdict};
 use self::cell::{CellReport, Fold};
 use self::cells::{CellKey, CellStore};
 pub use self::counters::SourceCounters;
-use self::dedup::{Dedup, NewEvent, Standing};
+use self::dedup::{Dedup, Lookup, Seen, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;
 use self::pending::{PendingCounts, PendingEvent};
 use self::snapshot::Saving;
 pub use self::snapshot::ShardLoader;
 use crate::prepared::PreparedBatch;
+
+/// Events of a batch whose places in the dedup index are loaded together, before the first of them is decided.
+const TOUCHED_TOGETHER: usize = 32;
 
 /// An event that did not count, and why: quarantined, or in conflict with an earlier event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,12 +118,17 @@ impl Shard {
         }
         let mut programs = ResolvedPrograms::of(&self.plan, self.control_offset, &batch);
         let mut subject_numbers = vec![u32::MAX; batch.subject_count()];
-        for &index in prepared.events_of_shard(self.index) {
-            let verdict = self.decide(prepared, &batch, index, &source, &mut programs, &mut subject_numbers);
-            counters.count(verdict);
-            verdicts(index, verdict);
-            if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
-                self.set_aside.push(SetAside { position: prepared.position(index), verdict: verdict.code() });
+        for indexes in prepared.events_of_shard(self.index).chunks(TOUCHED_TOGETHER) {
+            self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
+            for &index in indexes {
+                let verdict =
+                    self.decide(prepared, &batch, index, &source, &mut programs, &mut subject_numbers);
+                counters.count(verdict);
+                verdicts(index, verdict);
+                if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
+                    self.set_aside
+                        .push(SetAside { position: prepared.position(index), verdict: verdict.code() });
+                }
             }
         }
         self.counters.entry(source).or_default().merge(&counters);
@@ -139,13 +147,16 @@ impl Shard {
         let payload_digest = prepared.payload_digest(index);
         let event = usize::from(index);
         let time = batch.time(event);
-        if let Some(seen) = self.dedup.find(identity) {
-            return match (seen.payload_digest == payload_digest, seen.time == time) {
-                (false, _) => Verdict::Conflict,
-                (true, false) => Verdict::DuplicateRestamped,
-                (true, true) => Verdict::Duplicate,
-            };
-        }
+        let vacant = match self.dedup.look_up(identity) {
+            Lookup::Unknown(vacant) => vacant,
+            Lookup::Known(seen) => {
+                return match (seen.payload_digest == payload_digest, seen.time == time) {
+                    (false, _) => Verdict::Conflict,
+                    (true, false) => Verdict::DuplicateRestamped,
+                    (true, true) => Verdict::Duplicate,
+                };
+            }
+        };
         let verdict = self.decide_new(prepared, batch, index, source, programs, subject_numbers);
         let standing = match verdict {
             Verdict::Unmetered => Standing::Unmetered,
@@ -154,7 +165,7 @@ impl Shard {
             _ => Standing::Quarantined,
         };
         let position = prepared.position(index);
-        self.dedup.insert(identity, NewEvent { payload_digest, position, time, standing });
+        self.dedup.insert(vacant, Seen { payload_digest, position, time, standing });
         verdict
     }
 
@@ -331,12 +342,9 @@ impl Shard {
 
     /// Records that an accepted event is now metered or pending.
     fn move_standing(&mut self, source: &Arc<str>, identity: u128, verdict: Verdict) {
-        let seen = self.dedup.find_mut(identity).expect("an accepted event is remembered");
         let counters = self.counters.get_mut(source).expect("an accepted event has a counted source");
-        let before = std::mem::replace(
-            &mut seen.standing,
-            if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending },
-        );
+        let standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
+        let before = self.dedup.set_standing(identity, standing);
         match before {
             Standing::Metered => counters.metered -= 1,
             Standing::Pending => counters.pending -= 1,

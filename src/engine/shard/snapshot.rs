@@ -13,13 +13,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use domain::limits::{EVENT_TIME_END, EVENT_TIME_MIN};
 use domain::plan::MeteringPlan;
 use domain::{EventPosition, Subject, Timestamp};
 use wire::verdict::QuarantineReason;
 
 use super::cell::Group;
 use super::counters::SourceCounters;
-use super::dedup::{Dedup, Seen};
+use super::dedup::{Dedup, Lookup, Seen, Standing};
 use super::fold::Contribution;
 use super::pending::PendingEvent;
 use super::{SetAside, Shard, SubjectState};
@@ -51,8 +52,8 @@ impl Shard {
             cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
         }
         cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
-        for seen in self.dedup.iter() {
-            seen.save(&mut fields);
+        for (identity, seen) in self.dedup.iter() {
+            seen.save(identity, &mut fields);
             cut(&mut fields, SectionKind::Dedup, SECTION_BYTES, &mut ready);
         }
         cut(&mut fields, SectionKind::Dedup, 0, &mut ready);
@@ -310,19 +311,22 @@ impl SourceCounters {
 
 /// Kept out of `dedup`, so that the index knows nothing of files.
 impl Seen {
-    fn save(&self, fields: &mut Fields) {
-        fields.u128(self.identity).u64(self.payload_digest).u64(self.position.to_bits()).i64(self.time);
+    fn save(&self, identity: u128, fields: &mut Fields) {
+        fields.u128(identity).u64(self.payload_digest).u64(self.position.to_bits()).i64(self.time);
         fields.u8(self.standing as u8);
     }
 
     fn load(fields: &mut FieldReader<'_>, dedup: &mut Dedup) -> Option<()> {
-        use super::dedup::{NewEvent, Standing};
         let (identity, payload_digest) = (fields.u128()?, fields.u64()?);
         let (position, time) = (EventPosition::from_bits(fields.u64()?), fields.i64()?);
         let standing = [Standing::Metered, Standing::Pending, Standing::Unmetered, Standing::Quarantined]
             .into_iter()
             .nth(usize::from(fields.u8()?))?;
-        dedup.insert(identity, NewEvent { payload_digest, position, time, standing });
+        let Lookup::Unknown(vacant) = dedup.look_up(identity) else { return None };
+        if !(EVENT_TIME_MIN..EVENT_TIME_END).contains(&time) {
+            return None;
+        }
+        dedup.insert(vacant, Seen { payload_digest, position, time, standing });
         Some(())
     }
 }

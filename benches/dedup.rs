@@ -1,0 +1,406 @@
+//! The event path at a given number of remembered ids, beside a bare loop that does the same work on the same bytes.
+//!
+//! Goal: show what exact dedup costs as it grows, and how near the path is to what the machine can do, as a ratio of one
+//! run. Not a goal: sockets (`loadgen`), what a cut costs (`cuts`).
+//!
+//! The bare loop: CRC of the batch, copy to a log buffer, subject lookup, payload digest, 128-byte buckets of eight
+//! 16-byte identities, i128 add. The path: check, hash, decide, fold, and append to a log on disk through `LogWriter`.
+//! Times are those of the thread's processor, so that other work on the machine counts less; the wall is printed beside.
+//!
+//! `cargo bench -p engine --bench dedup`; `TALLYMARK_BENCH_IDS=1000000,16000000,128000000` chooses the remembered ids,
+//! `TALLYMARK_BENCH_EVENTS` the measured events. With the tests it runs once, tiny.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::disallowed_macros,
+    clippy::print_stdout
+)]
+
+use std::fs::{File, OpenOptions};
+use std::hint::black_box;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::plan::{
+    Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Schedule, SubjectPlan,
+};
+use domain::time::HOUR;
+use domain::{MeterId, Span, Subject, Timestamp, Zone};
+use engine::identity::IdentityKey;
+use engine::io::{Storage, StorageFile};
+use engine::log::{LogError, LogKind, LogOptions, LogWriter};
+use engine::prepared::PreparedBatch;
+use engine::shard::Shard;
+use rustix::time::{ClockId, clock_gettime};
+use wire::frame::FRAME_HEADER_BYTES;
+use wire::usage::{EventId, UsageBatch};
+use wire::{AlignedBytes, BatchBuilder, IdMode};
+
+const BATCH_EVENTS: u64 = 4_096;
+const SUBJECTS: usize = 5_000;
+const LOG_BUFFER_BYTES: usize = 4 << 20;
+const KEY: u128 = 0x5eed;
+
+fn main() {
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let number_of = |name: &str| std::env::var(name).ok().map(|text| numbers(&text));
+    let resident = number_of("TALLYMARK_BENCH_IDS")
+        .unwrap_or_else(|| if is_bench { vec![1_000_000, 16_000_000] } else { vec![10_000] });
+    let measured = number_of("TALLYMARK_BENCH_EVENTS")
+        .map_or(if is_bench { 2_000_000 } else { 10_000 }, |numbers| numbers[0]);
+    for ids in [Ids::Given, Ids::Sequenced] {
+        for resident in &resident {
+            let path = Path::filled(ids, *resident);
+            path.measure(ids, *resident, measured);
+            if matches!(ids, Ids::Given) {
+                bare(*resident, measured);
+            }
+        }
+    }
+}
+
+fn numbers(text: &str) -> Vec<u64> {
+    text.split(',').map(|number| number.trim().parse().expect("a number")).collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ids {
+    /// 16 characters that look random.
+    Given,
+    /// Minted by one client.
+    Sequenced,
+}
+
+/// Frames of "64-byte events" (a 16-byte id, a subject, a time, one value, two dimensions), one after the other.
+struct Producer {
+    builder: BatchBuilder,
+    subjects: Vec<String>,
+    next: u64,
+}
+
+impl Producer {
+    fn new(ids: Ids) -> Self {
+        let mode = match ids {
+            Ids::Given => IdMode::Given,
+            Ids::Sequenced => IdMode::Sequenced { epoch: 1, first: 0 },
+        };
+        Self { builder: BatchBuilder::new("bench", "usage", mode), subjects: subjects(), next: 0 }
+    }
+
+    fn frame(&mut self) -> AlignedBytes {
+        for number in self.next..self.next + BATCH_EVENTS {
+            let mixed = mix(number);
+            let id = hex(mixed);
+            let id = if self.builder.next_sequence().is_some() { &[][..] } else { &id };
+            let subject = &self.subjects[(mixed >> 32) as usize % SUBJECTS];
+            let value = [("units", i128::from(number % 99_999), 2)];
+            let dimensions =
+                [("model", if mixed.is_multiple_of(3) { "large" } else { "small" }), ("region", "eu")];
+            let time = start().nanoseconds() + (number % 1_000_000_000) as i64;
+            self.builder.push_parts(id, subject, time, &value, &dimensions).expect("the batch has room");
+        }
+        self.next += BATCH_EVENTS;
+        self.builder.finish(self.next, 0)
+    }
+
+    fn frames(&mut self, events: u64) -> Vec<Arc<AlignedBytes>> {
+        (0..events.div_ceil(BATCH_EVENTS)).map(|_| Arc::new(self.frame())).collect()
+    }
+}
+
+/// A bijection, so that ids are distinct.
+fn mix(number: u64) -> u64 {
+    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ mixed >> 32
+}
+
+fn hex(number: u64) -> [u8; 16] {
+    std::array::from_fn(|digit| b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15])
+}
+
+fn start() -> Timestamp {
+    Timestamp::parse("2026-01-15T00:00:00Z").expect("a constant instant")
+}
+
+fn subjects() -> Vec<String> {
+    (0..SUBJECTS).map(|number| format!("key-{number:06}")).collect()
+}
+
+fn plan() -> Arc<MeteringPlan> {
+    let schedule = Arc::new(Schedule::new(Zone::utc().month_starts()));
+    let owned = OwnedSpan { span: Span::new(Timestamp::MIN, Timestamp::END), schedule };
+    let subject_plan = Arc::new(SubjectPlan { spans: vec![owned] });
+    let subjects = subjects();
+    let subjects = subjects
+        .iter()
+        .map(|subject| (Subject::new(subject).expect("a short subject"), subject_plan.clone()))
+        .collect();
+    let program = MeterProgram {
+        meter: MeterId::new("units").expect("an id"),
+        event_type: "usage".into(),
+        aggregation: Aggregation::Sum,
+        value: Some("units".into()),
+        group_by: vec!["model".into()],
+        filter: Vec::new(),
+        scale: 18,
+        negative_usage: NegativeUsage::Reject,
+        since_control_offset: 0,
+    };
+    Arc::new(MeteringPlan { programs: vec![program], subjects, ..MeteringPlan::default() })
+}
+
+/// Time of one part: of the thread's processor, and on the wall.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    cpu: Duration,
+    wall: Duration,
+}
+
+impl Spent {
+    fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (cpu, wall) = (cpu_now(), Instant::now());
+        let out = work();
+        self.cpu += cpu_now() - cpu;
+        self.wall += wall.elapsed();
+        out
+    }
+
+    fn print(&self, name: &str, events: u64) {
+        let each = |time: Duration| time.as_nanos() as u64 * 10 / events;
+        let (cpu, wall) = (each(self.cpu), each(self.wall));
+        let rate = events * 1_000 / (self.cpu.as_micros() as u64).max(1);
+        println!(
+            "  {name:<24} {:>5}.{} ns of processor, {:>5}.{} ns of wall an event: {:>6} thousand a second",
+            cpu / 10,
+            cpu % 10,
+            wall / 10,
+            wall % 10,
+            rate
+        );
+    }
+}
+
+fn cpu_now() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// The product's path, with ids in memory.
+struct Path {
+    producer: Producer,
+    shard: Shard,
+    offset: u64,
+}
+
+impl Path {
+    fn filled(ids: Ids, resident: u64) -> Self {
+        let mut shard = Shard::new(0);
+        let _ = shard.handle_barrier(0, &plan());
+        let mut path = Self { producer: Producer::new(ids), shard, offset: 0 };
+        while path.producer.next < resident {
+            let frame = Arc::new(path.producer.frame());
+            let batch = path.prepare(frame);
+            path.handle(batch);
+        }
+        path
+    }
+
+    fn prepare(&self, frame: Arc<AlignedBytes>) -> PreparedBatch {
+        PreparedBatch::prepare(frame, None, start().plus(HOUR), IdentityKey::new(KEY), 1)
+            .expect("a valid batch")
+    }
+
+    fn handle(&mut self, mut batch: PreparedBatch) {
+        batch.offset = self.offset;
+        self.offset += batch.frame().len() as u64;
+        self.shard.handle_batch(&batch, &mut |_, verdict| {
+            black_box(verdict);
+        });
+    }
+
+    fn measure(mut self, ids: Ids, resident: u64, measured: u64) {
+        println!("{ids:?} ids, {resident} remembered");
+        let frames = self.producer.frames(measured);
+        let events = frames.len() as u64 * BATCH_EVENTS;
+        let directory = tempfile::tempdir().expect("a place for a log");
+        let storage = Arc::new(Directory(directory.path().to_owned()));
+        let options =
+            LogOptions { kind: LogKind::Usage, partition: 0, incarnation: 0, segment_bytes: 64 << 20 };
+        let (mut log, _) =
+            LogWriter::recover::<LogError>(storage, options, &mut |_| Ok(())).expect("a new log");
+        let (mut prepare, mut append, mut handle) = (Spent::default(), Spent::default(), Spent::default());
+        for frame in frames {
+            let batch = prepare.time(|| self.prepare(frame));
+            append.time(|| {
+                if log.staged_bytes() + batch.frame().len() > LOG_BUFFER_BYTES {
+                    log.commit(0).expect("the disk takes it");
+                }
+                log.stage(1, 0, &[&batch.frame()[..]]).expect("the record fits")
+            });
+            handle.time(|| self.handle(batch));
+        }
+        append.time(|| log.commit(0).expect("the disk takes it"));
+        prepare.print("check and hash", events);
+        append.print("append to the log", events);
+        handle.print("decide and fold", events);
+        let parts = [prepare, append, handle];
+        let whole =
+            Spent { cpu: parts.iter().map(|p| p.cpu).sum(), wall: parts.iter().map(|p| p.wall).sum() };
+        whole.print("the path", events);
+        assert_eq!(self.shard.remembered() as u64, self.producer.next, "every id is new");
+    }
+}
+
+/// The bare loop.
+struct Bare {
+    buckets: Vec<[u128; 8]>,
+    subjects: foldhash::HashMap<String, u32>,
+    cells: Vec<i128>,
+    log: Vec<u8>,
+}
+
+fn bare(resident: u64, measured: u64) {
+    let buckets = (resident + measured).div_ceil(6) as usize;
+    let mut bare = Bare {
+        buckets: vec![[0; 8]; buckets],
+        subjects: subjects().into_iter().zip(0..).collect(),
+        cells: vec![0; SUBJECTS * 2],
+        log: Vec::with_capacity(LOG_BUFFER_BYTES),
+    };
+    let mut producer = Producer::new(Ids::Given);
+    let mut new = 0;
+    while producer.next < resident {
+        new += bare.take(&producer.frame());
+    }
+    let frames = producer.frames(measured);
+    let mut spent = Spent::default();
+    for frame in &frames {
+        new += spent.time(|| bare.take(frame));
+    }
+    spent.print("the bare loop", frames.len() as u64 * BATCH_EVENTS);
+    assert_eq!(new, producer.next, "every id is new");
+    black_box(&bare.cells);
+}
+
+impl Bare {
+    fn take(&mut self, frame: &AlignedBytes) -> u64 {
+        let header = wire::frame::FrameHeader::decode_slice(frame).expect("a header");
+        let body = &frame[FRAME_HEADER_BYTES..];
+        header.check_body(body).expect("the checksum matches");
+        if self.log.len() + frame.len() > LOG_BUFFER_BYTES {
+            self.log.clear();
+        }
+        self.log.extend_from_slice(frame);
+        let batch = UsageBatch::reopen(&header, body).expect("a batch");
+        let subjects: Vec<u32> =
+            (0..batch.subject_count()).map(|entry| self.subjects[batch.subject(entry)]).collect();
+        let identity = |event: usize| match batch.id(event) {
+            EventId::Bytes(id) => u128::from_le_bytes(id.try_into().expect("16 bytes")),
+            EventId::Sequenced { .. } => unreachable!("the bare loop takes ids of producers"),
+        };
+        let (values, dimensions) = (&batch.value_columns()[0], batch.dimension_columns());
+        let mut new = 0;
+        let mut touched = 0;
+        for from in (0..batch.len()).step_by(32) {
+            let events = from..batch.len().min(from + 32);
+            for event in events.clone() {
+                touched |= self.buckets[self.home(identity(event))][0];
+            }
+            for event in events {
+                let value = values.value(event).expect("a value");
+                let subject = subjects[batch.subject_index(event)];
+                let model = dimensions[0].index(event).expect("a model");
+                let region = dimensions[1].index(event).expect("a region");
+                let digest =
+                    mix(value as u64 ^ u64::from(subject) << 40 ^ (model as u64) << 20 ^ region as u64);
+                black_box(digest);
+                let identity = identity(event);
+                let mut at = self.home(identity);
+                loop {
+                    let bucket = &mut self.buckets[at];
+                    if bucket.contains(&identity) {
+                        break;
+                    }
+                    if let Some(free) = bucket.iter().position(|one| *one == 0) {
+                        bucket[free] = identity;
+                        new += 1;
+                        self.cells[subject as usize * 2 + model] += value;
+                        break;
+                    }
+                    at = if at + 1 == self.buckets.len() { 0 } else { at + 1 };
+                }
+            }
+        }
+        black_box(touched);
+        new
+    }
+
+    fn home(&self, identity: u128) -> usize {
+        let mixed = mix(identity as u64 ^ (identity >> 64) as u64);
+        ((u128::from(mixed) * self.buckets.len() as u128) >> 64) as usize
+    }
+}
+
+/// A directory on disk.
+struct Directory(PathBuf);
+
+struct OpenFile(File);
+
+impl Storage for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        std::fs::read_dir(&self.0)?
+            .map(|entry| entry.map(|entry| entry.file_name().into_string().expect("a name of ours")))
+            .collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.0.join(name))?;
+        Ok(Box::new(OpenFile(file)))
+    }
+
+    fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(OpenFile(OpenOptions::new().read(true).write(is_writable).open(self.0.join(name))?)))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.0.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+}
+
+impl StorageFile for OpenFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn preallocate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes.max(self.size()?))
+    }
+}
