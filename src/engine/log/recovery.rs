@@ -11,6 +11,7 @@
 //! | unreadable bytes with anything behind the block that they are | damage | refused: segment and position |
 //! | unreadable bytes in an older segment | damage | refused |
 //! | a gap between segments, a foreign header, a segment of another log | damage | refused |
+//! | a last block that reads well | committed, or in the cache only, after a failed sync | written and synced once more |
 //! | CLEAN, and the log ends as it says | closed cleanly | CLEAN is removed before the first append |
 //! | CLEAN, and anything is unreadable or ends elsewhere | damage | refused |
 //! | CLEAN empty or all zeros | crash while the log was closed | as if there were none |

@@ -362,3 +362,32 @@ fn a_segment_whose_name_was_never_synced_survives_once_the_log_was_opened() {
         assert_eq!(recovery.records, 1, "seed {seed}");
     }
 }
+
+/// A sync failed, so the kernel took the block for written and no later sync wrote it: it read well until power was lost,
+/// and then a whole block stood behind a missing one.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_written_again_when_the_log_is_opened() {
+    // Of the first commit: the sync of the new segment, its name, the block; of a later one: the block.
+    for (committed, failing) in [(0, 1), (0, 2), (0, 3), (2, 1)] {
+        for seed in 0..16 {
+            let disk = SimulatedDisk::default();
+            let (mut writer, _) = open(&disk).unwrap();
+            for number in 0..committed {
+                writer.stage(1, 0, &[&[number; 100]]).unwrap();
+                writer.commit(0).unwrap();
+            }
+            disk.set_faults(Faults { fail_sync: Some(failing), ..Faults::default() });
+            writer.stage(1, 0, &[&[7; 9_000]]).unwrap();
+            writer.commit(0).unwrap_err();
+            disk.set_faults(Faults::default());
+            // The process starts again; the machine goes on.
+            let (mut writer, recovery) = open(&disk).unwrap();
+            writer.stage(1, 0, &[b"acknowledged"]).unwrap();
+            writer.commit(0).unwrap();
+            disk.crash(seed);
+            let found =
+                open(&disk).unwrap_or_else(|error| panic!("{committed}, {failing}, {seed}: {error}")).1;
+            assert_eq!(found.records, recovery.records + 1, "{committed}, {failing}, {seed}");
+        }
+    }
+}

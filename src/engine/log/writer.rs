@@ -71,6 +71,7 @@ impl LogWriter {
                 file.truncate(position).map_err(io_error("cut off", &name))?;
             }
             file.preallocate(options.segment_bytes.max(position)).map_err(io_error("make room in", &name))?;
+            write_again(&*file, &name, base, tail)?;
             file.sync_data().map_err(io_error("sync", &name))?;
             segment = Some(Segment { file, name, base });
         }
@@ -259,4 +260,21 @@ impl LogWriter {
             None => Ok(()),
         }
     }
+}
+
+/// Writes the header and the last block of the newest segment once more, as they were read.
+///
+/// A process whose sync failed may have left them: the kernel then takes them for written, so that they read well from
+/// its cache and no later sync makes them durable. What came before was synced before it was written behind.
+fn write_again(file: &dyn StorageFile, name: &str, base: u64, tail: &Tail) -> Result<(), LogError> {
+    let block = tail.last_block_offset.max(base)..tail.end_offset;
+    for position in
+        [0..SEGMENT_HEADER_BYTES as u64, position_of(base, block.start)..position_of(base, block.end)]
+    {
+        // A block has at most `BLOCK_BYTES_MAX`.
+        let mut bytes = SectorBuffer::with_len((position.end - position.start) as usize);
+        file.read_at(position.start, bytes.bytes_mut()).map_err(io_error("read", name))?;
+        file.write_at(position.start, bytes.bytes()).map_err(io_error("write", name))?;
+    }
+    Ok(())
 }

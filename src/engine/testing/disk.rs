@@ -384,7 +384,10 @@ impl StorageFile for SimulatedFile {
         self.disk.disk().count_operation()?;
         let mut content = self.content();
         content.now.truncate(bytes as usize);
-        content.mark_dirty((bytes as usize).saturating_sub(1), bytes as usize);
+        // Only a sector that is cut in the middle is written again.
+        if !bytes.is_multiple_of(SECTOR as u64) {
+            content.mark_dirty(bytes as usize - 1, bytes as usize);
+        }
         Ok(())
     }
 

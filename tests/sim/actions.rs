@@ -1,0 +1,399 @@
+//! What may happen in a simulated world, as data: an action says all that it needs, so that any of them can be left out.
+//!
+//! Owns: the vocabulary, and how it reads. Leaves to others: choosing actions (`generate`), doing them (`play`).
+
+use std::fmt;
+
+use domain::Timestamp;
+
+pub(crate) const ZONES: [&str; 3] = ["America/New_York", "Europe/Berlin", "Asia/Kathmandu"];
+pub(crate) const ENTITIES: [&str; 2] = ["e0", "e1"];
+/// The last one has agreements (commitments, grants, discounts) and a plan with other models.
+pub(crate) const ACCOUNTS: [&str; 4] = ["a0", "a1", "a2", "rich"];
+pub(crate) const RICH: &str = "rich";
+pub(crate) const SUBSCRIPTIONS: [&str; 5] = ["s0", "s1", "s2", "s3", "rich-s"];
+pub(crate) const SUBJECTS: [&str; 6] = ["k0", "k1", "k2", "k3", "k4", "k5"];
+pub(crate) const SOURCES: [&str; 3] = ["edge", "batch", "cell"];
+pub(crate) const DIMENSION: &str = "model";
+pub(crate) const GROUPS: [&str; 2] = ["large", "small"];
+
+/// Whose subscription it is.
+pub(crate) fn account_of(subscription: &str) -> &'static str {
+    match subscription {
+        "s0" | "s3" => "a0",
+        "s1" => "a1",
+        "s2" => "a2",
+        _ => RICH,
+    }
+}
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed that it came from.
+    pub seed: u64,
+    /// How the world starts.
+    pub setup: Setup,
+    /// What happens in it.
+    pub actions: Vec<Action>,
+}
+
+/// Limits of a directory; durations in hours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Before it, events are too old.
+    pub horizon: i64,
+    /// Beyond it, events are in the future.
+    pub future_max: i64,
+    /// Waiting events of one source in one slot.
+    pub pending_per_slot_max: u32,
+    /// Time until a window is final.
+    pub grace: i64,
+}
+
+/// What a meter makes of negative values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Negative {
+    /// Quarantines the event.
+    Reject,
+    /// Counts zero.
+    Zero,
+    /// Counts it.
+    Signed,
+}
+
+/// How a world starts.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Number of shards.
+    pub shards: usize,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Limits.
+    pub limits: Limits,
+    /// Currency of all accounts.
+    pub currency: &'static str,
+    /// What the summing meter makes of negative values.
+    pub negative: Negative,
+    /// Zones of the entities.
+    pub entity_zones: [&'static str; 2],
+    /// Entity and zone of each account.
+    pub accounts: [(usize, &'static str); 4],
+    /// Whether the summing meter groups.
+    pub sum_is_grouped: bool,
+    /// Time between issuing cuts, in hours.
+    pub cut_hours: i64,
+}
+
+/// What is wrong with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Nothing.
+    None,
+    /// Its value has more fraction digits than the meter keeps.
+    Fine,
+    /// Its value does not fit the meter's range.
+    Huge,
+    /// Its subject is empty.
+    NoSubject,
+    /// The text of its dimension is too long.
+    LongText,
+}
+
+/// When an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So many hours before it is sent.
+    HoursAgo(i64),
+    /// At an instant.
+    At(Timestamp),
+}
+
+/// An event to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEvent {
+    /// Its subject.
+    pub subject: &'static str,
+    /// When it happened.
+    pub when: When,
+    /// Its value in halves of a unit, if it has one.
+    pub halves: Option<i64>,
+    /// Its dimension, if it has one.
+    pub group: Option<&'static str>,
+    /// What is wrong with it.
+    pub flaw: Flaw,
+}
+
+/// What the network does with a batch and its ack.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Copies that arrive; none if it is lost.
+    pub copies: u8,
+    /// Actions until it arrives.
+    pub delay: u8,
+    /// Whether the ack is lost.
+    pub loses_ack: bool,
+}
+
+/// How an event is sent again.
+#[derive(Clone, Copy, Debug)]
+pub enum Again {
+    /// As it was.
+    Same,
+    /// Its value written with more zeros.
+    Rescaled,
+    /// With a later time.
+    HoursLater(i64),
+    /// With another value.
+    OtherValue,
+}
+
+/// How a server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Power is lost.
+    Power,
+    /// The process is killed; the kernel keeps what was written.
+    Kill,
+    /// A write fails; then power is lost or not.
+    WriteError(bool),
+    /// A sync fails; then power is lost or not.
+    SyncError(bool),
+    /// The disk is full but for so many bytes.
+    Full(u64),
+}
+
+/// A tier of a price.
+#[derive(Clone, Copy, Debug)]
+pub struct Tier {
+    /// Last half unit of the tier; the last tier has none.
+    pub up_to: Option<i64>,
+    /// 10^-4ths for `per` units.
+    pub unit: i64,
+    /// 10^-2ths.
+    pub flat: i64,
+}
+
+/// One version of a price.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// When they take effect.
+    pub from: Option<Timestamp>,
+    /// A price without tiers has its amount in the first one.
+    pub tiers: Vec<Tier>,
+    /// Units that an amount is for.
+    pub per: i64,
+    /// Whether the first flat amount is owed without usage.
+    pub flat_at_zero: Option<bool>,
+}
+
+/// A resource to be put.
+#[derive(Clone, Debug)]
+pub enum Resource {
+    /// A meter that counts.
+    CountMeter,
+    /// A meter that counts events of one group.
+    FilterMeter,
+    /// A version of a price, by its place in `prices::PRICES`.
+    Price(usize, Terms),
+    /// A version of a price of the rich plan.
+    RichPrice(u8, i64),
+    /// A subscription from an instant on, for some hours.
+    Subscribe(&'static str, &'static str, Timestamp, Option<i64>),
+    /// The newest record of a subscription with another end.
+    End(&'static str, Timestamp),
+    /// Seats, discount, minimum of the rich subscription.
+    Amend(u8, bool, bool, Timestamp),
+    /// A subject's subscription from an instant on, for some hours.
+    Bind(&'static str, &'static str, Timestamp, Option<i64>),
+    /// Another name for an account.
+    Rename(&'static str, u8),
+    /// A commitment of the rich account: number, amount, shape.
+    Commit(u8, i64, &'static str),
+    /// A grant to the rich account: number, amount, start, days, whether it was paid for.
+    Grant(u8, i64, Timestamp, Option<i64>, bool),
+    /// Something that the catalog refuses.
+    Nonsense(u8),
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Time passes.
+    Pass {
+        /// Seconds.
+        seconds: i64,
+    },
+    /// The machine's clock is set back.
+    SetBack {
+        /// Seconds.
+        seconds: i64,
+    },
+    /// A producer makes a batch and sends it.
+    Produce {
+        /// The producer.
+        source: &'static str,
+        /// Type of the events.
+        event_type: &'static str,
+        /// Whether ids are minted in sequence, by a new run of the producer or the old one.
+        sequenced: Option<bool>,
+        /// The events.
+        events: Vec<NewEvent>,
+        /// Whether the first one stands in the batch twice.
+        is_first_twice: bool,
+        /// What becomes of it on the network.
+        way: Way,
+    },
+    /// A producer sends one event again, in a batch of its own.
+    Resend {
+        /// Which of all that were made.
+        nth: u64,
+        /// How.
+        again: Again,
+        /// What becomes of it on the network.
+        way: Way,
+    },
+    /// The server commits what arrived, and shards do some of their work, in an order that the salt says.
+    Work {
+        /// Steps.
+        steps: u32,
+        /// Decides the order.
+        salt: u64,
+    },
+    /// Resources are put, all or none.
+    Put(Vec<Resource>),
+    /// Cuts now.
+    Cut,
+    /// Cuts and makes journals if they are due.
+    Due,
+    /// Makes journals of an entity.
+    Journals {
+        /// The entity.
+        entity: &'static str,
+    },
+    /// Billing acknowledges a batch.
+    Ack {
+        /// Which of the sealed ones.
+        nth: u64,
+        /// Whether with the digest of another history.
+        is_forked: bool,
+    },
+    /// Somebody reads the directory beside the running server.
+    Peek,
+    /// The server stops cleanly and starts with other settings.
+    Restart {
+        /// Number of shards.
+        shards: usize,
+        /// Limits, if they change.
+        limits: Option<Limits>,
+    },
+    /// The server dies on its way, after so many operations of its disk, and starts again.
+    Crash {
+        /// Operations until then.
+        after: u64,
+        /// How.
+        death: Death,
+        /// Decides what was torn.
+        salt: u64,
+        /// The same again while it starts, after so many operations.
+        again: Option<u64>,
+        /// Number of shards when it starts.
+        shards: usize,
+    },
+    /// A bit of a copy of the directory flips, and somebody starts on it.
+    Flip {
+        /// Decides which.
+        salt: u64,
+    },
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}", self.seed)?;
+        writeln!(f, "  {:?}", self.setup)?;
+        for (index, action) in self.actions.iter().enumerate() {
+            writeln!(f, "  {:>3}  {action}", index + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Pass { seconds } => write!(f, "{} h pass", seconds / 3_600),
+            Action::SetBack { seconds } => write!(f, "the clock is set back {seconds} s"),
+            Action::Produce { source, event_type, sequenced, events, is_first_twice, way } => {
+                let ids = match sequenced {
+                    None => "",
+                    Some(false) => " (sequenced)",
+                    Some(true) => " (sequenced, new run)",
+                };
+                write!(f, "{source} sends {} {event_type} events{ids}{way}", events.len())?;
+                if *is_first_twice {
+                    f.write_str(", the first twice")?;
+                }
+                for event in events {
+                    write!(f, "\n         {event}")?;
+                }
+                Ok(())
+            }
+            Action::Resend { nth, again, way } => write!(f, "event {nth} is sent again: {again:?}{way}"),
+            Action::Work { steps, salt } => write!(f, "{steps} steps of work, order {salt:#x}"),
+            Action::Put(resources) => {
+                f.write_str("put")?;
+                resources.iter().try_for_each(|resource| write!(f, " {resource:?}"))
+            }
+            Action::Cut => f.write_str("cut"),
+            Action::Due => f.write_str("what is due"),
+            Action::Journals { entity } => write!(f, "journals of {entity}"),
+            Action::Ack { nth, is_forked } => {
+                write!(f, "billing acks batch {nth}{}", if *is_forked { " of another history" } else { "" })
+            }
+            Action::Peek => f.write_str("somebody reads beside the server"),
+            Action::Restart { shards, limits } => {
+                write!(f, "clean restart with {shards} shards")?;
+                limits.map_or(Ok(()), |limits| write!(f, " and {limits:?}"))
+            }
+            Action::Crash { after, death, salt, again, shards } => {
+                write!(f, "{death:?} after {after} operations, salt {salt:#x}")?;
+                if let Some(again) = again {
+                    write!(f, ", again {again} operations into the start")?;
+                }
+                write!(f, "; starts with {shards} shards")
+            }
+            Action::Flip { salt } => write!(f, "a bit flips, salt {salt:#x}"),
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.copies {
+            0 => f.write_str(", lost")?,
+            1 => {}
+            copies => write!(f, ", {copies} copies")?,
+        }
+        if self.delay > 0 {
+            write!(f, ", {} actions late", self.delay)?;
+        }
+        if self.loses_ack { f.write_str(", ack lost") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for NewEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.subject)?;
+        match self.when {
+            When::HoursAgo(hours) => write!(f, " {hours} h ago")?,
+            When::At(time) => write!(f, " at {time}")?,
+        }
+        if let Some(halves) = self.halves {
+            write!(f, ", {halves} halves")?;
+        }
+        if let Some(group) = self.group {
+            write!(f, ", {group}")?;
+        }
+        if self.flaw == Flaw::None { Ok(()) } else { write!(f, ", flaw {:?}", self.flaw) }
+    }
+}

@@ -1,0 +1,809 @@
+//! Plays a plan: drives a server through it, kills it, starts it again, and asks the auditor.
+//!
+//! Owns: doing actions, dying and starting, the trace of a run. Leaves to others: what is right (`auditor`).
+
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use domain::time::{HOUR, SECOND};
+use domain::{Decimal, EntityId, Timestamp};
+use engine::identity::IdentityKey;
+use engine::testing::disk::{Faults, SimulatedDisk};
+use machine::{DoneCut, ReplayMode, Surroundings, read_moment, replay};
+use serde_json::{Value, json};
+use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
+
+use crate::actions::{
+    ACCOUNTS, Action, DIMENSION, Death, ENTITIES, GROUPS, Limits, Negative, Plan, RICH, Resource,
+    SUBSCRIPTIONS, Terms, account_of,
+};
+use crate::auditor::{Auditor, Promise};
+use crate::prices::{Kind, PRICES, hour};
+use crate::producers::Producers;
+use crate::random::Random;
+use crate::server::{Clock, Said, Server, Stopped, logs_of};
+
+/// Worlds start three weeks into January and end within the auditor's months.
+const START: i64 = 20 * 24;
+const END: i64 = 200 * 24;
+const IDENTITY_KEY: &str = "00000000000000000000000000000007";
+
+/// Why a run is not right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Number of the action, from 1; none at the end.
+    pub action: Option<usize>,
+    /// What was found.
+    pub what: String,
+}
+
+/// What a run did: a digest that is equal for equal runs, and numbers that say what was reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Over everything that the server and the auditor said.
+    pub digest: u64,
+    /// Starts after the first.
+    pub starts: u64,
+    /// Starts after a death.
+    pub deaths: u64,
+    /// Events that producers made.
+    pub events: u64,
+    /// Sealed charge batches.
+    pub batches: u64,
+    /// Flipped bits that were refused.
+    pub refused_flips: u64,
+}
+
+/// What happened, in words; kept only where somebody will read it.
+#[derive(Default)]
+pub struct Trace {
+    digest: u64,
+    lines: Option<Vec<String>>,
+}
+
+impl Trace {
+    /// A trace that keeps its lines.
+    pub fn kept() -> Self {
+        Self { digest: 0, lines: Some(Vec::new()) }
+    }
+
+    /// The lines.
+    pub fn lines(&self) -> &[String] {
+        self.lines.as_deref().unwrap_or_default()
+    }
+
+    fn say(&mut self, line: &str) {
+        for byte in line.bytes() {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.push(line.to_string());
+        }
+    }
+}
+
+/// Plays a plan.
+///
+/// # Errors
+/// The first thing that is not right, panics included.
+pub fn play(plan: &Plan, trace: &mut Trace) -> Result<Outcome, Failure> {
+    let mut at = None;
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut play = Play::new(plan, trace);
+        play.run(&mut at)
+    }));
+    let what = match played {
+        Ok(Ok(outcome)) => return Ok(outcome),
+        Ok(Err(what)) => what,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            format!("panic: {}", text.unwrap_or_default())
+        }
+    };
+    Err(Failure { action: at, what })
+}
+
+struct Play<'p> {
+    plan: &'p Plan,
+    trace: &'p mut Trace,
+    disk: SimulatedDisk,
+    server: Option<Server>,
+    shards: usize,
+    limits: Limits,
+    clock: Clock,
+    step: u64,
+    producers: Producers,
+    auditor: Auditor,
+    /// How the server will die, and what follows.
+    armed: Option<(Death, u64, Option<u64>, usize)>,
+    outcome: Outcome,
+}
+
+type Done = Result<(), String>;
+
+/// What keeps an action from being done.
+enum Halt {
+    /// The server died.
+    Died(Stopped),
+    /// Something is not right.
+    Wrong(String),
+}
+
+impl From<String> for Halt {
+    fn from(what: String) -> Self {
+        Halt::Wrong(what)
+    }
+}
+
+impl From<Stopped> for Halt {
+    fn from(stopped: Stopped) -> Self {
+        Halt::Died(stopped)
+    }
+}
+
+impl From<machine::ControlError> for Halt {
+    fn from(error: machine::ControlError) -> Self {
+        Halt::Died(Stopped::Control(error))
+    }
+}
+
+impl<'p> Play<'p> {
+    fn new(plan: &'p Plan, trace: &'p mut Trace) -> Self {
+        let key = IdentityKey::from_hex(IDENTITY_KEY).expect("a key");
+        Self {
+            plan,
+            trace,
+            disk: SimulatedDisk::default(),
+            server: None,
+            shards: plan.setup.shards,
+            limits: plan.setup.limits,
+            clock: Clock::new(hour(START)),
+            step: 0,
+            producers: Producers::default(),
+            auditor: Auditor::new(plan.setup.segment_bytes, key),
+            armed: None,
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn run(&mut self, at: &mut Option<usize>) -> Result<Outcome, String> {
+        self.start()?;
+        self.do_action(&Action::Put(Vec::new()))?;
+        self.set_up()?;
+        for (index, action) in self.plan.actions.iter().enumerate() {
+            *at = Some(index + 1);
+            self.trace.say(&format!("{:>3}  {action}", index + 1));
+            self.do_action(action)?;
+        }
+        *at = None;
+        self.finish()?;
+        self.outcome.digest = self.trace.digest;
+        self.outcome.batches = self.auditor.books.batch_count() as u64;
+        self.outcome.events = self.producers.batches.iter().map(|batch| batch.events.len() as u64).sum();
+        Ok(self.outcome)
+    }
+
+    /// Entities, accounts, plans, the summing meter and the rich account's subscription: every world has them.
+    fn set_up(&mut self) -> Done {
+        let setup = &self.plan.setup;
+        let mut resources = Vec::new();
+        let mut put = |kind: &str, id: &str, body: Value| {
+            resources.push((kind.to_string(), id.to_string(), body));
+        };
+        for (id, zone) in ENTITIES.iter().zip(setup.entity_zones) {
+            put("entities", id, json!({"currency": "USD", "time_zone": zone}));
+        }
+        for (id, (entity, zone)) in ACCOUNTS.iter().zip(setup.accounts) {
+            let body = json!({
+                "name": id, "entity": ENTITIES[entity], "currency": setup.currency, "time_zone": zone,
+            });
+            put("accounts", id, body);
+        }
+        for plan in ["p0", "p1", "p2"] {
+            put("plans", plan, json!({"currency": setup.currency}));
+        }
+        let mut tokens = json!({"event_type": "call", "aggregation": "sum", "value": "tokens"});
+        tokens["negative_usage"] = match setup.negative {
+            Negative::Reject => "reject".into(),
+            Negative::Zero => "zero".into(),
+            Negative::Signed => "signed".into(),
+        };
+        if setup.sum_is_grouped {
+            tokens["group_by"] = json!([DIMENSION]);
+        }
+        put("meters", "tokens", tokens);
+        let body = json!({"account": RICH, "plan": "p2", "from": hour(0)});
+        put("subscriptions", "rich-s", body);
+        put("subjects", "k5", json!({"subscription": "rich-s", "from": hour(0)}));
+        self.put(resources, "setup")
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self.server.as_mut().expect("a server runs between actions")
+    }
+
+    fn do_action(&mut self, action: &Action) -> Done {
+        self.step += 1;
+        match self.act(action) {
+            Ok(()) => self.take_said()?,
+            Err(Halt::Wrong(what)) => return Err(what),
+            Err(Halt::Died(stopped)) => {
+                self.take_said()?;
+                self.die(&stopped)?;
+            }
+        }
+        self.deliver()
+    }
+
+    /// What the network brings, and what producers send again.
+    fn deliver(&mut self) -> Done {
+        self.producers.send_again(self.step, true);
+        let mut random = Random::new(self.plan.seed ^ self.step.wrapping_mul(0x5851_f42d_4c95_7f2d));
+        for (batch, loses_ack) in self.producers.arrivals(self.step, &mut random) {
+            let frame = self.producers.batches[batch].frame.clone();
+            self.server().usage.arrive(batch, &frame, loses_ack);
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the server said since the last time.
+    fn take_said(&mut self) -> Done {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        self.clock = server.usage.clock;
+        let said = std::mem::take(&mut server.usage.said);
+        self.note(said)
+    }
+
+    fn note(&mut self, said: Vec<Said>) -> Done {
+        for said in said {
+            self.trace.say(&format!("     {said:?}"));
+            self.auditor.note(&said)?;
+            if let Said::Ack { batch, is_lost: false, .. } = said {
+                self.producers.take_ack(batch);
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), Halt> {
+        match action {
+            Action::Pass { seconds } => {
+                let now = self.server().usage.present();
+                let end = hour(END).max(now);
+                self.server().usage.clock.now = now.plus(seconds * SECOND).min(end);
+            }
+            Action::SetBack { seconds } => {
+                let clock = &mut self.server().usage.clock;
+                clock.now = clock.now.plus(-seconds * SECOND);
+            }
+            Action::Produce { source, event_type, sequenced, events, is_first_twice, way } => {
+                let now = self.server().usage.present();
+                let batch =
+                    self.producers.produce(source, event_type, *sequenced, events, *is_first_twice, now);
+                self.producers.send(batch, *way, self.step);
+            }
+            Action::Resend { nth, again, way } => {
+                if let Some(batch) = self.producers.again(*nth, *again) {
+                    self.producers.send(batch, *way, self.step);
+                }
+            }
+            Action::Work { steps, salt } => {
+                let steps = *steps;
+                let order = Random::new(*salt);
+                let usage = &mut self.server().usage;
+                usage.order = order;
+                usage.work(steps)?;
+            }
+            Action::Put(resources) => {
+                let mut bodies = Vec::new();
+                for resource in resources {
+                    bodies.extend(self.body_of(resource));
+                }
+                self.try_put(bodies, "somebody")?;
+            }
+            Action::Cut => {
+                let now = self.server().usage.present();
+                self.cut(now)?;
+            }
+            Action::Due => self.run_due()?,
+            Action::Journals { entity } => self.journals(entity)?,
+            Action::Ack { nth, is_forked } => self.ack(*nth, *is_forked)?,
+            Action::Peek => {
+                let logs = logs_of(&self.disk, self.plan.setup.segment_bytes);
+                read_moment(&logs, 1 + self.step as usize % 4)
+                    .map_err(|error| format!("a reader beside the server fails: {error}"))?;
+            }
+            Action::Restart { shards, limits } => self.restart(*shards, *limits)?,
+            Action::Crash { after, death, salt, again, shards } => {
+                self.armed = Some((*death, *salt, *again, *shards));
+                let used: u64 = self.disk.files().iter().map(|(_, bytes)| *bytes as u64).sum();
+                self.disk.set_faults(faults_of(*death, *after, used));
+            }
+            Action::Flip { salt } => self.flip(*salt)?,
+        }
+        Ok(())
+    }
+
+    /// Puts without a fault in the way.
+    fn put(&mut self, resources: Vec<(String, String, Value)>, actor: &str) -> Done {
+        match self.try_put(resources, actor) {
+            Ok(()) => self.take_said(),
+            Err(Halt::Wrong(what)) => Err(what),
+            Err(Halt::Died(stopped)) => Err(format!("the server stops by itself: {stopped}")),
+        }
+    }
+
+    fn try_put(&mut self, resources: Vec<(String, String, Value)>, actor: &str) -> Result<(), Halt> {
+        if resources.is_empty() {
+            return Ok(());
+        }
+        let server = self.server();
+        let outcomes = server.control.put(&mut server.usage, resources, actor)?;
+        match outcomes {
+            Ok(outcomes) => {
+                for outcome in outcomes {
+                    self.trace.say(&format!("     {outcome:?}"));
+                    if let Some(version) = outcome.version {
+                        let (kind, id, version) = (outcome.kind, outcome.id, u64::from(version));
+                        self.auditor.promise(Promise::Put { kind, id, version });
+                    }
+                }
+            }
+            Err(refused) => {
+                self.trace.say(&format!("     refused: {refused}"));
+                assert_ne!(actor, "setup", "{refused}");
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, at: Timestamp) -> Result<(), Halt> {
+        let server = self.server();
+        let done = server.control.cut(&mut server.usage, at, "somebody")?;
+        self.after_cut(&done)?;
+        Ok(())
+    }
+
+    fn after_cut(&mut self, done: &DoneCut) -> Done {
+        let sealed = done.sealed.as_ref().map(|(batch, entry)| (batch.head.number, entry.digest.clone()));
+        self.trace.say(&format!("     cut {} at {}: {sealed:?}", done.cut.number, done.cut.at));
+        self.auditor.promise(Promise::Cut(done.cut.number));
+        let server = self.server.as_ref().expect("a server made the cut");
+        let (at, barrier) = (done.cut.at, done.cut.barrier);
+        self.auditor.check_cut(&self.disk, &self.producers, server, at, barrier, self.shards)
+    }
+
+    fn run_due(&mut self) -> Result<(), Halt> {
+        let interval = self.plan.setup.cut_hours * HOUR;
+        let now = self.server().usage.present();
+        if self.server().control.is_cut_due(now, interval) {
+            self.cut(now)?;
+        }
+        for entity in self.server().control.journals_due(now) {
+            self.journals(entity.as_str())?;
+        }
+        Ok(())
+    }
+
+    fn journals(&mut self, entity: &str) -> Result<(), Halt> {
+        let server = self.server();
+        let entity = EntityId::new(entity).expect("an id");
+        let now = server.usage.now();
+        let done = server.control.journal_run(&mut server.usage, &entity, now, "somebody")?;
+        let made = done.map(|done| (done.journals.journals.len(), done.entry.digest));
+        self.trace.say(&format!("     journals: {made:?}"));
+        Ok(())
+    }
+
+    fn ack(&mut self, nth: u64, is_forked: bool) -> Result<(), Halt> {
+        let server = self.server();
+        let seals = server.control.machine().control().seals();
+        // One in so many acks is of a batch that does not exist yet.
+        let batch = 1 + nth % (seals.len() as u64 + 1);
+        let digest = seals.get(batch as usize - 1).map(|seal| seal.digest.clone());
+        let given = if is_forked { Some("f".repeat(64)) } else { digest.clone() };
+        let status = server.control.ack_batch(&mut server.usage, batch, given.as_deref(), "billing")?;
+        let should_fit = digest.is_some() && !is_forked;
+        if status.is_ok() != should_fit {
+            return Err(format!("an ack of batch {batch} is answered {status:?}").into());
+        }
+        if should_fit {
+            self.auditor.promise(Promise::Acked(batch));
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, shards: usize, limits: Option<Limits>) -> Result<(), Halt> {
+        let server = self.server.take().expect("a server runs");
+        let (clock, said, stopped) = server.stop();
+        self.clock = clock;
+        self.note(said)?;
+        self.shards = shards;
+        self.limits = limits.unwrap_or(self.limits);
+        stopped?;
+        // Nothing that was armed happened on the way down; it may on the way up.
+        self.start()?;
+        Ok(())
+    }
+
+    /// The server died, of what was armed or by itself.
+    fn die(&mut self, stopped: &Stopped) -> Done {
+        let Some((death, salt, again, shards)) = self.armed.take() else {
+            return Err(format!("the server stops by itself: {stopped}"));
+        };
+        self.trace.say(&format!("     died: {stopped}"));
+        self.server = None;
+        self.outcome.deaths += 1;
+        let is_dark = match death {
+            Death::Power => true,
+            Death::Kill | Death::Full(_) => false,
+            Death::WriteError(is_dark) | Death::SyncError(is_dark) => is_dark,
+        };
+        if is_dark {
+            self.disk.crash(salt);
+        }
+        self.disk.set_faults(Faults::default());
+        self.shards = shards;
+        if let Some(again) = again {
+            self.armed = Some((Death::Power, salt ^ 0x55, None, shards));
+            self.disk.set_faults(faults_of(Death::Power, again, 0));
+        }
+        self.start()
+    }
+
+    /// Starts a server and audits it.
+    fn start(&mut self) -> Done {
+        let genesis = ControlRecord::Genesis(Genesis {
+            tenant: 0,
+            incarnation: 0,
+            identity_key: IDENTITY_KEY.to_string(),
+            clock: ClockKind::Real,
+            epoch: machine::RATING_EPOCH.to_string(),
+            made_by: "a simulation".to_string(),
+        });
+        let policy = policy_of(self.limits);
+        let first = [genesis, ControlRecord::Policy(policy_of(self.plan.setup.limits))];
+        let started = Server::start(
+            &self.disk,
+            self.plan.setup.segment_bytes,
+            self.shards,
+            self.clock,
+            Random::new(self.plan.seed ^ self.step),
+            &first,
+            &|control| {
+                let changes = control.policy() != policy;
+                changes.then(|| ControlRecord::Policy(policy.clone())).into_iter().collect()
+            },
+        );
+        match started {
+            Ok(server) => self.server = Some(server),
+            Err(stopped) if self.armed.is_some() => return self.die(&stopped),
+            Err(stopped) => return Err(format!("the server refuses to start: {stopped}")),
+        }
+        self.outcome.starts += 1;
+        self.after_start()
+    }
+
+    fn after_start(&mut self) -> Done {
+        let server = self.server();
+        let finished = std::mem::take(&mut server.finished);
+        let control = server.control.machine().control();
+        let state = format!(
+            "     started: {} seals, chain {}, journals {}",
+            control.seals().len(),
+            control.chain_head(),
+            control.journal_digest()
+        );
+        self.trace.say(&state);
+        self.check_state()?;
+        if let Some(done) = finished.cut {
+            self.after_cut(&done)?;
+        }
+        if let Some(done) = finished.journals {
+            self.trace.say(&format!("     journals finished: {}", done.entry.digest));
+        }
+        Ok(())
+    }
+
+    fn check_state(&mut self) -> Done {
+        let server = self.server.as_mut().expect("a server runs");
+        server.usage.settle().map_err(|error| format!("a shard fails: {error}"))?;
+        self.take_said()?;
+        let counters = self.server().usage.counters();
+        self.auditor.check_state(&self.disk, &self.producers, &counters)
+    }
+
+    /// A bit of a copy of the directory flips. Whoever starts on it is told, or finds the same state.
+    fn flip(&mut self, salt: u64) -> Result<(), Halt> {
+        let mut random = Random::new(salt);
+        let copy = self.disk.copy();
+        let files: Vec<(String, usize)> = copy.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
+        let (name, bytes) = files[random.below(files.len() as u64) as usize].clone();
+        // Most of a file is room for more; half of all flips hit its start.
+        let within = if random.chance(50) { bytes.min(16 << 10) } else { bytes };
+        let (byte, bit) = (random.below(within as u64) as usize, random.below(8) as u8);
+        let segment_bytes = self.plan.setup.segment_bytes;
+        let digests = |disk: &SimulatedDisk| {
+            let logs = logs_of(disk, segment_bytes);
+            replay(&logs, 1, ReplayMode::Load).map(|replayed| {
+                let shard = &replayed.replayer.shards[0];
+                (replayed.events, replayed.summary, shard.counters().clone(), shard.remembered())
+            })
+        };
+        let before = digests(&copy).map_err(|error| format!("a copy does not replay: {error}"))?;
+        copy.flip(&name, byte, bit);
+        match digests(&copy) {
+            Err(error) => {
+                self.outcome.refused_flips += 1;
+                self.trace.say(&format!("     bit {bit} of byte {byte} of {name} flipped: {error}"));
+                Ok(())
+            }
+            Ok(after) if after == before => Ok(()),
+            // Of a log that was not closed, the end of the newest segment cannot be told from a torn commit.
+            Ok(_) if self.is_in_last_block(&name, byte) => Ok(()),
+            Ok(after) => {
+                let what =
+                    format!("bit {bit} of byte {byte} of {name} flipped, and nobody noticed: {after:?}");
+                Err(Halt::Wrong(what))
+            }
+        }
+    }
+
+    /// Whether a byte lies in or behind the last block of a log.
+    fn is_in_last_block(&self, name: &str, byte: usize) -> bool {
+        let logs = logs_of(&self.disk, self.plan.setup.segment_bytes);
+        let place = match name.split('/').next() {
+            Some("control") => logs.control,
+            Some("charges") => logs.charges,
+            Some("journals") => logs.journals,
+            _ => logs.usage,
+        };
+        last_block_of(&place).is_none_or(|(file, position)| name.ends_with(&file) && byte as u64 >= position)
+    }
+
+    /// Producers are satisfied, months end, everything is journaled, and all of it is audited once more.
+    fn finish(&mut self) -> Done {
+        self.trace.say("end");
+        self.armed = None;
+        self.disk.set_faults(Faults::default());
+        let may_not_die = |halt: Halt| match halt {
+            Halt::Wrong(what) => what,
+            Halt::Died(stopped) => format!("the server stops by itself: {stopped}"),
+        };
+        for _ in 0..3 {
+            self.step += 10;
+            self.producers.send_again(self.step, false);
+            self.deliver()?;
+            let usage = &mut self.server().usage;
+            while usage.has_incoming() {
+                usage.work(8).map_err(|stopped| may_not_die(stopped.into()))?;
+            }
+            self.take_said()?;
+        }
+        if !self.producers.are_satisfied() {
+            return Err("a producer waits for an ack for ever".to_string());
+        }
+        self.check_state()?;
+        for days in [0, 45, 0] {
+            let now = self.server().usage.present().plus(days * 24 * HOUR).min(hour(END + 50 * 24));
+            self.server().usage.clock.now = now;
+            self.cut(now).map_err(may_not_die)?;
+        }
+        for entity in ENTITIES {
+            self.journals(entity).map_err(may_not_die)?;
+        }
+        self.check_state()?;
+        self.auditor.books.check_posted()?;
+        let logs = logs_of(&self.disk, self.plan.setup.segment_bytes);
+        let control = self.server().control.machine().control();
+        let (chain, journals) = (control.chain_head().to_string(), control.journal_digest().to_string());
+        for shards in [1, 3, 8] {
+            let replayed = replay(&logs, shards, ReplayMode::Derive);
+            let summary =
+                replayed.map_err(|error| format!("replay with {shards} shards: {}", all_of(&error)))?.summary;
+            if (&summary.chain, &summary.journals) != (&chain, &journals) {
+                return Err(format!("replay with {shards} shards gives {summary:?}"));
+            }
+        }
+        let shards = 1 + self.shards % 8;
+        self.restart(shards, None).map_err(may_not_die)?;
+        self.trace.say(&format!("{chain} {journals}"));
+        Ok(())
+    }
+
+    /// Kind, id and body of a resource.
+    fn body_of(&self, resource: &Resource) -> Option<(String, String, Value)> {
+        let put = |kind: &str, id: &str, body: Value| Some((kind.to_string(), id.to_string(), body));
+        match resource {
+            Resource::CountMeter => {
+                let body = json!({"event_type": "call", "aggregation": "count", "group_by": [DIMENSION]});
+                put("meters", "calls", body)
+            }
+            Resource::FilterMeter => {
+                let body = json!({
+                    "event_type": "call", "aggregation": "count", "filter": {DIMENSION: GROUPS[1]},
+                });
+                put("meters", "small-calls", body)
+            }
+            Resource::Price(index, terms) => {
+                let (id, plan, kind, meter) = PRICES[*index];
+                put("prices", id, price_body(plan, kind, meter, terms))
+            }
+            Resource::RichPrice(number, factor) => {
+                let (id, body) = rich_price(*number, *factor);
+                put("prices", id, body)
+            }
+            Resource::Subscribe(subscription, plan, from, hours) => {
+                let mut body = json!({"account": account_of(subscription), "plan": plan, "from": from});
+                put_until(&mut body, hours.map(|hours| from.plus(hours * HOUR)));
+                put("subscriptions", subscription, body)
+            }
+            Resource::End(subscription, until) => {
+                let catalog = self.server.as_ref()?.control.machine().control().catalog();
+                let known = catalog.subscription(&domain::SubscriptionId::new(subscription).ok()?)?;
+                let newest = known.spans().last()?.1.clone();
+                let mut body = json!({
+                    "account": account_of(subscription), "plan": newest.plan.as_str(), "from": newest.from,
+                });
+                put_until(&mut body, Some(*until));
+                put("subscriptions", subscription, body)
+            }
+            Resource::Amend(seats, has_discount, has_minimum, from) => {
+                let mut body = json!({"account": RICH, "plan": "p2", "from": from});
+                body["seats"] = seats.to_string().into();
+                if *has_discount {
+                    body["discounts"] = json!([{"percent": "12.5"}]);
+                }
+                if *has_minimum {
+                    body["minimum"] = "7".into();
+                }
+                put("subscriptions", SUBSCRIPTIONS[4], body)
+            }
+            Resource::Bind(subject, subscription, from, hours) => {
+                let mut body = json!({"subscription": subscription, "from": from});
+                put_until(&mut body, hours.map(|hours| from.plus(hours * HOUR)));
+                put("subjects", subject, body)
+            }
+            Resource::Rename(account, number) => {
+                let index = ACCOUNTS.iter().position(|known| known == account)?;
+                let (entity, zone) = self.plan.setup.accounts[index];
+                let body = json!({
+                    "name": format!("{account} {number}"), "entity": ENTITIES[entity],
+                    "currency": self.plan.setup.currency, "time_zone": zone,
+                });
+                put("accounts", account, body)
+            }
+            Resource::Commit(number, amount, shape) => {
+                let zone = domain::Zone::new(self.plan.setup.accounts[3].1).ok()?;
+                let month = |months: i64| zone.month(zone.period_of(hour(15 * 24 + months * 31 * 24))).from;
+                let body = json!({
+                    "account": RICH, "shape": shape, "amount": amount.to_string(), "overage_factor": "1.25",
+                    "from": month(i64::from(*number)), "until": month(2 + i64::from(*number)),
+                });
+                put("commitments", &format!("commitment-{number}"), body)
+            }
+            Resource::Grant(number, amount, from, days, is_paid) => {
+                let kind = if *is_paid { "paid" } else { "promotional" };
+                let mut body =
+                    json!({"account": RICH, "kind": kind, "amount": amount.to_string(), "from": from});
+                put_until(&mut body, days.map(|days| from.plus(days * 24 * HOUR)));
+                put("grants", &format!("grant-{number}"), body)
+            }
+            Resource::Nonsense(0) => put("prices", "p0-tokens", json!({"plan": "none"})),
+            Resource::Nonsense(1) => put("planets", "mars", json!({})),
+            Resource::Nonsense(_) => put("subjects", "k0", json!({"subscription": "none", "from": hour(0)})),
+        }
+    }
+}
+
+fn all_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// File and position of the last block of a log.
+fn last_block_of(place: &machine::LogPlace) -> Option<(String, u64)> {
+    let mut reader = engine::log::LogReader::open(&*place.storage, place.options, 0, None).ok()?;
+    let mut last = None;
+    while let Some(record) = reader.next().ok()? {
+        last = Some(record.offset);
+    }
+    let last = last?;
+    let bases = place.storage.list().ok()?.into_iter().filter_map(|name| {
+        let base: u64 = name.strip_suffix(".seg")?.parse().ok()?;
+        (base <= last).then_some((base, name))
+    });
+    let (base, name) = bases.max()?;
+    // A block starts at a sector; its last record starts in one of its sectors, perhaps not the first.
+    Some((name, (last - base) / 4_096 * 4_096))
+}
+
+fn policy_of(limits: Limits) -> PolicyRecord {
+    PolicyRecord {
+        horizon: limits.horizon * HOUR,
+        future_max: limits.future_max * HOUR,
+        pending_per_slot_max: limits.pending_per_slot_max,
+        grace: limits.grace * HOUR,
+    }
+}
+
+fn faults_of(death: Death, after: u64, used: u64) -> Faults {
+    match death {
+        Death::Power | Death::Kill => Faults { stop_at: Some(after), ..Faults::default() },
+        Death::WriteError(_) => Faults { fail_write: Some(after), ..Faults::default() },
+        Death::SyncError(_) => Faults { fail_sync: Some(after), ..Faults::default() },
+        Death::Full(left) => Faults { bytes_max: Some(used + left), ..Faults::default() },
+    }
+}
+
+fn put_until(body: &mut Value, until: Option<Timestamp>) {
+    if let Some(until) = until {
+        body["until"] = until.to_string().into();
+    }
+}
+
+fn price_body(plan: &str, kind: Kind, meter: Option<&str>, terms: &Terms) -> Value {
+    let unit = |unit: i64| Decimal::new(i128::from(unit), 4).expect("digits").to_string();
+    let mut body = json!({"plan": plan, "window": "month"});
+    if kind == Kind::Graduated {
+        body["model"] = "graduated".into();
+        let tiers = terms.tiers.iter().map(|tier| {
+            let flat = Decimal::new(i128::from(tier.flat), 2).expect("digits").to_string();
+            let mut body = json!({"unit_amount": unit(tier.unit), "flat_amount": flat});
+            if let Some(halves) = tier.up_to {
+                let up_to = Decimal::new(i128::from(halves) * 5, 1).expect("digits");
+                body["up_to"] = up_to.to_string().into();
+            }
+            body
+        });
+        body["tiers"] = tiers.collect();
+        if let Some(flat_at_zero) = terms.flat_at_zero {
+            body["flat_at_zero"] = flat_at_zero.into();
+        }
+    } else {
+        body["model"] = if kind == Kind::Flat { "flat" } else { "per_unit" }.into();
+        body["unit_amount"] = unit(terms.tiers[0].unit).into();
+    }
+    if let Some(meter) = meter {
+        body["meter"] = meter.into();
+        body["per"] = terms.per.into();
+    }
+    if let Some(from) = terms.from {
+        body["effective_from"] = from.to_string().into();
+    }
+    body
+}
+
+/// Prices of models that the auditor does not price.
+fn rich_price(number: u8, factor: i64) -> (&'static str, Value) {
+    let amount = |cents: i64| Decimal::new(i128::from(cents * factor), 3).expect("digits").to_string();
+    match number {
+        0 => (
+            "p2-tokens",
+            json!({
+                "plan": "p2", "window": "month", "model": "volume", "meter": "tokens",
+                "tiers": [{"up_to": "100.5", "unit_amount": amount(17)}, {"unit_amount": amount(4)}],
+            }),
+        ),
+        1 => (
+            "p2-packages",
+            json!({
+                "plan": "p2", "window": "month", "model": "package", "meter": "tokens",
+                "unit_amount": amount(900), "package_size": "25",
+            }),
+        ),
+        _ => (
+            "p2-fee",
+            json!({
+                "plan": "p2", "window": "month", "model": "flat", "unit_amount": amount(9_000),
+                "payment": "in_advance", "proration": "second",
+            }),
+        ),
+    }
+}

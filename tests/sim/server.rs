@@ -1,0 +1,363 @@
+//! A server without threads: the control side, the usage log and the shards, stepped in an order that a seed chooses.
+//!
+//! Owns: what the server's threads do around `machine` and `engine`: group commit, hand-off, queues, a clock that a slow
+//! sync moves. Leaves to others: everything that decides.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use domain::plan::MeteringPlan;
+use domain::time::SECOND;
+use domain::{Subject, Timestamp};
+use engine::identity::IdentityKey;
+use engine::log::{LogError, LogKind, LogOptions, LogWriter};
+use engine::prepared::PreparedBatch;
+use engine::shard::cell::{Fold, Group};
+use engine::shard::{Shard, SourceCounters};
+use engine::testing::disk::SimulatedDisk;
+use machine::{
+    ControlError, ControlWriter, FinishedWork, LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError,
+    Surroundings, UsageHistory, pass_barrier_through, recover,
+};
+use wire::AlignedBytes;
+use wire::control::ControlRecord;
+use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
+use wire::verdict::Verdict;
+
+use crate::random::Random;
+
+const MILLISECOND: i64 = SECOND / 1_000;
+
+/// The logs of a disk.
+pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
+    let place = |kind, folder| LogPlace {
+        storage: Arc::new(disk.folder(folder)),
+        options: LogOptions { kind, partition: 0, incarnation: 0, segment_bytes },
+    };
+    Logs {
+        control: place(LogKind::Control, "control"),
+        usage: place(LogKind::Usage, "usage-0"),
+        charges: place(LogKind::Charges, "charges"),
+        journals: place(LogKind::Journals, "journals"),
+        snapshots: Arc::new(disk.folder("snapshots")),
+    }
+}
+
+/// A clock that moves when it is told to, and while a disk syncs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    pub(crate) now: Timestamp,
+    /// Syncs whose time was counted.
+    syncs: u64,
+}
+
+impl Clock {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self { now, syncs: 0 }
+    }
+
+    fn present(&mut self, disk: &SimulatedDisk) -> Timestamp {
+        for sync in self.syncs..disk.syncs_ever() {
+            // Most syncs take a millisecond, some half a minute.
+            let took = if sync % 37 == 17 { 31 * SECOND } else { MILLISECOND };
+            self.now = self.now.plus(took);
+        }
+        self.syncs = disk.syncs_ever();
+        self.now
+    }
+}
+
+/// What a server said to the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A batch is durable at an offset.
+    Ack { batch: usize, offset: u64, is_lost: bool },
+    /// What became of an event of the batch at an offset.
+    Verdict { offset: u64, index: u16, verdict: Verdict },
+}
+
+/// A batch that arrived.
+struct Incoming {
+    batch: usize,
+    prepared: PreparedBatch,
+    loses_ack: bool,
+}
+
+enum Task {
+    Batch(Rc<PreparedBatch>),
+    Barrier(Rc<BarrierTask>),
+}
+
+struct BarrierTask {
+    offset: u64,
+    control_offset: u64,
+    plan: Arc<MeteringPlan>,
+    is_cut: bool,
+}
+
+/// A cell as its shard last reported it.
+pub(crate) type CellKey = (Subject, u32, Group, Timestamp);
+
+/// The usage log, the shards and the clock.
+pub(crate) struct UsageSide {
+    writer: LogWriter,
+    incoming: VecDeque<Incoming>,
+    shards: Vec<(Shard, VecDeque<Task>)>,
+    history: UsageHistory,
+    key: IdentityKey,
+    disk: SimulatedDisk,
+    pub(crate) clock: Clock,
+    pub(crate) order: Random,
+    pub(crate) said: Vec<Said>,
+    /// Cells as reported since the server started, by shard.
+    pub(crate) cells: BTreeMap<(usize, CellKey), Fold>,
+    /// Offset of the barrier of the last cut.
+    pub(crate) last_barrier: u64,
+    /// What shards handed over at the barrier that is under way.
+    reports: Vec<(usize, Vec<engine::shard::cell::CellReport>)>,
+}
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) control: ControlWriter,
+    pub(crate) usage: UsageSide,
+    /// What the start found open.
+    pub(crate) finished: FinishedWork,
+}
+
+/// Why a server does not run.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    Recovery(RecoveryError),
+    Control(ControlError),
+    Usage(LogError),
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut source: Option<&dyn Error> = Some(match self {
+            Stopped::Recovery(error) => error,
+            Stopped::Control(error) => error,
+            Stopped::Usage(error) => error,
+        });
+        let mut separator = "";
+        while let Some(error) = source {
+            write!(f, "{separator}{error}")?;
+            (source, separator) = (error.source(), ": ");
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Starts on a disk, as the real one does: recovers, finishes open work, appends what a person changed.
+    pub(crate) fn start(
+        disk: &SimulatedDisk,
+        segment_bytes: u64,
+        shards: usize,
+        clock: Clock,
+        order: Random,
+        first_records: &[ControlRecord],
+        start_records: &dyn Fn(&machine::ControlState) -> Vec<ControlRecord>,
+    ) -> Result<Self, Stopped> {
+        let logs = logs_of(disk, segment_bytes);
+        let now = clock.now.nanoseconds();
+        let recovered =
+            recover(&logs, shards, || Ok((now, first_records.to_vec()))).map_err(Stopped::Recovery)?;
+        let key = recovered.key;
+        let records = start_records(recovered.replayer.machine.control());
+        let usage = UsageSide {
+            writer: recovered.usage,
+            incoming: VecDeque::new(),
+            shards: recovered.replayer.shards.into_iter().map(|shard| (shard, VecDeque::new())).collect(),
+            history: UsageHistory::new(logs.usage.storage.clone(), logs.usage.options, key, shards),
+            key,
+            disk: disk.clone(),
+            clock,
+            order,
+            said: Vec::new(),
+            cells: BTreeMap::new(),
+            last_barrier: 0,
+            reports: Vec::new(),
+        };
+        let control = ControlWriter::new(
+            recovered.replayer.machine,
+            recovered.control,
+            recovered.charges,
+            recovered.journals,
+        );
+        let mut server = Self { control, usage, finished: FinishedWork::default() };
+        server.finished = server.control.start(&mut server.usage, &records).map_err(Stopped::Control)?;
+        Ok(server)
+    }
+
+    /// Stops as the real one does: what arrived is committed and applied, then all logs are closed. Gives what is left.
+    pub(crate) fn stop(self) -> (Clock, Vec<Said>, Result<(), Stopped>) {
+        let Self { control, mut usage, .. } = self;
+        let close = || -> Result<(), Stopped> {
+            control.close_cleanly().map_err(Stopped::Control)?;
+            while usage.has_incoming() {
+                usage.commit(None).map_err(Stopped::Usage)?;
+            }
+            usage.settle().map_err(|error| Stopped::Control(ControlError::Barrier(error)))
+        };
+        let closed = close();
+        let UsageSide { writer, clock, said, .. } = usage;
+        let closed = closed.and_then(|()| writer.close_cleanly().map_err(Stopped::Usage));
+        (clock, said, closed)
+    }
+}
+
+impl UsageSide {
+    /// The present.
+    pub(crate) fn present(&mut self) -> Timestamp {
+        self.clock.present(&self.disk)
+    }
+
+    /// A batch arrives.
+    pub(crate) fn arrive(&mut self, batch: usize, frame: &Arc<AlignedBytes>, loses_ack: bool) {
+        let received_at = self.present();
+        let prepared = PreparedBatch::prepare(frame.clone(), None, received_at, self.key, self.shards.len())
+            .expect("producers send sound frames");
+        self.incoming.push_back(Incoming { batch, prepared, loses_ack });
+    }
+
+    pub(crate) fn has_incoming(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// One commit: some of what arrived, and a barrier behind it; gives the barrier's offset.
+    pub(crate) fn commit(&mut self, barrier: Option<&NewBarrier>) -> Result<Option<u64>, LogError> {
+        let count = match self.incoming.len() as u64 {
+            0 => 0,
+            some if barrier.is_some() => self.order.below(some + 1),
+            some => 1 + self.order.below(some),
+        };
+        let mut staged = Vec::new();
+        for _ in 0..count {
+            let incoming = self.incoming.pop_front().expect("no more than arrived");
+            let refusals = incoming.prepared.refusals().to_vec();
+            let head = BatchRecordHead { producer: 7, refusals }.encode();
+            let received_at = incoming.prepared.received_at.nanoseconds();
+            let parts: [&[u8]; 2] = [&head, incoming.prepared.frame()];
+            let offset = self.writer.stage(KIND_USAGE_BATCH, received_at, &parts)?;
+            staged.push((incoming, offset));
+        }
+        let now = self.present().nanoseconds();
+        let mut barrier_offset = None;
+        if let Some(barrier) = barrier {
+            let record = encode_barrier(barrier.control_offset);
+            barrier_offset = Some(self.writer.stage(KIND_BARRIER, now, &[&record])?);
+        }
+        self.writer.commit(now)?;
+        for (Incoming { batch, mut prepared, loses_ack }, offset) in staged {
+            prepared.offset = offset;
+            self.said.push(Said::Ack { batch, offset, is_lost: loses_ack });
+            let prepared = Rc::new(prepared);
+            for (_, queue) in &mut self.shards {
+                queue.push_back(Task::Batch(prepared.clone()));
+            }
+        }
+        if let (Some(barrier), Some(offset)) = (barrier, barrier_offset) {
+            let task = Rc::new(BarrierTask {
+                offset,
+                control_offset: barrier.control_offset,
+                plan: barrier.plan.clone(),
+                is_cut: barrier.is_cut,
+            });
+            for (_, queue) in &mut self.shards {
+                queue.push_back(Task::Barrier(task.clone()));
+            }
+        }
+        Ok(barrier_offset)
+    }
+
+    /// One shard does one task; whether there was one to do.
+    fn step(&mut self) -> Result<bool, Box<dyn Error + Send + Sync>> {
+        let busy: Vec<usize> =
+            (0..self.shards.len()).filter(|index| !self.shards[*index].1.is_empty()).collect();
+        if busy.is_empty() {
+            return Ok(false);
+        }
+        let index = self.order.pick(&busy);
+        let (shard, queue) = &mut self.shards[index];
+        match queue.pop_front().expect("the shard has work") {
+            Task::Batch(batch) => {
+                let said = &mut self.said;
+                shard.handle_batch(&batch, &mut |index, verdict| {
+                    said.push(Said::Verdict { offset: batch.offset, index, verdict });
+                });
+            }
+            Task::Barrier(barrier) => {
+                let BarrierTask { offset, control_offset, plan, is_cut } = &*barrier;
+                let reports =
+                    pass_barrier_through(shard, *offset, *control_offset, plan, *is_cut, &mut self.history)?;
+                self.reports.push((index, reports));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Commits and steps in any order, as far as a number of steps goes.
+    pub(crate) fn work(&mut self, steps: u32) -> Result<(), Stopped> {
+        for _ in 0..steps {
+            if self.has_incoming() && self.order.chance(25) {
+                self.commit(None).map_err(Stopped::Usage)?;
+            } else {
+                self.step().map_err(|error| Stopped::Control(ControlError::Barrier(error)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shards do all that they were given.
+    pub(crate) fn settle(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        while self.step()? {}
+        Ok(())
+    }
+
+    /// Counters of all shards together.
+    pub(crate) fn counters(&self) -> BTreeMap<Arc<str>, SourceCounters> {
+        let mut whole: BTreeMap<Arc<str>, SourceCounters> = BTreeMap::new();
+        for (shard, _) in &self.shards {
+            for (source, counters) in shard.counters() {
+                whole.entry(source.clone()).or_default().merge(counters);
+            }
+        }
+        whole
+    }
+}
+
+impl Surroundings for UsageSide {
+    fn now(&mut self) -> Timestamp {
+        self.present()
+    }
+
+    fn pass_barrier(&mut self, barrier: NewBarrier) -> Result<PassedBarrier, Box<dyn Error + Send + Sync>> {
+        // Batches go on arriving and being committed before, with and behind the barrier.
+        if self.has_incoming() && self.order.chance(30) {
+            self.commit(None)?;
+        }
+        let offset = self.commit(Some(&barrier))?.expect("a barrier was staged");
+        self.reports.clear();
+        while self.reports.len() < self.shards.len() {
+            if self.has_incoming() && self.order.chance(10) {
+                self.commit(None)?;
+            }
+            self.step()?;
+        }
+        let reports = std::mem::take(&mut self.reports);
+        if barrier.is_cut {
+            self.last_barrier = offset;
+            for (shard, cells) in &reports {
+                for cell in cells {
+                    let key = (cell.subject.clone(), cell.program, cell.group.clone(), cell.slice_from);
+                    self.cells.insert((*shard, key), cell.fold);
+                }
+            }
+        }
+        Ok(PassedBarrier { offset, reports })
+    }
+}
