@@ -1,7 +1,8 @@
 //! What rating costs: from changed cells to the charge lines of a cut, and each pricing model beside a bare loop.
 //!
-//! Goals: cells a second of a whole cut (merge, position, difference to what was issued), whatever was cut before; and
-//! nanoseconds a quantity of each model, as a ratio to a multiply-add loop of the same run.
+//! Goals: cells a second of a whole cut (position, difference to what was issued, lines, bytes, digest, seal); the same
+//! after many cuts as a ratio to after few; and nanoseconds a quantity of each model, beside a multiply-add loop of the
+//! same run.
 //! Non-goals: logs and shards (`path`), encoding and sealing.
 
 use std::hint::black_box;
@@ -16,8 +17,12 @@ use wire::control::{ClockKind, ControlRecord, Genesis};
 
 /// Accounts, each with one subscription, one subject and one cell a month.
 const ACCOUNTS: usize = 20_000;
+/// Accounts that are cut many times: what was issued stays in memory until it is journaled.
+const ACCOUNTS_OF_MANY_CUTS: usize = 1_000;
+const FEW_CUTS: usize = 20;
+const MANY_CUTS: usize = 200;
 
-fn catalog_text() -> String {
+fn catalog_text(accounts: usize) -> String {
     let mut text = String::from(
         r#"
         catalog = 1
@@ -36,7 +41,7 @@ fn catalog_text() -> String {
         ]
         "#,
     );
-    for n in 0..ACCOUNTS {
+    for n in 0..accounts {
         text.push_str(&format!(
             r#"
             [[account]]
@@ -62,13 +67,15 @@ fn catalog_text() -> String {
 
 struct Cutter {
     machine: Machine,
+    accounts: usize,
     offset: u64,
     quantity: i128,
 }
 
 impl Cutter {
-    fn new(resources: &[billing::catalog::Resource]) -> Self {
-        let mut cutter = Self { machine: Machine::new(1), offset: 0, quantity: 0 };
+    fn new(accounts: usize) -> Self {
+        let resources = CatalogFile::parse(&catalog_text(accounts)).expect("a valid catalog").resources();
+        let mut cutter = Self { machine: Machine::new(1), accounts, offset: 0, quantity: 0 };
         cutter.apply(ControlRecord::Genesis(Genesis {
             tenant: 0,
             incarnation: 0,
@@ -77,7 +84,7 @@ impl Cutter {
             epoch: machine::RATING_EPOCH.to_string(),
             made_by: "a bench".to_string(),
         }));
-        for resource in resources {
+        for resource in &resources {
             let (kind, id) = (resource.kind().as_str(), resource.id());
             let put =
                 cutter.machine.propose_put(kind, id, resource.to_json(), "bench").expect("a valid resource");
@@ -97,7 +104,7 @@ impl Cutter {
         self.quantity += 1_000_003;
         let from = Timestamp::parse("2026-01-01T00:00:00Z").expect("an instant");
         let group: Group = Group::from([]);
-        let reports = (0..ACCOUNTS).map(|n| {
+        let reports = (0..self.accounts).map(|n| {
             let mut fold = Fold::default();
             fold.add(n as u128 + self.quantity as u128, self.quantity * 10i128.pow(16) + n as i128);
             let subject = Subject::new(&format!("k{n}")).expect("a subject");
@@ -110,17 +117,16 @@ impl Cutter {
     }
 
     fn rate(&mut self) -> usize {
-        let (batch, seal) = self.machine.rate_open_cut().expect("every account changed");
-        let lines = batch.lines.len();
-        self.apply(ControlRecord::Seal(seal));
+        let rated = self.machine.rate_open_cut().expect("every account changed");
+        let lines = rated.batch.lines.len();
+        self.apply(ControlRecord::Seal(rated.seal));
         self.machine.close_cut();
         lines
     }
 }
 
 fn cut(criterion: &mut Criterion) {
-    let resources = CatalogFile::parse(&catalog_text()).expect("a valid catalog").resources();
-    let mut cutter = Cutter::new(&resources);
+    let mut cutter = Cutter::new(ACCOUNTS);
     // The first cut rates everything, because every account is new.
     cutter.open();
     assert_eq!(cutter.rate(), ACCOUNTS);
@@ -140,6 +146,31 @@ fn cut(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// What a cut costs does not depend on how many there were: the fastest of some early ones beside that of some late ones.
+#[expect(clippy::print_stdout, reason = "a bench talks to whoever runs it")]
+fn cuts_before(_: &mut Criterion) {
+    let mut cutter = Cutter::new(ACCOUNTS_OF_MANY_CUTS);
+    let mut best = |until: usize, measured: usize| {
+        let mut best = std::time::Duration::MAX;
+        for _ in 0..until {
+            cutter.open();
+            cutter.rate();
+        }
+        for _ in 0..measured {
+            cutter.open();
+            let start = std::time::Instant::now();
+            black_box(cutter.rate());
+            best = best.min(start.elapsed());
+        }
+        best.as_nanos() / ACCOUNTS_OF_MANY_CUTS as u128
+    };
+    let (early, late) = (best(1, FEW_CUTS), best(MANY_CUTS, FEW_CUTS));
+    println!(
+        "cut/cuts before: {early} ns a cell among the first {FEW_CUTS} cuts, {late} ns after {MANY_CUTS} more: {} %",
+        late * 100 / early
+    );
 }
 
 /// One cell of a window to its line: terms, tiers, version, rounding; without the machine around it.
@@ -227,5 +258,5 @@ fn models(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cut, position_of_a_cell, models);
+criterion_group!(benches, cut, cuts_before, position_of_a_cell, models);
 criterion_main!(benches);

@@ -7,6 +7,7 @@
 //! - An instant is a count of nanoseconds since 1970 in UTC; every span is half-open `[from, until)`.
 //! - A month starts at its first existing instant in the zone, so months of a zone tile time without gap or overlap.
 
+mod months;
 mod windows;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::months::Months;
 pub use self::windows::{WindowGrid, WindowStatus, WindowUnit};
 use crate::limits::{EVENT_TIME_END, EVENT_TIME_MIN};
 
@@ -170,12 +172,13 @@ impl Span {
 pub struct Zone {
     name: Arc<str>,
     zone: TimeZone,
+    months: Arc<Months>,
 }
 
 impl Zone {
     /// Coordinated universal time.
     pub fn utc() -> Self {
-        Self { name: "UTC".into(), zone: TimeZone::UTC }
+        Self { name: "UTC".into(), zone: TimeZone::UTC, months: Months::of(&TimeZone::UTC) }
     }
 
     /// The zone of an IANA name, from the bundled database.
@@ -184,7 +187,8 @@ impl Zone {
     /// [`TimeStatus::ZoneMustBeIana`].
     pub fn new(name: &str) -> Result<Self, TimeStatus> {
         let zone = jiff::tz::db().get(name).map_err(|_| TimeStatus::ZoneMustBeIana)?;
-        Ok(Self { name: name.into(), zone })
+        let months = Months::of(&zone);
+        Ok(Self { name: name.into(), zone, months })
     }
 
     /// The IANA name as it was given.
@@ -192,10 +196,13 @@ impl Zone {
         &self.name
     }
 
-    /// The civil month that an instant falls into.
+    /// The month that an instant falls into: that of its civil date, but for an hour that a clock lives through twice
+    /// because it was set back over the midnight between two months. Both times it belongs to the later one.
     pub fn period_of(&self, instant: Timestamp) -> Period {
-        let date = instant.to_jiff().to_zoned_datetime(self.zone.clone()).date();
-        Period { year: date.year(), month: date.month() as u8 }
+        self.months.period_of(instant).unwrap_or_else(|| {
+            let date = self.civil_date(instant);
+            Period { year: date.year(), month: date.month() as u8 }
+        })
     }
 
     /// The civil date of an instant, as `YYYY-MM-DD`.
@@ -217,18 +224,16 @@ impl Zone {
 
     /// The month as a span in this zone.
     pub fn month(&self, period: Period) -> Span {
-        Span { from: self.start_of(period.first_date()), until: self.start_of(period.next().first_date()) }
+        let outside = || Span {
+            from: start_of(&self.zone, period.first_date()),
+            until: start_of(&self.zone, period.next().first_date()),
+        };
+        self.months.span_of(period).unwrap_or_else(outside)
     }
 
     /// First instants of all months from January 2000 on that lie in the supported range.
     pub fn month_starts(&self) -> Vec<Timestamp> {
-        let mut period = Period { year: 2000, month: 1 };
-        let mut starts = Vec::with_capacity(1_200);
-        while period.year < 2100 {
-            starts.push(self.start_of(period.first_date()));
-            period = period.next();
-        }
-        starts
+        self.months.starts_within(2000, 2100).to_vec()
     }
 
     /// How many civil days start in a span: a day belongs to the span that covers its first instant, whether it has 23,
@@ -310,9 +315,13 @@ impl Zone {
     }
 
     fn start_of(&self, date: Date) -> Timestamp {
-        let start = date.to_zoned_datetime(self.zone.clone()).and_then(|midnight| midnight.start_of_day());
-        Timestamp::from_jiff(start.expect("the supported years have civil days in every zone").timestamp())
+        start_of(&self.zone, date)
     }
+}
+
+fn start_of(zone: &TimeZone, date: Date) -> Timestamp {
+    let start = date.to_zoned_datetime(zone.clone()).and_then(|midnight| midnight.start_of_day());
+    Timestamp::from_jiff(start.expect("the supported years have civil days in every zone").timestamp())
 }
 
 impl PartialEq for Zone {

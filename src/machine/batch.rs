@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use billing::charges::ChargeLine;
 use domain::{Currency, Timestamp};
 use serde::{Deserialize, Serialize};
-use wire::canonical::{canonical_json, sha256_hex};
+use wire::canonical::{sha256_hex_of, write_canonical_json};
 use wire::control::WindowFinal;
 
 /// What the first line of a batch says.
@@ -74,7 +74,8 @@ pub enum BatchError {
     HeadMustExist,
 }
 
-#[derive(Serialize, Deserialize)]
+/// A line of a batch as it is read.
+#[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "one line lives at a time, on the stack")]
 enum BatchLine {
@@ -83,23 +84,26 @@ enum BatchLine {
     WindowFinal(WindowFinal),
 }
 
+/// A line of a batch as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenLine<'a> {
+    Batch(&'a BatchHead),
+    Charge(&'a ChargeLine),
+    WindowFinal(&'a WindowFinal),
+}
+
 impl Batch {
     /// The batch as newline-delimited canonical JSON.
     pub fn encode(&self) -> Vec<u8> {
-        let head = BatchLine::Batch(self.head.clone());
-        let mut bytes = Vec::with_capacity(self.lines.len() * 640 + 512);
-        let mut write = |line: &BatchLine| {
-            bytes.extend_from_slice(canonical_json(line).expect("a batch has no floats").as_ref());
-            bytes.push(b'\n');
-        };
-        write(&head);
-        for line in &self.lines {
-            write(&BatchLine::Charge(line.clone()));
+        let mut text = String::with_capacity(self.lines.len() * 768 + 512);
+        let head = [WrittenLine::Batch(&self.head)].into_iter();
+        let lines = self.lines.iter().map(WrittenLine::Charge);
+        for line in head.chain(lines).chain(self.window_finals.iter().map(WrittenLine::WindowFinal)) {
+            write_canonical_json(&mut text, &line).expect("a batch has no floats");
+            text.push('\n');
         }
-        for window in &self.window_finals {
-            write(&BatchLine::WindowFinal(window.clone()));
-        }
-        bytes
+        text.into_bytes()
     }
 
     /// Reads a batch back and checks its head against its lines.
@@ -148,9 +152,5 @@ pub(crate) fn totals_of(lines: &[ChargeLine]) -> BTreeMap<String, String> {
 
 /// Digest of a batch (or of a run's journals) that follows one with digest `previous`.
 pub fn chain_digest(previous: &str, bytes: &[u8]) -> String {
-    let mut chained = Vec::with_capacity(previous.len() + 1 + bytes.len());
-    chained.extend_from_slice(previous.as_bytes());
-    chained.push(b'\n');
-    chained.extend_from_slice(bytes);
-    sha256_hex(&chained)
+    sha256_hex_of(&[previous.as_bytes(), b"\n", bytes])
 }

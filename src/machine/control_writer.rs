@@ -29,7 +29,7 @@ use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, Put, ScenarioClo
 use crate::batch::Batch;
 use crate::control::ApplyError;
 use crate::journals::JournalBatch;
-use crate::machine::{Machine, PutError, propose_put};
+use crate::machine::{Machine, PutError, RatedBatch, propose_put};
 use crate::stored::{StoredEntry, store};
 
 /// Kind of the records of the control log.
@@ -120,7 +120,7 @@ pub struct DoneCut {
     /// The cut.
     pub cut: Cut,
     /// The sealed batch and where it is stored; `None` if nothing differs from what was issued.
-    pub sealed: Option<(Batch, StoredEntry)>,
+    pub sealed: Option<(Arc<Batch>, StoredEntry)>,
 }
 
 /// A journal run that is done.
@@ -322,8 +322,8 @@ impl ControlWriter {
         let mut done = DoneCut { cut, sealed: None };
         let rated = self.machine.rate_open_cut();
         let mut records = self.machine.propose_unrated();
-        if let Some((batch, seal)) = rated {
-            let entry = store(&mut self.charges, seal.batch, &seal.digest, &batch.encode(), done.cut.at)
+        if let Some(RatedBatch { batch, bytes, seal }) = rated {
+            let entry = store(&mut self.charges, seal.batch, &seal.digest, &bytes, done.cut.at)
                 .map_err(in_log("charge"))?;
             records.push(ControlRecord::Seal(seal));
             done.sealed = Some((batch, entry));

@@ -29,7 +29,7 @@ use crate::due::DueIndex;
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::metering_plan::program_index;
-use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, slice_of};
+use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, active_spans_of, slice_of};
 
 /// Usage that fits no row of its matrix price and waits for a version that has one; the rest of its account is charged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,14 +104,22 @@ pub(crate) fn affected_accounts(
     let mut affected: BTreeMap<AccountId, Affected> = BTreeMap::new();
     for (subject, cells) in changed {
         let Some(timeline) = catalog.subject(subject.as_str()) else { continue };
+        let mut last: Option<(&SubscriptionId, Span)> = None;
         for (_, slice_from) in cells {
             let Some(binding) = timeline.at(*slice_from) else { continue };
+            let is_known = last.is_some_and(|(subscription, window)| {
+                binding.subscription == *subscription && window.contains(*slice_from)
+            });
+            if is_known {
+                continue;
+            }
             let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
             let (account, _) = account_and_entity(catalog, subscription.account());
             let zone = &account.time_zone;
             let window = zone.month(zone.period_of(*slice_from));
             let windows = &mut affected.entry(account.id.clone()).or_default().windows;
             windows.insert((binding.subscription.clone(), window.from));
+            last = Some((&binding.subscription, window));
         }
     }
     for account in touched {
@@ -148,9 +156,10 @@ impl Rater<'_> {
         };
         let mut schedules = Schedules::default();
         for (account, affected) in affected {
-            match self.rate_account(&mut schedules, account, affected) {
+            let (terms, entity) = account_and_entity(self.catalog, account);
+            match self.rate_account(&mut schedules, terms, entity, affected) {
                 Ok(rated) => {
-                    outcome.window_finals.extend(self.new_finals(account, &rated));
+                    outcome.window_finals.extend(self.new_finals(terms, affected, &rated));
                     outcome.lines.extend(rated);
                 }
                 Err(failure) => outcome.failures.push(failure),
@@ -166,20 +175,29 @@ impl Rater<'_> {
     fn rate_account(
         &self,
         schedules: &mut Schedules,
-        account: &AccountId,
+        terms: &Account,
+        entity: &Entity,
         affected: &Affected,
     ) -> Result<Vec<ChargeLine>, RatingFailure> {
-        let (terms, entity) = account_and_entity(self.catalog, account);
+        let account = &terms.id;
         // Commitments and grants tie the windows of an account together.
         let has_agreements = self.catalog.commitments_of_account(account).next().is_some()
             || self.catalog.grants_of_account(account).next().is_some();
         let is_whole = affected.all || has_agreements;
-        let windows = self.windows_of(terms, affected, is_whole);
+        let all;
+        let windows = if is_whole {
+            all = self.windows_of(terms, affected);
+            &all
+        } else {
+            &affected.windows
+        };
+        let issued = self.issued_of(account, windows, is_whole);
         let mut prices = Vec::new();
-        for (subscription, window_from) in &windows {
+        for (subscription, window_from) in windows {
             let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
             assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
-            self.rate_window(schedules, terms, subscription, window, &mut prices)?;
+            let issued = of_window(&issued, subscription, *window_from);
+            self.rate_window(schedules, terms, subscription, window, issued, &mut prices)?;
         }
         let bill = self.account_position(terms, entity, has_agreements, &prices);
         let of_account = |status: RatingStatus| RatingFailure {
@@ -190,15 +208,24 @@ impl Rater<'_> {
             status: status.to_string(),
         };
         let bill = bill.map_err(of_account)?;
-        let mut issued: BTreeMap<&LineKey, &Worth> = BTreeMap::new();
-        if is_whole {
-            issued.extend(self.issued.of_account(account));
-        } else {
-            for (subscription, window_from) in &windows {
-                issued.extend(self.issued.of_window(account, subscription, *window_from));
-            }
-        }
         self.difference(terms, entity, &bill, &issued).map_err(|status| of_account(status.into()))
+    }
+
+    /// What was charged for an account, or for some of its windows, in order of keys.
+    fn issued_of(
+        &self,
+        account: &AccountId,
+        windows: &BTreeSet<(SubscriptionId, Timestamp)>,
+        is_whole: bool,
+    ) -> Vec<(&LineKey, &Worth)> {
+        if is_whole {
+            return self.issued.of_account(account).collect();
+        }
+        let mut issued = Vec::new();
+        for (subscription, window_from) in windows {
+            issued.extend(self.issued.of_window(account, subscription, *window_from));
+        }
+        issued
     }
 
     /// What the account's windows are worth: prices, and what is agreed around them.
@@ -240,16 +267,9 @@ impl Rater<'_> {
         account_position(&terms, prices)
     }
 
-    fn windows_of(
-        &self,
-        account: &Account,
-        affected: &Affected,
-        is_whole: bool,
-    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
+    /// All windows of an account that were charged or have a subscription, besides the affected ones.
+    fn windows_of(&self, account: &Account, affected: &Affected) -> BTreeSet<(SubscriptionId, Timestamp)> {
         let mut windows = affected.windows.clone();
-        if !is_whole {
-            return windows;
-        }
         windows.extend(self.issued.windows_of(&account.id));
         for subscription in self.catalog.subscriptions_of_account(&account.id) {
             // Usage may run ahead of the cut as far as policy lets it; silence may not.
@@ -276,29 +296,34 @@ impl Rater<'_> {
         account: &'c Account,
         subscription: &SubscriptionId,
         window: Span,
+        issued: &[(&LineKey, &Worth)],
         rated: &mut Vec<RatedPrice<'c>>,
     ) -> Result<(), RatingFailure> {
-        let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
+        let timeline = self.catalog.subscription(subscription);
+        let timeline = timeline.expect("a window belongs to a subscription of the catalog");
+        let subscription = timeline.id();
+        let active: Vec<ActiveSpan> = active_spans_of(timeline)
             .into_iter()
             .filter(|active| active.span.overlaps(window) && !active.is_trial)
             .collect();
-        let mut prices = self.issued.prices_of(&account.id, subscription, window.from);
-        for active in &active {
-            prices.extend(self.catalog.prices_of_plan(&active.plan).map(|price| price.id().clone()));
-        }
-        let timeline = self.catalog.subscription(subscription);
-        let subscription = timeline.expect("a window belongs to a subscription of the catalog").id();
+        // Prices that were charged here, and those of the plans that are active here.
+        let charged = issued.iter().filter_map(|(key, _)| key.price.as_ref());
+        let charged = charged.map(|id| self.catalog.price(id).expect("prices are never removed"));
+        let of_plans = active.iter().flat_map(|active| self.catalog.prices_of_plan(&active.plan));
+        let mut prices: Vec<&PriceTimeline> = charged.chain(of_plans).collect();
+        prices.sort_by(|a, b| a.id().cmp(b.id()));
+        prices.dedup_by(|a, b| a.id() == b.id());
         for price in prices {
-            let timeline = self.catalog.price(&price).expect("prices are never removed");
-            let charge = Charge { account, subscription, price: timeline, window };
-            let price = self.rated_price(schedules, &charge, &active).map_err(|status| RatingFailure {
-                account: account.id.clone(),
-                subscription: Some(subscription.clone()),
-                price: Some(price),
-                window_from: Some(window.from),
-                status: status.to_string(),
-            })?;
-            rated.extend(price);
+            let charge = Charge { account, subscription, price, window };
+            let rated_price =
+                self.rated_price(schedules, &charge, &active).map_err(|status| RatingFailure {
+                    account: account.id.clone(),
+                    subscription: Some(subscription.clone()),
+                    price: Some(price.id().clone()),
+                    window_from: Some(window.from),
+                    status: status.to_string(),
+                })?;
+            rated.extend(rated_price);
         }
         Ok(())
     }
@@ -380,7 +405,8 @@ impl Rater<'_> {
     ) -> Result<Vec<ExplainedWindow>, RatingFailure> {
         let (terms, entity) = account_and_entity(self.catalog, account);
         let mut schedules = Schedules::default();
-        let all = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() }, true);
+        let all = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() });
+        let issued: Vec<(&LineKey, &Worth)> = self.issued.of_account(account).collect();
         let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Timestamp, ExplainedWindow>::new());
         let failed = |status: RatingStatus| RatingFailure {
             account: account.clone(),
@@ -391,7 +417,8 @@ impl Rater<'_> {
         };
         for (subscription, window_from) in &all {
             let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-            self.rate_window(&mut schedules, terms, subscription, window, &mut rated)?;
+            let charged = of_window(&issued, subscription, *window_from);
+            self.rate_window(&mut schedules, terms, subscription, window, charged, &mut rated)?;
             if windows.from <= window.from && window.from < windows.until {
                 let prices =
                     self.explain_prices(&mut schedules, terms, subscription, window).map_err(failed)?;
@@ -548,24 +575,31 @@ impl Rater<'_> {
         account: &Account,
         entity: &Entity,
         bill: &[BillLine],
-        issued: &BTreeMap<&LineKey, &Worth>,
+        issued: &[(&LineKey, &Worth)],
     ) -> Result<Vec<ChargeLine>, ExactStatus> {
         let zone = &account.time_zone;
-        let positions: BTreeMap<&LineKey, &BillLine> = bill.iter().map(|line| (&line.key, line)).collect();
-        let keys: BTreeSet<&LineKey> = positions.keys().chain(issued.keys()).copied().collect();
         let mut lines = Vec::new();
-        for key in keys {
-            let before = issued.get(key).copied().copied().unwrap_or(Worth::NOTHING);
-            let window = zone.month(zone.period_of(key.window_from));
-            // A line that is worth nothing any more keeps the start of its slice; its end is no longer known.
-            let unknown = Span::new(key.slice_from, window.until.max(key.slice_from));
-            let (slice, after) =
-                positions.get(key).map_or((unknown, Worth::NOTHING), |line| (line.slice, worth_of(line)));
+        // Both are in order of keys.
+        let (mut positions, mut issued) = (bill.iter().peekable(), issued.iter().peekable());
+        loop {
+            let key = match (positions.peek(), issued.peek()) {
+                (Some(position), Some((key, _))) => (&position.key).min(*key),
+                (Some(position), None) => &position.key,
+                (None, Some((key, _))) => *key,
+                (None, None) => return Ok(lines),
+            };
+            let position = positions.next_if(|position| position.key == *key);
+            let before =
+                issued.next_if(|(issued, _)| *issued == key).map_or(Worth::NOTHING, |(_, worth)| **worth);
+            let after = position.map_or(Worth::NOTHING, worth_of);
             if after != before {
+                let window = zone.month(zone.period_of(key.window_from));
+                // A line that is worth nothing any more keeps the start of its slice; its end is no longer known.
+                let unknown = Span::new(key.slice_from, window.until.max(key.slice_from));
+                let slice = position.map_or(unknown, |line| line.slice);
                 lines.push(self.line(account, entity, key, window, slice, before, after)?);
             }
         }
-        Ok(lines)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one line; none of them has a use of its own")]
@@ -580,7 +614,10 @@ impl Rater<'_> {
         after: Worth,
     ) -> Result<ChargeLine, ExactStatus> {
         let original = original_period(self.catalog, entity, window, key);
-        let final_batch = self.finals.get(&(account.id.clone(), window.from)).copied();
+        // Only an earlier cut can have made it final.
+        let was_over = window.until <= self.closed_through;
+        let final_batch = if was_over { self.finals.get(&(account.id.clone(), window.from)) } else { None };
+        let final_batch = final_batch.copied();
         let is_final = final_batch.is_some() || window.until <= self.final_through;
         let currency = account.currency;
         let period = self.open_period(entity, original);
@@ -650,9 +687,13 @@ impl Rater<'_> {
     }
 
     /// Windows of the account that are over, grace included, and were not final before.
-    fn new_finals(&self, account: &AccountId, rated: &[ChargeLine]) -> Vec<WindowFinal> {
-        let (terms, _) = account_and_entity(self.catalog, account);
-        let zone = &terms.time_zone;
+    fn new_finals(&self, terms: &Account, affected: &Affected, rated: &[ChargeLine]) -> Vec<WindowFinal> {
+        let (account, zone) = (&terms.id, &terms.time_zone);
+        // Whoever was not touched and had no window end since has none: the cut before saw to those.
+        let ended_last = zone.month(zone.period_of(self.final_through)).from;
+        if !affected.all && ended_last <= self.closed_through {
+            return Vec::new();
+        }
         let first = self
             .catalog
             .subscriptions_of_account(account)
@@ -702,6 +743,19 @@ impl Rater<'_> {
         }
         finals
     }
+}
+
+/// The lines of one window among those of an account, in order of keys.
+fn of_window<'l, 'k>(
+    issued: &'l [(&'k LineKey, &'k Worth)],
+    subscription: &SubscriptionId,
+    window_from: Timestamp,
+) -> &'l [(&'k LineKey, &'k Worth)] {
+    let window = (Some(subscription), window_from);
+    let of = |key: &'k LineKey| (key.subscription.as_ref(), key.window_from);
+    let from = issued.partition_point(|(key, _)| of(key) < window);
+    let after = issued[from..].partition_point(|(key, _)| of(key) == window);
+    &issued[from..from + after]
 }
 
 /// What was used in a window, per group, one slice after the other.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::charges::{ChargeLine, Component, LineKey};
-use domain::{AccountId, Exact, ExactStatus, PriceId, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, ExactStatus, SubscriptionId, Timestamp};
 
 /// The texts of a group, by dimension; dimensions that events did not have are left out.
 pub(crate) type GroupTexts = BTreeMap<String, String>;
@@ -53,16 +53,6 @@ impl Issued {
     pub(crate) fn windows_of(&self, account: &AccountId) -> BTreeSet<(SubscriptionId, Timestamp)> {
         let lines = self.of_account(account);
         lines.filter_map(|(key, _)| Some((key.subscription.clone()?, key.window_from))).collect()
-    }
-
-    /// Prices of a subscription that were ever charged in a window.
-    pub(crate) fn prices_of(
-        &self,
-        account: &AccountId,
-        subscription: &SubscriptionId,
-        window: Timestamp,
-    ) -> BTreeSet<PriceId> {
-        self.of_window(account, subscription, window).filter_map(|(key, _)| key.price.clone()).collect()
     }
 
     /// What was charged for the lines of an account.

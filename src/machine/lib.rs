@@ -38,7 +38,7 @@ pub use self::control_writer::{
 pub use self::cut::SetAside;
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
 pub use self::journals::JournalBatch;
-pub use self::machine::{Machine, PutError, propose_put};
+pub use self::machine::{Machine, PutError, RatedBatch, propose_put};
 pub use self::recovery::{
     ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, genesis_of,
     read_moment, recover, replay,

@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::{Catalog, CatalogStatus, Change, Resource, ResourceKind};
-use billing::charges::ChargeLine;
 use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Currency, EntityId, Period, Span, Timestamp};
@@ -60,6 +59,17 @@ pub enum PutError {
     },
 }
 
+/// What a cut charges, to be stored and sealed.
+#[derive(Clone, Debug)]
+pub struct RatedBatch {
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What makes it final.
+    pub seal: Seal,
+}
+
 /// What the server and the simulator drive.
 pub struct Machine {
     control: ControlState,
@@ -72,9 +82,10 @@ pub struct Machine {
     /// Windows that ended by then were final, and periods closed, at an earlier cut.
     closed_through: Timestamp,
     open_cut: Option<OpenCut>,
-    staged: Option<(String, Batch)>,
+    staged: Option<(String, Arc<Batch>)>,
     staged_journals: Option<(String, JournalBatch)>,
-    unposted: BTreeMap<EntityId, Vec<ChargeLine>>,
+    /// Batches with lines of the entity that no journals cover yet.
+    unposted: BTreeMap<EntityId, Vec<Arc<Batch>>>,
     unacked: BTreeMap<u64, (Timestamp, BTreeMap<Currency, i128>)>,
     /// Of the last cut: found by rating it, or said by the log.
     failures: BTreeMap<AccountId, RatingFailure>,
@@ -207,7 +218,7 @@ impl Machine {
         at: Timestamp,
         reason: &str,
     ) -> Option<ControlRecord> {
-        self.unposted.get(entity).filter(|lines| !lines.is_empty())?;
+        self.unposted.get(entity).filter(|batches| !batches.is_empty())?;
         let batches = self.control.unjournaled(entity)?;
         Some(ControlRecord::JournalRun(JournalRun {
             entity: entity.clone(),
@@ -255,8 +266,8 @@ impl Machine {
                     return Err(missing());
                 }
                 self.control.apply(offset, record)?;
-                if let Some(lines) = self.unposted.get_mut(&seal.entity) {
-                    lines.retain(|line| line.batch > journals.run.batches[1]);
+                if let Some(batches) = self.unposted.get_mut(&seal.entity) {
+                    batches.retain(|batch| batch.head.number > journals.run.batches[1]);
                 }
             }
             ControlRecord::BatchAck(ack) => {
@@ -275,7 +286,7 @@ impl Machine {
 
     /// Rates the open cut; gives the batch to be stored and sealed, or `None` if nothing differs from what was issued.
     /// The batch is staged for its seal.
-    pub fn rate_open_cut(&mut self) -> Option<(Batch, Seal)> {
+    pub fn rate_open_cut(&mut self) -> Option<RatedBatch> {
         let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
         let changed = self.cells.take_changed();
         let catalog = &self.control.catalog;
@@ -301,7 +312,8 @@ impl Machine {
             totals: totals_of(&outcome.lines),
         };
         let batch = Batch { head, lines: outcome.lines, window_finals: outcome.window_finals };
-        let digest = chain_digest(&batch.head.previous, &batch.encode());
+        let bytes = batch.encode();
+        let digest = chain_digest(&batch.head.previous, &bytes);
         let seal = Seal {
             batch: number,
             cut: batch.head.cut,
@@ -310,8 +322,9 @@ impl Machine {
             epoch: batch.head.epoch.clone(),
             lines: batch.head.lines,
         };
+        let batch = Arc::new(batch);
         self.staged = Some((digest, batch.clone()));
-        Some((batch, seal))
+        Some(RatedBatch { batch, bytes, seal })
     }
 
     /// The records that say what the open cut could not rate, without what the log says already: a crash may have come
@@ -364,7 +377,7 @@ impl Machine {
     /// Stages a stored batch of a sealed cut instead of rating it again.
     pub fn load_batch(&mut self, digest: String, batch: Batch) {
         let _ = self.cells.take_changed();
-        self.staged = Some((digest, batch));
+        self.staged = Some((digest, Arc::new(batch)));
     }
 
     /// Ends the open cut: its seal was applied, or there was nothing to seal.
@@ -377,12 +390,15 @@ impl Machine {
         self.due.advance(&self.control.catalog, grace, open.cut.at, &open.touched);
     }
 
-    fn issue(&mut self, batch: &Batch) {
+    fn issue(&mut self, batch: &Arc<Batch>) {
         let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
         for line in &batch.lines {
             self.issued.issue(line).expect("a sealed line was a difference of positions that fit");
             *totals.entry(line.currency).or_default() += line.rounded_minor();
-            self.unposted.entry(line.entity.clone()).or_default().push(line.clone());
+        }
+        let entities: BTreeSet<&EntityId> = batch.lines.iter().map(|line| &line.entity).collect();
+        for entity in entities {
+            self.unposted.entry(entity.clone()).or_default().push(batch.clone());
         }
         for window in &batch.window_finals {
             self.finals.insert((window.account.clone(), window.window.from), batch.head.number);
@@ -399,8 +415,9 @@ impl Machine {
     pub fn derive_open_journals(&mut self) -> Result<(JournalBatch, JournalSeal), LedgerStatus> {
         let run = self.control.open_journal_run.clone().expect("a journal run is open when it is derived");
         let entity = self.control.catalog.entity(&run.entity).expect("a run names an entity of the catalog");
-        let lines = self.unposted.get(&run.entity).into_iter().flatten();
-        let lines = lines.filter(|line| (run.batches[0]..=run.batches[1]).contains(&line.batch));
+        let batches = self.unposted.get(&run.entity).into_iter().flatten();
+        let covered = batches.filter(|batch| (run.batches[0]..=run.batches[1]).contains(&batch.head.number));
+        let lines = covered.flat_map(|batch| &batch.lines).filter(|line| line.entity == run.entity);
         let journals = JournalBatch::derive(&run, entity, lines)?;
         let digest = chain_digest(&self.control.journal_digest, &journals.encode());
         let seal = JournalSeal {

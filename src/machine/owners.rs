@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use billing::catalog::{Account, Catalog, Entity};
+use billing::catalog::{Account, Catalog, Entity, SubscriptionTimeline};
 use domain::plan::Schedule;
 use domain::{AccountId, Exact, PlanId, Span, SubscriptionId, Timestamp};
 
@@ -25,11 +25,23 @@ struct ScheduleKey {
 #[derive(Default)]
 pub(crate) struct Schedules {
     schedules: BTreeMap<ScheduleKey, Arc<Schedule>>,
+    /// What was asked for last: the cells of an account ask for the same many times.
+    last: Option<(AccountId, PlanId, Arc<Schedule>)>,
 }
 
 impl Schedules {
     /// The schedule of a plan for an account.
     pub(crate) fn of(&mut self, catalog: &Catalog, plan: &PlanId, account: &AccountId) -> Arc<Schedule> {
+        let is_last = |last: &&(AccountId, PlanId, Arc<Schedule>)| last.0 == *account && last.1 == *plan;
+        if let Some((_, _, schedule)) = self.last.as_ref().filter(is_last) {
+            return schedule.clone();
+        }
+        let schedule = self.find(catalog, plan, account);
+        self.last = Some((account.clone(), plan.clone(), schedule.clone()));
+        schedule
+    }
+
+    fn find(&mut self, catalog: &Catalog, plan: &PlanId, account: &AccountId) -> Arc<Schedule> {
         let (account, entity) = account_and_entity(catalog, account);
         let key = ScheduleKey {
             plan: plan.clone(),
@@ -71,9 +83,13 @@ pub(crate) fn account_and_entity<'a>(catalog: &'a Catalog, account: &AccountId) 
 
 /// When a subscription is active, under which plan and with how many seats; neighbouring spans of the same are joined.
 pub(crate) fn active_spans(catalog: &Catalog, subscription: &SubscriptionId) -> Vec<ActiveSpan> {
+    catalog.subscription(subscription).map(active_spans_of).unwrap_or_default()
+}
+
+/// The same, of a subscription's records.
+pub(crate) fn active_spans_of(timeline: &SubscriptionTimeline) -> Vec<ActiveSpan> {
     let mut spans: Vec<ActiveSpan> = Vec::new();
-    let records = catalog.subscription(subscription).into_iter().flat_map(|timeline| timeline.spans());
-    for (span, version) in records {
+    for (span, version) in timeline.spans() {
         let seats = version.seats.map(Exact::from);
         let charged_from = version.trial_until.map_or(span.from, |until| until.clamp(span.from, span.until));
         let parts =

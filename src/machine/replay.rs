@@ -345,7 +345,7 @@ impl Replayer {
             }
             return Ok(());
         }
-        let derived = self.machine.rate_open_cut().map(|(_, seal)| seal.digest);
+        let derived = self.machine.rate_open_cut().map(|rated| rated.seal.digest);
         if sealed != derived && !may_be_open {
             let name = |digest: Option<String>| digest.unwrap_or_else(|| "nothing".to_string());
             return Err(ReplayError::BatchMustMatchSeal {

@@ -131,10 +131,10 @@ impl<'h> WhatIf<'h> {
     pub fn effect(mut self, period: Option<Period>) -> Result<Effect, ReplayError> {
         self.barrier()?;
         self.start_cut()?;
-        let batch = self.machine.rate_open_cut().map(|(batch, _)| batch);
+        let rated = self.machine.rate_open_cut();
         let mut effect = Effect {
             accounts: BTreeMap::new(),
-            lines: batch.map(|batch| batch.lines).unwrap_or_default(),
+            lines: rated.map(|rated| rated.batch.lines.clone()).unwrap_or_default(),
             periods: self.charged.keys().map(|(_, period)| *period).collect(),
             failures: self.machine.failures().cloned().collect(),
             failures_before: self.failures_before,
@@ -173,7 +173,7 @@ impl<'h> WhatIf<'h> {
     }
 
     fn seal_open_cut(&mut self) {
-        let seal = self.machine.rate_open_cut().map(|(_, seal)| ControlRecord::Seal(seal));
+        let seal = self.machine.rate_open_cut().map(|rated| ControlRecord::Seal(rated.seal));
         let unrated = self.machine.propose_unrated();
         unrated.iter().chain(&seal).for_each(|record| self.apply(record));
         self.machine.close_cut();

@@ -51,8 +51,19 @@ impl serde::ser::Error for CanonicalStatus {
 /// [`CanonicalStatus`]; with integers, text, and decimals that serialize as text there is none.
 pub fn canonical_json(value: &(impl Serialize + ?Sized)) -> Result<String, CanonicalStatus> {
     let mut text = String::new();
-    value.serialize(serializer::Canonical(&mut text))?;
+    write_canonical_json(&mut text, value)?;
     Ok(text)
+}
+
+/// Appends the canonical JSON of a value.
+///
+/// # Errors
+/// As [`canonical_json`]; what was appended by then is of no use.
+pub fn write_canonical_json(
+    text: &mut String,
+    value: &(impl Serialize + ?Sized),
+) -> Result<(), CanonicalStatus> {
+    value.serialize(serializer::Canonical(text))
 }
 
 /// SHA-256 of bytes.
@@ -62,7 +73,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// SHA-256 of bytes, as 64 lowercase hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    sha256(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+    sha256_hex_of(&[bytes])
+}
+
+/// SHA-256 of bytes that stand in several places, as if they followed each other.
+pub fn sha256_hex_of(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
         for digit in [byte >> 4, byte & 15] {
             text.push(char::from_digit(u32::from(digit), 16).expect("four bits are a hex digit"));
         }
@@ -157,6 +175,17 @@ mod tests {
             serde_json::from_str(r#"{"a": [], "b": {"x": "1.50", "y": 1}}"#).unwrap();
         assert_eq!(canonical_json(&one).unwrap(), r#"{"a":[],"b":{"x":"1.50","y":1}}"#);
         assert_eq!(digest_of(&one), digest_of(&other));
+        // In whatever order entries come, and whatever is nested in them.
+        struct Given<'a>(&'a [&'a str]);
+        impl Serialize for Given<'_> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|key| (key, BTreeMap::from([(key, "\t")]))))
+            }
+        }
+        for keys in [["a", "b", "\n"], ["b", "a", "\n"], ["\n", "b", "a"], ["a", "\n", "b"]] {
+            let expected = r#"["before",{"\n":{"\n":"\t"},"a":{"a":"\t"},"b":{"b":"\t"}}]"#;
+            assert_eq!(canonical_json(&("before", Given(&keys))).unwrap(), expected);
+        }
     }
 
     /// Features unify across a workspace: a dependency that turns on `preserve_order` would change every
@@ -172,5 +201,6 @@ mod tests {
     fn sha256_is_that_of_fips_180() {
         assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(digest_of(&json!({})).unwrap(), sha256_hex(b"{}"));
+        assert_eq!(sha256_hex_of(&[b"a", b"", b"bc"]), sha256_hex(b"abc"));
     }
 }

@@ -193,18 +193,18 @@ impl World {
     pub(super) fn rate_and_seal(&mut self) -> Option<Batch> {
         let rated = self.machine.rate_open_cut();
         self.machine.propose_unrated().into_iter().for_each(|record| self.append(record));
-        if let Some((batch, seal)) = &rated {
-            self.logs.batches.insert(seal.digest.clone(), batch.encode());
-            self.append(ControlRecord::Seal(seal.clone()));
+        if let Some(rated) = &rated {
+            self.logs.batches.insert(rated.seal.digest.clone(), rated.bytes.clone());
+            self.append(ControlRecord::Seal(rated.seal.clone()));
         }
         self.machine.close_cut();
-        rated.map(|(batch, _)| batch)
+        rated.map(|rated| Batch::clone(&rated.batch))
     }
 
     /// What a crash before the seal leaves: the batch is stored, and the log says one of the accounts that failed.
     pub(super) fn rate_without_seal(&mut self) {
-        if let Some((batch, seal)) = self.machine.rate_open_cut() {
-            self.logs.batches.insert(seal.digest, batch.encode());
+        if let Some(rated) = self.machine.rate_open_cut() {
+            self.logs.batches.insert(rated.seal.digest, rated.bytes);
         }
         if let Some(ControlRecord::Unrated(mut unrated)) = self.machine.propose_unrated().pop() {
             unrated.failures.truncate(1);

@@ -4,6 +4,9 @@
 //!
 //! Invariants: the entries of a map are written in the order of their keys' bytes, whatever order they come in.
 
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
 use serde::ser::{
     Error, Impossible, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
@@ -23,16 +26,29 @@ pub(super) struct List<'a> {
     end: &'static str,
 }
 
-/// Collects the entries of a map, to write them sorted.
+/// Writes the entries of a map as they come, and sorts their texts at the end if they came in another order.
 pub(super) struct Entries<'a> {
     out: &'a mut String,
-    entries: Vec<(String, String)>,
+    /// Length of `out` before the first entry.
+    start: usize,
+    /// Keys, and where each entry's text ends in `out`; it starts at the end of the one before.
+    entries: Vec<(Cow<'static, str>, usize)>,
     key: Option<String>,
     end: &'static str,
 }
 
+fn needs_escape(text: &str) -> bool {
+    text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+}
+
 fn write_text(out: &mut String, text: &str) -> Outcome {
-    out.push_str(&serde_json::to_string(text).map_err(CanonicalStatus::custom)?);
+    if needs_escape(text) {
+        out.push_str(&serde_json::to_string(text).map_err(CanonicalStatus::custom)?);
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
     Ok(())
 }
 
@@ -42,8 +58,9 @@ impl<'a> Canonical<'a> {
         List { out: self.0, is_first: true, end }
     }
 
-    fn entries(self, end: &'static str) -> Entries<'a> {
-        Entries { out: self.0, entries: Vec::new(), key: None, end }
+    fn entries(self, capacity: usize, end: &'static str) -> Entries<'a> {
+        self.0.push('{');
+        Entries { start: self.0.len(), out: self.0, entries: Vec::with_capacity(capacity), key: None, end }
     }
 
     /// `{"variant":` in front of what a variant holds; the caller closes it.
@@ -63,7 +80,7 @@ impl<'a> Canonical<'a> {
 macro_rules! integers {
     ($($method:ident: $type:ty),*) => {
         $(fn $method(self, value: $type) -> Outcome {
-            self.plain(value.to_string())
+            write!(self.0, "{value}").map_err(CanonicalStatus::custom)
         })*
     };
 }
@@ -102,6 +119,16 @@ impl<'a> Serializer for Canonical<'a> {
 
     fn serialize_str(self, value: &str) -> Outcome {
         write_text(self.0, value)
+    }
+
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Outcome {
+        let start = self.0.len();
+        write!(self.0, "\"{value}").map_err(CanonicalStatus::custom)?;
+        if needs_escape(&self.0[start + 1..]) {
+            let text = self.0.split_off(start);
+            return write_text(self.0, &text[1..]);
+        }
+        self.plain("\"")
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Outcome {
@@ -167,12 +194,12 @@ impl<'a> Serializer for Canonical<'a> {
         Ok(self.open_variant(variant)?.list("[", "]}"))
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Entries<'a>, CanonicalStatus> {
-        Ok(self.entries("}"))
+    fn serialize_map(self, entries: Option<usize>) -> Result<Entries<'a>, CanonicalStatus> {
+        Ok(self.entries(entries.unwrap_or(0), "}"))
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Entries<'a>, CanonicalStatus> {
-        Ok(self.entries("}"))
+    fn serialize_struct(self, _: &'static str, fields: usize) -> Result<Entries<'a>, CanonicalStatus> {
+        Ok(self.entries(fields, "}"))
     }
 
     fn serialize_struct_variant(
@@ -180,9 +207,9 @@ impl<'a> Serializer for Canonical<'a> {
         _: &'static str,
         _: u32,
         variant: &'static str,
-        _: usize,
+        fields: usize,
     ) -> Result<Entries<'a>, CanonicalStatus> {
-        Ok(self.open_variant(variant)?.entries("}}"))
+        Ok(self.open_variant(variant)?.entries(fields, "}}"))
     }
 }
 
@@ -202,26 +229,33 @@ impl List<'_> {
 }
 
 impl Entries<'_> {
-    fn entry<T: Serialize + ?Sized>(&mut self, key: String, value: &T) -> Outcome {
-        let mut text = String::new();
-        value.serialize(Canonical(&mut text))?;
-        self.entries.push((key, text));
+    fn entry<T: Serialize + ?Sized>(&mut self, key: Cow<'static, str>, value: &T) -> Outcome {
+        write_text(self.out, &key)?;
+        self.out.push(':');
+        value.serialize(Canonical(self.out))?;
+        self.out.push(',');
+        self.entries.push((key, self.out.len()));
         Ok(())
     }
 
-    fn close(mut self) -> Outcome {
-        self.entries.sort_unstable();
-        if self.entries.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
-            return Err(CanonicalStatus::KeysMustBeUnique);
-        }
-        self.out.push('{');
-        for (index, (key, value)) in self.entries.iter().enumerate() {
-            if index > 0 {
-                self.out.push(',');
+    fn close(self) -> Outcome {
+        if !self.entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+            let text = self.out.split_off(self.start);
+            let starts = [self.start].into_iter().chain(self.entries.iter().map(|(_, end)| *end));
+            let mut sorted: Vec<(&str, &str)> = self
+                .entries
+                .iter()
+                .zip(starts)
+                .map(|((key, end), start)| (&**key, &text[start - self.start..end - self.start]))
+                .collect();
+            sorted.sort_unstable();
+            if sorted.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
+                return Err(CanonicalStatus::KeysMustBeUnique);
             }
-            write_text(self.out, key)?;
-            self.out.push(':');
-            self.out.push_str(value);
+            self.out.extend(sorted.iter().map(|(_, entry)| *entry));
+        }
+        if !self.entries.is_empty() {
+            self.out.pop();
         }
         self.out.push_str(self.end);
         Ok(())
@@ -259,7 +293,7 @@ macro_rules! fields {
             type Error = CanonicalStatus;
 
             fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Outcome {
-                self.entry(key.to_owned(), value)
+                self.entry(Cow::Borrowed(key), value)
             }
 
             fn end(self) -> Outcome {
@@ -282,7 +316,7 @@ impl SerializeMap for Entries<'_> {
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Outcome {
         let key = self.key.take().expect("serde gives a key before its value");
-        self.entry(key, value)
+        self.entry(Cow::Owned(key), value)
     }
 
     fn end(self) -> Outcome {
