@@ -436,6 +436,15 @@ impl Rater<'_> {
                 explained.entry(line.window.from).or_insert_with(nothing).add(line);
             }
         }
+        // Both passes over a window's prices find it.
+        let set_aside: BTreeSet<SetAside> = self.set_aside.take().into_iter().collect();
+        for waiting in set_aside {
+            let window = terms.time_zone.month(terms.time_zone.period_of(waiting.window_from));
+            if windows.from <= window.from && window.from < windows.until {
+                let nothing = || ExplainedWindow::new(window, terms.currency);
+                explained.entry(window.from).or_insert_with(nothing).set_aside.push(waiting);
+            }
+        }
         explained.values().for_each(ExplainedWindow::assert_complete);
         Ok(explained.into_values().filter(|window| !window.is_empty()).collect())
     }

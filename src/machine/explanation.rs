@@ -2,7 +2,7 @@
 //!
 //! Owns: the structure that a person or a program reads, and its text. Leaves to others: the steps (`billing::rating`).
 //!
-//! Invariants: the amounts of a window's prices and terms add up to its total, which is its position.
+//! Invariants: usage that is not charged is said; the amounts of a window's prices and terms add up to its total, which is its position.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +13,8 @@ use billing::rating::account::BillLine;
 use billing::rating::models::Basis;
 use domain::{Currency, PriceId, Span, SubscriptionId};
 use serde_json::json;
+
+use crate::cut::SetAside;
 
 /// One price of a window.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct ExplainedWindow {
     pub prices: Vec<ExplainedPrice>,
     /// What terms take off or add, in the order of their keys.
     pub terms: Vec<BillLine>,
+    /// Usage that fits no row of its price and is not charged; one entry of each price and subscription.
+    pub set_aside: Vec<SetAside>,
     /// What the window costs, in minor units.
     pub total: i128,
     charges: i128,
@@ -45,7 +49,15 @@ pub struct ExplainedWindow {
 
 impl ExplainedWindow {
     pub(crate) fn new(window: Span, currency: Currency) -> Self {
-        Self { window, currency, prices: Vec::new(), terms: Vec::new(), total: 0, charges: 0 }
+        Self {
+            window,
+            currency,
+            prices: Vec::new(),
+            terms: Vec::new(),
+            set_aside: Vec::new(),
+            total: 0,
+            charges: 0,
+        }
     }
 
     /// Takes a line of the window's position.
@@ -66,7 +78,9 @@ impl ExplainedWindow {
 
     /// Whether nothing was used and nothing is owed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.terms.is_empty() && self.prices.iter().all(|price| price.explanation.portions.is_empty())
+        self.terms.is_empty()
+            && self.set_aside.is_empty()
+            && self.prices.iter().all(|price| price.explanation.portions.is_empty())
     }
 }
 
@@ -90,6 +104,14 @@ impl fmt::Display for ExplainedWindow {
             }
             writeln!(f, "    {}", line.explanation(self.currency))?;
         }
+        for waiting in &self.set_aside {
+            writeln!(f, "{} · {}", waiting.subscription, waiting.price)?;
+            writeln!(
+                f,
+                "    not charged: {} of the usage fits no row of the price",
+                events(waiting.event_count)
+            )?;
+        }
         write!(f, "total {} {}", self.currency.format_minor(self.total), self.currency)
     }
 }
@@ -111,8 +133,19 @@ impl ExplainedWindow {
                 })
             })
             .collect();
+        let set_aside: Vec<serde_json::Value> = self
+            .set_aside
+            .iter()
+            .map(|waiting| {
+                json!({
+                    "subscription": waiting.subscription, "price": waiting.price,
+                    "event_count": waiting.event_count,
+                })
+            })
+            .collect();
         json!({
             "window": self.window, "currency": self.currency, "prices": prices, "terms": terms,
+            "set_aside": set_aside,
             "total": money(self.total),
         })
     }
@@ -140,6 +173,10 @@ impl ExplainedPrice {
             "text": explanation.to_string().lines().collect::<Vec<_>>(),
         })
     }
+}
+
+fn events(count: u64) -> String {
+    if count == 1 { "1 event".to_string() } else { format!("{count} events") }
 }
 
 fn basis_of(basis: Basis) -> serde_json::Value {

@@ -129,6 +129,11 @@ impl Machine {
         self.failures.values()
     }
 
+    /// Why the last cut could not rate an account; `None` if it could, or did not have to.
+    pub fn failure_of(&self, account: &AccountId) -> Option<&RatingFailure> {
+        self.failures.get(account)
+    }
+
     /// Usage of the windows that the last cut rated which fits no row of its price.
     pub fn set_aside(&self) -> &[SetAside] {
         &self.set_aside

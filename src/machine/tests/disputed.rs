@@ -300,6 +300,16 @@ fn usage_that_fits_no_row_is_said_and_charged_once_there_is_one() {
     let waiting: Vec<_> =
         shop.world.machine.set_aside().iter().map(|s| (s.price.to_string(), s.event_count)).collect();
     assert_eq!(waiting, [("calls".to_string(), 1)]);
+    // The bill says so as well, and a start does not forget it.
+    let acme = AccountId::new("acme").unwrap();
+    for machine in [&shop.world.machine, &shop.world.replay(ReplayMode::Load, 3).machine] {
+        let windows = machine.explain(&acme, Span::new(Timestamp::MIN, Timestamp::END)).unwrap();
+        let text = windows.iter().map(ToString::to_string).collect::<String>();
+        assert!(text.contains("s1 · calls\n    not charged: 1 event of the usage fits no row"), "{text}");
+        assert_eq!(windows[0].to_json()["set_aside"][0]["event_count"], 1);
+        let february = Span::new(at("02-01"), at("03-01"));
+        assert!(machine.explain(&acme, february).unwrap().is_empty(), "another month has nothing to say");
+    }
     let charged = |shop: &Shop| -> i128 {
         let account = AccountId::new("acme").unwrap();
         shop.world.machine.issued().of_account(&account).map(|(_, worth)| worth.rounded).sum()
@@ -333,6 +343,8 @@ fn an_account_that_could_not_be_rated_is_rated_as_a_whole_at_every_cut_until_it_
     // A start knows it from the log alone, whether the last cut is open or not.
     let started = shop.world.replay(ReplayMode::Load, 3);
     assert_eq!(started.machine.failures().map(ToString::to_string).collect::<Vec<_>>(), failed);
+    let acme = AccountId::new("acme").unwrap();
+    assert_eq!(started.machine.failure_of(&acme).map(ToString::to_string), failed.first().cloned());
     shop.used("02-05", 1, "02-05");
     assert_eq!(shop.failing_cut("02-06"), failed, "nothing of the account is charged, nor final");
     assert!(shop.issued().is_empty() && shop.world.machine.control().seals().is_empty());

@@ -144,17 +144,19 @@ pub(super) async fn bill(
         .read(move |machine| {
             let zone = machine.control().catalog().account(&id)?.time_zone.clone();
             let always = Span::new(Timestamp::MIN, Timestamp::END);
-            Some(machine.explain(&id, period.map_or(always, |period| zone.month(period))))
+            let explained = machine.explain(&id, period.map_or(always, |period| zone.month(period)));
+            Some((explained, machine.failure_of(&id).map(ToString::to_string)))
         })
         .await?;
-    let windows = explained.ok_or_else(not_found)?.map_err(|failure| {
+    let (explained, unrated) = explained.ok_or_else(not_found)?;
+    let windows = explained.map_err(|failure| {
         let detail = format!("a charge cannot be computed: {failure}");
         Problem::new(StatusCode::CONFLICT, "charge_must_be_computable", &detail)
     })?;
     Ok(match query.format {
         BillFormat::Json => {
             let windows: Vec<_> = windows.iter().map(ExplainedWindow::to_json).collect();
-            Json(json!({ "account": account, "windows": windows })).into_response()
+            Json(json!({ "account": account, "windows": windows, "unrated": unrated })).into_response()
         }
         BillFormat::Text => {
             let mut text = String::new();
@@ -163,6 +165,9 @@ pub(super) async fn bill(
                     "{account} · {} to {}\n\n{window}\n\n",
                     window.window.from, window.window.until
                 ));
+            }
+            if let Some(failure) = unrated {
+                text.push_str(&format!("not charged since the last cut, which could not rate {failure}\n"));
             }
             if windows.is_empty() {
                 text.push_str("nothing was used and nothing is owed\n");
