@@ -56,6 +56,8 @@ fn plan(subjects: &[String]) -> Arc<MeteringPlan> {
         event_type: "usage".into(),
         aggregation: Aggregation::Sum,
         value: Some("units".into()),
+        key: None,
+        operation: None,
         group_by: vec!["model".into()],
         filter: Vec::new(),
         scale: 18,

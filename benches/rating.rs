@@ -10,8 +10,11 @@ use std::hint::black_box;
 use billing::catalog::{Catalog, CatalogFile};
 use billing::rating::{Measure, SliceMeasure, WindowTerms, position};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use domain::{Exact, Period, PriceId, Subject, Timestamp, Zone};
-use engine::shard::cell::{CellReport, Fold, Group};
+use domain::plan::CellClass;
+use domain::{EventPosition, Exact, Period, PriceId, Subject, Timestamp, Zone};
+use engine::shard::cell::{CellReport, Group};
+use engine::shard::kept::CellValue;
+use engine::shard::sequence::Item;
 use machine::Machine;
 use wire::control::{ClockKind, ControlRecord, Genesis};
 
@@ -105,10 +108,15 @@ impl Cutter {
         let from = Timestamp::parse("2026-01-01T00:00:00Z").expect("an instant");
         let group: Group = Group::from([]);
         let reports = (0..self.accounts).map(|n| {
-            let mut fold = Fold::default();
-            fold.add(n as u128 + self.quantity as u128, self.quantity * 10i128.pow(16) + n as i128);
+            let mut value = CellValue::default();
+            let item = Item {
+                time: from,
+                position: EventPosition::new(0, 0),
+                value: self.quantity * 10i128.pow(16) + n as i128,
+            };
+            value.add(CellClass::Additive, n as u128 + self.quantity as u128, item);
             let subject = Subject::new(&format!("k{n}")).expect("a subject");
-            CellReport { subject, program: 0, group: group.clone(), slice_from: from, fold }
+            CellReport { subject, program: 0, group: group.clone(), slice_from: from, value }
         });
         self.machine.handle_reports(0, reports.collect());
         let at = from.plus(20 * domain::time::DAY);

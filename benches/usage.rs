@@ -34,7 +34,7 @@ fn start() -> Timestamp {
 fn catalog() -> Catalog {
     let text = "catalog = 1\n[[meter]]\nid = \"units\"\nevent_type = \"usage\"\naggregation = \"sum\"\nvalue = \"units\"\n";
     let file = CatalogFile::parse(text).expect("a catalog");
-    let mut catalog = Catalog::for_quotes();
+    let mut catalog = Catalog::default();
     for resource in file.resources() {
         catalog.apply(resource, 0).expect("the catalog takes its own file");
     }
@@ -52,6 +52,8 @@ fn log(key: IdentityKey) -> (SimulatedDisk, Shard, u64) {
         event_type: "usage".into(),
         aggregation: domain::plan::Aggregation::Sum,
         value: Some("units".into()),
+        key: None,
+        operation: None,
         group_by: Vec::new(),
         filter: Vec::new(),
         scale: 18,

@@ -34,6 +34,16 @@ pub const PRICE_TIERS_MAX: usize = 256;
 pub const PRICE_ROWS_MAX: usize = 1_000;
 /// Group-by dimensions of one meter.
 pub const METER_GROUP_BY_MAX: usize = 8;
+/// Different groups that a subscription may use of one meter in one tier window, unless the meter says otherwise.
+pub const METER_GROUPS_MAX_DEFAULT: u64 = 10_000;
+/// Events or keys that a meter may measure one by one in one tier window and group, unless it says otherwise.
+pub const METER_KEPT_MAX_DEFAULT: u64 = 1_000_000;
+/// Largest value of either limit.
+pub const METER_LIMIT_MAX: u64 = 100_000_000;
+/// Shortest and longest granule of a peak, in seconds.
+pub const METER_GRANULE_SECONDS: std::ops::RangeInclusive<u32> = 60..=86_400;
+/// Texts of one condition of a filter.
+pub const METER_FILTER_TEXTS_MAX: usize = 1_000;
 /// Fixed dedup slots; partitions and shards own ranges of them.
 pub const SLOTS: usize = 1_024;
 /// Shards that one process may run.

@@ -7,9 +7,12 @@
 //! - A plan is immutable; a barrier swaps the whole plan.
 //! - Bounds of a schedule are sorted and strictly increasing; spans of a subject are sorted and disjoint.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::decimal::Decimal;
+use crate::exact::Exact;
 use crate::ids::{MeterId, Subject};
 use crate::time::{Span, Timestamp};
 
@@ -20,6 +23,165 @@ pub enum Aggregation {
     Sum,
     /// The count of events.
     Count,
+    /// The sum over the count.
+    Average,
+    /// The least value.
+    Min,
+    /// The greatest value.
+    Max,
+    /// The value of the event with the greatest time; of one instant the later arrival.
+    Latest,
+    /// Different keys that were added and not removed since.
+    Unique,
+    /// A level, weighted by the part of the window in which it held.
+    WeightedSum(Gauge),
+    /// The value that so many millionths of a percent of the values do not exceed, by nearest rank.
+    Percentile {
+        /// Above 0 and at most 100,000,000.
+        percent_millionths: u32,
+    },
+    /// The greatest value of every granule of the window, added up.
+    Peak {
+        /// Nanoseconds of a granule, above zero.
+        granule: i64,
+    },
+    /// The values one by one, for prices of single events; as a quantity their sum.
+    Each,
+}
+
+impl Aggregation {
+    /// What a cell keeps of its events.
+    pub fn class(self) -> CellClass {
+        match self {
+            Aggregation::Sum | Aggregation::Count | Aggregation::Average => CellClass::Additive,
+            Aggregation::Min => CellClass::Least,
+            Aggregation::Max => CellClass::Greatest,
+            Aggregation::Latest => CellClass::Latest,
+            Aggregation::Unique => CellClass::Keys,
+            Aggregation::WeightedSum(_)
+            | Aggregation::Percentile { .. }
+            | Aggregation::Peak { .. }
+            | Aggregation::Each => CellClass::Events,
+        }
+    }
+
+    /// Whether what was measured before a window goes on in it.
+    pub fn is_carried(self) -> bool {
+        matches!(self, Aggregation::WeightedSum(_))
+    }
+
+    /// Whether the measure has no fraction.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Aggregation::Count | Aggregation::Unique)
+    }
+}
+
+/// How events say what a level is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gauge {
+    /// Each adds to it.
+    Changes,
+    /// Each sets it.
+    Levels,
+}
+
+/// What a cell keeps of its events, besides their count, the sum of their values and the digest of their set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CellClass {
+    /// Nothing more.
+    Additive,
+    /// The least value.
+    Least,
+    /// The greatest value.
+    Greatest,
+    /// The value of the latest event.
+    Latest,
+    /// The last change of every key.
+    Keys,
+    /// Time, position and value of every event.
+    Events,
+}
+
+/// What a filter asks of a dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// It has one of these texts.
+    OneOf(Vec<Arc<str>>),
+    /// It has none of these texts; an event without the dimension passes.
+    NoneOf(Vec<Arc<str>>),
+    /// It is there, or not.
+    Exists(bool),
+    /// Its text starts so.
+    StartsWith(Arc<str>),
+    /// Its text is a number that stands so to another; a text that is no number fails.
+    Compares(Comparison, Decimal),
+}
+
+/// How a number stands to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Comparison {
+    /// Below it.
+    Below,
+    /// Below or equal.
+    AtMost,
+    /// Above or equal.
+    AtLeast,
+    /// Above it.
+    Above,
+}
+
+impl Comparison {
+    /// Whether an order of two numbers is this comparison.
+    pub fn holds(self, order: Ordering) -> bool {
+        match self {
+            Comparison::Below => order.is_lt(),
+            Comparison::AtMost => order.is_le(),
+            Comparison::AtLeast => order.is_ge(),
+            Comparison::Above => order.is_gt(),
+        }
+    }
+}
+
+impl Test {
+    /// Whether a text passes; `None` is an event without the dimension.
+    pub fn passes(&self, text: Option<&str>) -> bool {
+        let is_in = |texts: &[Arc<str>]| text.is_some_and(|text| texts.iter().any(|one| **one == *text));
+        match self {
+            Test::OneOf(texts) => is_in(texts),
+            Test::NoneOf(texts) => !is_in(texts),
+            Test::Exists(is_wanted) => text.is_some() == *is_wanted,
+            Test::StartsWith(start) => text.is_some_and(|text| text.starts_with(&**start)),
+            Test::Compares(..) => {
+                text.and_then(|text| Decimal::parse(text).ok()).is_some_and(|value| self.admits(value))
+            }
+        }
+    }
+
+    /// Whether a number passes: of a value property, which has no text.
+    pub fn admits(&self, value: Decimal) -> bool {
+        match self {
+            Test::Exists(is_wanted) => *is_wanted,
+            Test::Compares(comparison, other) => {
+                let order = Exact::from(value).compare(Exact::from(*other));
+                order.is_ok_and(|order| comparison.holds(order))
+            }
+            Test::OneOf(_) | Test::NoneOf(_) | Test::StartsWith(_) => false,
+        }
+    }
+
+    /// Whether the test may be made of a value property, where an event has no dimension of the name.
+    pub fn is_of_values(&self) -> bool {
+        matches!(self, Test::Exists(_) | Test::Compares(..))
+    }
+}
+
+/// One condition of a filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Name of the dimension; [`Test::is_of_values`] says where a value property of this name serves as well.
+    pub dimension: Arc<str>,
+    /// What is asked of it.
+    pub test: Test,
 }
 
 /// What a meter makes of a negative value.
@@ -43,12 +205,16 @@ pub struct MeterProgram {
     pub event_type: Arc<str>,
     /// How values become a measure.
     pub aggregation: Aggregation,
-    /// The value property that is summed; `None` for a count.
+    /// The value property that is measured; `None` for a count, which takes every event as one, and for keys.
     pub value: Option<Arc<str>>,
+    /// The dimension whose texts are the keys of [`Aggregation::Unique`].
+    pub key: Option<Arc<str>>,
+    /// The dimension that says whether a key comes or goes: one with the text `remove` goes.
+    pub operation: Option<Arc<str>>,
     /// Dimensions that split the measure into groups, in catalog order.
     pub group_by: Vec<Arc<str>>,
-    /// Every named dimension must have one of its texts.
-    pub filter: Vec<(Arc<str>, Vec<Arc<str>>)>,
+    /// Every condition must hold.
+    pub filter: Vec<Condition>,
     /// Fraction digits of the measure.
     pub scale: u8,
     /// What becomes of a negative value.
@@ -163,6 +329,29 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::MIN.plus(seconds * crate::time::SECOND)
+    }
+
+    #[test]
+    fn a_test_says_which_texts_pass_and_whether_none_does() {
+        let texts = |list: &[&str]| list.iter().map(|text| Arc::from(*text)).collect::<Vec<Arc<str>>>();
+        let number = |text| Decimal::parse(text).unwrap();
+        let all = [None, Some("a"), Some("ab"), Some("5"), Some("-5.0"), Some("5.1")];
+        for (test, passing) in [
+            (Test::OneOf(texts(&["a", "5"])), "010100".to_string()),
+            (Test::NoneOf(texts(&["a", "5"])), "101011".to_string()),
+            (Test::Exists(true), "011111".to_string()),
+            (Test::Exists(false), "100000".to_string()),
+            (Test::StartsWith("a".into()), "011000".to_string()),
+            (Test::Compares(Comparison::Below, number("5")), "000010".to_string()),
+            (Test::Compares(Comparison::AtMost, number("5.00")), "000110".to_string()),
+            (Test::Compares(Comparison::AtLeast, number("5")), "000101".to_string()),
+            (Test::Compares(Comparison::Above, number("5")), "000001".to_string()),
+        ] {
+            let passed: String = all.iter().map(|text| if test.passes(*text) { '1' } else { '0' }).collect();
+            assert_eq!(passed, passing, "{test:?}");
+        }
+        assert!(Test::Compares(Comparison::Above, number("5")).admits(number("5.01")));
+        assert!(!Test::OneOf(texts(&["5"])).is_of_values());
     }
 
     #[test]

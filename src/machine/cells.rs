@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use domain::plan::MeteringPlan;
 use domain::{Subject, Timestamp};
-use engine::shard::cell::{CellReport, Fold, Group};
+use engine::shard::cell::{CellReport, Group};
+use engine::shard::kept::CellValue;
 
 /// Which cell of a subject: ordered so that one meter's cells of a window are one range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,16 +26,24 @@ pub(crate) struct MergedCell<'a> {
     pub(crate) slice_from: Timestamp,
     /// The group.
     pub(crate) group: &'a Group,
-    /// The fold over all shards.
-    pub(crate) fold: Fold,
+    /// What all shards say that it holds.
+    pub(crate) value: CellValue,
+}
+
+/// From when on a subject has a level.
+struct LevelBounds {
+    first: Timestamp,
+    changed: Option<Timestamp>,
 }
 
 /// All cells.
 #[derive(Default)]
 pub(crate) struct Cells {
     shards: usize,
-    subjects: BTreeMap<Subject, BTreeMap<CellKey, Vec<Fold>>>,
+    subjects: BTreeMap<Subject, BTreeMap<CellKey, Vec<CellValue>>>,
     changed: BTreeMap<Subject, BTreeSet<(u32, Timestamp)>>,
+    /// First instant of the earliest slice of the subjects that have a level, and of the earliest that changed.
+    levels: BTreeMap<Subject, LevelBounds>,
 }
 
 impl Cells {
@@ -43,16 +53,37 @@ impl Cells {
     }
 
     /// Takes the cells that a shard changed since its last report.
-    pub(crate) fn handle_reports(&mut self, shard: usize, reports: Vec<CellReport>) {
+    pub(crate) fn handle_reports(&mut self, plan: &MeteringPlan, shard: usize, reports: Vec<CellReport>) {
         assert!(shard < self.shards, "a report comes from one of the shards");
         for report in reports {
-            let CellReport { subject, program, group, slice_from, fold } = report;
+            let CellReport { subject, program, group, slice_from, value } = report;
             self.changed.entry(subject.clone()).or_default().insert((program, slice_from));
+            if plan.programs[program as usize].aggregation.is_carried() {
+                let bounds = self
+                    .levels
+                    .entry(subject.clone())
+                    .or_insert(LevelBounds { first: slice_from, changed: None });
+                bounds.first = bounds.first.min(slice_from);
+                bounds.changed = Some(bounds.changed.map_or(slice_from, |changed| changed.min(slice_from)));
+            }
             let cells = self.subjects.entry(subject).or_default();
             let key = CellKey { program, slice_from, group };
-            let partials = cells.entry(key).or_insert_with(|| vec![Fold::default(); self.shards]);
-            partials[shard] = fold;
+            let partials = cells.entry(key).or_insert_with(|| vec![CellValue::default(); self.shards]);
+            partials[shard] = value;
         }
+    }
+
+    /// Subjects that have a level, and from when on their windows may be worth something else than at the cut before,
+    /// whose instant was not before `since`. Marks them unchanged.
+    pub(crate) fn take_levels(&mut self, since: Timestamp) -> Vec<(Subject, Timestamp)> {
+        let levels = self.levels.iter_mut();
+        levels
+            .map(|(subject, bounds)| {
+                let open = since.max(bounds.first);
+                let changed = bounds.changed.take();
+                (subject.clone(), changed.map_or(open, |changed| changed.min(open)))
+            })
+            .collect()
     }
 
     /// The cells that changed since the last call: subject, program, first instant of the slice.
@@ -75,12 +106,12 @@ impl Cells {
             .flat_map(move |cells| cells.range(low.clone()..))
             .take_while(move |(key, _)| key.program == program && key.slice_from < until)
             .filter_map(|(key, partials)| {
-                let mut fold = Fold::default();
-                partials.iter().for_each(|partial| fold.merge(partial));
-                (!fold.is_empty()).then_some(MergedCell {
+                let mut value = CellValue::default();
+                partials.iter().for_each(|partial| value.merge(partial));
+                (!value.is_empty()).then_some(MergedCell {
                     slice_from: key.slice_from,
                     group: &key.group,
-                    fold,
+                    value,
                 })
             })
     }

@@ -11,8 +11,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
-use billing::catalog::{Account, Catalog, Entity, GrantKind, PriceTimeline, PricingModel};
+use billing::catalog::{Account, Catalog, Entity, GrantKind, Meter, PriceTimeline, PricingModel};
 use billing::charges::{ChargeLine, Component, Corrects, LineKey, PostingClass};
 use billing::rating::account::{
     AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
@@ -20,14 +21,16 @@ use billing::rating::account::{
 use billing::rating::models::{Flat, Model, Payment};
 use billing::rating::{ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTerms, explain, position};
 use domain::plan::MeteringPlan;
-use domain::{AccountId, Exact, ExactStatus, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp};
-use engine::shard::cell::Fold;
+use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, Subject, SubscriptionId, Timestamp};
+use engine::shard::cell::Group;
+use engine::shard::kept::CellValue;
 use wire::control::{Cut, RatingFailure, WindowFinal};
 
 use crate::cells::{Cells, MergedCell};
 use crate::due::DueIndex;
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::issued::{GroupTexts, Issued, Worth};
+use crate::measure::MeasureRule;
 use crate::metering_plan::program_index;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, active_spans_of, slice_of};
 
@@ -75,6 +78,14 @@ pub(crate) struct Rater<'a> {
     pub(crate) set_aside: RefCell<Vec<SetAside>>,
 }
 
+/// What changed since the last cut.
+pub(crate) struct Changed {
+    /// Cells by subject: program and first instant of the slice.
+    pub(crate) cells: BTreeMap<Subject, BTreeSet<(u32, Timestamp)>>,
+    /// Subjects with a level, and from when on it may be worth something else.
+    pub(crate) levels: Vec<(Subject, Timestamp)>,
+}
+
 /// Which windows of an account are rated.
 #[derive(Default)]
 pub(crate) struct Affected {
@@ -95,14 +106,14 @@ pub(crate) struct CutOutcome {
 /// Accounts that have a changed cell, a changed term, or a due instant since the last cut.
 pub(crate) fn affected_accounts(
     catalog: &Catalog,
-    changed: &BTreeMap<domain::Subject, BTreeSet<(u32, Timestamp)>>,
+    changed: &Changed,
     touched: &BTreeSet<AccountId>,
     due: &DueIndex,
     closed_through: Timestamp,
     cut: &Cut,
 ) -> BTreeMap<AccountId, Affected> {
     let mut affected: BTreeMap<AccountId, Affected> = BTreeMap::new();
-    for (subject, cells) in changed {
+    for (subject, cells) in &changed.cells {
         let Some(timeline) = catalog.subject(subject.as_str()) else { continue };
         let mut last: Option<(&SubscriptionId, Span)> = None;
         for (_, slice_from) in cells {
@@ -120,6 +131,20 @@ pub(crate) fn affected_accounts(
             let windows = &mut affected.entry(account.id.clone()).or_default().windows;
             windows.insert((binding.subscription.clone(), window.from));
             last = Some((&binding.subscription, window));
+        }
+    }
+    for (subject, since) in &changed.levels {
+        let Some(timeline) = catalog.subject(subject.as_str()) else { continue };
+        // A level goes on: what it is worth changes with time, and after an event in every window until now.
+        for (bound, binding) in timeline.spans() {
+            let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
+            let (account, _) = account_and_entity(catalog, subscription.account());
+            let mut window = account.time_zone.month(account.time_zone.period_of(bound.from.max(*since)));
+            while window.from <= cut.at && window.from < bound.until {
+                let windows = &mut affected.entry(account.id.clone()).or_default().windows;
+                windows.insert((binding.subscription.clone(), window.from));
+                window = account.time_zone.month(account.time_zone.period_of(window.until));
+            }
         }
     }
     for account in touched {
@@ -490,26 +515,32 @@ impl Rater<'_> {
         active: &[ActiveSpan],
     ) -> Result<Groups, RatingStatus> {
         let timeline = charge.price;
-        let meters: Vec<&MeterId> = timeline.meters().collect();
-        let is_capacity = timeline.model() == PricingModel::Capacity;
+        let meters = self.priced_meters(timeline);
         let mut set_aside = 0;
-        let mut folds: BTreeMap<GroupTexts, BTreeMap<Timestamp, (Span, Vec<Fold>)>> = BTreeMap::new();
+        let mut used: BTreeMap<GroupTexts, BTreeMap<Timestamp, SliceUse>> = BTreeMap::new();
         for (index, meter) in meters.iter().enumerate() {
-            let program = program_index(self.plan, meter).expect("every meter has a program");
-            let names = &self.plan.programs[program as usize].group_by;
-            for (slice, cell) in self.cells_of(schedules, charge, active, program) {
-                let texts = names.iter().zip(cell.group.iter());
-                let texts =
-                    texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
-                // The dimensions of a capacity are counted together, whatever their groups.
-                let group = if is_capacity { GroupTexts::new() } else { texts.collect() };
-                let Some(group) = timeline.counted_group(slice.from, group)? else {
-                    set_aside += cell.fold.count;
+            let mut different: BTreeSet<&Group> = BTreeSet::new();
+            for (slice, cell) in self.cells_of(schedules, charge, active, meter.program) {
+                different.insert(cell.group);
+                let Some(group) = counted_group(timeline, slice, meter, cell.group)? else {
+                    set_aside += cell.value.fold.count;
                     continue;
                 };
-                let slices = folds.entry(group).or_default();
-                let nothing = || (slice, vec![Fold::default(); meters.len()]);
-                slices.entry(slice.from).or_insert_with(nothing).1[index].merge(&cell.fold);
+                let nothing = || SliceUse::nothing(slice, meters.len());
+                let slice = used.entry(group).or_default().entry(slice.from).or_insert_with(nothing);
+                slice.meters[index].value.merge(&cell.value);
+            }
+            if different.len() as u64 > meter.terms.groups_max() {
+                return Err(RatingStatus::GroupsMustFit);
+            }
+            if meter.rule.aggregation.is_carried() {
+                for (slice, group, level) in self.levels_of(schedules, charge, active, meter)? {
+                    let Some(group) = counted_group(timeline, slice, meter, group)? else { continue };
+                    let nothing = || SliceUse::nothing(slice, meters.len());
+                    let slice = used.entry(group).or_default().entry(slice.from).or_insert_with(nothing);
+                    let weighted = &mut slice.meters[index].weighted;
+                    *weighted = weighted.add(level)?;
+                }
             }
         }
         if set_aside > 0 {
@@ -521,30 +552,23 @@ impl Rater<'_> {
                 event_count: set_aside,
             });
         }
-        let scales: Vec<u8> = meters
-            .iter()
-            .map(|meter| {
-                let program = program_index(self.plan, meter).expect("every meter has a program");
-                self.plan.programs[program as usize].scale
-            })
-            .collect();
-        let mut measures = BTreeMap::new();
-        for (group, slices) in folds {
-            let mut list = Vec::with_capacity(slices.len());
-            for (slice, folds) in slices.into_values() {
-                let mut merged =
-                    MergedSlice { slice, quantities: Vec::new(), event_count: 0, event_digest: 0 };
-                for (fold, scale) in folds.iter().zip(&scales) {
-                    let sum = fold.sum.value().ok_or(ExactStatus::AmountMustFit)?;
-                    merged.quantities.push(Exact::new(sum, u32::from(*scale)));
-                    merged.event_count += fold.count;
-                    merged.event_digest = merged.event_digest.wrapping_add(fold.digest);
-                }
-                list.push(merged);
-            }
-            measures.insert(group, list);
-        }
-        Ok(measures)
+        let merged_of = |(group, slices): (GroupTexts, BTreeMap<Timestamp, SliceUse>)| {
+            let slices: Vec<SliceUse> = slices.into_values().collect();
+            Ok((group, merged_slices(timeline, charge.window, &meters, &slices)?))
+        };
+        used.into_iter().map(merged_of).collect()
+    }
+
+    /// The meters of a price, as the plan executes them.
+    fn priced_meters(&self, price: &PriceTimeline) -> Vec<PricedMeter<'_>> {
+        let meters = price.meters().map(|id| {
+            let program = program_index(self.plan, id).expect("every meter has a program");
+            let names = &self.plan.programs[program as usize];
+            let rule = MeasureRule { aggregation: names.aggregation, scale: names.scale };
+            let terms = self.catalog.meter(id).expect("the catalog refuses prices of unknown meters");
+            PricedMeter { program, group_by: &names.group_by, rule, terms }
+        });
+        meters.collect()
     }
 
     /// The cells of a meter that belong to a subscription under the price's plan in a window, each with its slice.
@@ -770,19 +794,114 @@ fn of_window<'l, 'k>(
 /// What was used in a window, per group, one slice after the other.
 type Groups = BTreeMap<GroupTexts, Vec<MergedSlice>>;
 
+/// A meter of a price.
+pub(crate) struct PricedMeter<'a> {
+    /// Index of its program.
+    pub(crate) program: u32,
+    group_by: &'a [Arc<str>],
+    /// How its cells become a quantity.
+    pub(crate) rule: MeasureRule,
+    /// What the catalog says of it.
+    pub(crate) terms: &'a Meter,
+}
+
+/// What was used of a price's meters in a slice, before it is a quantity.
+struct SliceUse {
+    slice: Span,
+    meters: Vec<MeterUse>,
+}
+
+#[derive(Clone)]
+struct MeterUse {
+    /// The cells of all shards and subjects.
+    value: CellValue,
+    /// What levels add to the weighted sum of the window.
+    weighted: Exact,
+}
+
+impl SliceUse {
+    fn nothing(slice: Span, meters: usize) -> Self {
+        Self { slice, meters: vec![MeterUse { value: CellValue::default(), weighted: Exact::ZERO }; meters] }
+    }
+}
+
+/// The group of a price that a meter's group counts in; `None` if it is set aside.
+fn counted_group(
+    price: &PriceTimeline,
+    slice: Span,
+    meter: &PricedMeter<'_>,
+    group: &Group,
+) -> Result<Option<GroupTexts>, RatingStatus> {
+    // The dimensions of a capacity are counted together, whatever their groups.
+    if price.model() == PricingModel::Capacity {
+        return price.counted_group(slice.from, GroupTexts::new());
+    }
+    let texts = meter.group_by.iter().zip(group.iter());
+    let texts = texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
+    price.counted_group(slice.from, texts.collect())
+}
+
+/// The quantities of a group's slices, in order of time.
+fn merged_slices(
+    price: &PriceTimeline,
+    window: Span,
+    meters: &[PricedMeter<'_>],
+    slices: &[SliceUse],
+) -> Result<Vec<MergedSlice>, RatingStatus> {
+    let nothing = |slice: &SliceUse| MergedSlice {
+        slice: slice.slice,
+        quantities: Vec::with_capacity(meters.len()),
+        events: None,
+        event_count: 0,
+        event_digest: 0,
+    };
+    let mut merged: Vec<MergedSlice> = slices.iter().map(nothing).collect();
+    for (index, meter) in meters.iter().enumerate() {
+        let values = || slices.iter().map(|slice| (slice.slice, &slice.meters[index].value));
+        meter.check_kept(values().map(|(_, value)| value))?;
+        let quantities = match meter.rule.aggregation.is_carried() {
+            true => slices.iter().map(|slice| slice.meters[index].weighted).collect(),
+            false => meter.rule.quantities(window.from, values())?,
+        };
+        for ((merged, quantity), (_, value)) in merged.iter_mut().zip(quantities).zip(values()) {
+            merged.quantities.push(quantity);
+            if price.model() == PricingModel::Percentage {
+                merged.events = Some(meter.rule.values(value));
+            }
+            merged.event_count += value.fold.count;
+            merged.event_digest = merged.event_digest.wrapping_add(value.fold.digest);
+        }
+    }
+    Ok(merged)
+}
+
+impl PricedMeter<'_> {
+    /// Refuses to measure more events or keys one by one than the meter says.
+    pub(crate) fn check_kept<'v>(
+        &self,
+        values: impl Iterator<Item = &'v CellValue>,
+    ) -> Result<(), RatingStatus> {
+        let kept = self.rule.kept_count(values);
+        if kept > self.terms.kept_max() { Err(RatingStatus::KeptMustFit) } else { Ok(()) }
+    }
+}
+
 /// What all shards and subjects together used in a slice: one quantity for each meter of the price.
 struct MergedSlice {
     slice: Span,
     quantities: Vec<Exact>,
+    /// The values of single events, if the price prices them one by one.
+    events: Option<Vec<Exact>>,
     event_count: u64,
     event_digest: u128,
 }
 
 impl MergedSlice {
     fn measure(&self) -> SliceMeasure<'_> {
-        let measure = match self.quantities.as_slice() {
-            [quantity] => Measure::Scalar(*quantity),
-            quantities => Measure::Dimensions(quantities),
+        let measure = match (&self.events, self.quantities.as_slice()) {
+            (Some(events), _) => Measure::Sequence(events),
+            (None, [quantity]) => Measure::Scalar(*quantity),
+            (None, quantities) => Measure::Dimensions(quantities),
         };
         let (event_count, event_digest) = (self.event_count, self.event_digest);
         SliceMeasure { slice: self.slice, measure, event_count, event_digest }
@@ -790,11 +909,11 @@ impl MergedSlice {
 }
 
 /// One price of one subscription in one window.
-struct Charge<'a> {
-    account: &'a Account,
-    subscription: &'a SubscriptionId,
-    price: &'a PriceTimeline,
-    window: Span,
+pub(crate) struct Charge<'a> {
+    pub(crate) account: &'a Account,
+    pub(crate) subscription: &'a SubscriptionId,
+    pub(crate) price: &'a PriceTimeline,
+    pub(crate) window: Span,
 }
 
 /// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a

@@ -29,7 +29,7 @@ use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::control_writer::RESOURCE_BYTES_MAX;
-use crate::cut::{Rater, SetAside, affected_accounts, original_period};
+use crate::cut::{Changed, Rater, SetAside, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
 use crate::issued::Issued;
@@ -286,14 +286,15 @@ impl Machine {
 
     /// Takes the cells that a shard changed since its last report.
     pub fn handle_reports(&mut self, shard: usize, reports: Vec<CellReport>) {
-        self.cells.handle_reports(shard, reports);
+        self.cells.handle_reports(&self.plan, shard, reports);
     }
 
     /// Rates the open cut; gives the batch to be stored and sealed, or `None` if nothing differs from what was issued.
     /// The batch is staged for its seal.
     pub fn rate_open_cut(&mut self) -> Option<RatedBatch> {
         let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
-        let changed = self.cells.take_changed();
+        let changed =
+            Changed { cells: self.cells.take_changed(), levels: self.cells.take_levels(self.closed_through) };
         let catalog = &self.control.catalog;
         let affected =
             affected_accounts(catalog, &changed, &open.touched, &self.due, self.closed_through, &open.cut);
@@ -381,15 +382,21 @@ impl Machine {
 
     /// Stages a stored batch of a sealed cut instead of rating it again.
     pub fn load_batch(&mut self, digest: String, batch: Batch) {
-        let _ = self.cells.take_changed();
+        self.forget_changed();
         self.staged = Some((digest, Arc::new(batch)));
+    }
+
+    /// What changed until a cut is rated or loaded by it.
+    fn forget_changed(&mut self) {
+        let _ = self.cells.take_changed();
+        let _ = self.cells.take_levels(self.closed_through);
     }
 
     /// Ends the open cut: its seal was applied, or there was nothing to seal.
     pub fn close_cut(&mut self) {
         let open = self.open_cut.take().expect("a cut is open when it is closed");
         assert!(self.staged.is_none(), "a rated cut is sealed before it is closed");
-        let _ = self.cells.take_changed();
+        self.forget_changed();
         self.closed_through = self.final_through(&open.cut);
         let grace = self.control.policy().grace;
         self.due.advance(&self.control.catalog, grace, open.cut.at, &open.touched);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use billing::catalog::{self, Catalog};
-use domain::plan::{Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, SubjectPlan};
+use domain::plan::{Condition, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, SubjectPlan};
 use domain::{MeterId, Span, SubscriptionId};
 use wire::control::PolicyRecord;
 
@@ -74,21 +74,20 @@ pub(crate) fn program_of(created: u64, meter: &catalog::Meter) -> MeterProgram {
     MeterProgram {
         meter: meter.id.clone(),
         event_type: meter.event_type.as_str().into(),
-        aggregation: match meter.aggregation {
-            catalog::Aggregation::Sum => Aggregation::Sum,
-            catalog::Aggregation::Count => Aggregation::Count,
-        },
+        aggregation: meter.measure(),
         value: meter.value.as_deref().map(Arc::from),
+        key: meter.key.as_deref().map(Arc::from),
+        operation: meter.operation.as_deref().map(Arc::from),
         group_by: meter.group_by.iter().map(|name| name.as_str().into()).collect(),
         filter: meter
             .filter
             .iter()
-            .map(|(name, texts)| {
-                (Arc::from(name.as_str()), texts.as_slice().iter().map(|text| text.as_str().into()).collect())
+            .flat_map(|(name, test)| {
+                let dimension: Arc<str> = name.as_str().into();
+                test.tests().into_iter().map(move |test| Condition { dimension: dimension.clone(), test })
             })
             .collect(),
-        // A count has no fraction.
-        scale: if meter.aggregation == catalog::Aggregation::Count { 0 } else { meter.scale },
+        scale: meter.measured_scale(),
         negative_usage: match meter.negative_usage {
             catalog::NegativeUsage::Reject => NegativeUsage::Reject,
             catalog::NegativeUsage::Zero => NegativeUsage::Zero,

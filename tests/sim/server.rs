@@ -354,7 +354,7 @@ impl Surroundings for UsageSide {
             for (shard, cells) in &reports {
                 for cell in cells {
                     let key = (cell.subject.clone(), cell.program, cell.group.clone(), cell.slice_from);
-                    self.cells.insert((*shard, key), cell.fold);
+                    self.cells.insert((*shard, key), cell.value.fold);
                 }
             }
         }

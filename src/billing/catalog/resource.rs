@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::limits::{
-    DECIMAL_FRACTION_DIGITS_MAX, METER_GROUP_BY_MAX, METER_SCALE_DEFAULT, OPAQUE_BYTES_MAX,
+    DECIMAL_FRACTION_DIGITS_MAX, METER_FILTER_TEXTS_MAX, METER_GRANULE_SECONDS, METER_GROUP_BY_MAX,
+    METER_GROUPS_MAX_DEFAULT, METER_KEPT_MAX_DEFAULT, METER_LIMIT_MAX, METER_SCALE_DEFAULT, OPAQUE_BYTES_MAX,
     PROPERTY_BYTES_MAX,
 };
+use domain::plan::{Comparison, Test};
 use domain::{
     AccountId, Currency, Decimal, EntityId, MeterId, PlanId, Subject, SubscriptionId, Timestamp, Zone,
 };
@@ -56,6 +58,35 @@ pub enum Aggregation {
     Sum,
     /// The count of events.
     Count,
+    /// The sum of a value over the count.
+    Average,
+    /// The least value.
+    Min,
+    /// The greatest value.
+    Max,
+    /// The value of the event with the greatest time.
+    Latest,
+    /// Different keys.
+    Unique,
+    /// A level, weighted by time.
+    WeightedSum,
+    /// The value that a percentage of the values do not exceed.
+    Percentile,
+    /// The greatest value of every granule, added up.
+    Peak,
+    /// The values one by one.
+    Each,
+}
+
+/// How events say what a level is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gauge {
+    /// Each adds to it.
+    #[default]
+    Changes,
+    /// Each sets it.
+    Levels,
 }
 
 /// What a meter makes of negative values.
@@ -97,6 +128,108 @@ impl OneOrMany {
     }
 }
 
+/// What a filter asks of a dimension: one text, a list of texts, or tests that all must pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FilterTest {
+    /// It has this text, or one of these.
+    Texts(OneOrMany),
+    /// All of these tests pass.
+    Tests(Box<FilterTests>),
+}
+
+/// Tests of a dimension; those that are left out are not made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterTests {
+    /// It has this text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eq: Option<String>,
+    /// It does not have this text, or is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ne: Option<String>,
+    /// It has one of these texts.
+    #[serde(default, rename = "in", skip_serializing_if = "Option::is_none")]
+    pub one_of: Option<Vec<String>>,
+    /// It has none of these texts, or is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_in: Option<Vec<String>>,
+    /// Whether it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exists: Option<bool>,
+    /// Its text starts so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// It is a number below this one.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub lt: Option<Decimal>,
+    /// It is a number of at most this one.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub lte: Option<Decimal>,
+    /// It is a number of at least this one.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub gte: Option<Decimal>,
+    /// It is a number above this one.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub gt: Option<Decimal>,
+}
+
+impl FilterTest {
+    /// A list of texts.
+    pub fn texts(texts: &[&str]) -> Self {
+        Self::Texts(OneOrMany::Many(texts.iter().map(|text| (*text).to_string()).collect()))
+    }
+
+    /// What it asks for, as the engine does; all of them must pass.
+    pub fn tests(&self) -> Vec<Test> {
+        let shared = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
+        let tests = match self {
+            FilterTest::Texts(texts) => return vec![Test::OneOf(shared(texts.as_slice()))],
+            FilterTest::Tests(tests) => tests,
+        };
+        let compares = |comparison| move |number: Decimal| Test::Compares(comparison, number);
+        [
+            tests.eq.as_ref().map(|text| Test::OneOf(shared(std::slice::from_ref(text)))),
+            tests.ne.as_ref().map(|text| Test::NoneOf(shared(std::slice::from_ref(text)))),
+            tests.one_of.as_ref().map(|texts| Test::OneOf(shared(texts))),
+            tests.not_in.as_ref().map(|texts| Test::NoneOf(shared(texts))),
+            tests.exists.map(Test::Exists),
+            tests.prefix.as_ref().map(|start| Test::StartsWith(start.as_str().into())),
+            tests.lt.map(compares(Comparison::Below)),
+            tests.lte.map(compares(Comparison::AtMost)),
+            tests.gte.map(compares(Comparison::AtLeast)),
+            tests.gt.map(compares(Comparison::Above)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Every text that it names.
+    pub fn named_texts(&self) -> Vec<&str> {
+        let texts: Vec<&String> = match self {
+            FilterTest::Texts(texts) => texts.as_slice().iter().collect(),
+            FilterTest::Tests(tests) => {
+                let single = [&tests.eq, &tests.ne, &tests.prefix].into_iter().flatten();
+                let lists = [&tests.one_of, &tests.not_in].into_iter().flatten().flatten();
+                single.chain(lists).collect()
+            }
+        };
+        texts.into_iter().map(String::as_str).collect()
+    }
+
+    /// Whether there is a test, and every list of texts has one and not too many.
+    fn is_sound(&self) -> bool {
+        let list_fits = |length: usize| (1..=METER_FILTER_TEXTS_MAX).contains(&length);
+        let fits = |test: &Test| match test {
+            Test::OneOf(texts) | Test::NoneOf(texts) => list_fits(texts.len()),
+            Test::Exists(_) | Test::StartsWith(_) | Test::Compares(..) => true,
+        };
+        let tests = self.tests();
+        !tests.is_empty() && tests.iter().all(fits)
+    }
+}
+
 /// A meter: turns events of a type into a measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -107,21 +240,43 @@ pub struct Meter {
     pub event_type: String,
     /// How.
     pub aggregation: Aggregation,
-    /// The value property that is summed.
+    /// The value property that is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// The dimension whose texts are the keys that are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The dimension that says whether a key is added or removed; without it, or with another text than `remove`, a key is
+    /// added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// How events say what a level is; `changes`, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gauge: Option<Gauge>,
+    /// The percentage of a percentile.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Decimal>,
+    /// Seconds of a granule of a peak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granule_seconds: Option<u32>,
     /// Dimensions that split the measure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub group_by: Vec<String>,
-    /// Every named dimension must have one of its texts.
+    /// Every named dimension must pass its tests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub filter: BTreeMap<String, OneOrMany>,
+    pub filter: BTreeMap<String, FilterTest>,
     /// What becomes of negative values.
     #[serde(default)]
     pub negative_usage: NegativeUsage,
     /// Fraction digits that are kept.
     #[serde(default = "scale_default")]
     pub scale: u8,
+    /// Different groups that a subscription may use in one tier window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_max: Option<u64>,
+    /// Events or keys that may be measured one by one in one tier window and group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_max: Option<u64>,
 }
 
 fn scale_default() -> u8 {
@@ -501,13 +656,10 @@ impl Meter {
     /// The first broken rule, in the order in which [`Rule`] declares them.
     pub fn check(&self) -> Result<(), Rule> {
         check_text(&self.event_type, OPAQUE_BYTES_MAX)?;
-        let texts = self.filter.values().flat_map(|texts| texts.as_slice());
-        for text in self.value.iter().chain(&self.group_by).chain(self.filter.keys()).chain(texts) {
+        for text in self.texts() {
             check_text(text, PROPERTY_BYTES_MAX)?;
         }
-        if (self.aggregation == Aggregation::Sum) != self.value.is_some() {
-            return Err(Rule::ValueMustFitAggregation);
-        }
+        self.check_aggregation()?;
         if self.scale > DECIMAL_FRACTION_DIGITS_MAX {
             return Err(Rule::ScaleMustFit);
         }
@@ -515,10 +667,96 @@ impl Meter {
         if self.group_by.len() > METER_GROUP_BY_MAX || different.len() != self.group_by.len() {
             return Err(Rule::GroupByMustFit);
         }
-        if self.filter.values().any(|texts| texts.as_slice().is_empty()) {
+        if !self.filter.values().all(FilterTest::is_sound) {
             return Err(Rule::FilterMustNameTexts);
         }
+        let limits = [self.groups_max, self.kept_max];
+        if limits.into_iter().flatten().any(|limit| !(1..=METER_LIMIT_MAX).contains(&limit)) {
+            return Err(Rule::LimitMustFit);
+        }
         Ok(())
+    }
+
+    /// Names and texts that it gives, but for ids and the event type.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let names = [&self.value, &self.key, &self.operation].into_iter().flatten().chain(&self.group_by);
+        let filter = self.filter.iter();
+        let filter = filter.flat_map(|(name, test)| [name.as_str()].into_iter().chain(test.named_texts()));
+        names.map(String::as_str).chain(filter)
+    }
+
+    fn check_aggregation(&self) -> Result<(), Rule> {
+        let has_key = self.aggregation == Aggregation::Unique;
+        let has_value = !has_key && self.aggregation != Aggregation::Count;
+        if self.value.is_some() != has_value || self.key.is_some() != has_key {
+            return Err(Rule::ValueMustFitAggregation);
+        }
+        let is_of = |aggregation, is_given: bool| !is_given || self.aggregation == aggregation;
+        let is_needed = |aggregation, is_given: bool| is_given || self.aggregation != aggregation;
+        let fits = is_of(Aggregation::Unique, self.operation.is_some())
+            && is_of(Aggregation::WeightedSum, self.gauge.is_some())
+            && is_of(Aggregation::Percentile, self.percent.is_some())
+            && is_needed(Aggregation::Percentile, self.percent.is_some())
+            && is_of(Aggregation::Peak, self.granule_seconds.is_some());
+        let granule_fits =
+            self.granule_seconds.is_none_or(|seconds| METER_GRANULE_SECONDS.contains(&seconds));
+        if !fits || !granule_fits || (self.percent.is_some() && self.percent_millionths().is_none()) {
+            return Err(Rule::FieldMustFitAggregation);
+        }
+        Ok(())
+    }
+
+    /// The percentage of a percentile in millionths of a percent, if it is above 0, at most 100 and has at most six fraction
+    /// digits.
+    pub fn percent_millionths(&self) -> Option<u32> {
+        let percent = self.percent?.normalize();
+        let shift = 6u32.checked_sub(u32::from(percent.scale()))?;
+        let millionths = percent.mantissa().checked_mul(10i128.pow(shift))?;
+        let is_percentage = (1..=100_000_000).contains(&millionths);
+        u32::try_from(millionths).ok().filter(|_| is_percentage)
+    }
+
+    /// How its events become one measure, as the engine does it.
+    ///
+    /// # Panics
+    /// If the meter breaks its own rules; [`Meter::check`] finds that.
+    pub fn measure(&self) -> domain::plan::Aggregation {
+        use domain::plan;
+        match self.aggregation {
+            Aggregation::Sum => plan::Aggregation::Sum,
+            Aggregation::Count => plan::Aggregation::Count,
+            Aggregation::Average => plan::Aggregation::Average,
+            Aggregation::Min => plan::Aggregation::Min,
+            Aggregation::Max => plan::Aggregation::Max,
+            Aggregation::Latest => plan::Aggregation::Latest,
+            Aggregation::Unique => plan::Aggregation::Unique,
+            Aggregation::WeightedSum => plan::Aggregation::WeightedSum(match self.gauge {
+                None | Some(Gauge::Changes) => plan::Gauge::Changes,
+                Some(Gauge::Levels) => plan::Gauge::Levels,
+            }),
+            Aggregation::Percentile => plan::Aggregation::Percentile {
+                percent_millionths: self.percent_millionths().expect("a checked percentile has a percentage"),
+            },
+            Aggregation::Peak => plan::Aggregation::Peak {
+                granule: i64::from(self.granule_seconds.unwrap_or(3_600)) * domain::time::SECOND,
+            },
+            Aggregation::Each => plan::Aggregation::Each,
+        }
+    }
+
+    /// Fraction digits of the values that it measures: what is counted has none.
+    pub fn measured_scale(&self) -> u8 {
+        if self.measure().is_whole() { 0 } else { self.scale }
+    }
+
+    /// Different groups that a subscription may use in one tier window.
+    pub fn groups_max(&self) -> u64 {
+        self.groups_max.unwrap_or(METER_GROUPS_MAX_DEFAULT)
+    }
+
+    /// Events or keys that may be measured one by one in one tier window and group.
+    pub fn kept_max(&self) -> u64 {
+        self.kept_max.unwrap_or(METER_KEPT_MAX_DEFAULT)
     }
 }
 

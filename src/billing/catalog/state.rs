@@ -15,7 +15,7 @@ use domain::{
 
 use super::agreement::{Commitment, CreditGrant};
 use super::price::{Price, PriceDiscount, PricingModel};
-use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, Subscription};
+use super::resource::{Account, Aggregation, Entity, Meter, Plan, Resource, ResourceKind, Subscription};
 use super::status::{CatalogStatus, Rule};
 use super::timeline::{
     CommitmentTimeline, Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
@@ -74,16 +74,9 @@ pub struct Catalog {
     grants: BTreeMap<GrantId, Vec<(u64, CreditGrant)>>,
     grants_by_account: BTreeMap<AccountId, BTreeSet<GrantId>>,
     grant_bounds: BTreeMap<AccountId, Arc<[Timestamp]>>,
-    /// Whether it only answers quotes, which see single events.
-    is_for_quotes: bool,
 }
 
 impl Catalog {
-    /// A catalog for quotes: it also takes prices that a server could not feed.
-    pub fn for_quotes() -> Self {
-        Self { is_for_quotes: true, ..Self::default() }
-    }
-
     /// What taking the resource would change.
     ///
     /// # Errors
@@ -206,15 +199,16 @@ impl Catalog {
     }
 
     fn check_price(&self, price: &Price) -> Result<Change, Rule> {
-        if price.model == PricingModel::Percentage && !self.is_for_quotes {
-            return Err(Rule::ModelMustBeServed);
-        }
         let Some(plan) = self.plans.get(&price.plan).map(|(_, plan)| plan) else {
             return Err(missing("plan", &price.plan));
         };
         check_currency(plan.currency, amounts_of(&price.discounts).chain([price.minimum, price.maximum]))?;
         if let Some(meter) = price.all_meters().find(|meter| !self.meters.contains_key(*meter)) {
             return Err(missing("meter", meter));
+        }
+        let keeps_events = |meter: &MeterId| self.meters[meter].1.aggregation == Aggregation::Each;
+        if price.model == PricingModel::Percentage && !price.all_meters().all(keeps_events) {
+            return Err(Rule::MeterMustKeepEvents);
         }
         let Some(timeline) = self.prices.get(&price.id) else { return Ok(Change::Create) };
         let first = &timeline.versions[0].price;

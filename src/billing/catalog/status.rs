@@ -22,14 +22,18 @@ pub enum Rule {
     UntilMustBeAfterFrom,
     /// Seats are zero or more.
     SeatsMustNotBeNegative,
-    /// A sum needs a value property; a count must not have one.
+    /// Keys need a key, a count has neither value nor key, and every other measure has a value.
     ValueMustFitAggregation,
+    /// `operation`, `gauge`, `percent` and `granule_seconds` belong to one aggregation each.
+    FieldMustFitAggregation,
     /// A meter keeps at most 28 fraction digits.
     ScaleMustFit,
     /// At most eight different group-by dimensions.
     GroupByMustFit,
     /// A filter names at least one text.
     FilterMustNameTexts,
+    /// A limit of a meter is 1 to 10^8.
+    LimitMustFit,
     /// `per` is a power of ten up to 10^12.
     PerMustBePowerOfTen,
     /// The model needs or does not know a field; the text says which.
@@ -38,8 +42,6 @@ pub enum Rule {
     TermsMustHold(TermsStatus),
     /// Discounts, a minimum or a maximum that cannot be kept; the text says which.
     BoundsMustHold(&'static str),
-    /// A server can feed the model: it keeps sums and counts, and no single events.
-    ModelMustBeServed,
     /// A commitment has an amount, or a quantity and the one price that prices it.
     CommitmentMustNameAmount,
     /// A commitment's terms contradict themselves; the status says how.
@@ -52,6 +54,8 @@ pub enum Rule {
     AmountMustFitCurrency,
     /// A resource that this one names does not exist; the text says which.
     ReferenceMustExist(String),
+    /// A percentage prices single events, which only a meter of aggregation `each` keeps.
+    MeterMustKeepEvents,
     /// A subscription's plan is priced in another currency than its account pays in.
     CurrencyMustMatchAccount,
     /// What cannot change without a new id; the text says what.
@@ -79,20 +83,22 @@ impl Rule {
             Rule::UntilMustBeAfterFrom => "until_must_be_after_from",
             Rule::SeatsMustNotBeNegative => "seats_must_not_be_negative",
             Rule::ValueMustFitAggregation => "value_must_fit_aggregation",
+            Rule::FieldMustFitAggregation => "field_must_fit_aggregation",
             Rule::ScaleMustFit => "scale_must_fit",
             Rule::GroupByMustFit => "group_by_must_fit",
             Rule::FilterMustNameTexts => "filter_must_name_texts",
+            Rule::LimitMustFit => "limit_must_fit",
             Rule::PerMustBePowerOfTen => "per_must_be_power_of_ten",
             Rule::PriceMustFitModel(_) => "price_must_fit_model",
             Rule::TermsMustHold(status) => status.name(),
             Rule::BoundsMustHold(_) => "bounds_must_hold",
-            Rule::ModelMustBeServed => "model_must_be_served",
             Rule::CommitmentMustNameAmount => "commitment_must_name_amount",
             Rule::CommitmentMustHold(_) => "commitment_must_hold",
             Rule::GrantMustHold => "grant_must_hold",
             Rule::TermMustFitWindows => "term_must_fit_windows",
             Rule::AmountMustFitCurrency => "amount_must_fit_currency",
             Rule::ReferenceMustExist(_) => "reference_must_exist",
+            Rule::MeterMustKeepEvents => "meter_must_keep_events",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
             Rule::MustNotChange(_) => "must_not_change",
         }
@@ -108,19 +114,22 @@ impl fmt::Display for Rule {
             Rule::UntilMustBeAfterFrom => f.write_str("until must be after from"),
             Rule::SeatsMustNotBeNegative => f.write_str("seats must be zero or more"),
             Rule::ValueMustFitAggregation => {
-                f.write_str("a sum needs `value`, the property that it adds up; a count must not have one")
+                f.write_str("`unique` needs `key`, `count` has no value, and every other aggregation needs `value`")
             }
+            Rule::FieldMustFitAggregation => f.write_str(
+                "`operation` is of `unique`, `gauge` of `weighted_sum`, `percent` (above 0, at most 100, six fraction \
+                 digits) of `percentile`, which needs it, and `granule_seconds` (60 to 86,400) of `peak`",
+            ),
             Rule::ScaleMustFit => f.write_str("a meter keeps at most 28 fraction digits"),
             Rule::GroupByMustFit => f.write_str("a meter groups by at most 8 different dimensions"),
-            Rule::FilterMustNameTexts => f.write_str("a filter names a dimension and at least one text"),
+            Rule::FilterMustNameTexts => {
+                f.write_str("a filter names a dimension and at least one test, and a list has 1 to 1,000 texts")
+            }
+            Rule::LimitMustFit => f.write_str("`groups_max` and `kept_max` are 1 to 100,000,000"),
             Rule::PerMustBePowerOfTen => f.write_str("per must be 1, 10, 100, ... up to 10^12"),
             Rule::PriceMustFitModel(what) => f.write_str(what),
             Rule::TermsMustHold(status) => status.fmt(f),
             Rule::BoundsMustHold(what) => f.write_str(what),
-            Rule::ModelMustBeServed => f.write_str(
-                "a percentage prices each event by itself, and a server keeps only sums and counts so far; price the sum with \
-                 graduated_percentage or dynamic, and try this one with `tallymark quote`",
-            ),
             Rule::CommitmentMustNameAmount => f.write_str(
                 "a commitment names an `amount`, or a `quantity` and in `prices` the one price that prices it",
             ),
@@ -135,6 +144,9 @@ impl fmt::Display for Rule {
                 f.write_str("an agreed amount has at most the fraction digits of its currency and 10^27 minor units")
             }
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
+            Rule::MeterMustKeepEvents => f.write_str(
+                "a percentage prices each event by itself; its meter needs the aggregation `each`, which keeps them",
+            ),
             Rule::CurrencyMustMatchAccount => f.write_str(
                 "the plan is priced in another currency than the account pays in; use a plan in its currency",
             ),

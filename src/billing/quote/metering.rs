@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use domain::plan::Test;
 use domain::{Decimal, Exact, MeterId, Timestamp};
 
 use super::usage::UsageEvent;
-use crate::catalog::{Aggregation, Meter, NegativeUsage};
+use crate::catalog::{Aggregation, FilterTest, Meter, NegativeUsage};
 
 /// What one event adds to one meter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Use {
 /// Why an event does not count, in order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetAside {
+    /// The meter does not add its events up one by one.
+    MeasureMustBeQuoted,
     /// It has no value that the meter sums.
     MissingValue,
     /// The value is not a decimal.
@@ -44,6 +47,9 @@ pub enum SetAside {
 impl fmt::Display for SetAside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            SetAside::MeasureMustBeQuoted => {
+                "its events are not added up one by one, as sum, count and each are; quote the quantity that it measures"
+            }
             SetAside::MissingValue => "the value that it sums is missing",
             SetAside::ValueMustBeDecimal => "the value is not a decimal",
             SetAside::ValueScale => "more fraction digits than its scale; a count has none",
@@ -94,12 +100,22 @@ pub fn meter(meters: &[&Meter], events: &[UsageEvent]) -> Metered {
 /// The reason for which the first meter, in order, cannot take the event.
 fn uses_of(meters: &[&Meter], event: &UsageEvent) -> Result<Vec<Use>, SetAside> {
     let takes = |meter: &&&Meter| {
-        let lets_through = |(name, texts): (&String, &crate::catalog::OneOrMany)| {
-            event.dimensions.get(name).is_some_and(|text| texts.as_slice().contains(text))
+        let lets_through = |(name, test): (&String, &FilterTest)| {
+            let passes = |test: &Test| {
+                let value = event.values.get(name).filter(|_| test.is_of_values());
+                match (event.dimensions.get(name), value.map(|text| Decimal::parse(text))) {
+                    (None, Some(Ok(value))) => test.admits(value),
+                    (text, _) => test.passes(text.map(String::as_str)),
+                }
+            };
+            test.tests().iter().all(passes)
         };
         meter.event_type == event.event_type && meter.filter.iter().all(lets_through)
     };
     let use_of = |meter: &&Meter| {
+        if !matches!(meter.aggregation, Aggregation::Sum | Aggregation::Count | Aggregation::Each) {
+            return Err(SetAside::MeasureMustBeQuoted);
+        }
         let value = match &meter.value {
             None => Decimal::ONE,
             Some(name) => {
@@ -120,7 +136,7 @@ fn uses_of(meters: &[&Meter], event: &UsageEvent) -> Result<Vec<Use>, SetAside> 
 /// # Errors
 /// The first broken rule, in the order in which [`SetAside`] declares them.
 pub(super) fn admitted(meter: &Meter, value: Decimal) -> Result<Exact, SetAside> {
-    let scale = if meter.aggregation == Aggregation::Count { 0 } else { meter.scale };
+    let scale = meter.measured_scale();
     let value = value.normalize();
     if value.scale() > scale {
         return Err(SetAside::ValueScale);

@@ -20,7 +20,7 @@ const BASE: &str = r#"
     [[meter]]
     id = "payments"
     event_type = "payment"
-    aggregation = "sum"
+    aggregation = "each"
     value = "amount"
     [[plan]]
     id = "pro"
@@ -34,7 +34,7 @@ const BASE: &str = r#"
 "#;
 
 fn catalog(prices: &str) -> Catalog {
-    let mut catalog = Catalog::for_quotes();
+    let mut catalog = Catalog::default();
     let file = CatalogFile::parse(&format!("{BASE}{prices}")).unwrap();
     for (offset, resource) in file.resources().into_iter().enumerate() {
         catalog.apply(resource, offset as u64).unwrap();

@@ -62,7 +62,7 @@ impl Shop {
             entity = [{{ id = "inc", currency = "USD", time_zone = "UTC" }}]
             account = [{{ id = "acme", name = "A", entity = "inc", currency = "USD", time_zone = "{zone}" }}]
             meter = [
-                {{ id = "units", event_type = "u", aggregation = "sum", value = "units" }},
+                {{ id = "units", event_type = "u", aggregation = "each", value = "units" }},
                 {{ id = "seats", event_type = "u", aggregation = "sum", value = "seats" }},
                 {{ id = "kinds", event_type = "u", aggregation = "sum", value = "units", group_by = ["kind"] }},
             ]
@@ -70,7 +70,7 @@ impl Shop {
             {resources}"#
         );
         let mut shop = Self {
-            catalog: Catalog::for_quotes(),
+            catalog: Catalog::default(),
             zone: Zone::new(zone).unwrap(),
             uses: Vec::new(),
             frozen_draws: Vec::new(),

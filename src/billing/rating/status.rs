@@ -19,6 +19,10 @@ const _: () = assert!(AMOUNT_MINOR_MAX * 4 * (1 << 32) <= MANTISSA_MAX, "totals 
 pub enum RatingStatus {
     /// A quantity or an amount needs more digits than exact arithmetic has.
     AmountMustFit,
+    /// A subscription uses more different groups of a meter in a window than the meter's `groups_max`.
+    GroupsMustFit,
+    /// A window has more events or keys to be measured one by one than the meter's `kept_max`.
+    KeptMustFit,
     /// Usage has dimensions that no row of its price names, and the price has no default row.
     RowMustMatch,
     /// A window is worth more than [`AMOUNT_MINOR_MAX`] minor units, or less than its negative.
@@ -29,6 +33,12 @@ impl fmt::Display for RatingStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             RatingStatus::AmountMustFit => "a quantity or amount needs more than 256 bits (76 digits)",
+            RatingStatus::GroupsMustFit => {
+                "usage has more different groups than `groups_max` of its meter; group by fewer dimensions in a new meter"
+            }
+            RatingStatus::KeptMustFit => {
+                "more events or keys are to be measured one by one than `kept_max` of the meter; measure them with a new meter"
+            }
             RatingStatus::RowMustMatch => {
                 "usage fits no row of the price; add a row for it, or a default row without dimensions"
             }

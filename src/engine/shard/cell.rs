@@ -1,7 +1,7 @@
 //! Cells: what the events of one subject, meter, group and slice add up to.
 //!
 //! Owns: the additive fold (sum, count, set digest) wide enough never to overflow before the merged value does.
-//! Leaves to others: which slice an event belongs to (`domain::plan`), what a quantity costs (`billing`).
+//! Leaves to others: what is kept beyond sums (`super::kept`), which slice an event belongs to (`domain::plan`), what a quantity costs (`billing`).
 //!
 //! Invariants: a cell is the fold of the accepted events of its slice, whatever their order; the fold is a group, so
 //! the partial cells of all shards add up to the whole.
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use domain::{Subject, Timestamp};
 
+use super::kept::CellValue;
 use crate::snapshot::codec::{FieldReader, Fields};
 
 /// A sum of 128-bit integers, 192 bits wide: 2^64 of the largest values fit.
@@ -102,8 +103,8 @@ pub struct CellReport {
     pub group: Group,
     /// First instant of the slice.
     pub slice_from: Timestamp,
-    /// The fold of this shard's events.
-    pub fold: Fold,
+    /// What this shard's events come to.
+    pub value: CellValue,
 }
 
 #[cfg(test)]

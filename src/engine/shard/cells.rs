@@ -1,17 +1,18 @@
 //! The cells of a shard: one for each subject, program, group and slice that has an event.
 //!
 //! Owns: finding and making cells, and which changed since they were last reported.
-//! Leaves to others: which slice an event belongs to (`super::Shard`), what a fold is (`super::cell`).
+//! Leaves to others: which slice an event belongs to (`super::Shard`), what a cell holds (`super::kept`).
 //!
 //! Invariants: a cell keeps its number for as long as the shard lives; it is reported when it changed, and not again.
 
 use std::collections::VecDeque;
 
 use domain::Timestamp;
-use domain::plan::SubjectPlan;
+use domain::plan::{CellClass, SubjectPlan};
 use hashbrown::HashTable;
 
-use super::cell::Fold;
+use super::kept::CellValue;
+use super::sequence::Item;
 use crate::snapshot::codec::{FieldReader, Fields};
 
 /// Which cell; subject, program and group as the shard numbers them.
@@ -44,7 +45,7 @@ struct CellState {
     key: CellKey,
     /// Latest time of an event in the cell: a new bound behind it cuts nothing.
     time_max: Timestamp,
-    fold: Fold,
+    value: CellValue,
     is_changed: bool,
 }
 
@@ -74,14 +75,14 @@ struct SavingCells {
 impl CellStore {
     /// Adds an event to a cell; gives the cell's number if it is new.
     #[inline]
-    pub(crate) fn add(&mut self, key: CellKey, time: Timestamp, identity: u128, value: i128) -> Option<u32> {
+    pub(crate) fn add(&mut self, key: CellKey, class: CellClass, identity: u128, item: Item) -> Option<u32> {
         let cells = &self.cells;
         let known = self.numbers.find(key.hash(), |number| cells[*number as usize].key == key).copied();
         let number = known.unwrap_or_else(|| self.new_cell(key));
         self.keep_page(number);
         let cell = &mut self.cells[number as usize];
-        cell.time_max = cell.time_max.max(time);
-        cell.fold.add(identity, value);
+        cell.time_max = cell.time_max.max(item.time);
+        cell.value.add(class, identity, item);
         self.mark_changed(number);
         if known.is_none() { Some(number) } else { None }
     }
@@ -91,7 +92,7 @@ impl CellStore {
         self.cells.push(CellState {
             key,
             time_max: key.slice_from,
-            fold: Fold::default(),
+            value: CellValue::default(),
             is_changed: false,
         });
         let cells = &self.cells;
@@ -103,7 +104,7 @@ impl CellStore {
     pub(crate) fn clear(&mut self, number: u32) {
         self.keep_page(number);
         let cell = &mut self.cells[number as usize];
-        cell.fold = Fold::default();
+        cell.value = CellValue::default();
         cell.time_max = cell.key.slice_from;
         self.mark_changed(number);
     }
@@ -111,7 +112,7 @@ impl CellStore {
     /// Whether a cell that has events no longer lies in one slice of its subject's plan.
     pub(crate) fn is_cut_by(&self, number: u32, plan: Option<&SubjectPlan>) -> bool {
         let cell = &self.cells[number as usize];
-        if cell.fold.is_empty() {
+        if cell.value.is_empty() {
             return false;
         }
         let from = cell.key.slice_from;
@@ -129,12 +130,12 @@ impl CellStore {
     }
 
     /// The cells that changed since the last call.
-    pub(crate) fn take_changed(&mut self) -> Vec<(CellKey, Fold)> {
+    pub(crate) fn take_changed(&mut self) -> Vec<(CellKey, CellValue)> {
         let changed = std::mem::take(&mut self.changed);
         let take = |number| {
             let cell: &mut CellState = &mut self.cells[number as usize];
             cell.is_changed = false;
-            (cell.key, cell.fold)
+            (cell.key, cell.value.hand_over())
         };
         changed.into_iter().map(take).collect()
     }
@@ -169,7 +170,8 @@ impl CellStore {
         };
         saving.next = page + 1;
         saving.is_saved[page] = true;
-        Some(page_of(&self.cells, page, saving.count))
+        saving.ready.extend(page_of(&self.cells, page, saving.count));
+        saving.ready.pop_front()
     }
 
     /// Saves what the page of a cell holds before it changes for the first time since a snapshot began.
@@ -179,39 +181,57 @@ impl CellStore {
             let page = number as usize / PAGE_CELLS;
             if saving.is_saved.get(page) == Some(&false) {
                 saving.is_saved[page] = true;
-                saving.ready.push_back(page_of(&self.cells, page, saving.count));
+                saving.ready.extend(page_of(&self.cells, page, saving.count));
             }
         }
     }
 
-    /// Adds a cell that was saved; a cell is loaded once.
+    /// Adds a cell that was saved, or a further part of one; the part with the sums comes once, and first.
     pub(crate) fn load(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
         let (subject, program, group) = (fields.u32()?, fields.u32()?, fields.u32()?);
         let slice_from = Timestamp::from_nanoseconds(fields.i64()?);
         let time_max = Timestamp::from_nanoseconds(fields.i64()?);
-        let fold = Fold::load(fields)?;
+        let value = CellValue::load(fields)?;
         let key = CellKey { subject, program, group, slice_from };
-        let is_known =
-            self.numbers.find(key.hash(), |other| self.cells[*other as usize].key == key).is_some();
-        if is_known {
-            return None;
+        let known = self.numbers.find(key.hash(), |other| self.cells[*other as usize].key == key).copied();
+        if let Some(known) = known {
+            let is_part = value.is_empty() && value.kept.is_some();
+            return is_part.then(|| self.cells[known as usize].value.merge(&value));
         }
         // Pages come in the order in which they changed: a cell may get another number.
         let number = self.new_cell(key);
         let cell = &mut self.cells[number as usize];
-        (cell.time_max, cell.fold) = (time_max, fold);
+        (cell.time_max, cell.value) = (time_max, value);
         Some(())
     }
 }
 
-fn page_of(cells: &[CellState], page: usize, count: usize) -> Vec<u8> {
+/// Items of one part of a cell in a snapshot, and bytes after which a section of cells ends.
+const PART_ITEMS_MAX: usize = if cfg!(test) { 2 } else { 16_384 };
+const PAGE_BYTES: usize = if cfg!(test) { 64 } else { 1 << 20 };
+
+/// The sections that a page of cells is written in.
+fn page_of(cells: &[CellState], page: usize, count: usize) -> Vec<Vec<u8>> {
+    let mut sections = Vec::new();
     let numbers = page * PAGE_CELLS..((page + 1) * PAGE_CELLS).min(count);
     let mut fields = Fields::default();
     for cell in &cells[numbers] {
         let CellKey { subject, program, group, slice_from } = cell.key;
-        fields.u32(subject).u32(program).u32(group).i64(slice_from.nanoseconds());
-        fields.i64(cell.time_max.nanoseconds());
-        cell.fold.save(&mut fields);
+        let mut save = |value: &CellValue| {
+            fields.u32(subject).u32(program).u32(group).i64(slice_from.nanoseconds());
+            fields.i64(cell.time_max.nanoseconds());
+            value.save(&mut fields);
+            if fields.len() >= PAGE_BYTES {
+                sections.push(fields.take());
+            }
+        };
+        match &cell.value.kept {
+            None => save(&cell.value),
+            Some(_) => cell.value.parts(PART_ITEMS_MAX).iter().for_each(save),
+        }
     }
-    fields.take()
+    if fields.len() > 0 {
+        sections.push(fields.take());
+    }
+    sections
 }

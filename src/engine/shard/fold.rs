@@ -7,15 +7,18 @@
 
 use std::sync::Arc;
 
+use domain::Decimal;
 use domain::decimal::{normalize, power_of_ten};
 use domain::limits::{DECIMAL_DIGITS_MAX, METER_GROUP_BY_MAX};
-use domain::plan::{Aggregation, MeterProgram, MeteringPlan, NegativeUsage};
+use domain::plan::{CellClass, Condition, MeterProgram, MeteringPlan, NegativeUsage, Test};
 use foldhash::HashMapExt;
+use sha2::{Digest, Sha256};
 use wire::usage::UsageBatch;
 use wire::verdict::QuarantineReason;
 
 use super::cell::Group;
 use super::groups::Groups;
+use super::sequence::KeyChange;
 
 /// What one event adds to one cell of a meter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,9 @@ pub(crate) struct Contribution {
     pub(crate) program: u32,
     /// The group, as the shard numbers it.
     pub(crate) group: u32,
-    /// The value at the meter's scale.
+    /// What a cell keeps of it.
+    pub(crate) class: CellClass,
+    /// The value at the meter's scale, or the change of a key.
     pub(crate) value: i128,
 }
 
@@ -35,6 +40,7 @@ pub(crate) struct ResolvedPrograms {
 
 struct Resolved {
     program: u32,
+    class: CellClass,
     value: ValueRule,
     negative_usage: NegativeUsage,
     filters: Vec<Filter>,
@@ -52,12 +58,30 @@ enum ValueRule {
         scale: u8,
         meter_scale: u8,
     },
+    /// Texts of a dimension are keys that come or go.
+    Keys {
+        column: usize,
+        /// Per dictionary entry.
+        digests: Vec<u128>,
+        operation: Option<Operation>,
+    },
+}
+
+struct Operation {
+    column: usize,
+    /// Per dictionary entry: does the key go.
+    is_removal: Vec<bool>,
 }
 
 struct Filter {
+    /// The dimension, if the batch has it.
     column: Option<usize>,
     /// Per dictionary entry of the column: does the filter let it through.
     allowed: Vec<bool>,
+    /// Whether an event without the dimension passes.
+    is_missing_allowed: bool,
+    /// The value property that serves where an event has no such dimension, and the test.
+    value: Option<(usize, Test)>,
 }
 
 impl ResolvedPrograms {
@@ -94,7 +118,7 @@ impl ResolvedPrograms {
             }
             let value = resolved.value_of(batch, index)?;
             let group = resolved.group_of(batch, index, plan, groups);
-            out.push(Contribution { program: resolved.program, group, value });
+            out.push(Contribution { program: resolved.program, group, class: resolved.class, value });
         }
         Ok(())
     }
@@ -102,35 +126,23 @@ impl ResolvedPrograms {
 
 impl Resolved {
     fn of(index: u32, program: &MeterProgram, batch: &UsageBatch<'_>) -> Self {
-        let dimension =
-            |name: &str| batch.dimension_columns().iter().position(|column| column.name() == name);
-        let value = match (program.aggregation, &program.value) {
-            (Aggregation::Count, _) | (Aggregation::Sum, None) => ValueRule::Count,
-            (Aggregation::Sum, Some(name)) => {
-                match batch.value_columns().iter().position(|column| column.name() == &**name) {
-                    None => ValueRule::Missing,
-                    Some(column) => ValueRule::Column {
-                        column,
-                        scale: batch.value_columns()[column].scale(),
-                        meter_scale: program.scale,
-                    },
-                }
-            }
+        let dimension = |name: &str| dimension_column(batch, name);
+        let value = match (&program.key, &program.value) {
+            (Some(key), _) => dimension(key).map_or(ValueRule::Missing, |column| ValueRule::Keys {
+                column,
+                digests: of_entries(batch, column, digest_of_key),
+                operation: program.operation.as_deref().and_then(dimension).map(|column| Operation {
+                    column,
+                    is_removal: of_entries(batch, column, |text| text == KEY_GOES),
+                }),
+            }),
+            (None, None) => ValueRule::Count,
+            (None, Some(name)) => value_column(batch, name).map_or(ValueRule::Missing, |column| {
+                let scale = batch.value_columns()[column].scale();
+                ValueRule::Column { column, scale, meter_scale: program.scale }
+            }),
         };
-        let filters = program
-            .filter
-            .iter()
-            .map(|(name, texts)| {
-                let column = dimension(name);
-                let allowed = column.map_or(Vec::new(), |column| {
-                    let column = &batch.dimension_columns()[column];
-                    (0..column.dictionary_len())
-                        .map(|entry| texts.iter().any(|text| **text == *column.text(entry)))
-                        .collect()
-                });
-                Filter { column, allowed }
-            })
-            .collect();
+        let filters = program.filter.iter().map(|condition| Filter::of(condition, batch)).collect();
         assert!(program.group_by.len() <= METER_GROUP_BY_MAX, "the catalog limits group-by dimensions");
         let group_columns: Vec<Option<usize>> = program.group_by.iter().map(|name| dimension(name)).collect();
         // One digit per dimension: entry + 1, or 0 where the event has no such dimension. Eight digits below 2^14
@@ -147,6 +159,7 @@ impl Resolved {
             .collect();
         Self {
             program: index,
+            class: program.aggregation.class(),
             value,
             negative_usage: program.negative_usage,
             filters,
@@ -158,10 +171,19 @@ impl Resolved {
 
     #[inline]
     fn value_of(&self, batch: &UsageBatch<'_>, index: usize) -> Result<i128, QuarantineReason> {
-        let (column, scale, meter_scale) = match self.value {
+        let (column, scale, meter_scale) = match &self.value {
             ValueRule::Count => return Ok(1),
             ValueRule::Missing => return Err(QuarantineReason::MissingValue),
-            ValueRule::Column { column, scale, meter_scale } => (column, scale, meter_scale),
+            ValueRule::Column { column, scale, meter_scale } => (*column, *scale, *meter_scale),
+            ValueRule::Keys { column, digests, operation } => {
+                let entry = batch.dimension_columns()[*column].index(index);
+                let digest = digests[entry.ok_or(QuarantineReason::MissingValue)?];
+                let is_removal = operation.as_ref().is_some_and(|operation| {
+                    let entry = batch.dimension_columns()[operation.column].index(index);
+                    entry.is_some_and(|entry| operation.is_removal[entry])
+                });
+                return Ok(KeyChange::new(digest, is_removal).to_value());
+            }
         };
         let Some(mantissa) = batch.value_columns()[column].value(index) else {
             return Err(QuarantineReason::MissingValue);
@@ -213,11 +235,54 @@ impl Resolved {
 }
 
 impl Filter {
+    fn of(condition: &Condition, batch: &UsageBatch<'_>) -> Self {
+        let Condition { dimension, test } = condition;
+        let column = dimension_column(batch, dimension);
+        let value = value_column(batch, dimension).filter(|_| test.is_of_values());
+        Self {
+            column,
+            allowed: column
+                .map_or(Vec::new(), |column| of_entries(batch, column, |text| test.passes(Some(text)))),
+            is_missing_allowed: test.passes(None),
+            value: value.map(|column| (column, test.clone())),
+        }
+    }
+
     #[inline]
     fn lets_through(&self, batch: &UsageBatch<'_>, index: usize) -> bool {
-        let Some(column) = self.column else { return false };
-        batch.dimension_columns()[column].index(index).is_some_and(|entry| self.allowed[entry])
+        if let Some(entry) = self.column.and_then(|column| batch.dimension_columns()[column].index(index)) {
+            return self.allowed[entry];
+        }
+        let Some((column, test)) = &self.value else { return self.is_missing_allowed };
+        let column = &batch.value_columns()[*column];
+        match column.value(index) {
+            None => self.is_missing_allowed,
+            Some(mantissa) => Decimal::new(mantissa, column.scale()).is_ok_and(|value| test.admits(value)),
+        }
     }
+}
+
+fn dimension_column(batch: &UsageBatch<'_>, name: &str) -> Option<usize> {
+    batch.dimension_columns().iter().position(|column| column.name() == name)
+}
+
+fn value_column(batch: &UsageBatch<'_>, name: &str) -> Option<usize> {
+    batch.value_columns().iter().position(|column| column.name() == name)
+}
+
+/// Something of every text of a dimension.
+fn of_entries<T>(batch: &UsageBatch<'_>, column: usize, of: impl Fn(&str) -> T) -> Vec<T> {
+    let column = &batch.dimension_columns()[column];
+    (0..column.dictionary_len()).map(|entry| of(column.text(entry))).collect()
+}
+
+/// The text of an operation that takes a key away; every other one adds it.
+const KEY_GOES: &str = "remove";
+
+/// A key in 128 bits of SHA-256: nobody can make two keys that count as one, and every server gives the same.
+fn digest_of_key(text: &str) -> u128 {
+    let digest = Sha256::digest(text.as_bytes());
+    u128::from_be_bytes(*digest.first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
 /// The mantissa at the meter's scale, exactly.

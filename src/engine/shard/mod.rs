@@ -21,8 +21,10 @@ mod counters;
 mod dedup;
 mod fold;
 mod groups;
+pub mod kept;
 mod pending;
 pub mod recount;
+pub mod sequence;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,13 +35,15 @@ use domain::{EventPosition, Span, Subject, Timestamp};
 use wire::usage::UsageBatch;
 use wire::verdict::{QuarantineReason, Verdict};
 
-use self::cell::{CellReport, Fold};
+use self::cell::CellReport;
 use self::cells::{CellKey, CellStore};
 pub use self::counters::SourceCounters;
 use self::dedup::{Dedup, Lookup, Seen, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;
+use self::kept::CellValue;
 use self::pending::{PendingCounts, PendingEvent};
+use self::sequence::Item;
 use self::snapshot::Saving;
 pub use self::snapshot::ShardLoader;
 use crate::prepared::PreparedBatch;
@@ -72,6 +76,14 @@ pub struct Shard {
     refolding: BTreeSet<u32>,
     contributions: Vec<Contribution>,
     saving: Option<Saving>,
+}
+
+/// Which event, when, and where in the log.
+#[derive(Clone, Copy)]
+struct Stamp {
+    identity: u128,
+    time: Timestamp,
+    position: EventPosition,
 }
 
 struct SubjectState {
@@ -197,8 +209,9 @@ impl Shard {
                 if subject_numbers[entry] == u32::MAX {
                     subject_numbers[entry] = self.subject_number(batch.subject(entry));
                 }
-                let identity = prepared.identity(index);
-                self.fold_or_keep(subject_numbers[entry], source, identity, time, &contributions, true)
+                let stamp =
+                    Stamp { identity: prepared.identity(index), time, position: prepared.position(index) };
+                self.fold_or_keep(subject_numbers[entry], source, stamp, &contributions, true)
             }
         };
         self.contributions = contributions;
@@ -210,16 +223,16 @@ impl Shard {
         &mut self,
         subject: u32,
         source: &Arc<str>,
-        identity: u128,
-        time: Timestamp,
+        stamp: Stamp,
         contributions: &[Contribution],
         is_limited: bool,
     ) -> Verdict {
+        let Stamp { identity, time, position } = stamp;
         let state = &self.subjects[subject as usize];
         let slice = state.plan.as_ref().and_then(|plan| plan.span_at(time)).map(|owned| owned.slice_of(time));
         if let Some(slice) = slice {
             for contribution in contributions {
-                self.fold_into_cell(subject, slice, time, identity, contribution);
+                self.fold_into_cell(subject, slice, stamp, contribution);
             }
             return Verdict::Accepted;
         }
@@ -228,23 +241,17 @@ impl Shard {
             return Verdict::Quarantined(QuarantineReason::PendingFull);
         }
         let contributions = contributions.to_vec();
-        let event = PendingEvent { source: source.clone(), identity, time, contributions };
+        let event = PendingEvent { source: source.clone(), identity, time, position, contributions };
         self.subjects[subject as usize].pending.push(event);
         Verdict::Pending
     }
 
     #[inline]
-    fn fold_into_cell(
-        &mut self,
-        subject: u32,
-        slice: Span,
-        time: Timestamp,
-        identity: u128,
-        contribution: &Contribution,
-    ) {
-        let Contribution { program, group, value } = *contribution;
+    fn fold_into_cell(&mut self, subject: u32, slice: Span, stamp: Stamp, contribution: &Contribution) {
+        let Contribution { program, group, class, value } = *contribution;
         let key = CellKey { subject, program, group, slice_from: slice.from };
-        if let Some(new) = self.cells.add(key, time, identity, value) {
+        let item = Item { time: stamp.time, position: stamp.position, value };
+        if let Some(new) = self.cells.add(key, class, stamp.identity, item) {
             self.subjects[subject as usize].cells.push(new);
         }
     }
@@ -328,14 +335,8 @@ impl Shard {
         let pending = std::mem::take(&mut self.subjects[number as usize].pending);
         for event in pending {
             self.pending.release(&event);
-            let verdict = self.fold_or_keep(
-                number,
-                &event.source,
-                event.identity,
-                event.time,
-                &event.contributions,
-                false,
-            );
+            let stamp = Stamp { identity: event.identity, time: event.time, position: event.position };
+            let verdict = self.fold_or_keep(number, &event.source, stamp, &event.contributions, false);
             self.move_standing(&event.source, event.identity, verdict);
         }
     }
@@ -387,7 +388,8 @@ impl Shard {
                 .contributions_of(&batch, usize::from(index), &plan, &mut self.groups, &mut contributions)
                 .expect("an accepted event was taken by all its meters");
             let time = Timestamp::from_nanoseconds(batch.time(usize::from(index)));
-            let verdict = self.fold_or_keep(subject, &source, identity, time, &contributions, false);
+            let stamp = Stamp { identity, time, position: prepared.position(index) };
+            let verdict = self.fold_or_keep(subject, &source, stamp, &contributions, false);
             self.contributions = contributions;
             self.move_standing(&source, identity, verdict);
         }
@@ -402,12 +404,12 @@ impl Shard {
     pub fn take_reports(&mut self) -> Vec<CellReport> {
         assert!(self.refolding.is_empty(), "a refold is finished before cells are reported");
         let changed = self.cells.take_changed();
-        let report_of = |(key, fold): (CellKey, Fold)| CellReport {
+        let report_of = |(key, value): (CellKey, CellValue)| CellReport {
             subject: self.subjects[key.subject as usize].subject.clone(),
             program: key.program,
             group: self.groups.group(key.group).clone(),
             slice_from: key.slice_from,
-            fold,
+            value,
         };
         changed.into_iter().map(report_of).collect()
     }

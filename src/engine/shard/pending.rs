@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domain::Timestamp;
+use domain::{EventPosition, Timestamp};
 
 use super::fold::Contribution;
 use crate::identity::slot_of;
@@ -22,6 +22,8 @@ pub(crate) struct PendingEvent {
     pub(crate) identity: u128,
     /// When the usage happened.
     pub(crate) time: Timestamp,
+    /// Where it stands in the log.
+    pub(crate) position: EventPosition,
     /// What its meters take of it.
     pub(crate) contributions: Vec<Contribution>,
 }

@@ -5,14 +5,16 @@
 //!
 //! Invariants: filters, values and folds are those of the shards, so a recount of what a shard counted gives its cells.
 
-use domain::Timestamp;
 use domain::plan::{MeterProgram, MeteringPlan};
+use domain::{EventPosition, Timestamp};
 use wire::usage::UsageBatch;
 
-use super::cell::{Fold, Group};
+use super::cell::Group;
 use super::cells::{CellKey, CellStore};
 use super::fold::{Contribution, ResolvedPrograms};
 use super::groups::Groups;
+use super::kept::CellValue;
+use super::sequence::Item;
 
 /// A meter that is counted again.
 pub struct Recount {
@@ -51,8 +53,8 @@ pub struct RecountedCell {
     pub slice_from: Timestamp,
     /// The group.
     pub group: Group,
-    /// The fold.
-    pub fold: Fold,
+    /// What its events come to.
+    pub value: CellValue,
 }
 
 impl Recount {
@@ -86,10 +88,10 @@ impl Recount {
     }
 
     /// Counts an event.
-    pub fn add(&mut self, identity: u128, place: Place, share: Share) {
-        let Share(Contribution { program, group, value }) = share;
+    pub fn add(&mut self, identity: u128, position: EventPosition, place: Place, share: Share) {
+        let Share(Contribution { program, group, class, value }) = share;
         let key = CellKey { subject: place.label, program, group, slice_from: place.slice_from };
-        if self.cells.add(key, place.time, identity, value).is_some() {
+        if self.cells.add(key, class, identity, Item { time: place.time, position, value }).is_some() {
             self.cell_count += 1;
             let texts = self.groups.group(group).iter().flatten();
             self.text_bytes += texts.map(|text| text.len()).sum::<usize>();
@@ -114,11 +116,11 @@ impl Recount {
     /// The cells, in no order.
     pub fn finish(mut self) -> Vec<RecountedCell> {
         let cells = self.cells.take_changed().into_iter();
-        let cell_of = |(key, fold): (CellKey, Fold)| RecountedCell {
+        let cell_of = |(key, value): (CellKey, CellValue)| RecountedCell {
             label: key.subject,
             slice_from: key.slice_from,
             group: self.groups.group(key.group).clone(),
-            fold,
+            value,
         };
         cells.map(cell_of).collect()
     }

@@ -22,7 +22,9 @@ use super::cell::Group;
 use super::counters::SourceCounters;
 use super::dedup::{Dedup, Lookup, Seen, Standing};
 use super::fold::Contribution;
+use super::kept::{class_of, code_of};
 use super::pending::PendingEvent;
+use super::sequence::{load_position, save_position};
 use super::{SetAside, Shard, SubjectState};
 use crate::snapshot::codec::{FieldReader, Fields};
 use crate::snapshot::{Section, SectionKind, SnapshotError};
@@ -100,9 +102,10 @@ impl Shard {
         for (number, state) in self.subjects.iter().enumerate() {
             for event in &state.pending {
                 fields.u32(number as u32).text(&event.source).u128(event.identity);
+                save_position(fields, event.position);
                 fields.i64(event.time.nanoseconds()).u32(event.contributions.len() as u32);
-                for Contribution { program, group, value } in &event.contributions {
-                    fields.u32(*program).u32(*group).i128(*value);
+                for Contribution { program, group, class, value } in &event.contributions {
+                    fields.u32(*program).u32(*group).u8(code_of(*class)).i128(*value);
                 }
                 cut(fields, SectionKind::Pending, SECTION_BYTES, ready);
             }
@@ -196,14 +199,16 @@ impl ShardLoader {
     fn take_pending(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
         let subject = fields.u32()?;
         let source: Arc<str> = fields.text()?.into();
-        let (identity, time) = (fields.u128()?, Timestamp::from_nanoseconds(fields.i64()?));
+        let (identity, position) = (fields.u128()?, load_position(fields)?);
+        let time = Timestamp::from_nanoseconds(fields.i64()?);
         let count = fields.u32()?;
         let mut contributions = Vec::new();
         for _ in 0..count {
-            let (program, group, value) = (fields.u32()?, fields.u32()?, fields.i128()?);
-            contributions.push(Contribution { program, group, value });
+            let (program, group) = (fields.u32()?, fields.u32()?);
+            let (class, value) = (class_of(fields.u8()?)?, fields.i128()?);
+            contributions.push(Contribution { program, group, class, value });
         }
-        self.pending.push((subject, PendingEvent { source, identity, time, contributions }));
+        self.pending.push((subject, PendingEvent { source, identity, time, position, contributions }));
         Some(())
     }
 

@@ -8,7 +8,7 @@
 mod histories;
 mod world;
 
-use domain::plan::{MeteringPlan, NegativeUsage};
+use domain::plan::{Condition, MeteringPlan, NegativeUsage, Test};
 
 use super::SourceCounters;
 use world::{World, count, ids_of_one_slot, is_slot_of, owned, plan, sum};
@@ -130,7 +130,10 @@ fn a_meter_takes_a_value_exactly_or_says_why_not() {
 #[test]
 fn an_event_without_a_meter_is_unmetered_whoever_owns_its_subject() {
     let mut program = count("calls");
-    program.filter = vec![("model".into(), vec!["large".into(), "small".into()])];
+    program.filter = vec![Condition {
+        dimension: "model".into(),
+        test: Test::OneOf(vec!["large".into(), "small".into()]),
+    }];
     program.group_by = vec!["region".into()];
     let mut world = World::new(1);
     world.barrier(owned(plan([program]), "k", &[(0, 1_000, &[])]));

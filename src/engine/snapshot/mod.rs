@@ -37,7 +37,7 @@ use crate::io::{Storage, StorageFile};
 use crate::log::crc_of;
 
 /// Version of the file's layout and of what the sections hold.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
 /// Bytes that a section has at most.
 pub const SECTION_BYTES_MAX: usize = 64 << 20;
 /// Snapshots that are kept: the last one, and one for the case that it cannot be read.

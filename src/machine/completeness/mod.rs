@@ -155,8 +155,8 @@ impl Completeness {
                     let texts =
                         texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
                     let counts_in = looked_at.price.counted_group(cell.slice_from, texts.collect());
-                    let count = i64::try_from(cell.fold.count).expect("fewer than 2^63 events");
-                    let set = EventSet { count, digest: cell.fold.digest };
+                    let count = i64::try_from(cell.value.fold.count).expect("fewer than 2^63 events");
+                    let set = EventSet { count, digest: cell.value.fold.digest };
                     match counts_in {
                         Ok(Some(_)) => price.counted.add(set),
                         // No row takes them, so that they wait or keep the account out of the batch.
@@ -221,7 +221,7 @@ impl Counting for Completeness {
 
     fn add(&mut self, candidate: &Candidate) -> Result<(), QueryStatus> {
         let recount = &mut self.recounts[candidate.meter];
-        recount.add(candidate.identity, candidate.place, candidate.share);
+        recount.add(candidate.identity, candidate.position, candidate.place, candidate.share);
         let source = &mut self.sources[candidate.source];
         source.counted += u64::from(source.last != Some(candidate.position));
         source.last = Some(candidate.position);

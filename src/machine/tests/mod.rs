@@ -9,6 +9,7 @@ mod agreements;
 mod disputed;
 mod found;
 mod histories;
+mod measures;
 mod model;
 mod play;
 mod quoted;

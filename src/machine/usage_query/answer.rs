@@ -17,8 +17,8 @@ pub struct UsageRow {
     pub window: Span,
     /// The group, in the order of the query's keys; `None` where events have no such dimension.
     pub group: Vec<Option<Arc<str>>>,
-    /// What the events add up to.
-    pub value: Exact,
+    /// What the events come to; nothing where an extremum or a mean is asked of no events.
+    pub value: Option<Exact>,
     /// How many they are.
     pub event_count: u64,
 }
@@ -58,7 +58,7 @@ impl UsageAnswer {
                 group.map(|(name, text)| (name.clone(), text.as_deref().into())).collect();
             json!({
                 "from": row.window.from, "to": row.window.until, "group": group,
-                "value": row.value.to_string(), "event_count": row.event_count,
+                "value": row.value.map(|value| value.to_string()), "event_count": row.event_count,
             })
         });
         json!({
@@ -88,7 +88,8 @@ impl UsageAnswer {
                     push_field(&mut csv, text);
                 }
             }
-            csv.push_str(&format!(",{},{}\n", row.value, row.event_count));
+            let value = row.value.map(|value| value.to_string()).unwrap_or_default();
+            csv.push_str(&format!(",{value},{}\n", row.event_count));
         }
         csv
     }
@@ -98,6 +99,15 @@ fn name_of(aggregation: Aggregation) -> &'static str {
     match aggregation {
         Aggregation::Sum => "sum",
         Aggregation::Count => "count",
+        Aggregation::Average => "average",
+        Aggregation::Min => "min",
+        Aggregation::Max => "max",
+        Aggregation::Latest => "latest",
+        Aggregation::Unique => "unique",
+        Aggregation::WeightedSum(_) => "weighted_sum",
+        Aggregation::Percentile { .. } => "percentile",
+        Aggregation::Peak { .. } => "peak",
+        Aggregation::Each => "each",
     }
 }
 

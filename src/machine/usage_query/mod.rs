@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 use domain::plan::Aggregation;
 use domain::time::WindowGrid;
-use domain::{EventPosition, Exact, Timestamp};
+use domain::{EventPosition, Timestamp};
 use engine::identity::{IdentityKey, SourceKey, shard_of_slot, slot_of};
-use engine::shard::cell::Fold;
+use engine::shard::kept::CellValue;
 use engine::shard::recount::{OpenBatch, Place, Recount, Share};
 use wire::usage::{EventId, Refusal, UsageBatch};
 
@@ -45,6 +45,7 @@ pub use self::scan::{
 };
 pub use self::terms::UsageTerms;
 use self::terms::{Looked, Owned};
+use crate::measure::MeasureRule;
 
 /// An event that counts if it is the first with its id and accepted.
 #[derive(Clone, Copy, Debug)]
@@ -193,27 +194,26 @@ impl UsageFold {
     pub fn finish(self) -> Result<UsageAnswer, QueryStatus> {
         let Self { query, aggregation, scale, recount, labels, .. } = self;
         let UsageQuery { question, grid } = query;
-        let value_of = |fold: &Fold| -> Result<Exact, QueryStatus> {
-            let sum = fold.sum.value().ok_or(QueryStatus::ValueMustFit)?;
-            Ok(Exact::new(sum, u32::from(scale)))
-        };
-        let mut whole = Fold::default();
+        let rule = MeasureRule { aggregation, scale };
+        let (mut event_count, mut event_digest) = (0, 0u128);
         let mut rows: Rows = BTreeMap::new();
         for cell in recount.finish() {
-            whole.merge(&cell.fold);
+            event_count += cell.value.fold.count;
+            event_digest = event_digest.wrapping_add(cell.value.fold.digest);
             let texts = labels.texts_of(&question.group_by, cell.label, &cell.group);
-            rows.entry((cell.slice_from, texts)).or_default().merge(&cell.fold);
+            rows.entry((cell.slice_from, texts)).or_default().merge(&cell.value);
         }
         let is_whole = question.group_by.is_empty() && question.window.is_none();
         if question.shows_empty || is_whole {
             add_empty_rows(&question, &grid, &mut rows)?;
         }
-        let row_of = |((from, group), fold): (RowKey, Fold)| {
+        let row_of = |((from, group), cells): (RowKey, CellValue)| {
             let window = grid.window_of(from).expect("a row's window lies in the span");
-            Ok(UsageRow { window, group, value: value_of(&fold)?, event_count: fold.count })
+            let value = rule.measure(&cells, window).map_err(|_| QueryStatus::ValueMustFit)?;
+            Ok(UsageRow { window, group, value, event_count: cells.fold.count })
         };
         let rows = rows.into_iter().map(row_of).collect::<Result<Vec<_>, QueryStatus>>()?;
-        Ok(UsageAnswer { question, aggregation, rows, event_count: whole.count, event_digest: whole.digest })
+        Ok(UsageAnswer { question, aggregation, rows, event_count, event_digest })
     }
 }
 
@@ -242,7 +242,7 @@ impl Counting for UsageFold {
     }
 
     fn add(&mut self, candidate: &Candidate) -> Result<(), QueryStatus> {
-        self.recount.add(candidate.identity, candidate.place, candidate.share);
+        self.recount.add(candidate.identity, candidate.position, candidate.place, candidate.share);
         let fits =
             self.recount.cell_count() <= QUERY_ROWS_MAX && self.recount.text_bytes() <= QUERY_TEXT_BYTES_MAX;
         if fits { Ok(()) } else { Err(QueryStatus::RowsMustFit) }
@@ -253,7 +253,7 @@ impl Counting for UsageFold {
 type Texts = Vec<Option<Arc<str>>>;
 /// First instant of a row's window, and its group.
 type RowKey = (Timestamp, Texts);
-type Rows = BTreeMap<RowKey, Fold>;
+type Rows = BTreeMap<RowKey, CellValue>;
 
 /// Gives every group that has usage a row in every window; without groups, every window has one.
 fn add_empty_rows(question: &Question, grid: &WindowGrid, rows: &mut Rows) -> Result<(), QueryStatus> {

@@ -73,6 +73,8 @@ impl GroupKey {
 pub enum QueryStatus {
     /// The meter is not in the catalog.
     MeterMustExist,
+    /// A level goes on from what was before the span, which a query does not read.
+    MeterMustNotBeLevel,
     /// The account is not in the catalog.
     AccountMustExist,
     /// The subscription is not in the catalog.
@@ -98,6 +100,7 @@ impl QueryStatus {
     pub fn name(&self) -> &'static str {
         match self {
             QueryStatus::MeterMustExist => "meter_must_exist",
+            QueryStatus::MeterMustNotBeLevel => "meter_must_not_be_level",
             QueryStatus::AccountMustExist => "account_must_exist",
             QueryStatus::SubscriptionMustExist => "subscription_must_exist",
             QueryStatus::Window(WindowStatus::WindowMustBeKnown) => "window_must_be_known",
@@ -117,6 +120,9 @@ impl fmt::Display for QueryStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             QueryStatus::MeterMustExist => f.write_str("there is no such meter"),
+            QueryStatus::MeterMustNotBeLevel => f.write_str(
+                "a weighted sum goes on from what was before the span; ask what was charged for it",
+            ),
             QueryStatus::AccountMustExist => f.write_str("there is no such account"),
             QueryStatus::SubscriptionMustExist => f.write_str("there is no such subscription"),
             QueryStatus::Window(WindowStatus::WindowsMustFit) => {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::Catalog;
-use domain::plan::MeterProgram;
+use domain::plan::{Condition, MeterProgram, Test};
 use domain::{Span, Subject, SubscriptionId, Timestamp};
 
 use super::question::{GroupKey, QueryStatus, UsageQuery, UsageScope};
@@ -43,6 +43,9 @@ impl UsageTerms {
         let question = &query.question;
         let meter = catalog.meters().find(|(_, meter)| meter.id == question.meter);
         let (created, meter) = meter.ok_or(QueryStatus::MeterMustExist)?;
+        if meter.measure().is_carried() {
+            return Err(QueryStatus::MeterMustNotBeLevel);
+        }
         let mut spans = BTreeMap::new();
         let owned = match &question.scope {
             UsageScope::All => Owned::All,
@@ -68,7 +71,8 @@ impl UsageTerms {
         });
         program.group_by = dimensions.collect();
         program.filter.extend(question.filter.iter().map(|(name, texts)| {
-            (Arc::from(name.as_str()), texts.iter().map(|text| Arc::from(text.as_str())).collect())
+            let texts = texts.iter().map(|text| Arc::from(text.as_str())).collect();
+            Condition { dimension: Arc::from(name.as_str()), test: Test::OneOf(texts) }
         }));
         Ok(Self { program, owned })
     }

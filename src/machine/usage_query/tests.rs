@@ -336,7 +336,7 @@ fn question(random: &mut Seed) -> Question {
 fn rows_of(answer: &UsageAnswer) -> BTreeMap<String, (i128, u64)> {
     let row_of = |row: &UsageRow| {
         let texts: Vec<Option<&str>> = row.group.iter().map(|text| text.as_deref()).collect();
-        let hundredths = row.value.multiply(Exact::from_integer(100)).unwrap();
+        let hundredths = row.value.unwrap().multiply(Exact::from_integer(100)).unwrap();
         let name = format!("{} {} {texts:?}", row.window.from, row.window.until);
         (name, (hundredths.round_to(0).unwrap(), row.event_count))
     };
@@ -474,7 +474,7 @@ fn csv_quotes_what_it_must_and_tells_an_empty_text_from_a_missing_one() {
     let row = |text: Option<&str>, value: i128| UsageRow {
         window: span,
         group: vec![text.map(Arc::from), Some("k".into())],
-        value: Exact::new(value, 2),
+        value: Some(Exact::new(value, 2)),
         event_count: 1,
     };
     let answer = UsageAnswer {

@@ -116,7 +116,7 @@ fn read_catalog(path: &Path) -> Result<Catalog> {
         )
     };
     let file = CatalogFile::parse(&text).with_context(wrong)?;
-    let mut catalog = Catalog::for_quotes();
+    let mut catalog = Catalog::default();
     for (offset, resource) in file.resources().into_iter().enumerate() {
         catalog.apply(resource, offset as u64).with_context(wrong)?;
     }

@@ -280,7 +280,9 @@ fn http_status_of(status: &QueryStatus) -> StatusCode {
         QueryStatus::MeterMustExist | QueryStatus::AccountMustExist | QueryStatus::SubscriptionMustExist => {
             StatusCode::NOT_FOUND
         }
-        QueryStatus::RowsMustFit | QueryStatus::ValueMustFit => StatusCode::UNPROCESSABLE_ENTITY,
+        QueryStatus::RowsMustFit | QueryStatus::ValueMustFit | QueryStatus::MeterMustNotBeLevel => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         _ => StatusCode::BAD_REQUEST,
     }
 }

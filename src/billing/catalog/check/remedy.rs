@@ -38,9 +38,11 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         Rule::UntilMustBeAfterFrom => &["until", "effective_from"],
         Rule::SeatsMustNotBeNegative => &["seats"],
         Rule::ValueMustFitAggregation => &["value", "aggregation"],
+        Rule::FieldMustFitAggregation => &["operation", "gauge", "percent", "granule_seconds", "aggregation"],
         Rule::ScaleMustFit => &["scale"],
         Rule::GroupByMustFit => &["group_by"],
         Rule::FilterMustNameTexts => &["filter"],
+        Rule::LimitMustFit => &["groups_max", "kept_max"],
         Rule::PerMustBePowerOfTen => &["per"],
         Rule::PriceMustFitModel(what) => return fields_in(what),
         Rule::TermsMustHold(status) => match status {
@@ -53,7 +55,7 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         },
         Rule::BoundsMustHold(what) if what.contains("discount") => &["discounts"],
         Rule::BoundsMustHold(_) => &["minimum", "maximum"],
-        Rule::ModelMustBeServed => &["model"],
+        Rule::MeterMustKeepEvents => &["meter", "model"],
         Rule::CurrencyMustMatchAccount => &["plan"],
         Rule::AmountMustFitCurrency => &["minimum", "maximum", "discounts", "amount", "rollover"],
         Rule::TermMustFitWindows => &["from"],
@@ -69,13 +71,16 @@ fn texts_of(resource: Option<&Resource>) -> Vec<String> {
     let fields: Vec<&str> = match resource {
         Some(Resource::Account(_)) => vec!["name"],
         Some(Resource::Meter(meter)) => {
-            let filter =
-                meter.filter.iter().flat_map(|(name, texts)| [std::slice::from_ref(name), texts.as_slice()]);
+            let filter = meter.filter.iter();
+            let mut filter =
+                filter.flat_map(|(name, test)| [name.as_str()].into_iter().chain(test.named_texts()));
             let fields = [
                 ("event_type", fits(&meter.event_type)),
                 ("value", meter.value.as_deref().is_none_or(fits)),
+                ("key", meter.key.as_deref().is_none_or(fits)),
+                ("operation", meter.operation.as_deref().is_none_or(fits)),
                 ("group_by", meter.group_by.iter().all(|text| fits(text))),
-                ("filter", filter.flatten().all(|text| fits(text))),
+                ("filter", filter.all(fits)),
             ];
             fields.into_iter().filter(|(_, fits)| !fits).map(|(field, _)| field).collect()
         }

@@ -196,7 +196,7 @@ fn terms_of_a_price_are_said_where_they_are_broken() {
         ),
         (
             "meter = \"calls\"; model = \"percentage\"; rate_percent = \"1\"",
-            "mistake model_must_be_served \"percentage\"",
+            "mistake meter_must_keep_events \"calls\"",
         ),
     ] {
         check(&[], &price(fields), &[expected]);

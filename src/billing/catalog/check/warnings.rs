@@ -217,7 +217,8 @@ fn unmetered(row: &PriceRow, meter: &Meter) -> Option<(String, String)> {
         return Some((what, format!("add {name:?} to the group_by of the meter, or take it out of the row")));
     }
     let excluded = |(name, text): &(&String, &String)| {
-        meter.filter.get(*name).is_some_and(|texts| !texts.as_slice().contains(text))
+        let test = meter.filter.get(*name);
+        test.is_some_and(|test| !test.tests().iter().all(|test| test.passes(Some(text))))
     };
     let (name, text) = row.when.iter().find(excluded)?;
     let what = format!("the filter of the meter {} lets nothing with {name}={text} through", meter.id);

@@ -121,7 +121,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     let tiers = |count: i64| (1..count).map(tier).chain([last.clone()]).collect::<Vec<_>>();
     let cases = [
         ("body_must_be_readable", Prices, "new", json!({"unit_amount": 1.5, "id": "other"})),
-        ("body_must_be_readable", Meters, "new", json!({"aggregation": "max"})),
+        ("body_must_be_readable", Meters, "new", json!({"aggregation": "median"})),
         ("body_must_be_readable", Meters, "Not an id", json!({})),
         ("body_must_be_readable", Entities, "a-legal-entity-of-25-bytes", json!({})),
         ("body_must_be_readable", Accounts, "new", json!({"time_zone": "Mars/Olympus"})),
@@ -148,10 +148,34 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("seats_must_not_be_negative", Subscriptions, "new", json!({"seats": "-1", "plan": "none"})),
         ("value_must_fit_aggregation", Meters, "new", json!({"value": null, "scale": 29})),
         ("value_must_fit_aggregation", Meters, "new", json!({"aggregation": "count"})),
+        ("value_must_fit_aggregation", Meters, "new", json!({"aggregation": "unique", "operation": "o"})),
+        ("value_must_fit_aggregation", Meters, "new", json!({"key": "user"})),
+        ("field_must_fit_aggregation", Meters, "new", json!({"operation": "op", "scale": 29})),
+        ("field_must_fit_aggregation", Meters, "new", json!({"gauge": "levels"})),
+        ("field_must_fit_aggregation", Meters, "new", json!({"granule_seconds": 60})),
+        ("field_must_fit_aggregation", Meters, "new", json!({"aggregation": "peak", "granule_seconds": 59})),
+        ("field_must_fit_aggregation", Meters, "new", json!({"aggregation": "percentile"})),
+        ("field_must_fit_aggregation", Meters, "new", json!({"aggregation": "percentile", "percent": "0"})),
+        (
+            "field_must_fit_aggregation",
+            Meters,
+            "new",
+            json!({"aggregation": "percentile", "percent": "100.1"}),
+        ),
+        (
+            "field_must_fit_aggregation",
+            Meters,
+            "new",
+            json!({"aggregation": "percentile", "percent": "0.0000001"}),
+        ),
         ("scale_must_fit", Meters, "new", json!({"scale": 29, "group_by": many})),
         ("group_by_must_fit", Meters, "new", json!({"group_by": many, "filter": {"region": []}})),
         ("group_by_must_fit", Meters, "new", json!({"group_by": ["region", "region"]})),
-        ("filter_must_name_texts", Meters, "new", json!({"filter": {"region": []}})),
+        ("filter_must_name_texts", Meters, "new", json!({"filter": {"region": []}, "kept_max": 0})),
+        ("filter_must_name_texts", Meters, "new", json!({"filter": {"region": {}}})),
+        ("filter_must_name_texts", Meters, "new", json!({"filter": {"region": {"eq": "eu", "not_in": []}}})),
+        ("limit_must_fit", Meters, "new", json!({"groups_max": 0})),
+        ("limit_must_fit", Meters, "new", json!({"kept_max": 100_000_001})),
         ("per_must_be_power_of_ten", Prices, "new", json!({"per": 20, "meter": null})),
         ("per_must_be_power_of_ten", Prices, "new", json!({"per": 10_000_000_000_000u64})),
         ("per_must_be_power_of_ten", Prices, "new", json!({"per": 0})),
@@ -176,12 +200,6 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("bounds_must_hold", Prices, "new", json!({"minimum": "-1"})),
         ("bounds_must_hold", Prices, "new", json!({"minimum": "2", "maximum": "1"})),
         ("bounds_must_hold", Subscriptions, "new", json!({"discounts": [{"amount": "-1"}]})),
-        (
-            "model_must_be_served",
-            Prices,
-            "new",
-            json!({"model": "percentage", "unit_amount": null, "rate_percent": "1", "plan": "none"}),
-        ),
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null})),
         ("commitment_must_name_amount", Commitments, "new", json!({"quantity": "5"})),
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null, "quantity": "5"})),
@@ -210,6 +228,12 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("reference_must_exist", Subscriptions, "s1", json!({"account": "none"})),
         ("reference_must_exist", Subscriptions, "s1", json!({"plan": "none"})),
         ("reference_must_exist", Subjects, "key 1", json!({"subscription": "none"})),
+        (
+            "meter_must_keep_events",
+            Prices,
+            "new",
+            json!({"model": "percentage", "unit_amount": null, "rate_percent": "1"}),
+        ),
         ("currency_must_match_account", Subscriptions, "s1", json!({"plan": "euro", "account": "acme"})),
         ("must_not_change", Entities, "inc", json!({"currency": "EUR"})),
         ("must_not_change", Entities, "inc", json!({"time_zone": "UTC"})),
@@ -239,38 +263,40 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         (Prices, json!({"model": "flat", "meter": null})),
         (Meters, json!({"group_by": &many[..8], "scale": 28, "filter": {"region": "eu"}})),
         (Meters, json!({"aggregation": "count", "value": null, "negative_usage": "signed"})),
+        (Meters, json!({"aggregation": "unique", "value": null, "key": "user", "operation": "op"})),
+        (Meters, json!({"aggregation": "percentile", "percent": "99.999999", "kept_max": 1})),
+        (Meters, json!({"aggregation": "peak", "granule_seconds": 86_400})),
+        (Meters, json!({"filter": {"region": {"ne": "eu", "prefix": "e", "lt": "1.5", "exists": true}}})),
         (Accounts, json!({"name": &long[..256]})),
     ] {
         assert_eq!(put(kind, "new", changed(kind, &fields)), Ok(Change::Create), "{fields}");
     }
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
-    let percentage = json!({"model": "percentage", "unit_amount": null, "rate_percent": "1", "plan": "none"});
-    let percentage = Resource::from_json(Prices, "new", changed(Prices, &percentage)).unwrap();
-    let quoted = Catalog::for_quotes().check(&percentage).map_err(|status| status.rule.name());
-    assert_eq!(quoted, Err("reference_must_exist"), "a quote prices what a server cannot feed");
 }
 
-const RULES: [Rule; 22] = [
+const RULES: [Rule; 24] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
     Rule::UntilMustBeAfterFrom,
     Rule::SeatsMustNotBeNegative,
     Rule::ValueMustFitAggregation,
+    Rule::FieldMustFitAggregation,
     Rule::ScaleMustFit,
     Rule::GroupByMustFit,
     Rule::FilterMustNameTexts,
+    Rule::LimitMustFit,
     Rule::PerMustBePowerOfTen,
     Rule::PriceMustFitModel(String::new()),
     Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
     Rule::BoundsMustHold(""),
-    Rule::ModelMustBeServed,
     Rule::CommitmentMustNameAmount,
     Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
     Rule::GrantMustHold,
     Rule::TermMustFitWindows,
     Rule::AmountMustFitCurrency,
     Rule::ReferenceMustExist(String::new()),
+    Rule::MeterMustKeepEvents,
     Rule::CurrencyMustMatchAccount,
     Rule::MustNotChange(""),
 ];

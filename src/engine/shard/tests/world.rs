@@ -58,6 +58,8 @@ pub(super) fn count(meter: &str) -> MeterProgram {
         event_type: "use".into(),
         aggregation: Aggregation::Count,
         value: None,
+        key: None,
+        operation: None,
         group_by: Vec::new(),
         filter: Vec::new(),
         scale: 0,
@@ -177,7 +179,7 @@ impl World {
                 let name = format!("{} {meter}{group} from {from}", report.subject);
                 let folds =
                     self.reported.entry(name).or_insert_with(|| vec![Fold::default(); self.log.len() + 64]);
-                folds[index] = report.fold;
+                folds[index] = report.value.fold;
             }
         }
         changed

@@ -91,7 +91,7 @@ pub(crate) fn windowed(case: &Case<'_>) -> Result<Values, Stop> {
                 .divide(Exact::from_integer(HOUR.into()));
         let hours = hours.map(|hours| hours.to_string()).map_err(Stop::from)?;
         Ok(json!({
-            "start": row.window.from, "end": row.window.until, "value": row.value.to_string(), "hours": hours,
+            "start": row.window.from, "end": row.window.until, "value": row.value.map(|value| value.to_string()), "hours": hours,
         }))
     });
     let total = Asked { window: None, ..asked }.answer(&events)?;
@@ -109,7 +109,7 @@ pub(crate) fn grouped(case: &Case<'_>) -> Result<Values, Stop> {
     let answer = asked.answer(&case.rows("events")?)?;
     let groups = answer.rows.iter().map(|row| {
         let key: Vec<Option<&str>> = row.group.iter().map(|text| text.as_deref()).collect();
-        json!({ "key": key, "value": row.value.to_string() })
+        json!({ "key": key, "value": row.value.map(|value| value.to_string()) })
     });
     Ok(Values::new().with("groups", groups.collect::<Vec<Value>>()))
 }
@@ -137,7 +137,7 @@ pub(crate) fn boundary(case: &Case<'_>) -> Result<Values, Stop> {
 /// The value of the whole; a sum of nothing is none.
 fn whole(case: &Case<'_>, answer: &UsageAnswer) -> Value {
     let is_none = answer.event_count == 0 && case.text("aggregation") != Some("COUNT");
-    if is_none { Value::Null } else { json!(answer.rows[0].value.to_string()) }
+    if is_none { Value::Null } else { json!(answer.rows[0].value.map(|value| value.to_string())) }
 }
 
 /// A usage query, and what leaves events out before it.
@@ -167,7 +167,7 @@ impl<'a> Asked<'a> {
             meter["value"] = json!("value");
             meter["negative_usage"] = json!("signed");
         }
-        let mut catalog = Catalog::for_quotes();
+        let mut catalog = Catalog::default();
         let meter = Resource::from_json(ResourceKind::Meters, "usage", meter);
         let applied = meter.and_then(|meter| catalog.apply(meter, 0));
         applied.map_err(|status| Stop::Broken(status.to_string()))?;
