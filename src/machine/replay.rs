@@ -228,6 +228,11 @@ impl Replayer {
         let SnapshotHead { usage_offset, control_offset, .. } = found.head;
         self.reached.extend(self.cut_barriers.range(..=usage_offset));
         self.apply_until(control_offset)?;
+        if self.machine.has_open_cut() {
+            // A barrier behind a cut is sent when the cut is done: this one had nothing to seal. What the shards know at the
+            // snapshot is more than it saw.
+            self.machine.close_cut();
+        }
         let plan = self.machine.metering_plan(control_offset);
         let shards = found.shards.into_iter().map(|loader| loader.finish(control_offset, &plan));
         match shards.collect() {

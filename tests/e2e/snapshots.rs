@@ -50,6 +50,9 @@ async fn a_start_from_a_snapshot_is_a_start_from_the_logs() {
     let now = Timestamp::from_nanoseconds(now);
     send(&server, data.path(), &token, now, 0, 3_000).await;
     call("POST", &server.url("/v1/cuts"), &token, "").await;
+    // A cut that has nothing to seal, and that nothing follows in the control log: the snapshot lies behind it, and what
+    // the shards know there is no part of it.
+    assert_eq!(call_json("POST", &server.url("/v1/cuts"), &token, "").await.1["lines"], 0);
     send(&server, data.path(), &token, now, 3_000, 500).await;
     let before = counters(&server, &token).await;
     assert_eq!(server.terminate(), Some(0));
