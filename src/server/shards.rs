@@ -239,7 +239,7 @@ fn next_task(
                 true
             }
             Err(TrySendError::Disconnected(_)) => {
-                // Nobody saves it any more; the next snapshot gives this one up.
+                shard.give_up_snapshot();
                 *saving = None;
                 break;
             }

@@ -157,6 +157,11 @@ impl CellStore {
         self.saving = Some(SavingCells { count, is_saved, next: 0, ready: VecDeque::new() });
     }
 
+    /// Gives up an unfinished snapshot.
+    pub(crate) fn give_up_snapshot(&mut self) {
+        self.saving = None;
+    }
+
     /// The next page of the snapshot; nothing once all were given.
     pub(crate) fn poll_snapshot(&mut self) -> Option<Vec<u8>> {
         let saving = self.saving.as_mut()?;

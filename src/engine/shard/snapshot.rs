@@ -63,9 +63,10 @@ impl Shard {
         self.saving = Some(Saving { subjects: 0..self.subjects.len(), groups: 0..self.groups.len(), ready });
     }
 
-    /// Whether a snapshot began that `poll_snapshot` did not end.
-    pub fn is_in_snapshot(&self) -> bool {
-        self.saving.is_some()
+    /// Gives up a snapshot that nobody saves any more, and what was kept for it.
+    pub fn give_up_snapshot(&mut self) {
+        self.saving = None;
+        self.cells.give_up_snapshot();
     }
 
     /// The next section of the snapshot; nothing once all were given.

@@ -318,6 +318,22 @@ fn folding_again_keeps_count_of_those_that_wait() {
 }
 
 #[test]
+fn a_snapshot_that_is_given_up_keeps_nothing_and_the_next_one_is_whole() {
+    let mut world = World::new(1);
+    world.barrier(one_slice());
+    check(&mut world, 50, &[("a k 50 units=1", "accepted")]);
+    let mut given_up = world.begin_snapshot();
+    world.give_up_snapshot();
+    assert!(!world.poll_snapshot(&mut given_up), "there is nothing to take any more");
+    check(&mut world, 50, &[("b k 50 units=2", "accepted")]);
+    let mut saved = world.begin_snapshot();
+    while world.poll_snapshot(&mut saved) {}
+    let mut again = saved.load();
+    assert_eq!(again.cells(), ["k units from 0: 2 events, 3"]);
+    assert_eq!(again.remembered(), 2);
+}
+
+#[test]
 fn a_cell_is_reported_when_it_changed_and_not_again() {
     let mut world = World::new(1);
     world.barrier(one_slice());

@@ -220,6 +220,11 @@ impl World {
         Saved { rest, sections: vec![Vec::new(); self.shards.len()] }
     }
 
+    /// Gives up a snapshot that began.
+    pub(super) fn give_up_snapshot(&mut self) {
+        self.shards.iter_mut().for_each(Shard::give_up_snapshot);
+    }
+
     /// Takes the next section of every shard; says whether there may be more.
     pub(super) fn poll_snapshot(&mut self, saved: &mut Saved) -> bool {
         let mut has_more = false;
