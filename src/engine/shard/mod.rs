@@ -346,6 +346,9 @@ impl Shard {
         let counters = self.counters.get_mut(source).expect("an accepted event has a counted source");
         let standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
         let before = self.dedup.set_standing(identity, standing);
+        if let Some(saving) = &mut self.saving {
+            saving.standings.entry(identity).or_insert(before);
+        }
         match before {
             Standing::Metered => counters.metered -= 1,
             Standing::Pending => counters.pending -= 1,

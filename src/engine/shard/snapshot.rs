@@ -10,7 +10,7 @@
 //! Invariants: the shard that [`ShardLoader`] gives decides as the one that was saved; only which cells were reported is
 //! not kept, so all of them are reported again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use domain::limits::{EVENT_TIME_END, EVENT_TIME_MIN};
@@ -36,6 +36,9 @@ const SECTION_BYTES: usize = 128 << 10;
 pub(super) struct Saving {
     subjects: std::ops::Range<usize>,
     groups: std::ops::Range<usize>,
+    remembered: std::ops::Range<usize>,
+    /// How events stood when the snapshot began that stand otherwise by now.
+    pub(super) standings: BTreeMap<u128, Standing>,
     /// What was saved at once.
     ready: VecDeque<Section>,
 }
@@ -54,13 +57,14 @@ impl Shard {
             cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
         }
         cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
-        for (identity, seen) in self.dedup.iter() {
-            seen.save(identity, &mut fields);
-            cut(&mut fields, SectionKind::Dedup, SECTION_BYTES, &mut ready);
-        }
-        cut(&mut fields, SectionKind::Dedup, 0, &mut ready);
         self.cells.begin_snapshot();
-        self.saving = Some(Saving { subjects: 0..self.subjects.len(), groups: 0..self.groups.len(), ready });
+        self.saving = Some(Saving {
+            subjects: 0..self.subjects.len(),
+            groups: 0..self.groups.len(),
+            remembered: 0..self.dedup.len(),
+            standings: BTreeMap::new(),
+            ready,
+        });
     }
 
     /// Gives up a snapshot that nobody saves any more, and what was kept for it.
@@ -88,6 +92,16 @@ impl Shard {
         }
         if fields.len() > 0 {
             return Some(Section { kind: SectionKind::Groups, body: fields.take() });
+        }
+        while fields.len() < SECTION_BYTES
+            && let Some(number) = saving.remembered.next()
+        {
+            let (identity, seen) = self.dedup.at(number);
+            let standing = saving.standings.get(&identity).copied().unwrap_or(seen.standing);
+            Seen { standing, ..seen }.save(identity, &mut fields);
+        }
+        if fields.len() > 0 {
+            return Some(Section { kind: SectionKind::Dedup, body: fields.take() });
         }
         if let Some(body) = self.cells.poll_snapshot() {
             return Some(Section { kind: SectionKind::Cells, body });

@@ -112,9 +112,10 @@ impl Memtable {
         before.standing
     }
 
-    /// All remembered events, in the order of their arrival.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u128, Seen)> {
-        self.chunks.iter().flatten().map(|entry| (entry.identity(), entry.seen()))
+    /// A remembered event, by the order of arrival.
+    pub(crate) fn at(&self, number: usize) -> (u128, Seen) {
+        let entry = &self.chunks[number / CHUNK_ENTRIES][number % CHUNK_ENTRIES];
+        (entry.identity(), entry.seen())
     }
 
     /// Events remembered.
