@@ -1,7 +1,7 @@
 //! Style as a test: rules of the house that no compiler checks.
 //!
-//! Owns: what every source file keeps (a header, a size, no unfinished work, no paths of one machine) and which crate
-//! may use which. Leaves to others: formatting (`cargo fmt`), code (`cargo clippy`, with each crate's bans).
+//! Owns: what every source file keeps (a header, a size, no unfinished work, no paths of one machine), which crate may use
+//! which, and that tests named in tables are there. Leaves to others: formatting (`cargo fmt`), code (`cargo clippy`, with each crate's bans).
 //!
 //! Invariants: a rule is a pure function from text to breaches, and each is tried on a sample that breaks it.
 
@@ -52,6 +52,21 @@ fn every_source_file_keeps_the_rules_of_the_house() {
 }
 
 #[test]
+fn tests_that_a_table_names_are_there() {
+    let mut files = Vec::new();
+    for folder in SOURCE_FOLDERS {
+        collect(&root().join(folder), &mut files);
+    }
+    let sources = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let texts: Vec<String> = sources.map(|path| read(path)).collect();
+    let defined: BTreeSet<&str> = texts.iter().flat_map(|text| functions_of(text)).collect();
+    let named: BTreeSet<&str> = texts.iter().flat_map(|text| tests_named_by(text)).collect();
+    assert!(named.len() > 40, "only {} tests were named", named.len());
+    let missing: Vec<&&str> = named.iter().filter(|name| !defined.contains(*name)).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
+#[test]
 fn crates_use_only_what_lies_below_them() {
     let ours = names_of_members();
     let mut breaches = Vec::new();
@@ -84,6 +99,14 @@ fn a_source_that_breaks_a_rule_is_found() {
     for sample in unfinished.iter().chain(&paths) {
         check_source(sample, 1);
     }
+}
+
+#[test]
+fn a_table_that_names_tests_is_found() {
+    let table = "//! | 1 | [`one_two_three_four`]; `of_a_mod`: `five_six_seven_eight` |\n";
+    assert_eq!(tests_named_by(table), ["one_two_three_four", "five_six_seven_eight"]);
+    assert_eq!(tests_named_by("//! `one_two_three_four` is no row\n"), Vec::<&str>::new());
+    assert_eq!(functions_of("    fn one_two(a: u8) {\n        fn_call();\n"), ["one_two"]);
 }
 
 #[test]
@@ -131,6 +154,24 @@ fn breaches_of_source(text: &str) -> Vec<String> {
 }
 
 /// Which forbidden crates a manifest names in its sections of a kind, for every target.
+/// Names of tests in the tables of a header: sentences in backticks, so with three underscores or more.
+fn tests_named_by(text: &str) -> Vec<&str> {
+    let rows = text.lines().filter(|line| line.starts_with("//! |"));
+    let quoted = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let is_sentence = |name: &&str| {
+        let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.chars().all(is_word) && name.matches('_').count() > 2
+    };
+    quoted.filter(is_sentence).collect()
+}
+
+/// Names of the functions of a source.
+fn functions_of(text: &str) -> Vec<&str> {
+    let lines = text.lines().map(str::trim_start);
+    let names = lines.filter_map(|line| line.strip_prefix("pub ").unwrap_or(line).strip_prefix("fn "));
+    names.filter_map(|rest| rest.split(['(', '<']).next()).collect()
+}
+
 fn breaches_of_edges<'a>(
     manifest: &str,
     sections: &[&str],

@@ -192,3 +192,52 @@ fn items_of(value: &CellValue) -> Vec<Item> {
         Some(kept) => panic!("a cell of a sequence keeps its items, and not {kept:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::EventPosition;
+    use domain::time::{HOUR, SECOND};
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::MIN.plus(minute * 60 * SECOND)
+    }
+
+    fn cell_of(aggregation: Aggregation, levels: &[(i64, i128)], minutes: std::ops::Range<i64>) -> CellValue {
+        let mut cell = CellValue::default();
+        for (minute, value) in levels.iter().filter(|(minute, _)| minutes.contains(minute)) {
+            let position = EventPosition::from_bits(*minute as u64);
+            cell.add(
+                aggregation.class(),
+                *minute as u128,
+                Item { time: at(*minute), position, value: *value },
+            );
+        }
+        cell
+    }
+
+    /// A review of a design found that a granule in which a slice ends was counted in both slices.
+    #[test]
+    fn a_granule_across_a_cut_of_slices_counts_once() {
+        let aggregation = Aggregation::Peak { granule: HOUR };
+        let peak = MeasureRule { aggregation, scale: 0 };
+        for (levels, bounds, expected) in [
+            // The second slice adds what the peak rises by.
+            (&[(10, 5), (40, 7)][..], &[0, 30, 60][..], &[5, 2][..]),
+            (&[(10, 7), (40, 5)], &[0, 30, 60], &[7, 0]),
+            // A granule that is cut, and one that is not.
+            (&[(10, 5), (40, 7), (70, 3)], &[0, 30, 120], &[5, 5]),
+        ] {
+            let slices: Vec<(Span, CellValue)> = bounds
+                .windows(2)
+                .map(|pair| {
+                    let cell = cell_of(aggregation, levels, pair[0]..pair[1]);
+                    (Span::new(at(pair[0]), at(pair[1])), cell)
+                })
+                .collect();
+            let found = peak.quantities(at(0), slices.iter().map(|(slice, value)| (*slice, value))).unwrap();
+            let expected: Vec<Exact> = expected.iter().map(|units| Exact::from_integer(*units)).collect();
+            assert_eq!(found, expected, "{levels:?} in {bounds:?}");
+        }
+    }
+}

@@ -32,10 +32,9 @@
 //! | 26, 27 | [`no_second_is_rounded_and_a_minute_costs_its_price`] |
 //! | 28 | `allocation`: `cents_lost_by_rounding_lines_go_back_to_the_lines` |
 //! | 29 | `models::graduated`: `a_bound_is_inside_the_tier_that_it_ends` |
-//! | 30 | [`late_usage_after_a_new_price_is_corrected_at_the_new_price`], [`two_units_at_once_never_overdraw_a_grant`], [`included_units_are_those_of_the_window_and_not_of_a_slice`]; `proration`: `a_boundary_day_belongs_to_one_slice`, `thirty_days_are_the_most_that_the_slices_of_a_period_make`; `account::tests`: `discounts_apply_in_their_order_then_the_maximum_then_the_minimum_of_a_final_window` |
+//! | 30 | [`late_usage_after_a_new_price_is_corrected_at_the_new_price`], [`two_units_at_once_never_overdraw_a_grant`], [`included_units_are_those_of_the_window_and_not_of_a_slice`]; `proration`: `a_boundary_day_belongs_to_one_slice`, `thirty_days_are_the_most_that_the_slices_of_a_period_make`; `account::tests`: `discounts_apply_in_their_order_then_the_maximum_then_the_minimum_of_a_final_window`; `machine::measure`: `a_granule_across_a_cut_of_slices_counts_once`; `folds::levels`: `a_level_counts_for_the_part_of_the_span_in_which_it_held` |
 //!
-//! Of the thirtieth, the rest has no place here: capacity over time and granules at the edge of a slice are measures, made
-//! before anything is priced (`folds`), and there are no reservations.
+//! Of the thirtieth, reservations have no place here: there are none.
 
 use domain::{Exact, Zone};
 
