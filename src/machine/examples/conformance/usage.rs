@@ -1,7 +1,7 @@
 //! Usage in windows and groups: events go through a shard and a usage query, as those of a log do.
 //!
 //! Owns: which event of a case is which event of the product. Leaves to others: what counts (`engine::shard`), windows,
-//! groups and filters (`machine::usage_query`).
+//! groups, filters and measures (`machine::usage_query`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use billing::catalog::{Catalog, Resource, ResourceKind};
 use domain::plan::{MeteringPlan, Policy};
 use domain::time::{DAY, HOUR, WindowUnit};
-use domain::{Decimal, Exact, MeterId, Span, Timestamp, Zone};
+use domain::{Decimal, Exact, MeterId, Rounding, Span, Timestamp, Zone};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
@@ -17,8 +17,8 @@ use machine::usage_query::{
     Counting, GroupKey, Judge, LoggedBatch, Question, UsageAnswer, UsageFold, UsageQuery, UsageScope,
     UsageTerms,
 };
-use serde_json::{Value, json};
-use wire::{BatchBuilder, Event, EventIdOwned, IdMode};
+use serde_json::{Map, Value, json};
+use wire::{BatchBuilder, Event, EventIdOwned, IdMode, Verdict};
 
 use crate::case::{Case, Stop, fields_of, list_of, number};
 use crate::json::any_text;
@@ -27,16 +27,87 @@ use crate::time::{instant_of, maybe_instant, span_of};
 use crate::values::Values;
 
 pub(crate) fn aggregate(case: &Case<'_>) -> Result<Values, Stop> {
-    if case.find("period_floor").is_some() {
-        return Err(Stop::Unsupported("bounds that are cut to a peer's resolution".to_string()));
-    }
-    let from = maybe_instant(case, "from")?.unwrap_or(Timestamp::MIN);
-    let span = Span::new(from, maybe_instant(case, "to")?.unwrap_or(Timestamp::END));
+    // Bounds that a peer cuts to its resolution (`period_floor`) stay where they are.
+    let span = maybe_span(case)?;
     let events = case.rows("events")?;
     let in_range = events.iter().map(|event| Ok(span.contains(instant_of(event, "time")?)));
     let count = in_range.collect::<Result<Vec<bool>, Stop>>()?.into_iter().filter(|is_in| *is_in).count();
     let answer = Asked::of(case, span)?.answer(&events)?;
     Ok(Values::new().with("value", whole(case, &answer)).with("count", count as u64))
+}
+
+/// What each aggregation says of no events.
+pub(crate) fn aggregate_empty(case: &Case<'_>) -> Result<Values, Stop> {
+    let (span, events) = (maybe_span(case)?, case.rows("events")?);
+    let mut rows = Map::new();
+    for aggregation in ALL {
+        let answer = Asked::by(case, aggregation, span)?.answer(&events)?;
+        rows.insert(aggregation.to_string(), whole_of(aggregation, &answer));
+    }
+    Ok(Values::new().with("rows", Value::Object(rows)))
+}
+
+/// The measure after each event.
+pub(crate) fn running(case: &Case<'_>) -> Result<Values, Stop> {
+    let asked = Asked::of(case, Span::new(Timestamp::MIN, Timestamp::END))?;
+    let unit_price = case.number_or_one("unit_price")?;
+    let start = Timestamp::parse("2026-01-01T00:00:00Z").expect("an instant");
+    let event_of = |(index, value): (usize, &Value)| json!({ "time": start.plus(index as i64 * HOUR), "value": value, "key": value });
+    let events: Vec<Value> = case.list("values")?.iter().enumerate().map(event_of).collect();
+    let events = events.iter().map(|event| Ok(Case::part(fields_of(event)?)));
+    let events: Vec<Case<'_>> = events.collect::<Result<_, Stop>>()?;
+    let (mut units_after, mut cents_after) = (Vec::new(), Vec::new());
+    for count in 1..=events.len() {
+        let units = asked.answer(&events[..count])?.rows[0].value.unwrap_or(Exact::ZERO);
+        let cents = units.multiply(unit_price)?.multiply(Exact::from_integer(100))?;
+        cents_after.push(cents.round(Rounding::HalfAway, 0)?);
+        units_after.push(units);
+    }
+    Ok(Values::new().with("units_after", units_after).with("amount_cents_after", cents_after))
+}
+
+/// Events of which some are sent again: the fields of `dedup_key` are the id.
+pub(crate) fn dedup(case: &Case<'_>) -> Result<Values, Stop> {
+    let generated = generated(case)?;
+    let mut events = match &generated {
+        Some(generated) => generated.iter().map(|event| Ok(Case::part(fields_of(event)?))).collect(),
+        None => case.rows("events"),
+    }?;
+    let asked = Asked { id_of: Some(id_fields(case)?), ..Asked::of(case, maybe_span(case)?)? };
+    let ids = events.iter().map(|event| asked.id(event)).collect::<Result<Vec<String>, Stop>>()?;
+    if case.text("conflict") == Some("last_write_wins") {
+        // Here a producer amends: what it sent before is no event any more.
+        let last: BTreeMap<&String, usize> = ids.iter().zip(0..).collect();
+        let mut index = 0..;
+        events.retain(|_| index.next().is_some_and(|index| last[&ids[index]] == index));
+    }
+    let (answer, refused) = asked.answer_and_refused(&events)?;
+    let different: BTreeSet<&String> = ids.iter().collect();
+    Ok(Values::new()
+        .with("value", whole(case, &answer))
+        .with("unique_events", different.len())
+        .with("failures", refused))
+}
+
+/// The events that a generator states, each at another time.
+fn generated(case: &Case<'_>) -> Result<Option<Vec<Value>>, Stop> {
+    let Some(generator) = case.find("generator") else { return Ok(None) };
+    let fields = fields_of(generator)?;
+    let count: i64 = Case::part(fields).integer("count")?.unwrap_or(0);
+    let start = Timestamp::parse("2026-01-01T00:00:00Z").expect("an instant");
+    let event_of = |index: i64| {
+        let mut event = fields.clone();
+        event.insert("time".to_string(), json!(start.plus(index * HOUR)));
+        event.entry("value").or_insert(json!("1"));
+        Value::Object(event)
+    };
+    Ok(Some((0..count).map(event_of).collect()))
+}
+
+fn id_fields<'a>(case: &Case<'a>) -> Result<Vec<&'a str>, Stop> {
+    let Some(key) = case.find("dedup_key") else { return Ok(vec!["source", "id"]) };
+    let names = key.as_array().map_or(std::slice::from_ref(key), Vec::as_slice);
+    Ok(names.iter().filter_map(any_text).collect())
 }
 
 /// What was stored by then.
@@ -103,9 +174,18 @@ pub(crate) fn windowed(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 pub(crate) fn grouped(case: &Case<'_>) -> Result<Values, Stop> {
+    grouped_by(case, case.word("aggregation")?)
+}
+
+/// Different keys, per group.
+pub(crate) fn grouped_unique(case: &Case<'_>) -> Result<Values, Stop> {
+    grouped_by(case, "UNIQUE_COUNT")
+}
+
+fn grouped_by(case: &Case<'_>, aggregation: &str) -> Result<Values, Stop> {
     let names = case.list("group_by")?.iter().filter_map(any_text);
     let group_by = names.map(|name| GroupKey::Dimension(name.into())).collect();
-    let asked = Asked { group_by, ..Asked::of(case, span_of(case, "from", "to")?)? };
+    let asked = Asked { group_by, ..Asked::by(case, aggregation, maybe_span(case)?)? };
     let answer = asked.answer(&case.rows("events")?)?;
     let groups = answer.rows.iter().map(|row| {
         let key: Vec<Option<&str>> = row.group.iter().map(|text| text.as_deref()).collect();
@@ -115,7 +195,7 @@ pub(crate) fn grouped(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 pub(crate) fn filtered(case: &Case<'_>) -> Result<Values, Stop> {
-    let answer = Asked::of(case, span_of(case, "from", "to")?)?.answer(&case.rows("events")?)?;
+    let answer = Asked::of(case, maybe_span(case)?)?.answer(&case.rows("events")?)?;
     Ok(Values::new().with("value", whole(case, &answer)))
 }
 
@@ -134,17 +214,44 @@ pub(crate) fn boundary(case: &Case<'_>) -> Result<Values, Stop> {
     Ok(Values::new().with("ideal", sums))
 }
 
-/// The value of the whole; a sum of nothing is none.
+/// The span of a case, which may be open at either end.
+fn maybe_span(case: &Case<'_>) -> Result<Span, Stop> {
+    let from = maybe_instant(case, "from")?.unwrap_or(Timestamp::MIN);
+    Ok(Span::new(from, maybe_instant(case, "to")?.unwrap_or(Timestamp::END)))
+}
+
+/// The value of the whole.
 fn whole(case: &Case<'_>, answer: &UsageAnswer) -> Value {
-    let is_none = answer.event_count == 0 && case.text("aggregation") != Some("COUNT");
+    whole_of(case.text("aggregation").unwrap_or_default(), answer)
+}
+
+/// A count of nothing is zero; a sum of nothing is none.
+fn whole_of(aggregation: &str, answer: &UsageAnswer) -> Value {
+    let is_none = answer.event_count == 0 && !["COUNT", "UNIQUE_COUNT"].contains(&aggregation);
     if is_none { Value::Null } else { json!(answer.rows[0].value.map(|value| value.to_string())) }
+}
+
+/// All aggregations of a case, by name.
+const ALL: [&str; 7] = ["SUM", "COUNT", "AVG", "MIN", "MAX", "LATEST", "UNIQUE_COUNT"];
+
+/// What events of a case say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Nothing: they are counted.
+    Nothing,
+    /// A number.
+    Number,
+    /// A key.
+    Key,
 }
 
 /// A usage query, and what leaves events out before it.
 struct Asked<'a> {
     catalog: Catalog,
     value_property: Option<&'a str>,
-    is_count: bool,
+    said: Said,
+    /// The fields that tell events apart; without them each is another one.
+    id_of: Option<Vec<&'a str>>,
     span: Span,
     window: Option<WindowUnit>,
     zone: Zone,
@@ -156,16 +263,31 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn of(case: &Case<'a>, span: Span) -> Result<Self, Stop> {
-        let aggregation = match case.word("aggregation")? {
-            "SUM" => "sum",
-            "COUNT" => "count",
+        Self::by(case, case.word("aggregation")?, span)
+    }
+
+    fn by(case: &Case<'a>, aggregation: &str, span: Span) -> Result<Self, Stop> {
+        let (aggregation, said) = match aggregation {
+            "SUM" => ("sum", Said::Number),
+            "COUNT" => ("count", Said::Nothing),
+            "AVG" => ("average", Said::Number),
+            "MIN" => ("min", Said::Number),
+            "MAX" => ("max", Said::Number),
+            "LATEST" => ("latest", Said::Number),
+            "UNIQUE_COUNT" => ("unique", Said::Key),
             aggregation => return Err(Stop::Unsupported(format!("the aggregation {aggregation}"))),
         };
-        let is_count = aggregation == "count";
         let mut meter = json!({ "event_type": "usage", "aggregation": aggregation });
-        if !is_count {
-            meter["value"] = json!("value");
-            meter["negative_usage"] = json!("signed");
+        match said {
+            Said::Nothing => {}
+            Said::Number => {
+                meter["value"] = json!("value");
+                meter["negative_usage"] = json!("signed");
+            }
+            Said::Key => {
+                meter["key"] = json!(KEY);
+                meter["operation"] = json!(OPERATION);
+            }
         }
         let mut catalog = Catalog::default();
         let meter = Resource::from_json(ResourceKind::Meters, "usage", meter);
@@ -180,7 +302,8 @@ impl<'a> Asked<'a> {
         Ok(Self {
             catalog,
             value_property: case.text("value_property"),
-            is_count,
+            said,
+            id_of: None,
             span,
             window: None,
             zone: Zone::utc(),
@@ -190,8 +313,23 @@ impl<'a> Asked<'a> {
         })
     }
 
+    /// The id of an event that its fields make.
+    fn id(&self, event: &Case<'_>) -> Result<String, Stop> {
+        let names = self.id_of.iter().flatten();
+        let texts = names.map(|name| match *name {
+            "time" => Ok(instant_of(event, "time")?.to_string()),
+            name => Ok(text_of(event, name).unwrap_or_default()),
+        });
+        Ok(texts.collect::<Result<Vec<String>, Stop>>()?.join("\n"))
+    }
+
     /// Sends the events to a shard, and asks.
     fn answer(&self, events: &[Case<'_>]) -> Result<UsageAnswer, Stop> {
+        Ok(self.answer_and_refused(events)?.0)
+    }
+
+    /// The same, with how many events say something else than the first one with their id.
+    fn answer_and_refused(&self, events: &[Case<'_>]) -> Result<(UsageAnswer, usize), Stop> {
         let question = Question {
             meter: MeterId::new("usage").expect("an id"),
             scope: UsageScope::All,
@@ -218,6 +356,7 @@ impl<'a> Asked<'a> {
         assert!(!shard.handle_barrier(0, &Arc::new(plan)), "an empty shard has nothing to fold again");
         let mut fold = UsageFold::new(query, terms);
         let mut builder = BatchBuilder::new("case", "usage", IdMode::Given);
+        let mut refused_count = 0;
         for (index, event) in events.iter().enumerate() {
             let Some(event) = self.event_of(index, event)? else { continue };
             builder.push(&event).map_err(|status| Stop::Unsupported(status.to_string()))?;
@@ -226,7 +365,9 @@ impl<'a> Asked<'a> {
             let (frame, key) = (Arc::new(builder.finish(1, 0)), IdentityKey::new(0));
             let batch = PreparedBatch::prepare(frame, None, Timestamp::MIN, key, 1);
             let batch = batch.map_err(|status| Stop::Broken(status.to_string()))?;
-            shard.handle_batch(&batch, &mut |_, _| {});
+            shard.handle_batch(&batch, &mut |_, verdict| {
+                refused_count += usize::from(verdict == Verdict::Conflict);
+            });
             let mut candidates = Vec::new();
             let logged = LoggedBatch {
                 view: &batch.view(),
@@ -240,32 +381,38 @@ impl<'a> Asked<'a> {
             let mut judge = std::slice::from_ref(&shard);
             judge.judge(candidates, &mut |event| fold.add(event)).map_err(|_| Stop::Refused)?;
         }
-        fold.finish().map_err(refused)
+        Ok((fold.finish().map_err(refused)?, refused_count))
     }
 
     /// An event of the product; `None` if the case leaves it out, or it has no value to be counted.
     fn event_of(&self, index: usize, event: &Case<'_>) -> Result<Option<Event>, Stop> {
-        let properties = event.find("props").map(fields_of).transpose()?;
-        let text_of = |name: &str| {
-            let property = properties.and_then(|properties| properties.get(name));
-            property.or_else(|| event.find(name)).and_then(any_text).map(str::to_string)
-        };
         let is_ignored = self.ignored.iter().any(|texts| {
-            texts.iter().all(|(name, texts)| text_of(name).is_some_and(|text| texts.contains(&text)))
+            texts.iter().all(|(name, texts)| text_of(event, name).is_some_and(|text| texts.contains(&text)))
         });
         let value = match (event.find("value"), self.value_property) {
             (Some(value), _) => Some(value),
             (None, Some(path)) => at_path(event.find("data"), path),
             (None, None) => None,
         };
-        let value = value.and_then(any_text).and_then(|text| number(text).ok());
-        if is_ignored || (value.is_none() && !self.is_count) {
-            return Ok(None);
-        }
-        let id = EventIdOwned::Text(index.to_string());
-        let mut made = Event::new(id, "subject", instant_of(event, "time")?);
-        if let Some(value) = value {
-            made = made.value("value", Decimal::parse(&value.to_string()).map_err(|_| Stop::Refused)?);
+        let value = value.and_then(any_text);
+        let id = if self.id_of.is_some() { self.id(event)? } else { index.to_string() };
+        let mut made = Event::new(EventIdOwned::Text(id), "subject", instant_of(event, "time")?);
+        match self.said {
+            _ if is_ignored => return Ok(None),
+            Said::Nothing => {}
+            Said::Number => {
+                let Some(number) = value.and_then(|text| number(text).ok()) else { return Ok(None) };
+                let number = Decimal::parse(&number.to_string()).map_err(|_| Stop::Refused)?;
+                made = made.value("value", number);
+            }
+            Said::Key => {
+                let key = event.find("key").and_then(any_text).or(value);
+                let Some(key) = key else { return Ok(None) };
+                made = made.dimension(KEY, key);
+                if let Some(operation) = event.text("op") {
+                    made = made.dimension(OPERATION, operation);
+                }
+            }
         }
         let grouped = self.group_by.iter().filter_map(|key| match key {
             GroupKey::Dimension(name) => Some(name.to_string()),
@@ -273,12 +420,23 @@ impl<'a> Asked<'a> {
         });
         let names: BTreeSet<String> = grouped.chain(self.filter.keys().cloned()).collect();
         for name in names {
-            if let Some(text) = text_of(&name) {
+            if let Some(text) = text_of(event, &name) {
                 made = made.dimension(&name, &text);
             }
         }
         Ok(Some(made))
     }
+}
+
+/// Names of dimensions that no case has.
+const KEY: &str = "$key";
+const OPERATION: &str = "$operation";
+
+/// A property of an event, or one of its own fields.
+fn text_of(event: &Case<'_>, name: &str) -> Option<String> {
+    let properties = event.find("props").and_then(|properties| fields_of(properties).ok());
+    let property = properties.and_then(|properties| properties.get(name));
+    property.or_else(|| event.find(name)).and_then(any_text).map(str::to_string)
 }
 
 /// Texts by name; what has none is left out.
