@@ -4,13 +4,13 @@
 //!
 //! Layout, one JSON object a line:
 //! `{"batch": head}`, then `{"charge": line}` for every line in key order, then `{"window_final": …}` for every window
-//! that became final. The digest is SHA-256 over the previous batch's digest, a newline, and these bytes.
+//! that became final, then `{"invoice_request": …}` for every account that passed a threshold. The digest is SHA-256 over the previous batch's digest, a newline, and these bytes.
 //!
 //! Invariants: the bytes of a batch are a function of its content; decoding and encoding again gives the same bytes.
 
 use std::collections::BTreeMap;
 
-use billing::charges::ChargeLine;
+use billing::charges::{ChargeLine, InvoiceRequest};
 use domain::{Currency, Timestamp};
 use serde::{Deserialize, Serialize};
 use wire::canonical::{sha256_hex_of, write_canonical_json};
@@ -36,8 +36,16 @@ pub struct BatchHead {
     pub lines: u64,
     /// Windows that became final with this batch.
     pub window_finals: u64,
+    /// Accounts that billing is asked to invoice; left out where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub invoice_requests: u64,
     /// Sum of the rounded amounts per currency.
     pub totals: BTreeMap<String, String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A charge batch.
@@ -49,6 +57,8 @@ pub struct Batch {
     pub lines: Vec<ChargeLine>,
     /// Windows that became final.
     pub window_finals: Vec<WindowFinal>,
+    /// What billing is asked to invoice, in order of accounts.
+    pub invoice_requests: Vec<InvoiceRequest>,
 }
 
 /// Why bytes are not a batch.
@@ -82,6 +92,7 @@ enum BatchLine {
     Batch(BatchHead),
     Charge(ChargeLine),
     WindowFinal(WindowFinal),
+    InvoiceRequest(InvoiceRequest),
 }
 
 /// A line of a batch as it is written.
@@ -91,6 +102,7 @@ enum WrittenLine<'a> {
     Batch(&'a BatchHead),
     Charge(&'a ChargeLine),
     WindowFinal(&'a WindowFinal),
+    InvoiceRequest(&'a InvoiceRequest),
 }
 
 impl Batch {
@@ -99,7 +111,9 @@ impl Batch {
         let mut text = String::with_capacity(self.lines.len() * 768 + 512);
         let head = [WrittenLine::Batch(&self.head)].into_iter();
         let lines = self.lines.iter().map(WrittenLine::Charge);
-        for line in head.chain(lines).chain(self.window_finals.iter().map(WrittenLine::WindowFinal)) {
+        let window_finals = self.window_finals.iter().map(WrittenLine::WindowFinal);
+        let requests = self.invoice_requests.iter().map(WrittenLine::InvoiceRequest);
+        for line in head.chain(lines).chain(window_finals).chain(requests) {
             write_canonical_json(&mut text, &line).expect("a batch has no floats");
             text.push('\n');
         }
@@ -114,6 +128,7 @@ impl Batch {
         let mut head = None;
         let mut lines = Vec::new();
         let mut window_finals = Vec::new();
+        let mut invoice_requests = Vec::new();
         for (index, text) in bytes.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()).enumerate() {
             let line = serde_json::from_slice(text)
                 .map_err(|source| BatchError::LineMustBeKnown { line: index + 1, source })?;
@@ -121,6 +136,7 @@ impl Batch {
                 BatchLine::Batch(found) => head = Some(found),
                 BatchLine::Charge(line) => lines.push(line),
                 BatchLine::WindowFinal(window) => window_finals.push(window),
+                BatchLine::InvoiceRequest(request) => invoice_requests.push(request),
             }
         }
         let head = head.ok_or(BatchError::HeadMustExist)?;
@@ -128,11 +144,12 @@ impl Batch {
             .iter()
             .enumerate()
             .all(|(index, line)| line.batch == head.number && line.line as usize == index + 1);
-        let counts = (head.lines, head.window_finals) == (lines.len() as u64, window_finals.len() as u64);
-        if !is_numbered || !counts || head.totals != totals_of(&lines) {
+        let counts = [lines.len(), window_finals.len(), invoice_requests.len()].map(|count| count as u64);
+        let has_counts = counts == [head.lines, head.window_finals, head.invoice_requests];
+        if !is_numbered || !has_counts || head.totals != totals_of(&lines) {
             return Err(BatchError::HeadMustMatchLines { number: head.number });
         }
-        Ok(Self { head, lines, window_finals })
+        Ok(Self { head, lines, window_finals, invoice_requests })
     }
 }
 

@@ -16,6 +16,7 @@ mod control_writer;
 mod cut;
 mod due;
 mod explanation;
+mod invoicing;
 mod issued;
 mod journals;
 mod levels;
@@ -39,6 +40,7 @@ pub use self::control_writer::{
 };
 pub use self::cut::SetAside;
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
+pub use self::invoicing::InvoiceStanding;
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, RatedBatch, propose_put};
 pub use self::recovery::{

@@ -29,9 +29,10 @@ use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::control_writer::RESOURCE_BYTES_MAX;
-use crate::cut::{Changed, Rater, SetAside, affected_accounts, original_period};
+use crate::cut::{Changed, CutOutcome, Rater, SetAside, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
+use crate::invoicing::{InvoiceStanding, Invoicing};
 use crate::issued::Issued;
 use crate::journals::JournalBatch;
 use crate::metering_plan;
@@ -76,6 +77,7 @@ pub struct Machine {
     plan: Arc<MeteringPlan>,
     cells: Cells,
     issued: Issued,
+    invoicing: Invoicing,
     due: DueIndex,
     finals: BTreeMap<(AccountId, Timestamp), u64>,
     final_until: BTreeMap<AccountId, Timestamp>,
@@ -105,6 +107,7 @@ impl Machine {
             plan: Arc::default(),
             cells: Cells::new(shards),
             issued: Issued::default(),
+            invoicing: Invoicing::default(),
             due: DueIndex::default(),
             finals: BTreeMap::new(),
             final_until: BTreeMap::new(),
@@ -306,6 +309,7 @@ impl Machine {
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
             return None;
         }
+        let invoice_requests = self.invoicing.requests(&self.control.catalog, &outcome.lines);
         let head = BatchHead {
             number,
             cut: open.cut.number,
@@ -315,9 +319,11 @@ impl Machine {
             previous: self.control.chain_head().to_string(),
             lines: outcome.lines.len() as u64,
             window_finals: outcome.window_finals.len() as u64,
+            invoice_requests: invoice_requests.len() as u64,
             totals: totals_of(&outcome.lines),
         };
-        let batch = Batch { head, lines: outcome.lines, window_finals: outcome.window_finals };
+        let CutOutcome { lines, window_finals, .. } = outcome;
+        let batch = Batch { head, lines, window_finals, invoice_requests };
         let bytes = batch.encode();
         let digest = chain_digest(&batch.head.previous, &bytes);
         let seal = Seal {
@@ -344,6 +350,11 @@ impl Machine {
                 ControlRecord::Unrated(Unrated { cut: open.cut.number, failures: failures.to_vec() })
             })
             .collect()
+    }
+
+    /// Where an account with invoice thresholds stands, as of the last cut.
+    pub fn invoice_standing(&self, account: &AccountId) -> Option<InvoiceStanding> {
+        self.invoicing.standing(self.control.catalog.account(account)?)
     }
 
     /// How an account's windows that start in a span came about, as of the last cut.
@@ -408,6 +419,7 @@ impl Machine {
             self.issued.issue(line).expect("a sealed line was a difference of positions that fit");
             *totals.entry(line.currency).or_default() += line.rounded_minor();
         }
+        self.invoicing.issue(batch);
         let entities: BTreeSet<&EntityId> = batch.lines.iter().map(|line| &line.entity).collect();
         for entity in entities {
             self.unposted.entry(entity.clone()).or_default().push(batch.clone());

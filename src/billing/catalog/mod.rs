@@ -22,8 +22,8 @@ pub use self::price::{
     RoundQuantity, Tier, Window,
 };
 pub use self::resource::{
-    Account, Aggregation, Entity, FilterTest, FilterTests, Gauge, Meter, NegativeUsage, OneOrMany, Plan,
-    Resource, ResourceKind, SubjectBinding, Subscription,
+    Account, Aggregation, Entity, FilterTest, FilterTests, Gauge, InvoiceThresholds, Meter, NegativeUsage,
+    OneOrMany, Plan, Resource, ResourceKind, SubjectBinding, Subscription,
 };
 pub use self::state::{Catalog, Change, Versioned};
 pub use self::status::{CatalogStatus, Rule};

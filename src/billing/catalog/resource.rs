@@ -13,7 +13,7 @@ use domain::limits::{
 };
 use domain::plan::{Comparison, Test};
 use domain::{
-    AccountId, Currency, Decimal, EntityId, MeterId, PlanId, Subject, SubscriptionId, Timestamp, Zone,
+    AccountId, Currency, Decimal, EntityId, Exact, MeterId, PlanId, Subject, SubscriptionId, Timestamp, Zone,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -21,6 +21,7 @@ use super::agreement::{Commitment, CreditGrant};
 use super::price::{Price, PriceDiscount, check_bounds};
 use super::status::{CatalogStatus, Rule};
 use super::text;
+use crate::rating::progressive::check_thresholds;
 
 /// A legal entity: who sells and keeps the books.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,40 @@ pub struct Account {
     pub currency: Currency,
     /// Zone of its tier windows.
     pub time_zone: Zone,
+    /// Amounts of usage at which billing is asked for an invoice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<InvoiceThresholds>,
+}
+
+/// Amounts of usage at which billing is asked for an invoice before a month is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InvoiceThresholds {
+    /// Each asks once, when the usage that was ever charged reaches it; they rise.
+    #[serde(default, deserialize_with = "text::decimals", skip_serializing_if = "Vec::is_empty")]
+    pub amounts: Vec<Decimal>,
+    /// The step that repeats after the last of them, or from zero.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub every: Option<Decimal>,
+}
+
+impl InvoiceThresholds {
+    /// All amounts.
+    pub(super) fn all(&self) -> impl Iterator<Item = Option<Decimal>> {
+        self.amounts.iter().copied().map(Some).chain([self.every])
+    }
+
+    /// The amounts and the step in minor units of a currency.
+    ///
+    /// # Panics
+    /// If an amount is no whole number of minor units; the catalog refuses those.
+    pub fn minor(&self, currency: Currency) -> (Vec<i128>, Option<i128>) {
+        let minor = |amount: Decimal| {
+            let minor = amount.mantissa_at(currency.exponent());
+            minor.expect("the catalog refuses agreed amounts that are not whole minor units")
+        };
+        (self.amounts.iter().copied().map(minor).collect(), self.every.map(minor))
+    }
 }
 
 /// How events become one measure.
@@ -609,9 +644,13 @@ impl Account {
     /// The rules that an account keeps by itself.
     ///
     /// # Errors
-    /// [`Rule::TextMustFit`].
+    /// The first broken rule, in the order in which [`Rule`] declares them.
     pub fn check(&self) -> Result<(), Rule> {
-        check_text(&self.name, PROPERTY_BYTES_MAX)
+        check_text(&self.name, PROPERTY_BYTES_MAX)?;
+        let Some(thresholds) = &self.thresholds else { return Ok(()) };
+        let amounts: Vec<Exact> = thresholds.amounts.iter().copied().map(Exact::from).collect();
+        let every = thresholds.every.map(Exact::from);
+        check_thresholds(Exact::ZERO, &amounts, every).map_err(Rule::ThresholdsMustHold)
     }
 }
 

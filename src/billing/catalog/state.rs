@@ -15,7 +15,9 @@ use domain::{
 
 use super::agreement::{Commitment, CreditGrant};
 use super::price::{Price, PriceDiscount, PricingModel};
-use super::resource::{Account, Aggregation, Entity, Meter, Plan, Resource, ResourceKind, Subscription};
+use super::resource::{
+    Account, Aggregation, Entity, InvoiceThresholds, Meter, Plan, Resource, ResourceKind, Subscription,
+};
 use super::status::{CatalogStatus, Rule};
 use super::timeline::{
     CommitmentTimeline, Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
@@ -186,6 +188,7 @@ impl Catalog {
         if !self.entities.contains_key(&account.entity) {
             return Err(missing("entity", &account.entity));
         }
+        check_currency(account.currency, account.thresholds.iter().flat_map(InvoiceThresholds::all))?;
         let Some(versions) = self.accounts.get(&account.id) else { return Ok(Change::Create) };
         let (_, before) = versions.last().expect("an account has at least one version");
         if before == account {

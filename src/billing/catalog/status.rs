@@ -8,6 +8,7 @@ use std::fmt;
 use super::resource::ResourceKind;
 use crate::rating::TermsStatus;
 use crate::rating::commitment::CommitmentStatus;
+use crate::rating::progressive::ThresholdStatus;
 
 /// A rule of the catalog, in order of precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +47,8 @@ pub enum Rule {
     CommitmentMustNameAmount,
     /// A commitment's terms contradict themselves; the status says how.
     CommitmentMustHold(CommitmentStatus),
+    /// Thresholds of an account cannot be used; the status says why.
+    ThresholdsMustHold(ThresholdStatus),
     /// A grant's amounts are zero or more, its rollover has something to roll into, and it recurs after whole days.
     GrantMustHold,
     /// A commitment starts, changes and ends with a window.
@@ -94,6 +97,7 @@ impl Rule {
             Rule::BoundsMustHold(_) => "bounds_must_hold",
             Rule::CommitmentMustNameAmount => "commitment_must_name_amount",
             Rule::CommitmentMustHold(_) => "commitment_must_hold",
+            Rule::ThresholdsMustHold(_) => "thresholds_must_hold",
             Rule::GrantMustHold => "grant_must_hold",
             Rule::TermMustFitWindows => "term_must_fit_windows",
             Rule::AmountMustFitCurrency => "amount_must_fit_currency",
@@ -134,6 +138,7 @@ impl fmt::Display for Rule {
                 "a commitment names an `amount`, or a `quantity` and in `prices` the one price that prices it",
             ),
             Rule::CommitmentMustHold(status) => status.fmt(f),
+            Rule::ThresholdsMustHold(status) => status.fmt(f),
             Rule::GrantMustHold => f.write_str(
                 "amounts of a grant are zero or more, `rollover` needs `every`, and `days` are 1 or more",
             ),

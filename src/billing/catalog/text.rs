@@ -25,6 +25,11 @@ pub(super) fn optional_decimal<'de, D: Deserializer<'de>>(
     Ok(Option::<Quoted<Decimal>>::deserialize(deserializer)?.map(|Quoted(decimal)| decimal))
 }
 
+pub(super) fn decimals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Decimal>, D::Error> {
+    let quoted = Vec::<Quoted<Decimal>>::deserialize(deserializer)?;
+    Ok(quoted.into_iter().map(|Quoted(decimal)| decimal).collect())
+}
+
 pub(super) fn optional_instant<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {

@@ -5,7 +5,7 @@
 //!
 //! *Thresholds* look at a cumulative amount. Each fixed one fires once, when the amount reaches it; after the last fixed
 //! one the step repeats from there. A run in which any fires bills everything since the last one that did. An amount that
-//! falls and rises again fires nothing twice.
+//! falls and rises again fires nothing twice, and thresholds that are agreed later fire only beyond what was reached before.
 //!
 //! *Differences.* A run is worth `P_i − P_(i−1)`, so runs telescope to the last position. A period is worth the same
 //! difference along the periods of one snapshot, and what is emitted for it is that less what was booked for it: late usage
@@ -20,7 +20,7 @@ use domain::Exact;
 use super::status::RatingStatus;
 
 /// Why thresholds cannot be used; the first broken rule, in order of precedence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ThresholdStatus {
     /// A threshold or the step is not above zero.
     ThresholdsMustBePositive,
@@ -54,13 +54,7 @@ impl Thresholds<'_> {
     /// # Errors
     /// The first broken rule, in the order in which [`ThresholdStatus`] declares them.
     pub fn check(&self) -> Result<(), ThresholdStatus> {
-        if self.fixed.iter().chain(self.recurring.iter()).any(|threshold| *threshold <= 0) {
-            return Err(ThresholdStatus::ThresholdsMustBePositive);
-        }
-        if !self.fixed.is_sorted_by(|a, b| a < b) {
-            return Err(ThresholdStatus::ThresholdsMustRise);
-        }
-        Ok(())
+        check_thresholds(0, self.fixed, self.recurring)
     }
 
     /// How many thresholds an amount has reached.
@@ -83,6 +77,28 @@ impl Thresholds<'_> {
         }
     }
 
+    /// The greatest threshold that an amount has reached.
+    pub fn last_reached(&self, amount: i128) -> Option<i128> {
+        let fixed = self.fixed.iter().rev().find(|threshold| **threshold <= amount).copied();
+        let last = self.fixed.last().copied().unwrap_or(0);
+        match self.recurring {
+            Some(step) if amount >= last.checked_add(step)? => Some(amount - (amount - last) % step),
+            _ => fixed,
+        }
+    }
+
+    /// The first threshold above an amount, if there is one that fits.
+    pub fn next_above(&self, amount: i128) -> Option<i128> {
+        let last = self.fixed.last().copied().unwrap_or(0);
+        match self.fixed.iter().find(|threshold| **threshold > amount) {
+            Some(threshold) => Some(*threshold),
+            None => self.recurring.and_then(|step| {
+                let steps = amount.max(last).checked_sub(last)? / step;
+                steps.checked_add(1)?.checked_mul(step)?.checked_add(last)
+            }),
+        }
+    }
+
     /// What is billed when a cumulative amount takes these values one after the other: all since the last bill where one
     /// more threshold is reached than ever before, otherwise nothing.
     ///
@@ -92,18 +108,68 @@ impl Thresholds<'_> {
     /// # Panics
     /// As [`Thresholds::reached`].
     pub fn bills(&self, amounts: &[i128]) -> Result<Vec<Option<i128>>, RatingStatus> {
-        let (mut reached_max, mut billed) = (0, 0i128);
+        let mut progress = Progress::default();
         let bill_at = |amount: &i128| {
-            let reached = self.reached(*amount)?;
-            if reached <= reached_max {
-                return Ok(None);
-            }
-            reached_max = reached;
-            let bill = amount.checked_sub(billed).ok_or(RatingStatus::AmountMustFit)?;
-            billed = *amount;
-            Ok(Some(bill))
+            let bill = progress.bill_at(self, *amount)?;
+            progress.advance(*amount, bill.is_some());
+            Ok(bill)
         };
         amounts.iter().map(bill_at).collect()
+    }
+}
+
+/// Whether thresholds can be used, as amounts of any kind of number.
+///
+/// # Errors
+/// The first broken rule, in the order in which [`ThresholdStatus`] declares them.
+pub fn check_thresholds<T: PartialOrd>(
+    zero: T,
+    fixed: &[T],
+    recurring: Option<T>,
+) -> Result<(), ThresholdStatus> {
+    if fixed.iter().chain(recurring.iter()).any(|threshold| *threshold <= zero) {
+        return Err(ThresholdStatus::ThresholdsMustBePositive);
+    }
+    if !fixed.is_sorted_by(|a, b| a < b) {
+        return Err(ThresholdStatus::ThresholdsMustRise);
+    }
+    Ok(())
+}
+
+/// How far a cumulative amount went, and how much of it was billed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The amount, in minor units.
+    pub amount: i128,
+    /// The most that it ever was.
+    pub highest: i128,
+    /// What it was when it was last billed.
+    pub billed: i128,
+}
+
+impl Progress {
+    /// What is billed when the amount becomes `amount`: all since the last bill, if that is a threshold more than ever
+    /// before.
+    ///
+    /// # Errors
+    /// [`RatingStatus::AmountMustFit`].
+    ///
+    /// # Panics
+    /// As [`Thresholds::reached`].
+    pub fn bill_at(&self, thresholds: &Thresholds<'_>, amount: i128) -> Result<Option<i128>, RatingStatus> {
+        if thresholds.reached(amount)? <= thresholds.reached(self.highest)? {
+            return Ok(None);
+        }
+        amount.checked_sub(self.billed).ok_or(RatingStatus::AmountMustFit).map(Some)
+    }
+
+    /// Takes the amount that it became, and whether that was billed.
+    pub fn advance(&mut self, amount: i128, is_billed: bool) {
+        self.amount = amount;
+        self.highest = self.highest.max(amount);
+        if is_billed {
+            self.billed = amount;
+        }
     }
 }
 
@@ -185,6 +251,46 @@ mod tests {
     }
 
     #[test]
+    fn thresholds_that_are_agreed_later_fire_beyond_what_was_reached() {
+        let (first, second) = ([100, 300], [150, 200]);
+        let first = Thresholds { fixed: &first, recurring: None };
+        let second = Thresholds { fixed: &second, recurring: Some(50) };
+        let mut progress = Progress::default();
+        for (thresholds, amount, bill) in [
+            (first, 180, Some(180)),
+            // 150 was passed before it was agreed.
+            (second, 190, None),
+            (second, 200, Some(20)),
+            (second, 120, None),
+            (second, 260, Some(60)),
+            (first, 290, None),
+            (first, 300, Some(40)),
+        ] {
+            assert_eq!(progress.bill_at(&thresholds, amount), Ok(bill), "{thresholds:?} {amount}");
+            progress.advance(amount, bill.is_some());
+        }
+        assert_eq!(progress, Progress { amount: 300, highest: 300, billed: 300 });
+    }
+
+    #[test]
+    fn the_next_threshold_is_the_first_above_the_amount() {
+        for (fixed, recurring, amount, next) in [
+            (&[200, 500][..], Some(1_000), 0, Some(200)),
+            (&[200, 500], Some(1_000), 200, Some(500)),
+            (&[200, 500], Some(1_000), 500, Some(1_500)),
+            (&[200, 500], Some(1_000), 1_500, Some(2_500)),
+            (&[200, 500], None, 500, None),
+            (&[], Some(100), -1, Some(100)),
+            (&[], Some(100), 100, Some(200)),
+            (&[], None, 100, None),
+            (&[], Some(2), i128::MAX, None),
+        ] {
+            let thresholds = Thresholds { fixed, recurring };
+            assert_eq!(thresholds.next_above(amount), next, "{thresholds:?} {amount}");
+        }
+    }
+
+    #[test]
     fn thresholds_that_cannot_be_used_name_the_rule() {
         for (fixed, recurring, status) in [
             (&[1, 2][..], Some(1), Ok(())),
@@ -258,7 +364,11 @@ mod tests {
                 fixed.contains(at) || recurring.is_some_and(|step| *at > last && (*at - last) % step == 0)
             };
             let slow = (1..=amount).filter(is_reached).count() as i128;
-            prop_assert_eq!(Thresholds { fixed: &fixed, recurring }.reached(amount), Ok(slow));
+            let thresholds = Thresholds { fixed: &fixed, recurring };
+            prop_assert_eq!(thresholds.reached(amount), Ok(slow));
+            let next = (amount.max(0) + 1..800).find(is_reached);
+            prop_assert_eq!(thresholds.last_reached(amount), (1..=amount).rev().find(is_reached));
+            prop_assert_eq!(thresholds.next_above(amount).filter(|next| *next < 800), next);
         }
 
         /// Bills and what is left at the end make the final amount, and finer steps never bill later.

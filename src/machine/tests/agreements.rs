@@ -4,13 +4,14 @@
 //! Two worlds get the same records and usage in the same order. One is cut whenever the history says so, the other only
 //! at the end. Their issued lines must be equal, key by key. Credits are left out of it: their draws in closed periods
 //! are facts of their own. For them: no grant pays more than it has, and no window costs less than nothing.
+//! Nor are requests for invoices: for them every batch is counted again, threshold by threshold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use billing::charges::{Component, LineKey};
+use billing::charges::{ChargeLine, Component, InvoiceRequest, LineKey};
 use domain::time::{DAY, HOUR};
-use domain::{AccountId, Decimal, Span, Timestamp};
+use domain::{AccountId, Currency, Decimal, Span, Timestamp};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::{Value, json};
@@ -54,6 +55,8 @@ enum Step {
     },
     /// Another grace, in days.
     Grace(i64),
+    /// Amounts at which an invoice is asked for: in minor units, rising by so much, and a step.
+    Thresholds(Vec<u32>, Option<u32>),
     Cut,
 }
 
@@ -84,6 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u32..300, 0i64..40, prop::option::of(1i64..60), any::<bool>())
             .prop_map(|(amount, days_ago, days, is_paid)| Step::Grant { amount, days_ago, days, is_paid }),
         1 => (0i64..9).prop_map(Step::Grace),
+        1 => (prop::collection::vec(1u32..9_000, 0..3), prop::option::of(1_000u32..60_000))
+            .prop_map(|(rises, every)| Step::Thresholds(rises, every)),
         5 => Just(Step::Cut),
     ]
 }
@@ -177,6 +182,70 @@ struct Teller {
     events: usize,
     /// Amounts of grants by id.
     grants: BTreeMap<String, u32>,
+    currency: Currency,
+    invoices: Invoices,
+}
+
+/// What was asked for, counted again.
+#[derive(Default)]
+struct Invoices {
+    fixed: Vec<i128>,
+    every: Option<i128>,
+    usage: i128,
+    highest: i128,
+    asked: i128,
+}
+
+impl Invoices {
+    /// Thresholds up to an amount, one by one.
+    fn reached(&self, amount: i128) -> Vec<i128> {
+        let last = self.fixed.last().copied().unwrap_or(0);
+        let steps = (1..).map_while(|nth| self.every.map(|step| last + nth * step));
+        let steps = steps.take_while(|threshold| *threshold <= amount);
+        self.fixed.iter().copied().filter(|threshold| *threshold <= amount).chain(steps).collect()
+    }
+
+    /// What a batch must ask for.
+    fn of_batch(&mut self, lines: &[ChargeLine], currency: Currency) -> Option<InvoiceRequest> {
+        let is_recurring = |line: &ChargeLine| {
+            let price = line.price.as_ref();
+            price
+                .is_some_and(|price| price.as_str().ends_with("-fee") || price.as_str().ends_with("-support"))
+        };
+        let counts = |line: &&ChargeLine| match line.component {
+            Component::Charge | Component::Discount | Component::Maximum => !is_recurring(line),
+            Component::Overage | Component::Drawdown => true,
+            Component::Minimum | Component::TrueUp | Component::Credit => false,
+        };
+        self.usage += lines.iter().filter(counts).map(ChargeLine::rounded_minor).sum::<i128>();
+        let passed = self.reached(self.usage).len() > self.reached(self.highest).len();
+        self.highest = self.highest.max(self.usage);
+        passed.then(|| {
+            let amount = self.usage - std::mem::replace(&mut self.asked, self.usage);
+            InvoiceRequest {
+                account: AccountId::new("acme").unwrap(),
+                currency,
+                threshold: currency.format_minor(*self.reached(self.usage).last().unwrap()),
+                usage: currency.format_minor(self.usage),
+                amount: currency.format_minor(amount),
+            }
+        })
+    }
+}
+
+fn account(currency: Currency, thresholds: Option<(&[i128], Option<i128>)>) -> Value {
+    let mut body = json!({
+        "name": "A", "entity": "inc", "currency": currency.code(), "time_zone": "America/New_York",
+    });
+    if let Some((fixed, every)) = thresholds {
+        let text = |minor: &i128| currency.format_minor(*minor);
+        let fixed: Vec<String> = fixed.iter().map(text).collect();
+        body["thresholds"] = json!({ "amounts": fixed });
+        if let Some(every) = every {
+            body["thresholds"]["every"] = text(&every).into();
+        }
+    }
+    body
 }
 
 impl Teller {
@@ -186,16 +255,14 @@ impl Teller {
             now: at(START),
             events: 0,
             grants: BTreeMap::new(),
+            currency: Currency::from_code(story.currency).unwrap(),
+            invoices: Invoices::default(),
         };
         let mut put = |kind: &str, id: &str, body: Value| {
             assert_eq!(teller.world.put(kind, id, &body), Some(1), "{kind} {id} {body}");
         };
         put("entities", "inc", json!({ "currency": "USD", "time_zone": "Europe/Berlin" }));
-        put(
-            "accounts",
-            "acme",
-            json!({ "name": "A", "entity": "inc", "currency": story.currency, "time_zone": "America/New_York" }),
-        );
+        put("accounts", "acme", account(Currency::from_code(story.currency).unwrap(), None));
         put("meters", "calls", json!({ "event_type": "call", "aggregation": "count" }));
         put("meters", "units", json!({ "event_type": "call", "aggregation": "sum", "value": "units" }));
         put(
@@ -274,6 +341,17 @@ impl Teller {
                 self.world.put("grants", &format!("g{index}"), &body);
             }
             Step::Grace(days) => self.world.set_policy(&policy(days * DAY)),
+            Step::Thresholds(rises, every) => {
+                let mut last = 0;
+                let fixed = rises.iter().map(|rise| {
+                    last += i128::from(*rise);
+                    last
+                });
+                self.invoices.fixed = fixed.collect();
+                self.invoices.every = every.map(i128::from);
+                let body = account(self.currency, Some((&self.invoices.fixed, self.invoices.every)));
+                self.world.put("accounts", "acme", &body);
+            }
             Step::Cut => {}
         }
         if !matches!(step, Step::PassHours(_) | Step::Usage { .. }) {
@@ -283,7 +361,15 @@ impl Teller {
 
     fn cut(&mut self) {
         self.world.start_cut(self.now);
-        self.world.finish_cut();
+        let batch = self.world.finish_cut();
+        let asked = batch.as_ref().and_then(|batch| self.invoices.of_batch(&batch.lines, self.currency));
+        let requests = batch.map(|batch| batch.invoice_requests).unwrap_or_default();
+        assert_eq!(requests, asked.into_iter().collect::<Vec<_>>());
+        let account = AccountId::new("acme").unwrap();
+        if let Some(standing) = self.world.machine.invoice_standing(&account) {
+            let Invoices { usage, asked, .. } = self.invoices;
+            assert_eq!((standing.usage, standing.since_last), (usage, usage - asked));
+        }
     }
 
     /// No grant paid more than it has, none gave back what it did not pay, and no window costs less than nothing.
@@ -370,7 +456,7 @@ proptest! {
         }
         prop_assert_eq!(often.issued(), once.issued());
         for teller in [&often, &once] {
-            teller.check_credits(domain::Currency::from_code(story.currency).unwrap().exponent());
+            teller.check_credits(teller.currency.exponent());
         }
         // What other prices would change is what they then do change.
         let prices = prices("pro", 7, !story.minimum).into_iter();

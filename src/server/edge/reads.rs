@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use billing::ledger::Journal;
 use domain::{AccountId, EntityId, Period, Span, Timestamp};
 use engine::log::LogKind;
-use machine::{ContentReader, ExplainedWindow};
+use machine::{ContentReader, ExplainedWindow, InvoiceStanding};
 use serde::Deserialize;
 use serde_json::json;
 use wire::verdict::{QuarantineReason, Verdict};
@@ -145,10 +145,11 @@ pub(super) async fn bill(
             let zone = machine.control().catalog().account(&id)?.time_zone.clone();
             let always = Span::new(Timestamp::MIN, Timestamp::END);
             let explained = machine.explain(&id, period.map_or(always, |period| zone.month(period)));
-            Some((explained, machine.failure_of(&id).map(ToString::to_string)))
+            let unrated = machine.failure_of(&id).map(ToString::to_string);
+            Some((explained, machine.invoice_standing(&id), unrated))
         })
         .await?;
-    let (explained, unrated) = explained.ok_or_else(not_found)?;
+    let (explained, standing, unrated) = explained.ok_or_else(not_found)?;
     let windows = explained.map_err(|failure| {
         let detail = format!("a charge cannot be computed: {failure}");
         Problem::new(StatusCode::CONFLICT, "charge_must_be_computable", &detail)
@@ -156,7 +157,10 @@ pub(super) async fn bill(
     Ok(match query.format {
         BillFormat::Json => {
             let windows: Vec<_> = windows.iter().map(ExplainedWindow::to_json).collect();
-            Json(json!({ "account": account, "windows": windows, "unrated": unrated })).into_response()
+            let standing = standing.map(InvoiceStanding::to_json);
+            let body =
+                json!({ "account": account, "windows": windows, "thresholds": standing, "unrated": unrated });
+            Json(body).into_response()
         }
         BillFormat::Text => {
             let mut text = String::new();
@@ -165,6 +169,9 @@ pub(super) async fn bill(
                     "{account} · {} to {}\n\n{window}\n\n",
                     window.window.from, window.window.until
                 ));
+            }
+            if let Some(standing) = standing {
+                text.push_str(&format!("{standing}\n"));
             }
             if let Some(failure) = unrated {
                 text.push_str(&format!("not charged since the last cut, which could not rate {failure}\n"));

@@ -55,9 +55,12 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         },
         Rule::BoundsMustHold(what) if what.contains("discount") => &["discounts"],
         Rule::BoundsMustHold(_) => &["minimum", "maximum"],
+        Rule::ThresholdsMustHold(_) => &["thresholds"],
         Rule::MeterMustKeepEvents => &["meter", "model"],
         Rule::CurrencyMustMatchAccount => &["plan"],
-        Rule::AmountMustFitCurrency => &["minimum", "maximum", "discounts", "amount", "rollover"],
+        Rule::AmountMustFitCurrency => {
+            &["minimum", "maximum", "discounts", "amount", "rollover", "thresholds"]
+        }
         Rule::TermMustFitWindows => &["from"],
         Rule::MustNotChange(_) => &["id"],
         other => return fields_in(&other.to_string()),

@@ -82,6 +82,14 @@ fn every_mistake_is_said_at_its_place_and_what_follows_from_it_is_not() {
     for (changes, expected) in [
         (&[("catalog = 1", "catalog = 2")][..], &["mistake version_must_be_known 2"][..]),
         (&[("catalog = 1\n", "")], &["mistake version_must_be_known ["]),
+        (
+            &[("name = \"Acme\"", "name = \"Acme\"\nthresholds = { amounts = [\"5\", \"5\"] }")],
+            &["mistake thresholds_must_hold { amounts = [\"5\", \"5\"] }"],
+        ),
+        (
+            &[("name = \"Acme\"", "name = \"Acme\"\nthresholds = { every = \"0.001\" }")],
+            &["mistake amount_must_fit_currency { every = \"0.001\" }"],
+        ),
         (&[("id = \"inc\"", "id = \"inc")], &["mistake file_must_be_toml "]),
         (
             &[("[[plan]]", "[[plans]]")],
