@@ -3,12 +3,15 @@
 //! Goal: show what exact dedup costs as it grows, and how near the path is to what the machine can do, as a ratio of one
 //! run. Not a goal: sockets (`loadgen`), what a cut costs (`cuts`).
 //!
+//! `cells` asks the same of many cells: the path with 10 thousand of them and with 10 million, beside as many ids.
+//!
 //! The bare loop: CRC of the batch, copy to a log buffer, subject lookup, payload digest, 128-byte buckets of eight
-//! 16-byte identities, i128 add. The path: check, hash, decide, fold, and append to a log on disk through `LogWriter`.
+//! 16-byte identities, i128 add. The path: check, hash, decide, fold, and append to a log on disk through `LogWriter`,
+//! past the page cache as the product does.
 //! Times are those of the thread's processor, so that other work on the machine counts less; the wall is printed beside.
 //!
 //! `cargo bench -p engine --bench dedup`; `TALLYMARK_BENCH_IDS=1000000,16000000,128000000` chooses the remembered ids,
-//! `TALLYMARK_BENCH_EVENTS` the measured events. With the tests it runs once, tiny.
+//! `TALLYMARK_BENCH_EVENTS` the measured events, `TALLYMARK_BENCH_CELLS=10000,10000000` the cells. With the tests it runs once, tiny.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -19,7 +22,7 @@
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,12 +56,23 @@ fn main() {
         .map_or(if is_bench { 2_000_000 } else { 10_000 }, |numbers| numbers[0]);
     for ids in [Ids::Given, Ids::Sequenced] {
         for resident in &resident {
-            let path = Path::filled(ids, *resident);
-            path.measure(ids, *resident, measured);
+            let path = Path::filled(Producer::new(ids, subjects(SUBJECTS)), *resident);
+            println!("{ids:?} ids, {resident} remembered");
+            path.measure(measured);
             if matches!(ids, Ids::Given) {
                 bare(*resident, measured);
             }
         }
+    }
+    let cells = number_of("TALLYMARK_BENCH_CELLS")
+        .unwrap_or_else(|| if is_bench { vec![10_000, 10_000_000] } else { vec![1_000, 10_000] });
+    let resident = cells.iter().copied().max().unwrap_or_default();
+    for cells in cells {
+        let mut producer = Producer::new(Ids::Given, subjects(cells as usize / 2));
+        producer.is_in_turn = true;
+        let path = Path::filled(producer, resident);
+        println!("{cells} cells, {resident} remembered");
+        path.measure(measured);
     }
 }
 
@@ -77,17 +91,26 @@ enum Ids {
 /// Frames of "64-byte events" (a 16-byte id, a subject, a time, one value, two dimensions), one after the other.
 struct Producer {
     builder: BatchBuilder,
+    start: i64,
     subjects: Vec<String>,
+    /// Whether every subject comes once, in an order that jumps, before the first comes again.
+    is_in_turn: bool,
     next: u64,
 }
 
 impl Producer {
-    fn new(ids: Ids) -> Self {
+    fn new(ids: Ids, subjects: Vec<String>) -> Self {
         let mode = match ids {
             Ids::Given => IdMode::Given,
             Ids::Sequenced => IdMode::Sequenced { epoch: 1, first: 0 },
         };
-        Self { builder: BatchBuilder::new("bench", "usage", mode), subjects: subjects(), next: 0 }
+        Self {
+            start: start().nanoseconds(),
+            builder: BatchBuilder::new("bench", "usage", mode),
+            subjects,
+            is_in_turn: false,
+            next: 0,
+        }
     }
 
     fn frame(&mut self) -> AlignedBytes {
@@ -95,11 +118,14 @@ impl Producer {
             let mixed = mix(number);
             let id = hex(mixed);
             let id = if self.builder.next_sequence().is_some() { &[][..] } else { &id };
-            let subject = &self.subjects[(mixed >> 32) as usize % SUBJECTS];
+            let count = self.subjects.len() as u64;
+            // A prime step that is no divisor of the count meets every subject.
+            let place = if self.is_in_turn { number * 1_000_003 } else { mixed >> 32 } % count;
+            let subject = &self.subjects[place as usize];
+            let turn = if self.is_in_turn { number / count % 2 } else { mixed % 3 };
             let value = [("units", i128::from(number % 99_999), 2)];
-            let dimensions =
-                [("model", if mixed.is_multiple_of(3) { "large" } else { "small" }), ("region", "eu")];
-            let time = start().nanoseconds() + (number % 1_000_000_000) as i64;
+            let dimensions = [("model", if turn == 0 { "large" } else { "small" }), ("region", "eu")];
+            let time = self.start + (number % 1_000_000_000) as i64;
             self.builder.push_parts(id, subject, time, &value, &dimensions).expect("the batch has room");
         }
         self.next += BATCH_EVENTS;
@@ -126,18 +152,17 @@ fn start() -> Timestamp {
     Timestamp::parse("2026-01-15T00:00:00Z").expect("a constant instant")
 }
 
-fn subjects() -> Vec<String> {
-    (0..SUBJECTS).map(|number| format!("key-{number:06}")).collect()
+fn subjects(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("key-{number:06}")).collect()
 }
 
-fn plan() -> Arc<MeteringPlan> {
+fn plan(subjects: &[String]) -> Arc<MeteringPlan> {
     let schedule = Arc::new(Schedule::new(Zone::utc().month_starts()));
     let owned = OwnedSpan { span: Span::new(Timestamp::MIN, Timestamp::END), schedule };
-    let subject_plan = Arc::new(SubjectPlan { spans: vec![owned] });
-    let subjects = subjects();
+    let subject_plan = || Arc::new(SubjectPlan { spans: vec![owned.clone()] });
     let subjects = subjects
         .iter()
-        .map(|subject| (Subject::new(subject).expect("a short subject"), subject_plan.clone()))
+        .map(|subject| (Subject::new(subject).expect("a short subject"), subject_plan()))
         .collect();
     let program = MeterProgram {
         meter: MeterId::new("units").expect("an id"),
@@ -195,14 +220,15 @@ fn cpu_now() -> Duration {
 struct Path {
     producer: Producer,
     shard: Shard,
+    received_at: Timestamp,
     offset: u64,
 }
 
 impl Path {
-    fn filled(ids: Ids, resident: u64) -> Self {
+    fn filled(producer: Producer, resident: u64) -> Self {
         let mut shard = Shard::new(0);
-        let _ = shard.handle_barrier(0, &plan());
-        let mut path = Self { producer: Producer::new(ids), shard, offset: 0 };
+        let _ = shard.handle_barrier(0, &plan(&producer.subjects));
+        let mut path = Self { producer, shard, received_at: start().plus(HOUR), offset: 0 };
         while path.producer.next < resident {
             let frame = Arc::new(path.producer.frame());
             let batch = path.prepare(frame);
@@ -212,7 +238,7 @@ impl Path {
     }
 
     fn prepare(&self, frame: Arc<AlignedBytes>) -> PreparedBatch {
-        PreparedBatch::prepare(frame, None, start().plus(HOUR), IdentityKey::new(KEY), 1)
+        PreparedBatch::prepare(frame, None, self.received_at, IdentityKey::new(KEY), 1)
             .expect("a valid batch")
     }
 
@@ -224,8 +250,7 @@ impl Path {
         });
     }
 
-    fn measure(mut self, ids: Ids, resident: u64, measured: u64) {
-        println!("{ids:?} ids, {resident} remembered");
+    fn measure(mut self, measured: u64) {
         let frames = self.producer.frames(measured);
         let events = frames.len() as u64 * BATCH_EVENTS;
         let directory = tempfile::tempdir().expect("a place for a log");
@@ -269,11 +294,11 @@ fn bare(resident: u64, measured: u64) {
     let buckets = (resident + measured).div_ceil(6) as usize;
     let mut bare = Bare {
         buckets: vec![[0; 8]; buckets],
-        subjects: subjects().into_iter().zip(0..).collect(),
+        subjects: subjects(SUBJECTS).into_iter().zip(0..).collect(),
         cells: vec![0; SUBJECTS * 2],
         log: Vec::with_capacity(LOG_BUFFER_BYTES),
     };
-    let mut producer = Producer::new(Ids::Given);
+    let mut producer = Producer::new(Ids::Given, subjects(SUBJECTS));
     let mut new = 0;
     while producer.next < resident {
         new += bare.take(&producer.frame());
@@ -350,7 +375,19 @@ impl Bare {
 /// A directory on disk.
 struct Directory(PathBuf);
 
-struct OpenFile(File);
+struct OpenFile {
+    file: File,
+    /// The same file past the page cache, where the file system has such writes.
+    direct: Option<File>,
+}
+
+impl OpenFile {
+    fn boxed(file: File, path: &std::path::Path) -> Box<dyn StorageFile> {
+        const O_DIRECT: i32 = 0o40_000;
+        let direct = OpenOptions::new().write(true).custom_flags(O_DIRECT).open(path).ok();
+        Box::new(Self { file, direct })
+    }
+}
 
 impl Storage for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
@@ -360,12 +397,14 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.0.join(name))?;
-        Ok(Box::new(OpenFile(file)))
+        let path = self.0.join(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        Ok(OpenFile::boxed(file, &path))
     }
 
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(OpenFile(OpenOptions::new().read(true).write(is_writable).open(self.0.join(name))?)))
+        let path = self.0.join(name);
+        Ok(OpenFile::boxed(OpenOptions::new().read(true).write(is_writable).open(&path)?, &path))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -383,26 +422,29 @@ impl Storage for Directory {
 
 impl StorageFile for OpenFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let of_sectors = |number: u64| number.is_multiple_of(4_096);
+        let is_direct = [offset, bytes.len() as u64, bytes.as_ptr().addr() as u64].map(of_sectors);
+        let direct = self.direct.as_ref().filter(|_| is_direct == [true; 3]);
+        direct.unwrap_or(&self.file).write_all_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes.max(self.size()?))
+        self.file.set_len(bytes.max(self.size()?))
     }
 }

@@ -53,8 +53,18 @@ pub const MANTISSA_MAX: i128 = 10i128.pow(DECIMAL_DIGITS_MAX) - 1;
 /// # Panics
 /// If the exponent is beyond 38.
 pub const fn power_of_ten(exponent: u8) -> i128 {
-    10i128.pow(exponent as u32)
+    POWERS_OF_TEN[exponent as usize]
 }
+
+const POWERS_OF_TEN: [i128; DECIMAL_DIGITS_MAX as usize + 1] = {
+    let mut powers = [1; DECIMAL_DIGITS_MAX as usize + 1];
+    let mut exponent = 1;
+    while exponent < powers.len() {
+        powers[exponent] = powers[exponent - 1] * 10;
+        exponent += 1;
+    }
+    powers
+};
 
 impl Decimal {
     /// Zero.

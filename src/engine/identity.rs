@@ -72,6 +72,9 @@ impl IdentityKey {
     }
 }
 
+/// Ids up to here are hashed without a copy on the heap.
+const SHORT_ID_BYTES: usize = 64;
+
 /// The key of one source's ids.
 #[derive(Clone, Copy)]
 pub struct SourceKey([u8; 16]);
@@ -80,20 +83,25 @@ impl SourceKey {
     /// Identity of an id that the producer chose.
     #[inline]
     pub fn identity_of_bytes(&self, id: &[u8]) -> u128 {
-        let mut hasher = SipHasher128::new_with_key(&self.0);
-        hasher.write(id);
-        hasher.write_u8(0);
-        hasher.finish128().as_u128()
+        // Hashed at once instead of part by part: most ids are short.
+        let mut short = [0; SHORT_ID_BYTES + 1];
+        let hasher = SipHasher128::new_with_key(&self.0);
+        match short.get_mut(..id.len() + 1) {
+            Some(bytes) => {
+                bytes[..id.len()].copy_from_slice(id);
+                hasher.hash(bytes).as_u128()
+            }
+            None => hasher.hash(&[id, &[0]].concat()).as_u128(),
+        }
     }
 
     /// Identity of a sequenced id.
     #[inline]
     pub fn identity_of_sequence(&self, epoch: u64, sequence: u64) -> u128 {
-        let mut hasher = SipHasher128::new_with_key(&self.0);
-        hasher.write_u64(epoch);
-        hasher.write_u64(sequence);
-        hasher.write_u8(1);
-        hasher.finish128().as_u128()
+        let mut bytes = [1; 17];
+        bytes[..8].copy_from_slice(&epoch.to_le_bytes());
+        bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
+        SipHasher128::new_with_key(&self.0).hash(&bytes).as_u128()
     }
 }
 
@@ -109,11 +117,9 @@ impl ValueKey {
     #[inline]
     pub fn digest_of(self, mantissa: i128, scale: u8) -> u64 {
         let (mantissa, scale) = normalize(mantissa, scale);
-        let mut hasher = SipHasher13::new_with_keys(self.low, self.high);
-        hasher.write_u64(mantissa as u64);
-        hasher.write_u64((mantissa >> 64) as u64);
-        hasher.write_u8(scale);
-        hasher.finish()
+        let mut bytes = [scale; 17];
+        bytes[..16].copy_from_slice(&mantissa.to_le_bytes());
+        SipHasher13::new_with_keys(self.low, self.high).hash(&bytes)
     }
 }
 
@@ -141,6 +147,24 @@ mod tests {
         assert_ne!(a.identity_of_bytes(b"1"), b.identity_of_bytes(b"1"));
         assert_ne!(a.identity_of_bytes(&[0; 16]), a.identity_of_sequence(0, 0));
         assert_ne!(a.identity_of_bytes(b"1"), IdentityKey::new(8).of_source("a").identity_of_bytes(b"1"));
+    }
+
+    /// Identities are stored: they are those of the hasher that takes the parts one after the other.
+    #[test]
+    fn identities_are_keyed_hashes_of_the_id_and_its_kind() {
+        let source = IdentityKey::new(7).of_source("a");
+        let of_parts = |id: &[u8], kind: u8| {
+            let mut hasher = SipHasher128::new_with_key(&source.0);
+            hasher.write(id);
+            hasher.write_u8(kind);
+            hasher.finish128().as_u128()
+        };
+        for bytes in 0..=domain::limits::OPAQUE_BYTES_MAX {
+            let id: Vec<u8> = (0..bytes).map(|byte| byte as u8 | 1).collect();
+            assert_eq!(source.identity_of_bytes(&id), of_parts(&id, 0), "{bytes} bytes");
+        }
+        let sequenced = [3u64.to_le_bytes(), 0x0102_0304_0506_0708u64.to_le_bytes()].concat();
+        assert_eq!(source.identity_of_sequence(3, 0x0102_0304_0506_0708), of_parts(&sequenced, 1));
     }
 
     #[test]

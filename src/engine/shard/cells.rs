@@ -6,12 +6,14 @@
 //! Invariants: a cell keeps its number for as long as the shard lives; it is reported when it changed, and not again.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 
 use domain::Timestamp;
 use domain::plan::{CellClass, SubjectPlan};
-use hashbrown::HashTable;
 
+use super::fold::Contribution;
 use super::kept::CellValue;
+use super::numbered::Numbered;
 use super::sequence::Item;
 use crate::snapshot::codec::{FieldReader, Fields};
 
@@ -29,6 +31,13 @@ pub(crate) struct CellKey {
 }
 
 impl CellKey {
+    /// The cell of what an event of a subject adds in a slice.
+    #[inline]
+    pub(crate) fn new(subject: u32, contribution: &Contribution, slice_from: Timestamp) -> Self {
+        let Contribution { program, group, .. } = *contribution;
+        Self { subject, program, group, slice_from }
+    }
+
     #[inline]
     fn hash(self) -> u64 {
         // Keys are small numbers that a customer cannot choose freely; a multiplicative mix spreads them.
@@ -41,6 +50,7 @@ impl CellKey {
     }
 }
 
+#[repr(align(128))]
 struct CellState {
     key: CellKey,
     /// Latest time of an event in the cell: a new bound behind it cuts nothing.
@@ -49,11 +59,25 @@ struct CellState {
     is_changed: bool,
 }
 
+const _: () = assert!(size_of::<CellState>() == 128, "a cell is two lines of the cache that come together");
+
+/// An event on its way into a cell.
+#[derive(Clone, Copy)]
+pub(crate) struct Staged {
+    /// Which cell.
+    pub(crate) key: CellKey,
+    /// What the cell keeps of it.
+    pub(crate) class: CellClass,
+    /// Identity of the event.
+    pub(crate) identity: u128,
+    /// What the event says.
+    pub(crate) item: Item,
+}
+
 /// All cells of a shard.
 #[derive(Default)]
 pub(crate) struct CellStore {
-    cells: Vec<CellState>,
-    numbers: HashTable<u32>,
+    cells: Numbered<CellState>,
     changed: Vec<u32>,
     saving: Option<SavingCells>,
 }
@@ -73,37 +97,49 @@ struct SavingCells {
 }
 
 impl CellStore {
+    /// Adds events to their cells; `on_new` is told the subject and the number of each new cell.
+    pub(crate) fn add_all(&mut self, events: &[Staged], mut on_new: impl FnMut(u32, u32)) {
+        // What the searches and the folds will read is loaded for all of them at once.
+        let homes = events.iter().map(|event| self.cells.touch_home(event.key.hash()));
+        black_box(homes.fold(0, |all, one| all | one));
+        let candidates = events.iter().filter_map(|event| self.cells.candidate(event.key.hash()));
+        black_box(candidates.fold(0, |all, cell| all | u64::from(cell.key.group) | cell.value.fold.count));
+        for event in events {
+            if let Some(new) = self.add(event.key, event.class, event.identity, event.item) {
+                on_new(event.key.subject, new);
+            }
+        }
+    }
+
     /// Adds an event to a cell; gives the cell's number if it is new.
     #[inline]
     pub(crate) fn add(&mut self, key: CellKey, class: CellClass, identity: u128, item: Item) -> Option<u32> {
-        let cells = &self.cells;
-        let known = self.numbers.find(key.hash(), |number| cells[*number as usize].key == key).copied();
-        let number = known.unwrap_or_else(|| self.new_cell(key));
+        let (number, is_new) = match self.cells.find(key.hash(), |cell| cell.key == key) {
+            Ok(number) => (number, false),
+            Err(_) => (self.new_cell(key), true),
+        };
         self.keep_page(number);
-        let cell = &mut self.cells[number as usize];
+        let cell = &mut self.cells[number];
         cell.time_max = cell.time_max.max(item.time);
         cell.value.add(class, identity, item);
-        self.mark_changed(number);
-        if known.is_none() { Some(number) } else { None }
+        if !cell.is_changed {
+            cell.is_changed = true;
+            self.changed.push(number);
+        }
+        is_new.then_some(number)
     }
 
+    #[cold]
     fn new_cell(&mut self, key: CellKey) -> u32 {
-        let number = u32::try_from(self.cells.len()).expect("fewer than 2^32 cells fit in memory");
-        self.cells.push(CellState {
-            key,
-            time_max: key.slice_from,
-            value: CellValue::default(),
-            is_changed: false,
-        });
-        let cells = &self.cells;
-        self.numbers.insert_unique(key.hash(), number, |number| cells[*number as usize].key.hash());
-        number
+        let vacant = self.cells.find(key.hash(), |cell| cell.key == key).expect_err("the cell is new");
+        let value = CellValue::default();
+        self.cells.add(vacant, CellState { key, time_max: key.slice_from, value, is_changed: false })
     }
 
     /// Empties a cell; the log gives its events back, cut by another plan.
     pub(crate) fn clear(&mut self, number: u32) {
         self.keep_page(number);
-        let cell = &mut self.cells[number as usize];
+        let cell = &mut self.cells[number];
         cell.value = CellValue::default();
         cell.time_max = cell.key.slice_from;
         self.mark_changed(number);
@@ -111,7 +147,7 @@ impl CellStore {
 
     /// Whether a cell that has events no longer lies in one slice of its subject's plan.
     pub(crate) fn is_cut_by(&self, number: u32, plan: Option<&SubjectPlan>) -> bool {
-        let cell = &self.cells[number as usize];
+        let cell = &self.cells[number];
         if cell.value.is_empty() {
             return false;
         }
@@ -122,7 +158,7 @@ impl CellStore {
 
     #[inline]
     fn mark_changed(&mut self, number: u32) {
-        let cell = &mut self.cells[number as usize];
+        let cell = &mut self.cells[number];
         if !cell.is_changed {
             cell.is_changed = true;
             self.changed.push(number);
@@ -133,7 +169,7 @@ impl CellStore {
     pub(crate) fn take_changed(&mut self) -> Vec<(CellKey, CellValue)> {
         let changed = std::mem::take(&mut self.changed);
         let take = |number| {
-            let cell: &mut CellState = &mut self.cells[number as usize];
+            let cell: &mut CellState = &mut self.cells[number];
             cell.is_changed = false;
             (cell.key, cell.value.hand_over())
         };
@@ -198,14 +234,13 @@ impl CellStore {
         let time_max = Timestamp::from_nanoseconds(fields.i64()?);
         let value = CellValue::load(fields)?;
         let key = CellKey { subject, program, group, slice_from };
-        let known = self.numbers.find(key.hash(), |other| self.cells[*other as usize].key == key).copied();
-        if let Some(known) = known {
+        if let Ok(known) = self.cells.find(key.hash(), |cell| cell.key == key) {
             let is_part = value.is_empty() && value.kept.is_some();
-            return is_part.then(|| self.cells[known as usize].value.merge(&value));
+            return is_part.then(|| self.cells[known].value.merge(&value));
         }
         // Pages come in the order in which they changed: a cell may get another number.
         let number = self.new_cell(key);
-        let cell = &mut self.cells[number as usize];
+        let cell = &mut self.cells[number];
         (cell.time_max, cell.value) = (time_max, value);
         Some(())
     }
@@ -216,11 +251,12 @@ const PART_ITEMS_MAX: usize = if cfg!(test) { 2 } else { 16_384 };
 const PAGE_BYTES: usize = if cfg!(test) { 64 } else { 1 << 20 };
 
 /// The sections that a page of cells is written in.
-fn page_of(cells: &[CellState], page: usize, count: usize) -> Vec<Vec<u8>> {
+fn page_of(cells: &Numbered<CellState>, page: usize, count: usize) -> Vec<Vec<u8>> {
     let mut sections = Vec::new();
     let numbers = page * PAGE_CELLS..((page + 1) * PAGE_CELLS).min(count);
     let mut fields = Fields::default();
-    for cell in &cells[numbers] {
+    for number in numbers {
+        let cell = &cells[number as u32];
         let CellKey { subject, program, group, slice_from } = cell.key;
         let mut save = |value: &CellValue| {
             fields.u32(subject).u32(program).u32(group).i64(slice_from.nanoseconds());

@@ -46,7 +46,7 @@ struct Resolved {
     filters: Vec<Filter>,
     group_columns: Vec<Option<usize>>,
     group_radix: Vec<u128>,
-    group_cache: foldhash::HashMap<u128, u32>,
+    known_groups: KnownGroups,
 }
 
 enum ValueRule {
@@ -55,8 +55,7 @@ enum ValueRule {
     Missing,
     Column {
         column: usize,
-        scale: u8,
-        meter_scale: u8,
+        rescaling: Rescaling,
     },
     /// Texts of a dimension are keys that come or go.
     Keys {
@@ -66,6 +65,24 @@ enum ValueRule {
         operation: Option<Operation>,
     },
 }
+
+/// From the scale of a column to that of a meter.
+#[derive(Clone, Copy)]
+struct Rescaling {
+    scale: u8,
+    meter_scale: u8,
+    /// What a mantissa is multiplied with, where that is enough and the factor is small.
+    factor: Option<i64>,
+}
+
+/// Numbers of groups that the batch has used before, by their entries: `u32::MAX` if not yet.
+enum KnownGroups {
+    Few(Vec<u32>),
+    Many(foldhash::HashMap<u128, u32>),
+}
+
+/// Combinations of entries up to which each has a place of its own.
+const FEW_GROUPS: u128 = 4_096;
 
 struct Operation {
     column: usize,
@@ -138,8 +155,8 @@ impl Resolved {
             }),
             (None, None) => ValueRule::Count,
             (None, Some(name)) => value_column(batch, name).map_or(ValueRule::Missing, |column| {
-                let scale = batch.value_columns()[column].scale();
-                ValueRule::Column { column, scale, meter_scale: program.scale }
+                let rescaling = Rescaling::new(batch.value_columns()[column].scale(), program.scale);
+                ValueRule::Column { column, rescaling }
             }),
         };
         let filters = program.filter.iter().map(|condition| Filter::of(condition, batch)).collect();
@@ -148,7 +165,7 @@ impl Resolved {
         // One digit per dimension: entry + 1, or 0 where the event has no such dimension. Eight digits below 2^14
         // fit 128 bits.
         let mut radix = 1u128;
-        let group_radix = group_columns
+        let group_radix: Vec<u128> = group_columns
             .iter()
             .map(|column| {
                 let this = radix;
@@ -165,16 +182,19 @@ impl Resolved {
             filters,
             group_columns,
             group_radix,
-            group_cache: foldhash::HashMap::new(),
+            known_groups: match radix {
+                0..=FEW_GROUPS => KnownGroups::Few(vec![u32::MAX; radix as usize]),
+                _ => KnownGroups::Many(foldhash::HashMap::new()),
+            },
         }
     }
 
     #[inline]
     fn value_of(&self, batch: &UsageBatch<'_>, index: usize) -> Result<i128, QuarantineReason> {
-        let (column, scale, meter_scale) = match &self.value {
+        let (column, rescaling) = match &self.value {
             ValueRule::Count => return Ok(1),
             ValueRule::Missing => return Err(QuarantineReason::MissingValue),
-            ValueRule::Column { column, scale, meter_scale } => (*column, *scale, *meter_scale),
+            ValueRule::Column { column, rescaling } => (*column, *rescaling),
             ValueRule::Keys { column, digests, operation } => {
                 let entry = batch.dimension_columns()[*column].index(index);
                 let digest = digests[entry.ok_or(QuarantineReason::MissingValue)?];
@@ -188,7 +208,7 @@ impl Resolved {
         let Some(mantissa) = batch.value_columns()[column].value(index) else {
             return Err(QuarantineReason::MissingValue);
         };
-        let value = rescale(mantissa, scale, meter_scale)?;
+        let value = rescaling.of(mantissa)?;
         if value >= 0 {
             return Ok(value);
         }
@@ -216,8 +236,12 @@ impl Resolved {
         for (column, radix) in self.group_columns.iter().zip(&self.group_radix) {
             key += entry_of(column).map_or(0, |(_, entry)| entry as u128 + 1) * radix;
         }
-        if let Some(group) = self.group_cache.get(&key) {
-            return *group;
+        let known = match &self.known_groups {
+            KnownGroups::Few(groups) => groups[key as usize],
+            KnownGroups::Many(groups) => groups.get(&key).copied().unwrap_or(u32::MAX),
+        };
+        if known != u32::MAX {
+            return known;
         }
         let texts: Group = self
             .group_columns
@@ -229,7 +253,12 @@ impl Resolved {
             .collect();
         debug_assert_eq!(texts.len(), plan.programs[self.program as usize].group_by.len());
         let group = groups.number_of(texts);
-        self.group_cache.insert(key, group);
+        match &mut self.known_groups {
+            KnownGroups::Few(groups) => groups[key as usize] = group,
+            KnownGroups::Many(groups) => {
+                groups.insert(key, group);
+            }
+        }
         group
     }
 }
@@ -285,13 +314,32 @@ fn digest_of_key(text: &str) -> u128 {
     u128::from_be_bytes(*digest.first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
-/// The mantissa at the meter's scale, exactly.
-#[inline]
-fn rescale(mantissa: i128, scale: u8, meter_scale: u8) -> Result<i128, QuarantineReason> {
-    let (mantissa, scale) = if scale > meter_scale { normalize(mantissa, scale) } else { (mantissa, scale) };
-    let Some(shift) = meter_scale.checked_sub(scale) else { return Err(QuarantineReason::ValueScale) };
-    debug_assert!(u32::from(shift) <= DECIMAL_DIGITS_MAX);
-    mantissa.checked_mul(power_of_ten(shift)).ok_or(QuarantineReason::ValueRange)
+impl Rescaling {
+    fn new(scale: u8, meter_scale: u8) -> Self {
+        let shift = meter_scale.checked_sub(scale);
+        let factor = shift.and_then(|shift| i64::try_from(power_of_ten(shift)).ok());
+        Self { scale, meter_scale, factor }
+    }
+
+    /// The mantissa at the meter's scale, exactly.
+    #[inline]
+    fn of(self, mantissa: i128) -> Result<i128, QuarantineReason> {
+        if let (Some(factor), Ok(small)) = (self.factor, i64::try_from(mantissa)) {
+            // Twice 64 bits always fit.
+            return Ok(i128::from(small) * i128::from(factor));
+        }
+        self.of_any(mantissa)
+    }
+
+    #[inline(never)]
+    fn of_any(self, mantissa: i128) -> Result<i128, QuarantineReason> {
+        let Self { scale, meter_scale, .. } = self;
+        let (mantissa, scale) =
+            if scale > meter_scale { normalize(mantissa, scale) } else { (mantissa, scale) };
+        let Some(shift) = meter_scale.checked_sub(scale) else { return Err(QuarantineReason::ValueScale) };
+        debug_assert!(u32::from(shift) <= DECIMAL_DIGITS_MAX);
+        mantissa.checked_mul(power_of_ten(shift)).ok_or(QuarantineReason::ValueRange)
+    }
 }
 
 #[cfg(test)]
@@ -300,10 +348,17 @@ mod tests {
 
     #[test]
     fn a_value_is_rescaled_exactly_or_refused_by_name() {
+        let rescale = |mantissa, scale, meter_scale| Rescaling::new(scale, meter_scale).of(mantissa);
         assert_eq!(rescale(15, 1, 3), Ok(1_500));
         assert_eq!(rescale(1_500, 3, 1), Ok(15));
         assert_eq!(rescale(1_501, 3, 1), Err(QuarantineReason::ValueScale));
         assert_eq!(rescale(10i128.pow(37), 0, 18), Err(QuarantineReason::ValueRange));
         assert_eq!(rescale(0, 28, 0), Ok(0));
+        // On both sides of what fits 64 bits, by mantissa and by factor.
+        let (edge, factor) = (i128::from(i64::MAX), 10i128.pow(18));
+        for mantissa in [edge, edge + 1, -edge - 1, -edge - 2] {
+            assert_eq!(rescale(mantissa, 0, 18), Ok(mantissa * factor));
+            assert_eq!(rescale(mantissa, 0, 19), Ok(mantissa * factor * 10));
+        }
     }
 }

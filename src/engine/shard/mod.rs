@@ -15,6 +15,7 @@
 //! - The first event with an identity counts; an event is atomic over its meters.
 //! - A cell equals the fold of the accepted events of its slice; slices of one subject do not overlap.
 
+mod batch;
 pub mod cell;
 mod cells;
 mod counters;
@@ -22,23 +23,24 @@ mod dedup;
 mod fold;
 mod groups;
 pub mod kept;
+mod numbered;
 mod pending;
 pub mod recount;
 pub mod sequence;
 mod snapshot;
+mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use domain::plan::{MeteringPlan, SubjectPlan};
+use domain::plan::MeteringPlan;
 use domain::{EventPosition, Span, Subject, Timestamp};
-use wire::usage::UsageBatch;
 use wire::verdict::{QuarantineReason, Verdict};
 
 use self::cell::CellReport;
-use self::cells::{CellKey, CellStore};
+use self::cells::{CellKey, CellStore, Staged};
 pub use self::counters::SourceCounters;
-use self::dedup::{Dedup, Lookup, Seen, Standing};
+use self::dedup::{Dedup, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;
 use self::kept::CellValue;
@@ -46,10 +48,8 @@ use self::pending::{PendingCounts, PendingEvent};
 use self::sequence::Item;
 use self::snapshot::Saving;
 pub use self::snapshot::ShardLoader;
+use self::subjects::Subjects;
 use crate::prepared::PreparedBatch;
-
-/// Events of a batch whose places in the dedup index are loaded together, before the first of them is decided.
-const TOUCHED_TOGETHER: usize = 32;
 
 /// An event that did not count, and why: quarantined, or in conflict with an earlier event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,8 +66,7 @@ pub struct Shard {
     plan: Arc<MeteringPlan>,
     control_offset: u64,
     dedup: Dedup,
-    subjects: Vec<SubjectState>,
-    subject_numbers: foldhash::HashMap<Subject, u32>,
+    subjects: Subjects,
     groups: Groups,
     cells: CellStore,
     pending: PendingCounts,
@@ -75,6 +74,7 @@ pub struct Shard {
     set_aside: Vec<SetAside>,
     refolding: BTreeSet<u32>,
     contributions: Vec<Contribution>,
+    staged: Vec<Staged>,
     saving: Option<Saving>,
 }
 
@@ -86,13 +86,6 @@ struct Stamp {
     position: EventPosition,
 }
 
-struct SubjectState {
-    subject: Subject,
-    plan: Option<Arc<SubjectPlan>>,
-    cells: Vec<u32>,
-    pending: Vec<PendingEvent>,
-}
-
 impl Shard {
     /// An empty shard: number `index`, under an empty plan.
     pub fn new(index: usize) -> Self {
@@ -101,8 +94,7 @@ impl Shard {
             plan: Arc::default(),
             control_offset: 0,
             dedup: Dedup::default(),
-            subjects: Vec::new(),
-            subject_numbers: foldhash::HashMap::default(),
+            subjects: Subjects::default(),
             groups: Groups::default(),
             cells: CellStore::default(),
             pending: PendingCounts::default(),
@@ -110,112 +102,9 @@ impl Shard {
             set_aside: Vec::new(),
             refolding: BTreeSet::new(),
             contributions: Vec::new(),
+            staged: Vec::new(),
             saving: None,
         }
-    }
-
-    /// Decides about the shard's events of a batch. `verdicts` has one code for every event of the batch; the shard
-    /// writes those of its own events. Shard 0 also counts the events that were refused at the edge.
-    pub fn handle_batch(&mut self, prepared: &PreparedBatch, verdicts: &mut dyn FnMut(u16, Verdict)) {
-        assert!(self.refolding.is_empty(), "a refold is finished before the next batch");
-        let batch = prepared.view();
-        let source = self.source(batch.source());
-        let mut counters = SourceCounters::default();
-        if self.index == 0 {
-            for refusal in prepared.refusals() {
-                let verdict = Verdict::Rejected(refusal.code);
-                counters.count(verdict);
-                verdicts(refusal.index, verdict);
-            }
-        }
-        let mut programs = ResolvedPrograms::of(&self.plan, self.control_offset, &batch);
-        let mut subject_numbers = vec![u32::MAX; batch.subject_count()];
-        for indexes in prepared.events_of_shard(self.index).chunks(TOUCHED_TOGETHER) {
-            self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
-            for &index in indexes {
-                let verdict =
-                    self.decide(prepared, &batch, index, &source, &mut programs, &mut subject_numbers);
-                counters.count(verdict);
-                verdicts(index, verdict);
-                if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
-                    self.set_aside
-                        .push(SetAside { position: prepared.position(index), verdict: verdict.code() });
-                }
-            }
-        }
-        self.counters.entry(source).or_default().merge(&counters);
-    }
-
-    fn decide(
-        &mut self,
-        prepared: &PreparedBatch,
-        batch: &UsageBatch<'_>,
-        index: u16,
-        source: &Arc<str>,
-        programs: &mut ResolvedPrograms,
-        subject_numbers: &mut [u32],
-    ) -> Verdict {
-        let identity = prepared.identity(index);
-        let payload_digest = prepared.payload_digest(index);
-        let event = usize::from(index);
-        let time = batch.time(event);
-        let vacant = match self.dedup.look_up(identity) {
-            Lookup::Unknown(vacant) => vacant,
-            Lookup::Known(seen) => {
-                return match (seen.payload_digest == payload_digest, seen.time == time) {
-                    (false, _) => Verdict::Conflict,
-                    (true, false) => Verdict::DuplicateRestamped,
-                    (true, true) => Verdict::Duplicate,
-                };
-            }
-        };
-        let verdict = self.decide_new(prepared, batch, index, source, programs, subject_numbers);
-        let standing = match verdict {
-            Verdict::Unmetered => Standing::Unmetered,
-            Verdict::Accepted => Standing::Metered,
-            Verdict::Pending => Standing::Pending,
-            _ => Standing::Quarantined,
-        };
-        let position = prepared.position(index);
-        self.dedup.insert(vacant, Seen { payload_digest, position, time, standing });
-        verdict
-    }
-
-    fn decide_new(
-        &mut self,
-        prepared: &PreparedBatch,
-        batch: &UsageBatch<'_>,
-        index: u16,
-        source: &Arc<str>,
-        programs: &mut ResolvedPrograms,
-        subject_numbers: &mut [u32],
-    ) -> Verdict {
-        let event = usize::from(index);
-        let time = Timestamp::from_nanoseconds(batch.time(event));
-        let policy = &self.plan.policy;
-        if time < prepared.received_at.plus(-policy.horizon) {
-            return Verdict::Quarantined(QuarantineReason::TooOld);
-        }
-        if time > prepared.received_at.plus(policy.future_max) {
-            return Verdict::Quarantined(QuarantineReason::Future);
-        }
-        let mut contributions = std::mem::take(&mut self.contributions);
-        let taken = programs.contributions_of(batch, event, &self.plan, &mut self.groups, &mut contributions);
-        let verdict = match taken {
-            Err(reason) => Verdict::Quarantined(reason),
-            Ok(()) if contributions.is_empty() => Verdict::Unmetered,
-            Ok(()) => {
-                let entry = batch.subject_index(event);
-                if subject_numbers[entry] == u32::MAX {
-                    subject_numbers[entry] = self.subject_number(batch.subject(entry));
-                }
-                let stamp =
-                    Stamp { identity: prepared.identity(index), time, position: prepared.position(index) };
-                self.fold_or_keep(subject_numbers[entry], source, stamp, &contributions, true)
-            }
-        };
-        self.contributions = contributions;
-        verdict
     }
 
     /// Folds an event of a subject into its cells, or keeps it as pending while nobody owns the subject at its time.
@@ -227,32 +116,40 @@ impl Shard {
         contributions: &[Contribution],
         is_limited: bool,
     ) -> Verdict {
-        let Stamp { identity, time, position } = stamp;
-        let state = &self.subjects[subject as usize];
-        let slice = state.plan.as_ref().and_then(|plan| plan.span_at(time)).map(|owned| owned.slice_of(time));
-        if let Some(slice) = slice {
+        if let Some(slice) = self.subjects[subject].slice_of(stamp.time) {
             for contribution in contributions {
                 self.fold_into_cell(subject, slice, stamp, contribution);
             }
             return Verdict::Accepted;
         }
+        self.keep_pending(subject, source, stamp, contributions, is_limited)
+    }
+
+    fn keep_pending(
+        &mut self,
+        subject: u32,
+        source: &Arc<str>,
+        stamp: Stamp,
+        contributions: &[Contribution],
+        is_limited: bool,
+    ) -> Verdict {
+        let Stamp { identity, time, position } = stamp;
         let limit = if is_limited { self.plan.policy.pending_per_slot_max } else { u32::MAX };
         if !self.pending.try_keep(source, identity, limit) {
             return Verdict::Quarantined(QuarantineReason::PendingFull);
         }
         let contributions = contributions.to_vec();
         let event = PendingEvent { source: source.clone(), identity, time, position, contributions };
-        self.subjects[subject as usize].pending.push(event);
+        self.subjects[subject].pending.push(event);
         Verdict::Pending
     }
 
-    #[inline]
     fn fold_into_cell(&mut self, subject: u32, slice: Span, stamp: Stamp, contribution: &Contribution) {
-        let Contribution { program, group, class, value } = *contribution;
-        let key = CellKey { subject, program, group, slice_from: slice.from };
+        let Contribution { class, value, .. } = *contribution;
+        let key = CellKey::new(subject, contribution, slice.from);
         let item = Item { time: stamp.time, position: stamp.position, value };
         if let Some(new) = self.cells.add(key, class, stamp.identity, item) {
-            self.subjects[subject as usize].cells.push(new);
+            self.subjects[subject].cells.push(new);
         }
     }
 
@@ -267,21 +164,11 @@ impl Shard {
         }
     }
 
-    fn subject_number(&mut self, subject: &str) -> u32 {
-        if let Some(number) = self.subject_numbers.get(subject) {
-            return *number;
-        }
+    #[cold]
+    fn new_subject(&mut self, subject: &str) -> u32 {
         let subject = Subject::new(subject).expect("subjects that do not fit were refused at the edge");
-        let number = u32::try_from(self.subjects.len()).expect("fewer than 2^32 subjects fit in memory");
         let plan = self.plan.subjects.get(&subject).cloned();
-        self.subjects.push(SubjectState {
-            subject: subject.clone(),
-            plan,
-            cells: Vec::new(),
-            pending: Vec::new(),
-        });
-        self.subject_numbers.insert(subject, number);
-        number
+        self.subjects.add(subject, plan).expect("the subject is new")
     }
 
     /// Takes the control state of a barrier. Returns whether subjects must be folded again, because a new bound cuts
@@ -303,14 +190,14 @@ impl Shard {
     }
 
     fn take_subject_plan(&mut self, number: u32) {
-        let state = &mut self.subjects[number as usize];
-        let plan = self.plan.subjects.get(&state.subject).cloned();
-        if plan == state.plan {
+        let state = &mut self.subjects[number];
+        let plan = self.plan.subjects.get(&state.subject);
+        if plan == state.plan() {
             return;
         }
-        state.plan = plan;
-        let state = &self.subjects[number as usize];
-        let is_cut = state.cells.iter().any(|cell| self.cells.is_cut_by(*cell, state.plan.as_deref()));
+        state.set_plan(plan.cloned());
+        let plan = plan.map(|plan| &**plan);
+        let is_cut = state.cells.iter().any(|cell| self.cells.is_cut_by(*cell, plan));
         if is_cut {
             self.start_refold(number);
         } else {
@@ -321,7 +208,7 @@ impl Shard {
     /// Empties the subject's cells and pending events; the log gives them back, cut by the new plan.
     fn start_refold(&mut self, number: u32) {
         self.refolding.insert(number);
-        let state = &mut self.subjects[number as usize];
+        let state = &mut self.subjects[number];
         for event in std::mem::take(&mut state.pending) {
             self.pending.release(&event);
         }
@@ -332,7 +219,7 @@ impl Shard {
 
     /// Folds the pending events that the plan has an owner for.
     fn fold_pending(&mut self, number: u32) {
-        let pending = std::mem::take(&mut self.subjects[number as usize].pending);
+        let pending = std::mem::take(&mut self.subjects[number].pending);
         for event in pending {
             self.pending.release(&event);
             let stamp = Stamp { identity: event.identity, time: event.time, position: event.position };
@@ -361,7 +248,7 @@ impl Shard {
 
     /// Subjects that the last barrier named to be folded again.
     pub fn refolding(&self) -> impl Iterator<Item = &Subject> {
-        self.refolding.iter().map(|number| &self.subjects[*number as usize].subject)
+        self.refolding.iter().map(|number| &self.subjects[*number].subject)
     }
 
     /// Folds again the events of a batch whose subjects the last barrier named. `control_offset` is that of the
@@ -369,7 +256,7 @@ impl Shard {
     pub fn refold_batch(&mut self, prepared: &PreparedBatch, control_offset: u64) {
         let batch = prepared.view();
         let entries: Vec<Option<u32>> = (0..batch.subject_count())
-            .map(|entry| self.subject_numbers.get(batch.subject(entry)).copied())
+            .map(|entry| self.subjects.find(self.subjects.wanted(batch.subject(entry))))
             .map(|number| number.filter(|number| self.refolding.contains(number)))
             .collect();
         if entries.iter().all(Option::is_none) {
@@ -408,7 +295,7 @@ impl Shard {
         assert!(self.refolding.is_empty(), "a refold is finished before cells are reported");
         let changed = self.cells.take_changed();
         let report_of = |(key, value): (CellKey, CellValue)| CellReport {
-            subject: self.subjects[key.subject as usize].subject.clone(),
+            subject: self.subjects[key.subject].subject.clone(),
             program: key.program,
             group: self.groups.group(key.group).clone(),
             slice_from: key.slice_from,

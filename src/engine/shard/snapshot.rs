@@ -25,7 +25,7 @@ use super::fold::Contribution;
 use super::kept::{class_of, code_of};
 use super::pending::PendingEvent;
 use super::sequence::{load_position, save_position};
-use super::{SetAside, Shard, SubjectState};
+use super::{SetAside, Shard};
 use crate::snapshot::codec::{FieldReader, Fields};
 use crate::snapshot::{Section, SectionKind, SnapshotError};
 
@@ -80,7 +80,7 @@ impl Shard {
         while fields.len() < SECTION_BYTES
             && let Some(subject) = saving.subjects.next()
         {
-            fields.text(self.subjects[subject].subject.as_str());
+            fields.text(self.subjects[subject as u32].subject.as_str());
         }
         if fields.len() > 0 {
             return Some(Section { kind: SectionKind::Subjects, body: fields.take() });
@@ -191,11 +191,7 @@ impl ShardLoader {
 
     fn take_subject(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
         let subject = Subject::new(fields.text()?).ok()?;
-        let number = self.shard.subjects.len() as u32;
-        let state =
-            SubjectState { subject: subject.clone(), plan: None, cells: Vec::new(), pending: Vec::new() };
-        self.shard.subjects.push(state);
-        self.shard.subject_numbers.insert(subject, number).is_none().then_some(())
+        self.shard.subjects.add(subject, None).map(|_| ())
     }
 
     fn take_group(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
@@ -256,13 +252,13 @@ impl ShardLoader {
         let broken = |kind| SnapshotError::SectionMustBeReadable { kind, shard: index };
         shard.control_offset = control_offset;
         shard.plan = plan.clone();
-        for state in &mut shard.subjects {
-            state.plan = plan.subjects.get(&state.subject).cloned();
+        for state in shard.subjects.iter_mut() {
+            state.set_plan(plan.subjects.get(&state.subject).cloned());
         }
         let (programs, groups) = (plan.programs.len(), shard.groups.len());
         for (number, key) in shard.cells.keys().enumerate() {
             let is_sound = (key.program as usize) < programs && (key.group as usize) < groups;
-            let subject = shard.subjects.get_mut(key.subject as usize).filter(|_| is_sound);
+            let subject = shard.subjects.get_mut(key.subject).filter(|_| is_sound);
             let subject = subject.ok_or_else(|| broken(SectionKind::Cells))?;
             subject.cells.push(number as u32);
         }
@@ -272,7 +268,7 @@ impl ShardLoader {
                 .contributions
                 .iter()
                 .all(|taken| (taken.program as usize) < programs && (taken.group as usize) < groups);
-            let subject = shard.subjects.get_mut(number as usize).filter(|_| is_sound);
+            let subject = shard.subjects.get_mut(number).filter(|_| is_sound);
             let subject = subject.ok_or_else(|| broken(SectionKind::Pending))?;
             shard.pending.try_keep(&event.source, event.identity, u32::MAX);
             subject.pending.push(event);

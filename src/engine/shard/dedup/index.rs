@@ -14,7 +14,7 @@
 //! behind a used one; nothing is removed.
 
 /// Lanes of a bucket.
-pub(super) const LANES: usize = 8;
+pub(in crate::shard) const LANES: usize = 8;
 /// Lanes used of each bucket, on average, when the index grows.
 const LANES_USED_MAX: usize = 6;
 
@@ -29,20 +29,20 @@ const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
 
 /// Where a search ended: a free lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FreeLane {
+pub(in crate::shard) struct FreeLane {
     bucket: u32,
     lane: u32,
 }
 
 /// The index of one slot.
-pub(super) struct SlotIndex {
+pub(in crate::shard) struct SlotIndex {
     buckets: Vec<Bucket>,
     len: usize,
 }
 
 impl SlotIndex {
     /// An empty index.
-    pub(super) fn new() -> Self {
+    pub(in crate::shard) fn new() -> Self {
         Self { buckets: vec![Bucket::default()], len: 0 }
     }
 
@@ -53,13 +53,17 @@ impl SlotIndex {
 
     /// Loads the home of a tag, so that a search soon after finds it in the cache.
     #[inline]
-    pub(super) fn touch(&self, tag: u32) -> u32 {
+    pub(in crate::shard) fn touch(&self, tag: u32) -> u32 {
         self.buckets[self.home(tag)].numbers[0]
     }
 
     /// The first number under a tag that `is_it`, or the lane where it would go.
     #[inline]
-    pub(super) fn find(&self, tag: u32, mut is_it: impl FnMut(u32) -> bool) -> Result<u32, FreeLane> {
+    pub(in crate::shard) fn find(
+        &self,
+        tag: u32,
+        mut is_it: impl FnMut(u32) -> bool,
+    ) -> Result<u32, FreeLane> {
         let mut at = self.home(tag);
         loop {
             let bucket = &self.buckets[at];
@@ -80,7 +84,7 @@ impl SlotIndex {
 
     /// Adds a number under a tag, at the lane where its search ended. `growth` is in 64ths of the size.
     #[inline]
-    pub(super) fn insert(&mut self, free: FreeLane, tag: u32, number: u32, growth: usize) {
+    pub(in crate::shard) fn insert(&mut self, free: FreeLane, tag: u32, number: u32, growth: usize) {
         self.len += 1;
         if self.len > self.buckets.len() * LANES_USED_MAX {
             self.grow(growth);

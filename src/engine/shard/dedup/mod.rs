@@ -5,7 +5,7 @@
 //!
 //! Invariants: exact. An identity is 128 bits, keyed; two events with one identity are one event. First seen counts.
 
-mod index;
+pub(in crate::shard) mod index;
 mod memtable;
 
 use domain::EventPosition;

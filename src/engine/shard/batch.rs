@@ -1,0 +1,204 @@
+//! A batch on its way through a shard: judged event by event, in groups that load together what they will read.
+//!
+//! Owns: the verdict of an event that arrives. Leaves to others: what a batch brings to a cell (`super::fold`), cells
+//! (`super::cells`), what is remembered (`super::dedup`).
+//!
+//! The memory of a shard is larger than any cache, and a new event reads four places of it: its identity, its subject,
+//! its cell, and the index of each. So a group of events is judged in passes: touch, judge, fold. Folding waits until a
+//! group is judged, because no verdict depends on a cell.
+//!
+//! Invariants: an event is judged after all events before it, those of its group included; when `handle_batch` is done,
+//! every accepted event is in its cells.
+
+use std::sync::Arc;
+
+use domain::Timestamp;
+use wire::usage::UsageBatch;
+use wire::verdict::{QuarantineReason, Verdict};
+
+use super::cells::{CellKey, Staged};
+use super::counters::SourceCounters;
+use super::dedup::{Lookup, Seen, Standing};
+use super::fold::ResolvedPrograms;
+use super::sequence::Item;
+use super::subjects::Wanted;
+use super::{SetAside, Shard, Stamp};
+use crate::prepared::PreparedBatch;
+
+/// Events of a group: what they read fits the first cache, and keeps the memory busy.
+const GROUP: usize = 64;
+
+/// The batch and what the shard found out about it.
+struct Reading<'a> {
+    prepared: &'a PreparedBatch,
+    batch: &'a UsageBatch<'a>,
+    source: &'a Arc<str>,
+    programs: ResolvedPrograms,
+    /// Number of each entry of the dictionary of subjects, as far as it is known.
+    subjects: Vec<Entry>,
+    wanted: Vec<(usize, Wanted<'a>)>,
+}
+
+/// An entry of the dictionary of subjects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    NotLookedUp,
+    /// The shard has never had an event of it.
+    New,
+    Known(u32),
+}
+
+impl Shard {
+    /// Decides about the shard's events of a batch; `verdicts` is told the verdict of each. Shard 0 also counts the
+    /// events that were refused at the edge.
+    pub fn handle_batch(&mut self, prepared: &PreparedBatch, verdicts: &mut dyn FnMut(u16, Verdict)) {
+        assert!(self.refolding.is_empty(), "a refold is finished before the next batch");
+        let batch = prepared.view();
+        let source = self.source(batch.source());
+        let mut counters = SourceCounters::default();
+        if self.index == 0 {
+            for refusal in prepared.refusals() {
+                let verdict = Verdict::Rejected(refusal.code);
+                counters.count(verdict);
+                verdicts(refusal.index, verdict);
+            }
+        }
+        let mut reading = Reading {
+            prepared,
+            batch: &batch,
+            source: &source,
+            programs: ResolvedPrograms::of(&self.plan, self.control_offset, &batch),
+            subjects: vec![Entry::NotLookedUp; batch.subject_count()],
+            wanted: Vec::with_capacity(GROUP),
+        };
+        for indexes in prepared.events_of_shard(self.index).chunks(GROUP) {
+            self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
+            self.look_up_subjects(indexes, &mut reading);
+            for &index in indexes {
+                let verdict = self.decide(index, &mut reading);
+                counters.count(verdict);
+                verdicts(index, verdict);
+                if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
+                    self.set_aside
+                        .push(SetAside { position: prepared.position(index), verdict: verdict.code() });
+                }
+            }
+            self.fold_staged();
+        }
+        self.counters.entry(source).or_default().merge(&counters);
+    }
+
+    /// Finds the subjects of a group that no event of the batch had before.
+    fn look_up_subjects(&self, indexes: &[u16], reading: &mut Reading<'_>) {
+        let Reading { batch, subjects, wanted, .. } = reading;
+        wanted.clear();
+        for index in indexes {
+            let entry = batch.subject_index(usize::from(*index));
+            if subjects[entry] == Entry::NotLookedUp {
+                subjects[entry] = Entry::New;
+                wanted.push((entry, self.subjects.wanted(batch.subject(entry))));
+            }
+        }
+        self.subjects.touch(wanted.iter().map(|(_, wanted)| *wanted));
+        for (entry, wanted) in wanted {
+            if let Some(number) = self.subjects.find(*wanted) {
+                subjects[*entry] = Entry::Known(number);
+            }
+        }
+    }
+
+    #[inline]
+    fn decide(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
+        let prepared = reading.prepared;
+        let (identity, payload_digest) = (prepared.identity(index), prepared.payload_digest(index));
+        let time = reading.batch.time(usize::from(index));
+        let vacant = match self.dedup.look_up(identity) {
+            Lookup::Unknown(vacant) => vacant,
+            Lookup::Known(seen) => {
+                return match (seen.payload_digest == payload_digest, seen.time == time) {
+                    (false, _) => Verdict::Conflict,
+                    (true, false) => Verdict::DuplicateRestamped,
+                    (true, true) => Verdict::Duplicate,
+                };
+            }
+        };
+        let verdict = self.decide_new(index, reading);
+        let standing = match verdict {
+            Verdict::Unmetered => Standing::Unmetered,
+            Verdict::Accepted => Standing::Metered,
+            Verdict::Pending => Standing::Pending,
+            _ => Standing::Quarantined,
+        };
+        let position = prepared.position(index);
+        self.dedup.insert(vacant, Seen { payload_digest, position, time, standing });
+        verdict
+    }
+
+    #[inline]
+    fn decide_new(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
+        let prepared = reading.prepared;
+        let event = usize::from(index);
+        let time = Timestamp::from_nanoseconds(reading.batch.time(event));
+        let policy = &self.plan.policy;
+        if time < prepared.received_at.plus(-policy.horizon) {
+            return Verdict::Quarantined(QuarantineReason::TooOld);
+        }
+        if time > prepared.received_at.plus(policy.future_max) {
+            return Verdict::Quarantined(QuarantineReason::Future);
+        }
+        let mut contributions = std::mem::take(&mut self.contributions);
+        let taken = reading.programs.contributions_of(
+            reading.batch,
+            event,
+            &self.plan,
+            &mut self.groups,
+            &mut contributions,
+        );
+        let verdict = match taken {
+            Err(reason) => Verdict::Quarantined(reason),
+            Ok(()) if contributions.is_empty() => Verdict::Unmetered,
+            Ok(()) => {
+                let subject = self.subject_of(event, reading);
+                let position = prepared.position(index);
+                let identity = prepared.identity(index);
+                match self.subjects[subject].slice_of(time) {
+                    Some(slice) => {
+                        for contribution in &contributions {
+                            let key = CellKey::new(subject, contribution, slice.from);
+                            let item = Item { time, position, value: contribution.value };
+                            self.staged.push(Staged { key, class: contribution.class, identity, item });
+                        }
+                        Verdict::Accepted
+                    }
+                    None => {
+                        let stamp = Stamp { identity, time, position };
+                        self.keep_pending(subject, reading.source, stamp, &contributions, true)
+                    }
+                }
+            }
+        };
+        self.contributions = contributions;
+        verdict
+    }
+
+    /// Number of the subject of an event.
+    #[inline]
+    fn subject_of(&mut self, event: usize, reading: &mut Reading<'_>) -> u32 {
+        let entry = reading.batch.subject_index(event);
+        match reading.subjects[entry] {
+            Entry::Known(number) => number,
+            _ => {
+                let number = self.new_subject(reading.batch.subject(entry));
+                reading.subjects[entry] = Entry::Known(number);
+                number
+            }
+        }
+    }
+
+    /// Folds the accepted events of a group.
+    fn fold_staged(&mut self) {
+        let subjects = &mut self.subjects;
+        self.cells.add_all(&self.staged, |subject, cell| subjects[subject].cells.push(cell));
+        self.staged.clear();
+    }
+}

@@ -1,0 +1,145 @@
+//! Things numbered in the order in which they came, and found by a hash: subjects and cells.
+//!
+//! Owns: the numbering, and where the things lie. Leaves to others: what they are, and telling two of one hash apart.
+//!
+//! Searches come in groups: first all homes are touched, then all candidates, then each search finds what it reads in the
+//! cache. One after the other, a search waits for the memory twice.
+//!
+//! Invariants: a thing keeps its number; growing moves one part of the index, and no thing behind the first chunk.
+
+use std::ops::{Index, IndexMut};
+
+use super::dedup::index::{FreeLane, SlotIndex};
+
+/// Things that lie together.
+const CHUNK: usize = 1 << 12;
+/// Parts of the index, which grow one by one.
+const PARTS: usize = 64;
+
+/// Numbered things.
+pub(crate) struct Numbered<T> {
+    chunks: Vec<Vec<T>>,
+    len: usize,
+    parts: Box<[SlotIndex]>,
+}
+
+/// Where a new thing goes; good until the next one is added.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vacant {
+    hash: u64,
+    free: FreeLane,
+}
+
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), len: 0, parts: (0..PARTS).map(|_| SlotIndex::new()).collect() }
+    }
+}
+
+impl<T> Numbered<T> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+
+    /// All, by number.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.chunks.iter_mut().flatten()
+    }
+
+    /// The thing of a number.
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        self.chunks.get_mut(number as usize / CHUNK)?.get_mut(number as usize % CHUNK)
+    }
+
+    /// Loads what tells whether a hash has a candidate.
+    #[inline]
+    pub(crate) fn touch_home(&self, hash: u64) -> u32 {
+        self.parts[part_of(hash)].touch(tag_of(hash))
+    }
+
+    /// The first thing that may be the one of a hash.
+    #[inline]
+    pub(crate) fn candidate(&self, hash: u64) -> Option<&T> {
+        let number = self.parts[part_of(hash)].find(tag_of(hash), |_| true).ok()?;
+        Some(&self[number])
+    }
+
+    /// The number of the thing under a hash that `is_it`, or where it would go.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Result<u32, Vacant> {
+        let found = self.parts[part_of(hash)].find(tag_of(hash), |number| is_it(&self[number]));
+        found.map_err(|free| Vacant { hash, free })
+    }
+
+    /// Adds a thing where its search ended; gives its number.
+    pub(crate) fn add(&mut self, vacant: Vacant, thing: T) -> u32 {
+        let number = u32::try_from(self.len).expect("fewer than 2^32 fit in memory");
+        let part = part_of(vacant.hash);
+        // As in `dedup`: parts of different growth soon grow at different times.
+        self.parts[part].insert(vacant.free, tag_of(vacant.hash), number, 28 + part % 8);
+        if self.len.is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(if self.len == 0 { 0 } else { CHUNK }));
+        }
+        self.chunks.last_mut().expect("a chunk with room was just made").push(thing);
+        self.len += 1;
+        number
+    }
+}
+
+impl<T> Index<u32> for Numbered<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, number: u32) -> &T {
+        &self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+}
+
+impl<T> IndexMut<u32> for Numbered<T> {
+    #[inline]
+    fn index_mut(&mut self, number: u32) -> &mut T {
+        &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+}
+
+#[inline]
+fn part_of(hash: u64) -> usize {
+    (hash >> 58) as usize
+}
+
+const _: () = assert!(PARTS == 1 << (64 - 58), "a part is told by the bits that are left");
+
+#[inline]
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 26) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_are_found_whatever_hashes_they_share_and_keep_their_numbers() {
+        // A hash of few values: many things share one, and others share its tag in another part.
+        let hash_of = |thing: u64| (thing % 97) << 30 | (thing % 3) << 58;
+        let mut numbered: Numbered<u64> = Numbered::default();
+        for thing in 0..10_000 {
+            let vacant = numbered.find(hash_of(thing), |other| *other == thing).unwrap_err();
+            assert_eq!(u64::from(numbered.add(vacant, thing)), thing);
+        }
+        assert_eq!(numbered.len(), 10_000);
+        for thing in 0..10_000 {
+            let number = numbered.find(hash_of(thing), |other| *other == thing).unwrap();
+            assert_eq!(numbered[number], thing);
+            assert_eq!(hash_of(*numbered.candidate(hash_of(thing)).unwrap()), hash_of(thing));
+        }
+        assert!(numbered.find(u64::MAX, |_| true).is_err() && numbered.candidate(u64::MAX).is_none());
+        assert!(numbered.iter().copied().eq(0..10_000));
+    }
+}
