@@ -1,91 +1,133 @@
 //! Synthetic events: who, when, how much, and which are sent twice.
 //!
-//! Owns: the random choices, all from one seed. Leaves to others: sending (`load`).
+//! Owns: the random choices, all from one seed; what an event's id, subject and dimensions are as text.
+//! Leaves to others: when it leaves (`pace`), how it is packed (`target`).
+//!
+//! Invariants: the events of a connection are a function of scenario, run, start and connection; an event that is sent
+//! again is the same in every field; ids of different events differ.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-use domain::time::{DAY, SECOND};
+use domain::time::{DAY, HOUR, SECOND};
 use domain::{Timestamp, Zone};
 
 use crate::oracle::Oracle;
-use crate::{Ids, LoadArgs};
+use crate::pace::Pace;
+use crate::random::{Random, Zipf, below, mix};
+use crate::scenario::{IdShape, Scenario};
 
-/// A small generator of reproducible numbers.
-#[derive(Clone, Copy, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-}
-
-/// What all connections share.
+/// What all connections of a process share.
 pub(crate) struct Plan {
-    pub(crate) subjects: Vec<String>,
-    /// Cumulative shares in parts of 2^32.
-    shares: Vec<u64>,
-    /// Values and times of a trace, in nanoseconds since its start.
-    trace: Vec<(i64, i64)>,
-    start: Timestamp,
-    utc: Zone,
+    /// Name of the run: source, and the start of every name.
+    pub(crate) run: String,
+    pub(crate) event_type: String,
+    pub(crate) pace: Pace,
+    pub(crate) oracle: Oracle,
+    pub(crate) dimensions: Vec<(String, Vec<String>)>,
+    subjects: u32,
+    accounts: u32,
+    connections: u64,
+    seed: u64,
+    shares: Option<Zipf>,
+    ids: IdShape,
+    duplicates: u32,
+    late: (u32, u64),
+    disorder: (u32, u64),
+    start: i64,
+    /// First instants of the months that events may lie in.
+    months: Vec<i64>,
 }
 
-/// Account, time, hundredths of a unit, and the id's number.
+/// An event, before it has texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generated {
-    pub(crate) account: u32,
+    pub(crate) subject: u32,
     pub(crate) time: i64,
     pub(crate) hundredths: i64,
-    pub(crate) number: u64,
-    pub(crate) is_duplicate: bool,
-    /// When the trace wants it sent, in nanoseconds since the start.
-    pub(crate) due: i64,
+    /// Which fresh event of its connection it is.
+    number: u64,
+    /// When it should leave, in nanoseconds since the start.
+    pub(crate) due: u64,
+}
+
+/// An event as texts; memory is used again.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    pub(crate) id: String,
+    pub(crate) subject: String,
+    /// For each dimension, which text.
+    pub(crate) picks: Vec<usize>,
 }
 
 impl Plan {
-    pub(crate) fn new(args: &LoadArgs, run: &str, now: Timestamp) -> anyhow::Result<Self> {
-        // Shares need no exactness, only reproducibility: they decide who is picked, not what is counted.
-        let weights: Vec<f64> =
-            (1..=args.accounts).map(|rank| f64::from(rank).powf(-f64::from(args.skew) / 100.0)).collect();
-        let total: f64 = weights.iter().sum();
-        let mut below = 0.0;
-        let shares = weights
-            .iter()
-            .map(|weight| {
-                below += weight / total;
-                (below * 4_294_967_296.0) as u64
-            })
-            .collect();
-        let trace = match &args.trace {
-            None => Vec::new(),
-            Some(path) => read_trace(&std::fs::read_to_string(path)?, args.speed)?,
-        };
-        let subjects = (0..args.accounts).map(|account| format!("{run}-key-{account:06}")).collect();
-        Ok(Self { subjects, shares, trace, start: now, utc: Zone::utc() })
+    pub(crate) fn new(scenario: &Scenario, run: &str, start: Timestamp) -> anyhow::Result<Self> {
+        let hours = |hours: u32| u64::from(hours) * HOUR as u64;
+        let (late, disorder) = (hours(scenario.time.late_hours), u64::from(scenario.time.disorder_seconds));
+        let (names, months) = months_around(start, late as i64 + 2 * HOUR);
+        let dimensions = scenario.dimensions.iter().map(|dimension| {
+            let made = (0..dimension.distinct.unwrap_or(0)).map(|n| format!("{}-{n}", dimension.name));
+            (dimension.name.clone(), dimension.values.iter().cloned().chain(made).collect())
+        });
+        let is_even = scenario.load.skew == 0.0;
+        Ok(Self {
+            run: run.to_string(),
+            event_type: format!("{run}.usage"),
+            pace: Pace::new(scenario)?,
+            oracle: Oracle::new(names, scenario.load.accounts),
+            dimensions: dimensions.collect(),
+            subjects: scenario.subjects(),
+            accounts: scenario.load.accounts,
+            connections: scenario.send.connections.into(),
+            seed: scenario.load.seed,
+            shares: (!is_even).then(|| Zipf::new(scenario.subjects(), scenario.load.skew)),
+            ids: scenario.ids.shape,
+            duplicates: scenario.ids.duplicates,
+            late: (scenario.time.late, late),
+            disorder: (scenario.time.disorder, disorder * SECOND as u64),
+            start: start.nanoseconds(),
+            months,
+        })
+    }
+
+    fn month_of(&self, time: i64) -> usize {
+        self.months.partition_point(|from| *from <= time).saturating_sub(1)
     }
 }
 
-fn read_trace(text: &str, speed: u64) -> anyhow::Result<Vec<(i64, i64)>> {
-    let mut rows = Vec::new();
-    for line in text.lines().skip(1).filter(|line| !line.trim().is_empty()) {
-        let mut fields = line.trim().split(',');
-        let (Some(time), Some(value)) = (fields.next(), fields.next()) else {
-            anyhow::bail!("a line of the trace has fewer than two columns: {line:?}");
-        };
-        let time = Timestamp::parse(&format!("{}Z", time.trim_end_matches('Z').replace(' ', "T")))?;
-        rows.push((time.nanoseconds(), value.parse::<i64>()? * 100));
+/// Months from some time before the start to 40 days behind it: names, and first instants.
+fn months_around(start: Timestamp, before: i64) -> (Vec<String>, Vec<i64>) {
+    let utc = Zone::utc();
+    let mut period = utc.period_of(start.plus(-before));
+    let (mut names, mut firsts) = (Vec::new(), Vec::new());
+    loop {
+        let from = utc.month(period).from;
+        if from > start.plus(40 * DAY) {
+            return (names, firsts);
+        }
+        names.push(period.to_string());
+        firsts.push(from.nanoseconds());
+        period = period.next();
     }
-    rows.sort_unstable();
-    let first = rows.first().map(|(time, _)| *time).ok_or_else(|| anyhow::anyhow!("the trace is empty"))?;
-    Ok(rows.into_iter().map(|(time, value)| ((time - first) / speed as i64, value)).collect())
+}
+
+/// The account of a subject.
+pub(crate) fn account_of(subject: u32, accounts: u32) -> u32 {
+    subject % accounts
+}
+
+/// Writes the name of a subject behind what is there.
+pub(crate) fn write_subject(out: &mut String, run: &str, subject: u32) {
+    out.push_str(run);
+    out.push_str("-key-");
+    let mut digits = [b'0'; 10];
+    let (mut rest, mut at) = (subject, digits.len());
+    while rest > 0 || at > digits.len() - 6 {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    out.push_str(std::str::from_utf8(&digits[at..]).expect("digits are ASCII"));
 }
 
 /// The events of one connection.
@@ -93,96 +135,142 @@ pub(crate) struct Generator {
     plan: Arc<Plan>,
     random: Random,
     connection: u64,
+    /// Fresh events so far.
     number: u64,
+    /// All events so far.
+    position: u64,
     /// Events that may be sent again.
     recent: Vec<Generated>,
-    duplicates: u32,
-    late: u32,
-    disorder: u32,
-    /// Month of a day, so that calendars are asked once a day.
-    month: (i64, String),
-    pub(crate) oracle: Oracle,
 }
 
 const RECENT: usize = 4_096;
 
 impl Generator {
-    pub(crate) fn new(plan: Arc<Plan>, args: &LoadArgs, connection: u64) -> Self {
-        let seed = (args.seed << 16 ^ connection).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self {
-            plan,
-            random: Random(seed),
-            connection,
-            number: 0,
-            recent: Vec::with_capacity(RECENT),
-            // A client that mints ids never sends an event twice.
-            duplicates: if args.ids == Ids::Sequenced { 0 } else { args.duplicates },
-            late: args.late,
-            disorder: args.disorder,
-            month: (i64::MIN, String::new()),
-            oracle: Oracle::default(),
-        }
+    pub(crate) fn new(plan: Arc<Plan>, connection: u64) -> Self {
+        let random = Random::new(plan.seed, connection);
+        Self { plan, random, connection, number: 0, position: 0, recent: Vec::new() }
     }
 
-    pub(crate) fn subject(&self, account: u32) -> &str {
-        &self.plan.subjects[account as usize]
-    }
-
+    /// The next event of this connection. All connections together follow the pace, each event in turn.
     pub(crate) fn next(&mut self) -> Generated {
+        let place = self.position * self.plan.connections + self.connection;
+        self.position += 1;
+        let due = self.plan.pace.due(place);
         let roll = self.random.below(1_000) as u32;
-        if roll < self.duplicates && !self.recent.is_empty() {
+        if roll < self.plan.duplicates && !self.recent.is_empty() {
             let index = self.random.below(self.recent.len() as u64) as usize;
-            return Generated { is_duplicate: true, ..self.recent[index] };
+            return Generated { due, ..self.recent[index] };
         }
-        let generated = self.fresh();
-        let day = generated.time.div_euclid(DAY);
-        if self.month.0 != day {
-            self.month =
-                (day, self.plan.utc.period_of(Timestamp::from_nanoseconds(generated.time)).to_string());
-        }
-        self.oracle.add(generated.account, &self.month.1, generated.hundredths);
-        if self.recent.len() < RECENT {
-            self.recent.push(generated);
-        } else {
-            self.recent[(generated.number % RECENT as u64) as usize] = generated;
+        let generated = self.fresh(place, due);
+        let month = self.plan.month_of(generated.time);
+        let account = account_of(generated.subject, self.plan.accounts);
+        self.plan.oracle.add(account, month, generated.hundredths);
+        if self.plan.duplicates > 0 {
+            if self.recent.len() < RECENT {
+                self.recent.push(generated);
+            } else {
+                self.recent[(generated.number % RECENT as u64) as usize] = generated;
+            }
         }
         generated
     }
 
-    fn fresh(&mut self) -> Generated {
-        let point = self.random.next() >> 32;
-        let account =
-            self.plan.shares.partition_point(|share| *share <= point).min(self.plan.shares.len() - 1) as u32;
+    fn fresh(&mut self, place: u64, due: u64) -> Generated {
+        let plan = &self.plan;
+        let subject = match &plan.shares {
+            Some(shares) => shares.draw(&mut self.random),
+            None => self.random.below(plan.subjects.into()) as u32,
+        };
         let number = self.number;
         self.number += 1;
-        let mut back = 0;
         let roll = self.random.below(1_000) as u32;
-        if roll < self.late {
-            back = self.random.below(2 * DAY as u64) as i64;
-        } else if roll < self.late + self.disorder {
-            back = self.random.below(60 * SECOND as u64) as i64;
-        }
-        let (due, hundredths) = match self.plan.trace.len() {
-            0 => (0, 1 + self.random.below(99_999) as i64),
-            rows => {
-                let (turn, row) = (number as usize / rows, number as usize % rows);
-                let whole = self.plan.trace.last().map_or(0, |(time, _)| *time);
-                let (time, value) = self.plan.trace[row];
-                (turn as i64 * whole + time, value)
-            }
+        let back = if roll < plan.late.0 {
+            self.random.below(plan.late.1)
+        } else if roll < plan.late.0 + plan.disorder.0 {
+            self.random.below(plan.disorder.1)
+        } else {
+            0
         };
-        let time = self.plan.start.nanoseconds() - back;
-        Generated { account, time, hundredths, number, is_duplicate: false, due }
+        let drawn = 1 + self.random.below(99_999) as i64;
+        let hundredths = plan.pace.value(place).map_or(drawn, |value| value * 100);
+        // Both are far below 2^63: due times of a run are at most days.
+        let time = plan.start + due as i64 - back as i64;
+        Generated { subject, time, hundredths, number, due }
     }
 
-    /// 16 characters: the connection and the number.
-    pub(crate) fn id_of(&self, generated: &Generated) -> [u8; 16] {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let packed = self.connection << 48 | generated.number;
-        let mut id = [0; 16];
-        for (index, byte) in id.iter_mut().enumerate() {
-            *byte = HEX[(packed >> (60 - 4 * index) & 15) as usize];
+    /// Distinct events so far.
+    pub(crate) fn distinct(&self) -> u64 {
+        self.number
+    }
+
+    /// Writes what an event says as text.
+    pub(crate) fn write(&self, generated: &Generated, texts: &mut Texts) {
+        texts.subject.clear();
+        write_subject(&mut texts.subject, &self.plan.run, generated.subject);
+        texts.id.clear();
+        self.write_id(generated, &mut texts.id);
+        texts.picks.clear();
+        let mut choice = mix(self.connection << 48 ^ generated.number ^ self.plan.seed);
+        for (_, values) in &self.plan.dimensions {
+            texts.picks.push(below(choice, values.len() as u64) as usize);
+            choice = mix(choice);
         }
-        id
+    }
+
+    fn write_id(&self, generated: &Generated, id: &mut String) {
+        // A connection makes fewer than 2^48 events, so this number has no equal.
+        let unique = self.connection << 48 | generated.number;
+        match self.plan.ids {
+            IdShape::Sequenced => {}
+            IdShape::Hex16 => write_hex(id, unique, 16),
+            IdShape::Uuid => {
+                let (high, low) = (mix(unique), mix(!unique));
+                for (part, digits) in [(high >> 32, 8), (high >> 16, 4), (high & 0xfff | 0x4000, 4)] {
+                    write_hex(id, part, digits);
+                    id.push('-');
+                }
+                write_hex(id, low >> 48 & 0x3fff | 0x8000, 4);
+                id.push('-');
+                // The number itself keeps the ids of a connection apart; 74 shuffled bits keep connections apart.
+                write_hex(id, unique & 0xffff_ffff_ffff ^ mix(self.connection) & 0xffff_ffff_ffff, 12);
+            }
+            IdShape::Ulid => {
+                let milliseconds = generated.time.div_euclid(1_000_000) as u64;
+                write_base32(id, milliseconds, 10);
+                write_base32(id, mix(self.connection) & 0x7fff, 3);
+                write_base32(id, mix(unique), 13);
+            }
+            IdShape::Long => {
+                // A fixed width, so that all events have the same number of bytes.
+                let _ = write!(id, "urn:example:tenant:{:0>40}:request:", self.plan.run);
+                while id.len() < 112 {
+                    id.push('/');
+                }
+                write_hex(id, unique, 16);
+            }
+        }
     }
 }
+
+fn write_hex(out: &mut String, number: u64, digits: u32) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    push_digits(out, digits, |place| HEX[(number >> (4 * place) & 15) as usize]);
+}
+
+/// Digits of Crockford's base 32, as ULIDs have them.
+fn write_base32(out: &mut String, number: u64, digits: u32) {
+    const BASE32: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    push_digits(out, digits, |place| BASE32[(number >> (5 * place) & 31) as usize]);
+}
+
+/// Digits from the highest place down, 16 at most.
+fn push_digits(out: &mut String, digits: u32, digit: impl Fn(u32) -> u8) {
+    let mut ascii = [0; 16];
+    for (slot, place) in ascii.iter_mut().zip((0..digits).rev()) {
+        *slot = digit(place);
+    }
+    out.push_str(std::str::from_utf8(&ascii[..digits as usize]).expect("digits are ASCII"));
+}
+
+#[cfg(test)]
+mod tests;

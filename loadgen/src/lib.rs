@@ -1,26 +1,40 @@
 //! The load generator: a client like any other that knows to the last digit what it sent.
 //!
-//! Owns: synthetic load and trace replay, pacing, latencies, the raw sink for comparison, the oracle.
-//! Leaves to others: sending (`tallymark-client`), counting (a running server).
+//! Owns: scenarios, synthetic load and trace replay, pacing, latencies, raw sinks for comparison, the oracle, reports.
+//! Leaves to others: QUIC (`tallymark-client`), counting (a running server).
 //!
-//! Invariants: the load is a function of its settings and seed; latencies are from the intended send time; what is
+//! Invariants: the load is a function of its scenario and seed; latencies are from the intended send time; what is
 //! verified is what was acknowledged.
 #![allow(clippy::print_stdout)] // its output is its purpose
 
 mod api;
+mod catalog;
+mod cpu;
+mod disk;
 mod generator;
-mod load;
 mod oracle;
+mod pace;
+mod random;
+mod recorder;
 mod report;
+mod run;
+mod scenario;
 mod sink;
+mod target;
+mod timer;
+mod verify;
+mod worker;
+mod workers;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 pub use self::report::Report;
+use self::scenario::{BUILT_IN, Scenario};
+pub use self::scenario::{IdShape, ScenarioError, ScenarioStatus, Target};
 
 /// Throws load at a server and says what happened.
 #[derive(Debug, Parser)]
@@ -32,94 +46,71 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send load to a running `tallymark serve`.
+    /// Send load to a running `tallymark serve`, or to any endpoint that takes CloudEvents.
     Run(Box<LoadArgs>),
-    /// Be a raw QUIC sink: reads the same frames, answers with the same acks, does nothing else.
-    Sink {
-        /// Where to listen.
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-        /// Where the certificate goes.
-        #[arg(long)]
-        cert: PathBuf,
+    /// List the scenarios that are built in, or show one as the file that it is.
+    Scenarios {
+        /// The scenario to show.
+        name: Option<String>,
     },
+    /// Be a raw sink: read the same bytes, answer that all is well, do nothing else.
+    Sink(SinkArgs),
+    /// Be a client process of a run.
+    #[command(hide = true)]
+    Worker,
 }
 
-/// How events get their ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Ids {
-    /// 16 characters each.
-    Given,
-    /// Counted by the client.
-    Sequenced,
+#[derive(Debug, Args)]
+struct SinkArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Speak HTTP instead of QUIC.
+    #[arg(long, conflicts_with = "cert")]
+    http: bool,
+    /// Where the certificate goes (QUIC).
+    #[arg(long, required_unless_present = "http")]
+    cert: Option<PathBuf>,
 }
 
 /// Settings of a run.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
+    /// Name of a scenario (see `loadgen scenarios`), or path of a TOML file.
+    #[arg(default_value = "line-rate")]
+    scenario: String,
     /// QUIC address of the server.
     #[arg(long, default_value = "127.0.0.1:7411")]
-    pub quic: SocketAddr,
+    quic: SocketAddr,
     /// HTTP address of the server.
     #[arg(long, default_value = "http://127.0.0.1:7410")]
-    pub url: String,
+    url: String,
     /// A token with the role admin and all sources.
-    #[arg(long, env = "TALLYMARK_TOKEN")]
-    pub token: String,
-    /// Certificate that is trusted (PEM).
-    #[arg(long, default_value = "tallymark-data/dev-cert.pem")]
-    pub cert: PathBuf,
-    /// Events to send, duplicates included.
-    #[arg(long, default_value_t = 1_000_000)]
-    pub events: u64,
-    /// Accounts, each with one subject.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub accounts: u32,
-    /// Zipf exponent of the accounts' shares, in hundredths; 0 is even.
-    #[arg(long, default_value_t = 100)]
-    pub skew: u32,
-    /// Duplicates in 1,000 events.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=900))]
-    pub duplicates: u32,
-    /// Events in 1,000 that are up to two days late.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    pub late: u32,
-    /// Events in 1,000 that are up to a minute out of order.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    pub disorder: u32,
-    /// How events get their ids.
-    #[arg(long, value_enum, default_value = "given")]
-    pub ids: Ids,
-    /// Events of a batch.
-    #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    pub batch: u32,
-    /// Unacknowledged batches of a connection.
-    #[arg(long, default_value_t = 16)]
-    pub in_flight: usize,
-    /// Connections.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub connections: u32,
-    /// Events per second, open loop; 0 is as fast as acks allow.
-    #[arg(long, default_value_t = 0)]
-    pub rate: u64,
-    /// Replay a CSV trace (`TIMESTAMP,COLUMN,…`): its pace and its first column's values, over and over.
+    #[arg(long, env = "TALLYMARK_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Certificates that are trusted (PEM) [default with QUIC: tallymark-data/dev-cert.pem].
     #[arg(long)]
-    pub trace: Option<PathBuf>,
-    /// How much faster than the trace.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub speed: u64,
-    /// Seed of the load.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// First send the same bytes to a raw sink, for the ratio.
+    cert: Option<PathBuf>,
+    /// Send to this URL instead of Tallymark: no catalog is made, and nothing can be verified.
+    #[arg(long, conflicts_with = "verify")]
+    endpoint: Option<String>,
+    /// A header of every HTTP request, `Name: value`; may be said again.
     #[arg(long)]
-    pub sink: bool,
-    /// Afterwards cut, pull the charges, and compare them with what was acknowledged, to the last digit.
+    header: Vec<String>,
+    /// Send the same load to a raw sink before and after, for the ratio.
     #[arg(long)]
-    pub verify: bool,
+    compare_sink: bool,
+    /// Afterwards cut, pull the charges, and compare them with what was sent, to the last digit.
+    #[arg(long)]
+    verify: bool,
+    /// Run even if the server's disk seems too small.
+    #[arg(long)]
+    ignore_disk: bool,
     /// Write the report to a file, as JSON.
     #[arg(long)]
-    pub json: Option<PathBuf>,
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    flags: scenario::flags::ScenarioFlags,
 }
 
 /// Runs a command; `false` says that verification failed.
@@ -127,17 +118,47 @@ pub struct LoadArgs {
 /// # Errors
 /// Whatever keeps the load from being sent.
 pub fn run(cli: Cli) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match cli.command {
-        Command::Sink { listen, cert } => runtime.block_on(sink::serve(listen, &cert)).map(|()| true),
+        Command::Worker => worker::run().map(|()| true),
+        Command::Scenarios { name } => show_scenarios(name.as_deref()).map(|()| true),
+        Command::Sink(args) => {
+            let runtime = runtime()?;
+            match &args.cert {
+                Some(cert) => runtime.block_on(sink::quic::serve(args.listen, cert))?,
+                None => runtime.block_on(sink::http::serve(args.listen))?,
+            }
+            Ok(true)
+        }
         Command::Run(args) => {
-            let report = runtime.block_on(load::run(&args))?;
+            let report = run::run(&args, &runtime()?)?;
             print!("{report}");
             if let Some(path) = &args.json {
-                let bytes = serde_json::to_vec_pretty(&report.to_json())?;
-                std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+                write(path, &serde_json::to_vec_pretty(&report.to_json())?)?;
             }
             Ok(report.is_verified())
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn show_scenarios(name: Option<&str>) -> Result<()> {
+    let Some(name) = name else {
+        for built_in in BUILT_IN {
+            let scenario = Scenario::parse(built_in.name, built_in.text)?;
+            println!("{:16} {}", built_in.name, scenario.about);
+        }
+        return Ok(());
+    };
+    let found = BUILT_IN.iter().find(|built_in| built_in.name == name);
+    let status = ScenarioStatus::NameMustBeKnown;
+    let found = found.ok_or_else(|| ScenarioError { scenario: name.to_string(), line: None, status })?;
+    print!("{}", found.text);
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! A raw QUIC sink: reads frames, answers with acks, does nothing else. The denominator of every ratio.
+//! A raw QUIC sink: reads frames, answers with acks.
 //!
-//! Owns: the same transport settings and envelope as the server. Invariants: nothing is checked, kept or written.
+//! Owns: the same transport settings and envelope as the server.
 
 use std::net::SocketAddr;
 use std::path::Path;
