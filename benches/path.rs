@@ -138,6 +138,7 @@ fn rating(criterion: &mut Criterion) {
         .map(|hour| SliceMeasure {
             slice: Span::new(window.from.plus(hour * HOUR), window.from.plus((hour + 1) * HOUR)),
             measure: Measure::Scalar(Exact::new(i128::from(200_000 + hour), 0)),
+            covered: Exact::ZERO,
             event_count: 1_000,
             event_digest: 1,
         })

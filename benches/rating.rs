@@ -205,6 +205,7 @@ fn position_of_a_cell(criterion: &mut Criterion) {
         .map(|n| SliceMeasure {
             slice: window,
             measure: Measure::Scalar(Exact::new(n * 137 * 10i128.pow(18), 18)),
+            covered: Exact::ZERO,
             event_count: 1,
             event_digest: 1,
         })

@@ -46,7 +46,8 @@ pub(crate) fn explain_january(lines: &[ChargeLine], story: &Story, proofs: &mut 
             as_of: window.until,
         };
         let measure = Measure::Scalar(quantity);
-        let measure = SliceMeasure { slice: window, measure, event_count: 1, event_digest: 0 };
+        let measure =
+            SliceMeasure { slice: window, measure, covered: Exact::ZERO, event_count: 1, event_digest: 0 };
         let slices = if quantity.is_zero() { Vec::new() } else { vec![measure] };
         let explanation = explain(&terms, &slices)?;
         println!("  {price}");

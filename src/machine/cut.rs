@@ -16,10 +16,10 @@ use std::sync::Arc;
 use billing::catalog::{Account, Catalog, Entity, GrantKind, Meter, PriceTimeline, PricingModel};
 use billing::charges::{ChargeLine, Component, Corrects, LineKey, PostingClass};
 use billing::rating::account::{
-    AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
+    AccountTerms, BillLine, CoveredUnits, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
 };
 use billing::rating::models::{Flat, Model, Payment};
-use billing::rating::{ActiveTerm, Measure, RatingStatus, SliceMeasure, WindowTerms, explain, position};
+use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, Subject, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
@@ -28,11 +28,11 @@ use wire::control::{Cut, RatingFailure, WindowFinal};
 
 use crate::cells::{Cells, MergedCell};
 use crate::due::DueIndex;
-use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::measure::MeasureRule;
 use crate::metering_plan::program_index;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, active_spans_of, slice_of};
+use crate::units::key_of_use;
 
 /// Usage that fits no row of its matrix price and waits for a version that has one; the rest of its account is charged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,14 +217,6 @@ impl Rater<'_> {
             &affected.windows
         };
         let issued = self.issued_of(account, windows, is_whole);
-        let mut prices = Vec::new();
-        for (subscription, window_from) in windows {
-            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-            assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
-            let issued = of_window(&issued, subscription, *window_from);
-            self.rate_window(schedules, terms, subscription, window, issued, &mut prices)?;
-        }
-        let bill = self.account_position(terms, entity, has_agreements, &prices);
         let of_account = |status: RatingStatus| RatingFailure {
             account: account.clone(),
             subscription: None,
@@ -232,6 +224,16 @@ impl Rater<'_> {
             window_from: None,
             status: status.to_string(),
         };
+        let covered = self.covered(schedules, terms, entity, windows).map_err(of_account)?;
+        let mut prices = Vec::new();
+        for (subscription, window_from) in windows {
+            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
+            assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
+            let issued = of_window(&issued, subscription, *window_from);
+            let window = RatedWindow { account: terms, subscription, window, covered: &covered };
+            self.rate_window(schedules, window, issued, &mut prices)?;
+        }
+        let bill = self.account_position(terms, entity, has_agreements, &prices, covered);
         let bill = bill.map_err(of_account)?;
         self.difference(terms, entity, &bill, &issued).map_err(|status| of_account(status.into()))
     }
@@ -254,12 +256,13 @@ impl Rater<'_> {
     }
 
     /// What the account's windows are worth: prices, and what is agreed around them.
-    fn account_position(
+    pub(crate) fn account_position(
         &self,
         account: &Account,
         entity: &Entity,
         has_agreements: bool,
         prices: &[RatedPrice<'_>],
+        covered: CoveredUnits,
     ) -> Result<Vec<BillLine>, RatingStatus> {
         let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
         let price = |id: &PriceId| self.catalog.price(id);
@@ -289,11 +292,20 @@ impl Rater<'_> {
             is_final: &|window| window.until <= self.final_through,
             as_of: self.cut.at,
         };
-        account_position(&terms, prices)
+        let mut bill = account_position(&terms, prices)?;
+        if !covered.is_empty() {
+            bill.extend(covered.lines);
+            bill.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        Ok(bill)
     }
 
     /// All windows of an account that were charged or have a subscription, besides the affected ones.
-    fn windows_of(&self, account: &Account, affected: &Affected) -> BTreeSet<(SubscriptionId, Timestamp)> {
+    pub(crate) fn windows_of(
+        &self,
+        account: &Account,
+        affected: &Affected,
+    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
         let mut windows = affected.windows.clone();
         windows.extend(self.issued.windows_of(&account.id));
         for subscription in self.catalog.subscriptions_of_account(&account.id) {
@@ -315,12 +327,10 @@ impl Rater<'_> {
         windows
     }
 
-    fn rate_window<'c>(
+    pub(crate) fn rate_window<'c>(
         &'c self,
         schedules: &mut Schedules,
-        account: &'c Account,
-        subscription: &SubscriptionId,
-        window: Span,
+        RatedWindow { account, subscription, window, covered }: RatedWindow<'_>,
         issued: &[(&LineKey, &Worth)],
         rated: &mut Vec<RatedPrice<'c>>,
     ) -> Result<(), RatingFailure> {
@@ -339,27 +349,33 @@ impl Rater<'_> {
         prices.sort_by(|a, b| a.id().cmp(b.id()));
         prices.dedup_by(|a, b| a.id() == b.id());
         for price in prices {
-            let charge = Charge { account, subscription, price, window };
-            let rated_price =
-                self.rated_price(schedules, &charge, &active).map_err(|status| RatingFailure {
+            let charge = Charge { account, subscription, price, window, covered };
+            let position =
+                self.price_position(schedules, &charge, &active).map_err(|status| RatingFailure {
                     account: account.id.clone(),
                     subscription: Some(subscription.clone()),
                     price: Some(price.id().clone()),
                     window_from: Some(window.from),
                     status: status.to_string(),
                 })?;
-            rated.extend(rated_price);
+            rated.extend(position.map(|(active, lines)| RatedPrice {
+                subscription,
+                price,
+                window,
+                active,
+                lines,
+            }));
         }
         Ok(())
     }
 
-    /// The position of one price in one window, per group; `None` where its plan was not active.
-    fn rated_price<'c>(
-        &'c self,
+    /// Where a price's plan is active in a window, and its position there, per group; `None` where it is not active.
+    fn price_position(
+        &self,
         schedules: &mut Schedules,
-        charge: &Charge<'c>,
+        charge: &Charge<'_>,
         active: &[ActiveSpan],
-    ) -> Result<Option<RatedPrice<'c>>, RatingStatus> {
+    ) -> Result<Option<(Vec<Span>, GroupLines)>, RatingStatus> {
         let Some((under_plan, groups)) = self.groups(schedules, charge, active)? else { return Ok(None) };
         let mut lines = Vec::new();
         for (group, slices) in &groups {
@@ -367,16 +383,10 @@ impl Rater<'_> {
             let position = position(&self.window_terms(charge, &under_plan, group), &measures)?;
             lines.extend(position.into_iter().map(|line| (group.clone(), line)));
         }
-        Ok(Some(RatedPrice {
-            subscription: charge.subscription,
-            price: charge.price,
-            window: charge.window,
-            active: under_plan.iter().map(|term| term.span).collect(),
-            lines,
-        }))
+        Ok(Some((under_plan.iter().map(|term| term.span).collect(), lines)))
     }
 
-    fn window_terms<'t>(
+    pub(crate) fn window_terms<'t>(
         &'t self,
         charge: &Charge<'t>,
         active: &'t [ActiveTerm],
@@ -394,7 +404,7 @@ impl Rater<'_> {
     }
 
     /// Where a price's plan is active in a window, and what was used of it, per group; `None` where it is not active.
-    fn groups(
+    pub(crate) fn groups(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
@@ -422,88 +432,6 @@ impl Rater<'_> {
         Ok(Some((under_plan, groups)))
     }
 
-    /// How what an account's windows are worth comes about: those that start in a span, in order of time.
-    pub(crate) fn explain(
-        &self,
-        account: &AccountId,
-        windows: Span,
-    ) -> Result<Vec<ExplainedWindow>, RatingFailure> {
-        let (terms, entity) = account_and_entity(self.catalog, account);
-        let mut schedules = Schedules::default();
-        let all = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() });
-        let issued: Vec<(&LineKey, &Worth)> = self.issued.of_account(account).collect();
-        let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Timestamp, ExplainedWindow>::new());
-        let failed = |status: RatingStatus| RatingFailure {
-            account: account.clone(),
-            subscription: None,
-            price: None,
-            window_from: None,
-            status: status.to_string(),
-        };
-        for (subscription, window_from) in &all {
-            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-            let charged = of_window(&issued, subscription, *window_from);
-            self.rate_window(&mut schedules, terms, subscription, window, charged, &mut rated)?;
-            if windows.from <= window.from && window.from < windows.until {
-                let prices =
-                    self.explain_prices(&mut schedules, terms, subscription, window).map_err(failed)?;
-                let whole = explained
-                    .entry(window.from)
-                    .or_insert_with(|| ExplainedWindow::new(window, terms.currency));
-                whole.prices.extend(prices);
-            }
-        }
-        let bill = self.account_position(terms, entity, true, &rated).map_err(failed)?;
-        for line in bill {
-            if windows.from <= line.window.from && line.window.from < windows.until {
-                // What is agreed may reach beyond all that is subscribed to.
-                let nothing = || ExplainedWindow::new(line.window, terms.currency);
-                explained.entry(line.window.from).or_insert_with(nothing).add(line);
-            }
-        }
-        // Both passes over a window's prices find it.
-        let set_aside: BTreeSet<SetAside> = self.set_aside.take().into_iter().collect();
-        for waiting in set_aside {
-            let window = terms.time_zone.month(terms.time_zone.period_of(waiting.window_from));
-            if windows.from <= window.from && window.from < windows.until {
-                let nothing = || ExplainedWindow::new(window, terms.currency);
-                explained.entry(window.from).or_insert_with(nothing).set_aside.push(waiting);
-            }
-        }
-        explained.values().for_each(ExplainedWindow::assert_complete);
-        Ok(explained.into_values().filter(|window| !window.is_empty()).collect())
-    }
-
-    fn explain_prices(
-        &self,
-        schedules: &mut Schedules,
-        account: &Account,
-        subscription: &SubscriptionId,
-        window: Span,
-    ) -> Result<Vec<ExplainedPrice>, RatingStatus> {
-        let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
-            .into_iter()
-            .filter(|active| active.span.overlaps(window) && !active.is_trial)
-            .collect();
-        let plans: BTreeSet<_> = active.iter().map(|active| &active.plan).collect();
-        let mut explained = Vec::new();
-        for price in plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan)) {
-            let charge = Charge { account, subscription, price, window };
-            let Some((under_plan, groups)) = self.groups(schedules, &charge, &active)? else { continue };
-            for (group, slices) in &groups {
-                let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-                let explanation = explain(&self.window_terms(&charge, &under_plan, group), &measures)?;
-                explained.push(ExplainedPrice {
-                    subscription: subscription.clone(),
-                    price: price.id().clone(),
-                    group: group.clone(),
-                    explanation,
-                });
-            }
-        }
-        Ok(explained)
-    }
-
     /// The merged measures of a price's meters in a window: per group, one per slice of the subscription.
     ///
     /// Groups of a matrix that take the same row are one: each row counts its own units. Usage that a matrix sets aside
@@ -518,6 +446,7 @@ impl Rater<'_> {
         let meters = self.priced_meters(timeline);
         let mut set_aside = 0;
         let mut used: BTreeMap<GroupTexts, BTreeMap<Timestamp, SliceUse>> = BTreeMap::new();
+        let may_be_covered = !charge.covered.is_empty() && timeline.model() != PricingModel::Capacity;
         for (index, meter) in meters.iter().enumerate() {
             let mut different: BTreeSet<&Group> = BTreeSet::new();
             for (slice, cell) in self.cells_of(schedules, charge, active, meter.program) {
@@ -529,6 +458,9 @@ impl Rater<'_> {
                 let nothing = || SliceUse::nothing(slice, meters.len());
                 let slice = used.entry(group).or_default().entry(slice.from).or_insert_with(nothing);
                 slice.meters[index].value.merge(&cell.value);
+                if may_be_covered {
+                    slice.groups.insert(texts_of(meter, cell.group));
+                }
             }
             if different.len() as u64 > meter.terms.groups_max() {
                 return Err(RatingStatus::GroupsMustFit);
@@ -554,13 +486,20 @@ impl Rater<'_> {
         }
         let merged_of = |(group, slices): (GroupTexts, BTreeMap<Timestamp, SliceUse>)| {
             let slices: Vec<SliceUse> = slices.into_values().collect();
-            Ok((group, merged_slices(timeline, charge.window, &meters, &slices)?))
+            let mut merged = merged_slices(timeline, charge.window, &meters, &slices)?;
+            for (merged, slice) in merged.iter_mut().zip(&slices) {
+                for group in &slice.groups {
+                    let key = key_of_use(charge, group.clone(), slice.slice.from);
+                    merged.cover(charge.covered.of(&meters[0].terms.id, &key))?;
+                }
+            }
+            Ok((group, merged))
         };
         used.into_iter().map(merged_of).collect()
     }
 
     /// The meters of a price, as the plan executes them.
-    fn priced_meters(&self, price: &PriceTimeline) -> Vec<PricedMeter<'_>> {
+    pub(crate) fn priced_meters(&self, price: &PriceTimeline) -> Vec<PricedMeter<'_>> {
         let meters = price.meters().map(|id| {
             let program = program_index(self.plan, id).expect("every meter has a program");
             let names = &self.plan.programs[program as usize];
@@ -572,7 +511,7 @@ impl Rater<'_> {
     }
 
     /// The cells of a meter that belong to a subscription under the price's plan in a window, each with its slice.
-    fn cells_of(
+    pub(crate) fn cells_of(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
@@ -655,7 +594,15 @@ impl Rater<'_> {
         let currency = account.currency;
         let period = self.open_period(entity, original);
         let minor = after.rounded.checked_sub(before.rounded).ok_or(ExactStatus::AmountMustFit)?;
-        let meter = key.price.as_ref().and_then(|price| self.catalog.price(price)?.meter().cloned());
+        let meter = match key.component {
+            Component::Charge => {
+                key.price.as_ref().and_then(|price| self.catalog.price(price)?.meter().cloned())
+            }
+            Component::Covered => {
+                self.catalog.grant(grant_of(&key.term)).and_then(|grant| grant.meter.clone())
+            }
+            _ => None,
+        };
         Ok(ChargeLine {
             batch: self.batch,
             line: 0,
@@ -665,7 +612,7 @@ impl Rater<'_> {
             price_version: key.price_version,
             component: key.component,
             term: key.term.clone(),
-            meter: meter.filter(|_| key.component == Component::Charge),
+            meter,
             group: key.group.clone(),
             window,
             slice,
@@ -692,10 +639,12 @@ impl Rater<'_> {
         match key.component {
             Component::Minimum | Component::TrueUp => PostingClass::TrueUp,
             Component::Drawdown => PostingClass::PrepaidDraw,
-            Component::Credit => match self.catalog.grant(grant_of(&key.term)).map(|grant| grant.kind) {
-                Some(GrantKind::Promotional) => PostingClass::Promotional,
-                Some(GrantKind::Paid) | None => PostingClass::PrepaidDraw,
-            },
+            Component::Credit | Component::Covered => {
+                match self.catalog.grant(grant_of(&key.term)).map(|grant| grant.kind) {
+                    Some(GrantKind::Promotional) => PostingClass::Promotional,
+                    Some(GrantKind::Paid) | None => PostingClass::PrepaidDraw,
+                }
+            }
             Component::Charge | Component::Discount | Component::Maximum | Component::Overage => {
                 let Some(price) = price.filter(|price| price.model() == PricingModel::Flat) else {
                     return PostingClass::EarnedUsage;
@@ -711,7 +660,7 @@ impl Rater<'_> {
 
     /// The first period from `period` on that is open: the first cut after a period's grace is the last to post to it, so
     /// that what becomes due when a window is final still belongs to its own period.
-    fn open_period(&self, entity: &Entity, period: Period) -> Period {
+    pub(crate) fn open_period(&self, entity: &Entity, period: Period) -> Period {
         let mut open = period;
         while entity.time_zone.month(open).until <= self.closed_through {
             open = open.next();
@@ -779,7 +728,7 @@ impl Rater<'_> {
 }
 
 /// The lines of one window among those of an account, in order of keys.
-fn of_window<'l, 'k>(
+pub(crate) fn of_window<'l, 'k>(
     issued: &'l [(&'k LineKey, &'k Worth)],
     subscription: &SubscriptionId,
     window_from: Timestamp,
@@ -791,8 +740,11 @@ fn of_window<'l, 'k>(
     &issued[from..from + after]
 }
 
+/// Lines of a position, each with its group.
+type GroupLines = Vec<(GroupTexts, PositionLine)>;
+
 /// What was used in a window, per group, one slice after the other.
-type Groups = BTreeMap<GroupTexts, Vec<MergedSlice>>;
+pub(crate) type Groups = BTreeMap<GroupTexts, Vec<MergedSlice>>;
 
 /// A meter of a price.
 pub(crate) struct PricedMeter<'a> {
@@ -809,6 +761,8 @@ pub(crate) struct PricedMeter<'a> {
 struct SliceUse {
     slice: Span,
     meters: Vec<MeterUse>,
+    /// The meter's groups that were used, where grants in units may cover them.
+    groups: BTreeSet<GroupTexts>,
 }
 
 #[derive(Clone)]
@@ -821,12 +775,13 @@ struct MeterUse {
 
 impl SliceUse {
     fn nothing(slice: Span, meters: usize) -> Self {
-        Self { slice, meters: vec![MeterUse { value: CellValue::default(), weighted: Exact::ZERO }; meters] }
+        let nothing = MeterUse { value: CellValue::default(), weighted: Exact::ZERO };
+        Self { slice, meters: vec![nothing; meters], groups: BTreeSet::new() }
     }
 }
 
 /// The group of a price that a meter's group counts in; `None` if it is set aside.
-fn counted_group(
+pub(crate) fn counted_group(
     price: &PriceTimeline,
     slice: Span,
     meter: &PricedMeter<'_>,
@@ -836,9 +791,13 @@ fn counted_group(
     if price.model() == PricingModel::Capacity {
         return price.counted_group(slice.from, GroupTexts::new());
     }
+    price.counted_group(slice.from, texts_of(meter, group))
+}
+
+/// The texts of a meter's group.
+pub(crate) fn texts_of(meter: &PricedMeter<'_>, group: &Group) -> GroupTexts {
     let texts = meter.group_by.iter().zip(group.iter());
-    let texts = texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string())));
-    price.counted_group(slice.from, texts.collect())
+    texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string()))).collect()
 }
 
 /// The quantities of a group's slices, in order of time.
@@ -851,6 +810,7 @@ fn merged_slices(
     let nothing = |slice: &SliceUse| MergedSlice {
         slice: slice.slice,
         quantities: Vec::with_capacity(meters.len()),
+        covered: Exact::ZERO,
         events: None,
         event_count: 0,
         event_digest: 0,
@@ -887,9 +847,11 @@ impl PricedMeter<'_> {
 }
 
 /// What all shards and subjects together used in a slice: one quantity for each meter of the price.
-struct MergedSlice {
+pub(crate) struct MergedSlice {
     slice: Span,
     quantities: Vec<Exact>,
+    /// Units that grants cover, and that are no longer in the quantity.
+    covered: Exact,
     /// The values of single events, if the price prices them one by one.
     events: Option<Vec<Exact>>,
     event_count: u64,
@@ -897,15 +859,31 @@ struct MergedSlice {
 }
 
 impl MergedSlice {
-    fn measure(&self) -> SliceMeasure<'_> {
+    /// Takes covered units off what is priced.
+    fn cover(&mut self, units: Exact) -> Result<(), ExactStatus> {
+        self.quantities[0] = self.quantities[0].subtract(units)?;
+        self.covered = self.covered.add(units)?;
+        Ok(())
+    }
+
+    pub(crate) fn measure(&self) -> SliceMeasure<'_> {
         let measure = match (&self.events, self.quantities.as_slice()) {
             (Some(events), _) => Measure::Sequence(events),
             (None, [quantity]) => Measure::Scalar(*quantity),
             (None, quantities) => Measure::Dimensions(quantities),
         };
         let (event_count, event_digest) = (self.event_count, self.event_digest);
-        SliceMeasure { slice: self.slice, measure, event_count, event_digest }
+        SliceMeasure { slice: self.slice, measure, covered: self.covered, event_count, event_digest }
     }
+}
+
+/// One subscription in one window.
+#[derive(Clone, Copy)]
+pub(crate) struct RatedWindow<'a> {
+    pub(crate) account: &'a Account,
+    pub(crate) subscription: &'a SubscriptionId,
+    pub(crate) window: Span,
+    pub(crate) covered: &'a CoveredUnits,
 }
 
 /// One price of one subscription in one window.
@@ -914,6 +892,8 @@ pub(crate) struct Charge<'a> {
     pub(crate) subscription: &'a SubscriptionId,
     pub(crate) price: &'a PriceTimeline,
     pub(crate) window: Span,
+    /// What grants in units cover of the account's use.
+    pub(crate) covered: &'a CoveredUnits,
 }
 
 /// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a
@@ -921,11 +901,12 @@ pub(crate) struct Charge<'a> {
 pub(crate) fn original_period(catalog: &Catalog, entity: &Entity, window: Span, key: &LineKey) -> Period {
     let price = key.price.as_ref().and_then(|price| catalog.price(price));
     let is_of_slice = match key.component {
-        Component::Charge => true,
+        Component::Charge | Component::Covered => true,
         Component::Credit => is_of_charge(&key.term),
         _ => false,
     };
-    let is_usage = price.is_some_and(|price| price.model() != PricingModel::Flat);
+    let is_usage =
+        key.component == Component::Covered || price.is_some_and(|price| price.model() != PricingModel::Flat);
     let starts_inside = key.slice_from != window.from;
     let (from, until) = (window.from.nanoseconds(), window.until.nanoseconds());
     let instant = if is_of_slice && (is_usage || starts_inside) {

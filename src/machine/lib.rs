@@ -9,6 +9,7 @@
 //! - Sealed is sealed: a batch that was sealed is loaded, never derived again, and every later one chains to it.
 
 mod batch;
+mod bill;
 mod cells;
 pub mod completeness;
 mod control;
@@ -28,6 +29,7 @@ mod recovery;
 mod replay;
 mod snapshots;
 mod stored;
+mod units;
 mod usage_log;
 pub mod usage_query;
 mod what_if;

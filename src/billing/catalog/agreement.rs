@@ -3,7 +3,9 @@
 //! Owns: their fields, and the rules that they keep by themselves. Leaves to others: rules between resources (`state`),
 //! what they make of charges (`rating::commitment`, `rating::credits`, `rating::account`).
 
-use domain::{AccountId, CommitmentId, Decimal, Exact, GrantId, PriceId, SubscriptionId, Timestamp, Zone};
+use domain::{
+    AccountId, CommitmentId, Decimal, Exact, GrantId, MeterId, PriceId, SubscriptionId, Timestamp, Zone,
+};
 use serde::{Deserialize, Serialize};
 
 use super::status::Rule;
@@ -129,7 +131,7 @@ pub struct GrantRollover {
     pub max: Decimal,
 }
 
-/// A credit grant: a balance that pays charges before the customer does.
+/// A credit grant: a balance that pays charges before the customer does, or units that it covers before they are priced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreditGrant {
@@ -139,9 +141,12 @@ pub struct CreditGrant {
     pub account: AccountId,
     /// Paid for or given away.
     pub kind: GrantKind,
-    /// The amount, in the account's currency.
+    /// The amount, in the account's currency, or in units of the meter.
     #[serde(deserialize_with = "text::decimal")]
     pub amount: Decimal,
+    /// The meter whose units it covers before they are priced; without it the grant is money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meter: Option<MeterId>,
     /// Lower numbers are drawn first; 0 if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
@@ -171,19 +176,24 @@ pub struct CreditGrant {
 impl CreditGrant {
     /// Instants at which it is given, given again and expires, whether it is voided or not: bounds of slices.
     pub fn bounds(&self, zone: &Zone) -> Vec<Timestamp> {
-        let grant = Grant {
+        let grant = Grant { voided_at: None, ..self.to_grant(0, |_| Exact::ZERO) };
+        let drawn = draw(&[grant], &[], zone, Timestamp::END).expect("nothing is given, and nothing due");
+        drawn.lots.iter().flat_map(|lot| [lot.from, lot.until]).collect()
+    }
+
+    /// The same to rating; `amount_of` says what an amount is in the unit in which it is drawn.
+    pub(crate) fn to_grant(&self, created: u64, amount_of: impl Fn(Decimal) -> Exact) -> Grant {
+        Grant {
             id: self.id.to_string(),
-            priority: 0,
-            created: 0,
-            amount: Exact::ZERO,
+            priority: self.priority.unwrap_or(0),
+            created,
+            amount: amount_of(self.amount),
             from: self.from,
             until: self.until,
             recurrence: self.every.map(RecurrenceEvery::recurrence),
-            rollover_max: Exact::ZERO,
-            voided_at: None,
-        };
-        let drawn = draw(&[grant], &[], zone, Timestamp::END).expect("nothing is given, and nothing due");
-        drawn.lots.iter().flat_map(|lot| [lot.from, lot.until]).collect()
+            rollover_max: self.rollover.map_or(Exact::ZERO, |rollover| amount_of(rollover.max)),
+            voided_at: self.voided_at,
+        }
     }
 
     /// The rules that a grant keeps by itself.
@@ -197,7 +207,8 @@ impl CreditGrant {
         let rollover_max = self.rollover.map(|rollover| rollover.max);
         let is_negative = [Some(self.amount), rollover_max].into_iter().flatten().any(Decimal::is_negative);
         let rolls_nowhere = self.rollover.is_some() && self.every.is_none();
-        if is_negative || rolls_nowhere || self.every == Some(RecurrenceEvery::Days(0)) {
+        let prices_units = self.meter.is_some() && !self.prices.is_empty();
+        if is_negative || rolls_nowhere || prices_units || self.every == Some(RecurrenceEvery::Days(0)) {
             return Err(Rule::GrantMustHold);
         }
         Ok(())

@@ -152,7 +152,18 @@ impl Catalog {
 
     fn check_grant(&self, grant: &CreditGrant) -> Result<Change, Rule> {
         let account = self.account(&grant.account).ok_or(missing("account", &grant.account))?;
-        check_currency(account.currency, [Some(grant.amount), grant.rollover.map(|rollover| rollover.max)])?;
+        match &grant.meter {
+            None => {
+                let rollover = grant.rollover.map(|rollover| rollover.max);
+                check_currency(account.currency, [Some(grant.amount), rollover])?;
+            }
+            Some(id) => {
+                let meter = self.meter(id).ok_or(missing("meter", id))?;
+                if !matches!(meter.aggregation, Aggregation::Sum | Aggregation::Count) {
+                    return Err(Rule::MeterMustAddUp);
+                }
+            }
+        }
         self.check_scope(&grant.account, &grant.subscriptions, &grant.prices)?;
         let Some(versions) = self.grants.get(&grant.id) else { return Ok(Change::Create) };
         let (_, before) = versions.last().expect("a grant has at least one version");

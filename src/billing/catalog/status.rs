@@ -59,6 +59,8 @@ pub enum Rule {
     ReferenceMustExist(String),
     /// A percentage prices single events, which only a meter of aggregation `each` keeps.
     MeterMustKeepEvents,
+    /// Units that are covered one after the other are of a meter that adds up: a sum or a count.
+    MeterMustAddUp,
     /// A subscription's plan is priced in another currency than its account pays in.
     CurrencyMustMatchAccount,
     /// What cannot change without a new id; the text says what.
@@ -103,6 +105,7 @@ impl Rule {
             Rule::AmountMustFitCurrency => "amount_must_fit_currency",
             Rule::ReferenceMustExist(_) => "reference_must_exist",
             Rule::MeterMustKeepEvents => "meter_must_keep_events",
+            Rule::MeterMustAddUp => "meter_must_add_up",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
             Rule::MustNotChange(_) => "must_not_change",
         }
@@ -140,7 +143,8 @@ impl fmt::Display for Rule {
             Rule::CommitmentMustHold(status) => status.fmt(f),
             Rule::ThresholdsMustHold(status) => status.fmt(f),
             Rule::GrantMustHold => f.write_str(
-                "amounts of a grant are zero or more, `rollover` needs `every`, and `days` are 1 or more",
+                "amounts of a grant are zero or more, `rollover` needs `every`, `days` are 1 or more, and a grant in units \
+                 of a `meter` names no `prices`",
             ),
             Rule::TermMustFitWindows => f.write_str(
                 "a commitment starts, changes and ends at the first instant of a month in the account's time zone",
@@ -151,6 +155,9 @@ impl fmt::Display for Rule {
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
             Rule::MeterMustKeepEvents => f.write_str(
                 "a percentage prices each event by itself; its meter needs the aggregation `each`, which keeps them",
+            ),
+            Rule::MeterMustAddUp => f.write_str(
+                "a grant covers units one by one; its meter needs the aggregation `sum` or `count`",
             ),
             Rule::CurrencyMustMatchAccount => f.write_str(
                 "the plan is priced in another currency than the account pays in; use a plan in its currency",

@@ -69,7 +69,7 @@ pub struct ChargeLine {
     pub component: Component,
     /// What it came from: the number of a discount, the id of a commitment or a lot of a credit grant; else empty.
     pub term: String,
-    /// What was measured; none for a recurring amount.
+    /// What was measured or covered; none for a recurring amount and for money.
     pub meter: Option<MeterId>,
     /// Texts of the group-by dimensions.
     pub group: BTreeMap<String, String>,

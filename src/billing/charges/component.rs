@@ -24,4 +24,6 @@ pub enum Component {
     Drawdown,
     /// What a credit grant pays; below zero.
     Credit,
+    /// Units that a credit grant covers before they are priced; without amount.
+    Covered,
 }

@@ -403,7 +403,13 @@ impl Slice {
             [quantity] => Measure::Scalar(*quantity),
             quantities => Measure::Dimensions(quantities),
         };
-        SliceMeasure { slice: self.span, measure, event_count: self.event_count, event_digest: 0 }
+        SliceMeasure {
+            slice: self.span,
+            measure,
+            covered: Exact::ZERO,
+            event_count: self.event_count,
+            event_digest: 0,
+        }
     }
 }
 

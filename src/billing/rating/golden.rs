@@ -124,7 +124,7 @@ fn measure(text: &str, window: Span) -> SliceMeasure<'static> {
     let (slice, quantity) =
         text.split_once(' ').map_or((window, text), |(slice, quantity)| (span(slice), quantity));
     let measure = Measure::Scalar(decimal(quantity.trim()).into());
-    SliceMeasure { slice, measure, event_count: 1, event_digest: 1 }
+    SliceMeasure { slice, measure, covered: Exact::ZERO, event_count: 1, event_digest: 1 }
 }
 
 fn price(text: &str) -> Price {

@@ -95,6 +95,7 @@ impl World {
                 (event_count > 0).then(|| SliceMeasure {
                     slice: Span::new(instant(slice.0), instant(slice.1)),
                     measure: Measure::Scalar(Exact::new(i128::from(halves) * 5, 1)),
+                    covered: Exact::ZERO,
                     event_count,
                     event_digest: u128::from(event_count),
                 })

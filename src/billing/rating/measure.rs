@@ -32,8 +32,10 @@ impl Measure<'_> {
 pub struct SliceMeasure<'a> {
     /// The slice.
     pub slice: Span,
-    /// What was measured.
+    /// What was measured, without the units that grants cover.
     pub measure: Measure<'a>,
+    /// Units that grants cover: they are no part of what is priced.
+    pub covered: Exact,
     /// Events that it counts.
     pub event_count: u64,
     /// Digest of the set of those events.

@@ -17,6 +17,8 @@
 //! - *Volume* prices every slice at the tier of the window's final total.
 //! - *Percentage* prices events in order of time; what is free counts through the window. Events of a slice without a
 //!   version are not in the sequence.
+//! - *Units that grants cover* are in the quantity of a line and in no counter: the next unit is priced as if they had not
+//!   been used.
 //! - *Stairstep* and *capacity* charge nothing for units: the whole is the fixed part.
 //!
 //! *The fixed part* of a window is set by the version in force at the first instant at which the subscription is active
@@ -144,8 +146,9 @@ pub fn position(
         let Some((version, usage)) = counter.count(version, measure.measure, quantity)? else { continue };
         let flat = fixed.take_if(|_| measure.slice.from == start);
         let precise = flat.map_or(Ok(usage), |(_, flat)| usage.add(flat))?;
-        if measure.event_count > 0 || !quantity.is_zero() || !precise.is_zero() {
-            lines.push(rounder.line(version, *measure, quantity, precise)?);
+        let used = quantity.add(measure.covered)?;
+        if measure.event_count > 0 || !used.is_zero() || !precise.is_zero() {
+            lines.push(rounder.line(version, *measure, used, precise)?);
         }
     }
     if let Some(flat) = fixed {
@@ -378,7 +381,8 @@ impl<'a> Counter<'a> {
 }
 
 fn nothing_in(slice: Span) -> SliceMeasure<'static> {
-    SliceMeasure { slice, measure: Measure::Scalar(Exact::ZERO), event_count: 0, event_digest: 0 }
+    let measure = Measure::Scalar(Exact::ZERO);
+    SliceMeasure { slice, measure, covered: Exact::ZERO, event_count: 0, event_digest: 0 }
 }
 
 /// Rounds the running sum, once per line.

@@ -143,6 +143,7 @@ proptest! {
             .map(|(hour, halves)| SliceMeasure {
                 slice: Span::new(instant(*hour), instant(*hour + 1)),
                 measure: Measure::Scalar(Exact::new(i128::from(*halves) * 5, 1)),
+                covered: Exact::ZERO,
                 event_count: 1,
                 event_digest: 0,
             })

@@ -246,7 +246,7 @@ impl Slice {
             quantities => Measure::Dimensions(quantities),
         };
         let (slice, event_count) = (Span::new(self.at, self.at.plus(1)), self.event_count);
-        SliceMeasure { slice, measure, event_count, event_digest: 0 }
+        SliceMeasure { slice, measure, covered: Exact::ZERO, event_count, event_digest: 0 }
     }
 }
 

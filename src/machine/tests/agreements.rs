@@ -215,7 +215,7 @@ impl Invoices {
         let counts = |line: &&ChargeLine| match line.component {
             Component::Charge | Component::Discount | Component::Maximum => !is_recurring(line),
             Component::Overage | Component::Drawdown => true,
-            Component::Minimum | Component::TrueUp | Component::Credit => false,
+            Component::Minimum | Component::TrueUp | Component::Credit | Component::Covered => false,
         };
         self.usage += lines.iter().filter(counts).map(ChargeLine::rounded_minor).sum::<i128>();
         let passed = self.reached(self.usage).len() > self.reached(self.highest).len();

@@ -6,6 +6,7 @@
 //! that were once wrong.
 
 mod agreements;
+mod covered;
 mod disputed;
 mod found;
 mod histories;

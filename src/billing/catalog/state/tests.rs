@@ -3,6 +3,7 @@
 use super::*;
 use crate::catalog::CatalogFile;
 use crate::rating::commitment::CommitmentStatus;
+use crate::rating::progressive::ThresholdStatus;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -22,6 +23,11 @@ pub(crate) const FILE: &str = r#"
     id = "calls"
     event_type = "call"
     aggregation = "count"
+    [[meter]]
+    id = "most"
+    event_type = "call"
+    aggregation = "max"
+    value = "n"
     [[plan]]
     id = "pro"
     currency = "USD"
@@ -205,10 +211,18 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null, "quantity": "5"})),
         ("commitment_must_hold", Commitments, "new", json!({"amount": "-1", "account": "none"})),
         ("commitment_must_hold", Commitments, "new", json!({"overage_factor": "0.5"})),
+        (
+            "thresholds_must_hold",
+            Accounts,
+            "acme",
+            json!({"thresholds": {"amounts": ["5", "5"]}, "entity": "none"}),
+        ),
+        ("thresholds_must_hold", Accounts, "acme", json!({"thresholds": {"every": "0"}})),
         ("grant_must_hold", Grants, "new", json!({"amount": "-1", "account": "none"})),
         ("grant_must_hold", Grants, "new", json!({"rollover": {"max": "5"}})),
         ("grant_must_hold", Grants, "new", json!({"every": "month", "rollover": {"max": "-5"}})),
         ("grant_must_hold", Grants, "new", json!({"every": {"days": 0}})),
+        ("grant_must_hold", Grants, "new", json!({"meter": "calls", "prices": ["none"]})),
         (
             "term_must_fit_windows",
             Commitments,
@@ -220,6 +234,8 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("amount_must_fit_currency", Subscriptions, "new", json!({"maximum": "0.001"})),
         ("amount_must_fit_currency", Commitments, "new", json!({"amount": "0.001", "prices": ["none"]})),
         ("amount_must_fit_currency", Grants, "new", json!({"amount": "0.001"})),
+        ("amount_must_fit_currency", Accounts, "acme", json!({"thresholds": {"every": "0.001"}})),
+        ("reference_must_exist", Grants, "new", json!({"meter": "none", "amount": "0.0001"})),
         ("reference_must_exist", Commitments, "new", json!({"prices": ["none"]})),
         ("reference_must_exist", Grants, "new", json!({"subscriptions": ["none"]})),
         ("reference_must_exist", Accounts, "acme", json!({"entity": "none", "currency": "EUR"})),
@@ -234,6 +250,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
             "new",
             json!({"model": "percentage", "unit_amount": null, "rate_percent": "1"}),
         ),
+        ("meter_must_add_up", Grants, "new", json!({"meter": "most", "subscriptions": ["none"]})),
         ("currency_must_match_account", Subscriptions, "s1", json!({"plan": "euro", "account": "acme"})),
         ("must_not_change", Entities, "inc", json!({"currency": "EUR"})),
         ("must_not_change", Entities, "inc", json!({"time_zone": "UTC"})),
@@ -274,7 +291,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
 }
 
-const RULES: [Rule; 24] = [
+const RULES: [Rule; 26] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
@@ -292,11 +309,13 @@ const RULES: [Rule; 24] = [
     Rule::BoundsMustHold(""),
     Rule::CommitmentMustNameAmount,
     Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
+    Rule::ThresholdsMustHold(ThresholdStatus::ThresholdsMustRise),
     Rule::GrantMustHold,
     Rule::TermMustFitWindows,
     Rule::AmountMustFitCurrency,
     Rule::ReferenceMustExist(String::new()),
     Rule::MeterMustKeepEvents,
+    Rule::MeterMustAddUp,
     Rule::CurrencyMustMatchAccount,
     Rule::MustNotChange(""),
 ];

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use domain::{Exact, PriceId, Span, SubscriptionId, Timestamp};
 
 use super::{Bill, Due, Reason};
-use crate::catalog::{CreditGrant, RecurrenceEvery};
+use crate::catalog::CreditGrant;
 use crate::charges::{Component, LineKey};
 use crate::rating::credits::{self, Grant, draw};
 use crate::rating::status::RatingStatus;
@@ -33,12 +33,20 @@ pub fn is_of_charge(term: &str) -> bool {
     !term.contains('/')
 }
 
+/// The name of a lot of a grant.
+pub(super) fn term_of_lot(grant: &CreditGrant, lot: usize) -> String {
+    if lot == 0 { grant.id.to_string() } else { format!("{}#{}", grant.id, lot + 1) }
+}
+
+/// The number of the lot that a term names.
+pub(super) fn lot_of(term: &str) -> usize {
+    let lot = term.split('/').next().and_then(|lot| lot.split_once('#'));
+    lot.and_then(|(_, number)| number.parse().ok()).unwrap_or(1usize).saturating_sub(1)
+}
+
 /// The term of a draw: which lot paid, and for what.
 fn term_of(grant: &CreditGrant, lot: usize, due: &LineKey) -> String {
-    let mut term = grant.id.to_string();
-    if lot > 0 {
-        term.push_str(&format!("#{}", lot + 1));
-    }
+    let mut term = term_of_lot(grant, lot);
     let paid_for = match due.component {
         Component::Minimum => "/minimum",
         Component::Overage => "/overage",
@@ -59,37 +67,39 @@ type Pool = (Option<SubscriptionId>, Timestamp, Option<PriceId>);
 /// The key of the line that a draw paid for, and the number of its lot.
 fn due_of(key: &LineKey) -> (LineKey, usize) {
     let mut parts = key.term.splitn(3, '/');
-    let lot = parts.next().and_then(|lot| lot.split_once('#')).and_then(|(_, number)| number.parse().ok());
-    let component = match parts.next() {
+    let component = match parts.nth(1) {
         Some("minimum") => Component::Minimum,
         Some("overage") => Component::Overage,
         Some("true_up") => Component::TrueUp,
         _ => Component::Charge,
     };
     let due = LineKey { component, term: parts.next().unwrap_or_default().to_string(), ..key.clone() };
-    (due, lot.unwrap_or(1usize).saturating_sub(1))
+    (due, lot_of(&key.term))
 }
 
 impl Bill<'_, '_> {
     /// Draws what is due from the account's grants.
     pub(super) fn credits(&mut self) -> Result<(), RatingStatus> {
-        if self.terms.grants.is_empty() {
+        let terms = self.terms;
+        let of_money: Vec<&(u64, &CreditGrant)> = terms.money_grants().collect();
+        if of_money.is_empty() {
             return Ok(());
         }
+        let minor = |amount| Exact::from_integer(self.minor(amount));
         let grants: Vec<Grant> =
-            self.terms.grants.iter().map(|(created, grant)| self.grant(*created, grant)).collect();
+            of_money.iter().map(|(created, grant)| grant.to_grant(*created, minor)).collect();
         self.add_frozen_dues();
         self.dues.sort_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
         self.net_reversals(|key| (key.subscription.clone(), key.window_from, key.price.clone()));
         self.net_reversals(|key| (key.subscription.clone(), key.window_from, None));
-        let mut frozen = self.frozen_by_due();
+        let mut frozen = self.frozen_by_due(&of_money);
         let dues: Vec<credits::Due> = self
             .dues
             .iter()
             .map(|due| credits::Due {
                 at: due.at,
                 amount: Exact::from_integer(due.amount.max(0)),
-                grants: self.payers_of(due),
+                grants: payers_of(&of_money, due),
                 frozen: frozen.remove(&due.key).unwrap_or_default(),
             })
             .collect();
@@ -101,7 +111,7 @@ impl Bill<'_, '_> {
             *balance = balance.add(lot.balance)?;
         }
         for draw in drawn.draws {
-            let (_, grant) = self.terms.grants[draw.grant];
+            let (_, grant) = of_money[draw.grant];
             let due = &self.dues[draw.due];
             let key = LineKey {
                 component: Component::Credit,
@@ -141,20 +151,6 @@ impl Bill<'_, '_> {
         }
     }
 
-    fn grant(&self, created: u64, grant: &CreditGrant) -> Grant {
-        Grant {
-            id: grant.id.to_string(),
-            priority: grant.priority.unwrap_or(0),
-            created,
-            amount: Exact::from_integer(self.minor(grant.amount)),
-            from: grant.from,
-            until: grant.until,
-            recurrence: grant.every.map(RecurrenceEvery::recurrence),
-            rollover_max: Exact::from_integer(grant.rollover.map_or(0, |rollover| self.minor(rollover.max))),
-            voided_at: grant.voided_at,
-        }
-    }
-
     /// Lines that a closed draw paid for and that are worth nothing any more are dues of nothing: the draw is given back.
     fn add_frozen_dues(&mut self) {
         let known: BTreeSet<LineKey> = self.dues.iter().map(|due| due.key.clone()).collect();
@@ -173,38 +169,39 @@ impl Bill<'_, '_> {
         }
     }
 
-    fn frozen_by_due(&self) -> BTreeMap<LineKey, Vec<credits::FrozenDraw>> {
+    fn frozen_by_due(
+        &self,
+        of_money: &[&(u64, &CreditGrant)],
+    ) -> BTreeMap<LineKey, Vec<credits::FrozenDraw>> {
+        let indexes: BTreeMap<&str, usize> =
+            of_money.iter().enumerate().map(|(index, (_, grant))| (grant.id.as_str(), index)).collect();
         let mut by_due: BTreeMap<LineKey, Vec<credits::FrozenDraw>> = BTreeMap::new();
         for frozen in self.terms.frozen_draws.iter().filter(|frozen| frozen.amount > 0) {
             let (key, lot) = due_of(&frozen.key);
-            let id = grant_of(&frozen.key.term);
-            let grant = self.terms.grants.iter().position(|(_, grant)| grant.id.as_str() == id);
+            let grant = indexes.get(grant_of(&frozen.key.term)).copied();
             let grant = grant.expect("a draw names a grant of the account");
             let amount = Exact::from_integer(frozen.amount);
             by_due.entry(key).or_default().push(credits::FrozenDraw { grant, lot, amount });
         }
         by_due
     }
+}
 
-    /// Indexes of the grants that may pay a due; all, if `None`.
-    fn payers_of(&self, due: &Due) -> Option<BTreeSet<usize>> {
-        let pays = |grant: &CreditGrant| {
-            let of_subscription = grant.subscriptions.is_empty()
-                || due.key.subscription.as_ref().is_some_and(|id| grant.subscriptions.contains(id));
-            let of_price =
-                grant.prices.is_empty() || due.key.price.as_ref().is_some_and(|id| grant.prices.contains(id));
-            of_subscription && of_price
-        };
-        let payers: BTreeSet<usize> = self
-            .terms
-            .grants
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, grant))| pays(grant))
-            .map(|(n, _)| n)
-            .collect();
-        (payers.len() < self.terms.grants.len()).then_some(payers)
+/// Indexes of the grants that may pay a due; all, if `None`.
+fn payers_of(of_money: &[&(u64, &CreditGrant)], due: &Due) -> Option<BTreeSet<usize>> {
+    let pays = |grant: &CreditGrant| {
+        let of_subscription = grant.subscriptions.is_empty()
+            || due.key.subscription.as_ref().is_some_and(|id| grant.subscriptions.contains(id));
+        let of_price =
+            grant.prices.is_empty() || due.key.price.as_ref().is_some_and(|id| grant.prices.contains(id));
+        of_subscription && of_price
+    };
+    // Most grants pay for anything: no set is made for those.
+    if of_money.iter().all(|(_, grant)| pays(grant)) {
+        return None;
     }
+    let payers = of_money.iter().enumerate().filter(|(_, (_, grant))| pays(grant));
+    Some(payers.map(|(index, _)| index).collect())
 }
 
 #[cfg(test)]

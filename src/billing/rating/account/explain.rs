@@ -71,12 +71,24 @@ pub enum Reason {
         /// What is left of the grant now, in minor units.
         balance: i128,
     },
+    /// A credit grant in units.
+    Covered {
+        /// The grant.
+        grant: String,
+        /// Its meter.
+        meter: String,
+        /// What was used in the slice.
+        used: Exact,
+        /// What is left of the grant now.
+        balance: Exact,
+    },
 }
 
 impl BillLine {
     /// The line as a customer reads it: `discount: 10% of 120.00 = -12.00`.
     pub fn explanation(&self, currency: Currency) -> String {
         let money = |minor: i128| grouped(&currency.format_minor(minor));
+        let units = |units: &Exact| grouped(&units.to_string());
         let what = match &self.reason {
             Reason::Charge => "charge".to_string(),
             Reason::Percent { percent, of } => format!("discount: {percent}% of {}", money(*of)),
@@ -111,6 +123,14 @@ impl BillLine {
                 money(*due),
                 money(*balance)
             ),
+            Reason::Covered { grant, meter, used, balance } => {
+                return format!(
+                    "grant {grant} covers {} of {} {meter}; {} of it are left now",
+                    units(&self.quantity),
+                    units(used),
+                    units(balance)
+                );
+            }
         };
         format!("{what} = {}", money(self.rounded))
     }

@@ -11,6 +11,8 @@
 //! 4. of the account: commitments, over the windows of their term ([`commitments`]);
 //! 5. credit grants pay what is left, in order of time ([`credits`]).
 //!
+//! Grants in units come before all of it: what they cover is not priced ([`units`]).
+//!
 //! Invariants:
 //! - A function of the final state: of charges, terms, dated facts (voids, draws of closed periods) and the instant. What
 //!   was issued of open periods is never an input, so `position − issued` telescopes over any split into cuts.
@@ -21,6 +23,7 @@ mod adjustments;
 mod commitments;
 mod credits;
 mod explain;
+mod units;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,7 @@ use crate::charges::{Component, LineKey};
 
 pub use self::credits::{grant_of, is_of_charge};
 pub use self::explain::Reason;
+pub use self::units::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
 
 /// One price of one subscription in one window, with its position.
 #[derive(Clone, Debug)]
@@ -91,6 +95,11 @@ pub struct AccountTerms<'a> {
 impl AccountTerms<'_> {
     fn is_final(&self, window: Span) -> bool {
         (self.is_final)(window)
+    }
+
+    /// The grants that are money.
+    fn money_grants(&self) -> impl Iterator<Item = &(u64, &CreditGrant)> {
+        self.grants.iter().filter(|(_, grant)| grant.meter.is_none())
     }
 }
 

@@ -88,7 +88,11 @@ impl World {
                         let slice = Span::new(*at, at.plus(DAY));
                         let sum = slices.get(at).map_or(Exact::ZERO, |m| m.measure.quantity().unwrap());
                         let measure = Measure::Scalar(sum.add(Exact::from_integer(*units)).unwrap());
-                        slices.insert(*at, SliceMeasure { slice, measure, event_count: 1, event_digest: 1 });
+                        let covered = Exact::ZERO;
+                        slices.insert(
+                            *at,
+                            SliceMeasure { slice, measure, covered, event_count: 1, event_digest: 1 },
+                        );
                     }
                     let slices: Vec<_> = slices.into_values().collect();
                     let terms = WindowTerms {

@@ -372,6 +372,7 @@ impl World {
                         "capacity" => Measure::Dimensions(quantities),
                         _ => Measure::Scalar(quantities[0]),
                     },
+                    covered: Exact::ZERO,
                     event_count: sequence.len() as u64,
                     event_digest: 0,
                 })

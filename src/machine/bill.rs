@@ -1,0 +1,101 @@
+//! An account's bill: its windows rated again, with every step.
+//!
+//! Owns: which windows are explained, and what belongs to each. Leaves to others: rating (`cut`), the structure and its text
+//! (`explanation`).
+//!
+//! Invariants: what is explained is what a cut at the last cut's instant would find the windows to be worth.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use billing::charges::LineKey;
+use billing::rating::{RatingStatus, SliceMeasure, explain};
+use domain::{AccountId, Span, Timestamp};
+use wire::control::RatingFailure;
+
+use crate::cut::{Affected, Charge, MergedSlice, RatedWindow, Rater, SetAside, of_window};
+use crate::explanation::{ExplainedPrice, ExplainedWindow};
+use crate::issued::Worth;
+use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans};
+
+impl Rater<'_> {
+    /// How what an account's windows are worth comes about: those that start in a span, in order of time.
+    pub(crate) fn explain(
+        &self,
+        account: &AccountId,
+        windows: Span,
+    ) -> Result<Vec<ExplainedWindow>, RatingFailure> {
+        let (terms, entity) = account_and_entity(self.catalog, account);
+        let mut schedules = Schedules::default();
+        let all = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() });
+        let issued: Vec<(&LineKey, &Worth)> = self.issued.of_account(account).collect();
+        let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Timestamp, ExplainedWindow>::new());
+        let failed = |status: RatingStatus| RatingFailure {
+            account: account.clone(),
+            subscription: None,
+            price: None,
+            window_from: None,
+            status: status.to_string(),
+        };
+        let covered = self.covered(&mut schedules, terms, entity, &all).map_err(failed)?;
+        for (subscription, window_from) in &all {
+            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
+            let charged = of_window(&issued, subscription, *window_from);
+            let of = RatedWindow { account: terms, subscription, window, covered: &covered };
+            self.rate_window(&mut schedules, of, charged, &mut rated)?;
+            if windows.from <= window.from && window.from < windows.until {
+                let prices = self.explain_prices(&mut schedules, of).map_err(failed)?;
+                let whole = explained
+                    .entry(window.from)
+                    .or_insert_with(|| ExplainedWindow::new(window, terms.currency));
+                whole.prices.extend(prices);
+            }
+        }
+        let bill = self.account_position(terms, entity, true, &rated, covered).map_err(failed)?;
+        for line in bill {
+            if windows.from <= line.window.from && line.window.from < windows.until {
+                // What is agreed may reach beyond all that is subscribed to.
+                let nothing = || ExplainedWindow::new(line.window, terms.currency);
+                explained.entry(line.window.from).or_insert_with(nothing).add(line);
+            }
+        }
+        // Both passes over a window's prices find it.
+        let set_aside: BTreeSet<SetAside> = self.set_aside.take().into_iter().collect();
+        for waiting in set_aside {
+            let window = terms.time_zone.month(terms.time_zone.period_of(waiting.window_from));
+            if windows.from <= window.from && window.from < windows.until {
+                let nothing = || ExplainedWindow::new(window, terms.currency);
+                explained.entry(window.from).or_insert_with(nothing).set_aside.push(waiting);
+            }
+        }
+        explained.values().for_each(ExplainedWindow::assert_complete);
+        Ok(explained.into_values().filter(|window| !window.is_empty()).collect())
+    }
+
+    fn explain_prices(
+        &self,
+        schedules: &mut Schedules,
+        RatedWindow { account, subscription, window, covered }: RatedWindow<'_>,
+    ) -> Result<Vec<ExplainedPrice>, RatingStatus> {
+        let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
+            .into_iter()
+            .filter(|active| active.span.overlaps(window) && !active.is_trial)
+            .collect();
+        let plans: BTreeSet<_> = active.iter().map(|active| &active.plan).collect();
+        let mut explained = Vec::new();
+        for price in plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan)) {
+            let charge = Charge { account, subscription, price, window, covered };
+            let Some((under_plan, groups)) = self.groups(schedules, &charge, &active)? else { continue };
+            for (group, slices) in &groups {
+                let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
+                let explanation = explain(&self.window_terms(&charge, &under_plan, group), &measures)?;
+                explained.push(ExplainedPrice {
+                    subscription: subscription.clone(),
+                    price: price.id().clone(),
+                    group: group.clone(),
+                    explanation,
+                });
+            }
+        }
+        Ok(explained)
+    }
+}

@@ -1,0 +1,121 @@
+//! Grants in units: what an account used of their meters, and what of it they cover.
+//!
+//! Owns: use by meter, group and slice, gathered from cells; what closed periods covered. Leaves to others: which grant covers
+//! what (`billing::rating::account`), what is left to price (`cut`).
+//!
+//! Invariants: use that no price counts, or that a matrix sets aside, is not covered; a unit is used once, however many prices
+//! its meter has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use billing::catalog::{Account, Entity, PricingModel};
+use billing::charges::{Component, LineKey};
+use billing::rating::RatingStatus;
+use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
+use domain::{MeterId, Span, SubscriptionId, Timestamp};
+use engine::shard::kept::CellValue;
+
+use crate::cut::{Charge, PricedMeter, Rater, counted_group, original_period, texts_of};
+use crate::issued::GroupTexts;
+use crate::owners::{ActiveSpan, Schedules, active_spans};
+
+/// The key of what a subscription used of a group in a slice.
+pub(crate) fn key_of_use(charge: &Charge<'_>, group: GroupTexts, slice_from: Timestamp) -> LineKey {
+    LineKey {
+        account: charge.account.id.clone(),
+        subscription: Some(charge.subscription.clone()),
+        price: None,
+        window_from: charge.window.from,
+        group,
+        slice_from,
+        price_version: 0,
+        component: Component::Covered,
+        term: String::new(),
+    }
+}
+
+impl Rater<'_> {
+    /// What an account's grants in units cover in its windows: all of them, if it has such grants.
+    pub(crate) fn covered(
+        &self,
+        schedules: &mut Schedules,
+        account: &Account,
+        entity: &Entity,
+        windows: &BTreeSet<(SubscriptionId, Timestamp)>,
+    ) -> Result<CoveredUnits, RatingStatus> {
+        let grants: Vec<_> = self.catalog.grants_of_account(&account.id).collect();
+        let meters: BTreeSet<&MeterId> =
+            grants.iter().filter_map(|(_, grant)| grant.meter.as_ref()).collect();
+        if meters.is_empty() {
+            return Ok(CoveredUnits::default());
+        }
+        let nothing = CoveredUnits::default();
+        let mut uses: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
+        for (subscription, window_from) in windows {
+            let window = account.time_zone.month(account.time_zone.period_of(*window_from));
+            let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
+                .into_iter()
+                .filter(|active| active.span.overlaps(window) && !active.is_trial)
+                .collect();
+            let plans: BTreeSet<_> = active.iter().map(|active| &active.plan).collect();
+            let prices = plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan));
+            for price in prices.filter(|price| price.model() != PricingModel::Capacity) {
+                let charge = Charge { account, subscription, price, window, covered: &nothing };
+                let priced = self.priced_meters(price).into_iter();
+                for meter in priced.filter(|meter| meters.contains(&meter.terms.id)) {
+                    for one in self.uses_of(schedules, &charge, &active, &meter)? {
+                        // Another price of the meter counts the same units.
+                        uses.entry((one.meter.clone(), one.key.clone())).or_insert(one);
+                    }
+                }
+            }
+        }
+        let frozen = self.frozen_units(account, entity);
+        cover_units(&grants, uses.into_values().collect(), &frozen, &account.time_zone, self.cut.at)
+    }
+
+    /// What was used of a meter under a price, by group and slice.
+    fn uses_of(
+        &self,
+        schedules: &mut Schedules,
+        charge: &Charge<'_>,
+        active: &[ActiveSpan],
+        meter: &PricedMeter<'_>,
+    ) -> Result<Vec<UnitUse>, RatingStatus> {
+        let mut used: BTreeMap<(GroupTexts, Timestamp), (Span, CellValue)> = BTreeMap::new();
+        for (slice, cell) in self.cells_of(schedules, charge, active, meter.program) {
+            // What cannot be matched is said by rating.
+            if !matches!(counted_group(charge.price, slice, meter, cell.group), Ok(Some(_))) {
+                continue;
+            }
+            let group = texts_of(meter, cell.group);
+            let (_, value) = used.entry((group, slice.from)).or_insert_with(|| (slice, CellValue::default()));
+            value.merge(&cell.value);
+        }
+        let use_of = |((group, slice_from), (slice, value)): ((GroupTexts, Timestamp), (Span, CellValue))| {
+            Ok(UnitUse {
+                key: key_of_use(charge, group, slice_from),
+                meter: meter.terms.id.clone(),
+                window: charge.window,
+                slice,
+                quantity: meter.rule.sum(&value)?,
+            })
+        };
+        used.into_iter().map(use_of).collect()
+    }
+
+    /// What closed periods covered.
+    fn frozen_units(&self, account: &Account, entity: &Entity) -> Vec<FrozenUnits> {
+        let zone = &account.time_zone;
+        let covered =
+            self.issued.of_account(&account.id).filter(|(key, _)| key.component == Component::Covered);
+        let frozen = covered.filter_map(|(key, worth)| {
+            let window = zone.month(zone.period_of(key.window_from));
+            let original = original_period(self.catalog, entity, window, key);
+            let is_closed = self.open_period(entity, original) != original;
+            let units = worth.quantity;
+            (is_closed && units.is_positive()).then(|| FrozenUnits { key: key.clone(), window, units })
+        });
+        frozen.collect()
+    }
+}
