@@ -101,6 +101,8 @@ pub enum EventIdOwned {
         /// The number within the run.
         sequence: u64,
     },
+    /// To be minted by the builder that takes the event.
+    Minted,
 }
 
 /// One usage event; source and type belong to its batch.
@@ -122,6 +124,11 @@ impl Event {
     /// An event without values and dimensions.
     pub fn new(id: EventIdOwned, subject: impl Into<String>, time: Timestamp) -> Self {
         Self { id, subject: subject.into(), time, values: Vec::new(), dimensions: Vec::new() }
+    }
+
+    /// An event without values and dimensions, whose id the builder mints.
+    pub fn minted(subject: impl Into<String>, time: Timestamp) -> Self {
+        Self::new(EventIdOwned::Minted, subject, time)
     }
 
     /// The event with one more value.

@@ -11,6 +11,7 @@ mod bad_input;
 mod documents;
 mod events;
 mod kill_nine;
+mod outbox;
 mod process;
 mod quote;
 mod snapshots;

@@ -111,6 +111,10 @@ impl Server {
     }
 
     pub(crate) fn kill(mut self) {
+        self.kill_in_place();
+    }
+
+    pub(crate) fn kill_in_place(&mut self) {
         self.child.kill().expect("the process is there");
         self.child.wait().expect("the process ends");
     }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -36,7 +35,6 @@ pub(crate) struct Connected {
 pub(crate) async fn open(target: &QuicTarget, scenario: &Scenario, run: &str) -> Result<Connected> {
     let pem = target.trusted_pem.clone().into_bytes();
     let mut options = ClientOptions::new(target.address, &target.token, run, pem);
-    options.mints_ids = scenario.ids.shape == IdShape::Sequenced;
     options.in_flight_max = scenario.in_flight() as usize;
     options.connect_timeout = PATIENCE;
     let (acks_to, acks) = mpsc::unbounded_channel();
@@ -180,7 +178,7 @@ async fn finish(lane: &Lane, mut connected: Connected, waiting: &mut Waiting) ->
     {
         waiting.record(lane, &connected.client, &acked);
     }
-    let reconnects = connected.client.stats().reconnects.load(Ordering::Relaxed);
+    let reconnects = connected.client.stats().reconnects;
     lane.recorder.record(None, |counts| counts.reconnects += reconnects);
     Ok(connected.client.close().await?)
 }
@@ -189,7 +187,7 @@ impl Waiting {
     fn record(&mut self, lane: &Lane, client: &Client, acked: &Acked) {
         self.batches -= 1;
         let since = self.intended.remove(&acked.sequence).unwrap_or(acked.queued_at);
-        let sent = client.stats().bytes.load(Ordering::Relaxed);
+        let sent = client.stats().bytes;
         let bytes = sent - std::mem::replace(&mut self.bytes, sent);
         let refused = acked.refusals.len() as u64;
         lane.recorder.record(Some(since.elapsed()), |counts| {

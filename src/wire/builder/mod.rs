@@ -150,7 +150,8 @@ impl BatchBuilder {
 
     /// Adds an event.
     ///
-    /// In a batch that mints ids, the event carries the id that it is to get; see [`BatchBuilder::next_sequence`].
+    /// In a batch that mints ids, the event leaves its id to the builder or carries the one that it is to get; see
+    /// [`BatchBuilder::next_sequence`].
     ///
     /// # Errors
     /// [`BuilderStatus::BatchMustHaveRoom`], or the first rule that the event breaks by itself.
@@ -179,6 +180,7 @@ impl BatchBuilder {
             {
                 Ok(&[])
             }
+            (EventIdOwned::Minted, IdMode::Sequenced { .. }) => Ok(&[]),
             _ => Err(EventStatus::IdMustMatchBatch),
         }
     }

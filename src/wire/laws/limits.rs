@@ -127,13 +127,14 @@ fn an_event_that_no_batch_can_take_is_refused_by_the_first_rule_it_breaks() {
     let many = |count: usize| (0..count).map(|name| (name.to_string(), Decimal::ONE)).collect::<Vec<_>>();
     let texts =
         |names: &[&str], text: &str| names.iter().map(|name| (name.to_string(), text.to_string())).collect();
-    let table: [(Event, EventStatus); 16] = [
+    let table: [(Event, EventStatus); 17] = [
         (with(&|event| event.id = text("")), EventStatus::IdMustFit),
         (with(&|event| event.id = text(&long)), EventStatus::IdMustFit),
         (
             with(&|event| event.id = EventIdOwned::Sequenced { epoch: 0, sequence: 0 }),
             EventStatus::IdMustMatchBatch,
         ),
+        (with(&|event| event.id = EventIdOwned::Minted), EventStatus::IdMustMatchBatch),
         (with(&|event| event.subject.clear()), EventStatus::SubjectMustFit),
         (with(&|event| event.subject = long.clone()), EventStatus::SubjectMustFit),
         (with(&|event| event.time = Timestamp::from_nanoseconds(0)), EventStatus::TimeMustBeInRange),
@@ -175,8 +176,10 @@ fn minted_ids_rise_by_one_across_batches_and_end_before_64_bits_do() {
     builder.finish(1, 0);
     assert_eq!(builder.next_sequence(), Some(7));
     builder.push(&minted(7)).unwrap();
+    builder.push(&Event::minted("a", Timestamp::from_nanoseconds(TIME))).unwrap();
     let frame = builder.finish(2, 0);
     assert_eq!(check(&frame).unwrap().id(0).to_string(), "seq:0000000000000009/7");
+    assert_eq!(check(&frame).unwrap().id(1).to_string(), "seq:0000000000000009/8");
 
     let mut last = BatchBuilder::new("s", "t", IdMode::Sequenced { epoch: 9, first: u64::MAX });
     assert_eq!(last.push_parts(b"", "a", TIME, &[], &[]), Err(EventStatus::IdMustFit.into()));

@@ -1,0 +1,415 @@
+//! The batches of a client between the builder and the ack, as a state machine without I/O.
+//!
+//! Owns: their order, where each of them is, how much memory they take. Leaves to others: sockets (`connection`), files
+//! (`outbox`), waiting (`shared`).
+//!
+//! ```text
+//!  builder ─▶ unstored ─▶ outbox ─▶ spilled (on disk) ─▶ ready ─▶ sent ─▶ acked
+//!        └───────────────────┴──── memory has room ────▶┘
+//! ```
+//!
+//! Invariants:
+//! - Sequences rise from `sent` over `ready` and `spilled` to `unstored`; a connection sees them rise.
+//! - A batch leaves memory only when it is acknowledged or the outbox has it.
+//! - While anything is spilled, nothing goes from memory past it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::Keeps;
+use crate::outbox::Position;
+
+/// What a batch costs in memory besides its frame.
+const BATCH_BYTES: usize = 256;
+/// With fewer batches ready, spilled ones are read back.
+const READY_MIN: usize = 16;
+
+/// A finished batch in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) sequence: u64,
+    pub(crate) events: usize,
+    pub(crate) frame: Bytes,
+    /// When it was made, or read back.
+    pub(crate) queued_at: Instant,
+    /// Where it ends in the outbox.
+    pub(crate) stored: Option<Position>,
+    /// Whether it may have been sent before.
+    pub(crate) is_again: bool,
+}
+
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        self.frame.len() + BATCH_BYTES
+    }
+}
+
+/// Where a batch is once it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    InMemory,
+    OnDisk,
+}
+
+pub(crate) struct Queue {
+    memory_bytes_max: usize,
+    /// What the outbox is for, if there is one.
+    keeps: Option<Keeps>,
+    unstored: VecDeque<Outgoing>,
+    spilled: Option<Spilled>,
+    ready: VecDeque<Outgoing>,
+    sent: VecDeque<Outgoing>,
+    memory_bytes: usize,
+    /// The last sequence that was given.
+    last: u64,
+    /// Events of batches that are not acknowledged and not in the outbox, by sequence.
+    unkept: BTreeMap<u64, u64>,
+    /// Before this everything in the outbox is acknowledged.
+    acked_to: Position,
+    /// Nothing is sent any more; what is left goes to the outbox.
+    is_over: bool,
+}
+
+/// Batches that are only on disk.
+#[derive(Clone, Copy, Debug)]
+struct Spilled {
+    /// None of them has a smaller sequence.
+    first: u64,
+    events: u64,
+}
+
+impl Queue {
+    pub(crate) fn new(memory_bytes_max: usize, keeps: Option<Keeps>) -> Self {
+        Self {
+            memory_bytes_max,
+            keeps,
+            unstored: VecDeque::new(),
+            spilled: None,
+            ready: VecDeque::new(),
+            sent: VecDeque::new(),
+            memory_bytes: 0,
+            last: 0,
+            unkept: BTreeMap::new(),
+            acked_to: Position::default(),
+            is_over: false,
+        }
+    }
+
+    /// Takes over what an earlier process left: so many batches on disk, which get the first sequences.
+    pub(crate) fn recover(&mut self, batches: u64, events: u64) {
+        self.last = batches;
+        self.spilled = (batches > 0).then_some(Spilled { first: 1, events });
+    }
+
+    /// The sequence of the next batch.
+    pub(crate) fn next_sequence(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether another batch may be made.
+    pub(crate) fn has_room(&self) -> bool {
+        self.memory_bytes < self.memory_bytes_max
+    }
+
+    /// Batches that wait to be sent.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.len() + self.unstored.len()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.memory_bytes > self.memory_bytes_max / 2
+    }
+
+    /// Takes a batch whose sequence is the last one given.
+    pub(crate) fn push(&mut self, outgoing: Outgoing) {
+        assert_eq!(outgoing.sequence, self.last, "batches are queued in the order of their sequences");
+        self.memory_bytes += outgoing.bytes();
+        self.unkept.insert(outgoing.sequence, outgoing.events as u64);
+        let is_written = match self.keeps {
+            None => false,
+            Some(Keeps::Everything) => true,
+            Some(Keeps::Overflow) => {
+                self.is_half_full() || self.spilled.is_some() || !self.unstored.is_empty()
+            }
+        };
+        match is_written {
+            true => self.unstored.push_back(outgoing),
+            false => self.ready.push_back(outgoing),
+        }
+    }
+
+    /// The first batches that wait for the outbox.
+    pub(crate) fn unstored(&self, bytes_max: usize) -> Vec<Bytes> {
+        let mut bytes = 0;
+        let fits = |outgoing: &&Outgoing| {
+            let is_first = bytes == 0;
+            bytes += outgoing.bytes();
+            is_first || bytes <= bytes_max
+        };
+        self.unstored.iter().take_while(fits).map(|outgoing| outgoing.frame.clone()).collect()
+    }
+
+    pub(crate) fn has_unstored(&self) -> bool {
+        !self.unstored.is_empty()
+    }
+
+    /// The first of the unstored batches is in the outbox now; gives where it is, and its events.
+    pub(crate) fn on_stored(&mut self, end: Position) -> (Kept, u64) {
+        let mut outgoing = self.unstored.pop_front().expect("what was stored waited for it");
+        self.unkept.remove(&outgoing.sequence);
+        outgoing.stored = Some(end);
+        if self.spilled.is_none() && !self.is_half_full() && !self.is_over {
+            let events = outgoing.events as u64;
+            self.ready.push_back(outgoing);
+            return (Kept::InMemory, events);
+        }
+        self.spill(&outgoing);
+        (Kept::OnDisk, outgoing.events as u64)
+    }
+
+    /// Counts a batch that the outbox has and that leaves memory.
+    fn spill(&mut self, outgoing: &Outgoing) {
+        self.memory_bytes -= outgoing.bytes();
+        let spilled = self.spilled.get_or_insert(Spilled { first: outgoing.sequence, events: 0 });
+        spilled.events += outgoing.events as u64;
+    }
+
+    /// The outbox takes no more for now: what waits for it is sent from memory, unless something on disk comes first.
+    pub(crate) fn on_store_failed(&mut self) {
+        if self.spilled.is_none() && !self.is_over {
+            self.ready.append(&mut self.unstored);
+        }
+    }
+
+    /// Whether batches should be read back.
+    pub(crate) fn wants_refill(&self) -> bool {
+        self.spilled.is_some() && !self.is_over && self.ready.len() < READY_MIN
+    }
+
+    /// Bytes that a refill should read.
+    pub(crate) fn refill_bytes(&self) -> usize {
+        self.memory_bytes_max / 8
+    }
+
+    /// Takes what was read back; at the end of the outbox nothing is spilled any more. Gives the events that were lost
+    /// with damaged records.
+    pub(crate) fn on_refilled(&mut self, batches: Vec<Outgoing>, is_at_end: bool) -> u64 {
+        let Some(spilled) = &mut self.spilled else { return 0 };
+        for outgoing in batches {
+            self.memory_bytes += outgoing.bytes();
+            spilled.first = outgoing.sequence + 1;
+            spilled.events = spilled.events.saturating_sub(outgoing.events as u64);
+            self.ready.push_back(outgoing);
+        }
+        if is_at_end { self.spilled.take().map_or(0, |spilled| spilled.events) } else { 0 }
+    }
+
+    /// The next batch to send, if fewer than so many wait for their ack; it stays here until its ack.
+    pub(crate) fn send_next(&mut self, in_flight_max: usize) -> Option<Outgoing> {
+        if self.sent.len() >= in_flight_max {
+            return None;
+        }
+        let outgoing = self.ready.pop_front()?;
+        self.sent.push_back(Outgoing { is_again: true, ..outgoing.clone() });
+        Some(outgoing)
+    }
+
+    /// A new connection sends again, in order, what the last one sent.
+    pub(crate) fn send_again(&mut self) {
+        while let Some(outgoing) = self.sent.pop_back() {
+            self.ready.push_front(outgoing);
+        }
+    }
+
+    /// The ack of a batch; `None` if it is not that of the oldest batch that was sent.
+    pub(crate) fn on_acked(&mut self, sequence: u64) -> Option<Outgoing> {
+        let outgoing = self.sent.pop_front_if(|oldest| oldest.sequence == sequence)?;
+        self.memory_bytes -= outgoing.bytes();
+        self.unkept.remove(&sequence);
+        if let Some(end) = outgoing.stored {
+            self.acked_to = self.acked_to.max(end);
+        }
+        Some(outgoing)
+    }
+
+    /// Before this everything in the outbox is acknowledged.
+    pub(crate) fn acked_to(&self) -> Position {
+        self.acked_to
+    }
+
+    /// The first sequence without an ack.
+    pub(crate) fn first_unacked(&self) -> Option<u64> {
+        let first = |batches: &VecDeque<Outgoing>| batches.front().map(|outgoing| outgoing.sequence);
+        let spilled = self.spilled.map(|spilled| spilled.first);
+        first(&self.sent).or(first(&self.ready)).or(spilled).or(first(&self.unstored))
+    }
+
+    /// The first sequence that is neither acknowledged nor in the outbox.
+    pub(crate) fn first_unkept(&self) -> Option<u64> {
+        self.unkept.first_key_value().map(|(sequence, _)| *sequence)
+    }
+
+    /// Events without an ack, and those of them that the outbox has.
+    pub(crate) fn events_left(&self) -> (u64, u64) {
+        let in_memory = self.sent.iter().chain(&self.ready).chain(&self.unstored);
+        let spilled = self.spilled.map_or(0, |spilled| spilled.events);
+        let unacked = in_memory.map(|outgoing| outgoing.events as u64).sum::<u64>() + spilled;
+        (unacked, unacked - self.unkept.values().sum::<u64>())
+    }
+
+    /// Nothing is sent any more: what the outbox does not have waits for it.
+    pub(crate) fn end(&mut self) {
+        if self.is_over {
+            return;
+        }
+        self.is_over = true;
+        if self.keeps.is_none() {
+            return;
+        }
+        let mut left: VecDeque<Outgoing> = self.sent.drain(..).chain(self.ready.drain(..)).collect();
+        left.append(&mut self.unstored);
+        let (stored, unstored): (VecDeque<_>, VecDeque<_>) =
+            left.into_iter().partition(|outgoing| outgoing.stored.is_some());
+        // What is stored needs no memory any more; it counts as spilled.
+        for outgoing in &stored {
+            self.spill(outgoing);
+        }
+        self.unstored = unstored;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(queue: &mut Queue) -> Outgoing {
+        let sequence = queue.next_sequence();
+        let frame = Bytes::from(vec![0; 1_000 - BATCH_BYTES]);
+        Outgoing { sequence, events: 1, frame, queued_at: Instant::now(), stored: None, is_again: false }
+    }
+
+    fn push(queue: &mut Queue, count: usize) {
+        for _ in 0..count {
+            let outgoing = outgoing(queue);
+            queue.push(outgoing);
+        }
+    }
+
+    fn drain(queue: &mut Queue) -> Vec<u64> {
+        let mut acked = Vec::new();
+        while let Some(sent) = queue.send_next(1) {
+            acked.push(queue.on_acked(sent.sequence).unwrap().sequence);
+        }
+        acked
+    }
+
+    fn at(offset: u64) -> Position {
+        Position { file: 0, offset }
+    }
+
+    #[test]
+    fn memory_has_an_end() {
+        let mut queue = Queue::new(3_000, None);
+        push(&mut queue, 3);
+        assert!(!queue.has_room());
+        queue.send_next(9).unwrap();
+        assert!(!queue.has_room(), "a batch takes memory until its ack");
+        queue.on_acked(1).unwrap();
+        assert!(queue.has_room());
+        assert_eq!(queue.events_left(), (2, 0));
+    }
+
+    #[test]
+    fn acks_come_in_order_and_a_new_connection_sends_again_in_order() {
+        let mut queue = Queue::new(10_000, None);
+        push(&mut queue, 4);
+        assert_eq!((queue.send_next(2).unwrap().sequence, queue.send_next(2).unwrap().sequence), (1, 2));
+        assert!(queue.send_next(2).is_none(), "two are in flight");
+        assert!(queue.on_acked(2).is_none(), "the first is older");
+        queue.send_again();
+        let again = queue.send_next(2).unwrap();
+        assert!(again.is_again && again.sequence == 1);
+        queue.on_acked(1).unwrap();
+        assert_eq!(drain(&mut queue), [2, 3, 4]);
+        assert_eq!((queue.first_unacked(), queue.memory_bytes()), (None, 0));
+    }
+
+    #[test]
+    fn what_does_not_fit_half_of_memory_is_read_back_in_its_turn() {
+        let mut queue = Queue::new(8_000, Some(Keeps::Everything));
+        push(&mut queue, 7);
+        let kept: Vec<Kept> = (1..=7).map(|end| queue.on_stored(at(end)).0).collect();
+        assert_eq!(
+            kept.iter().filter(|kept| **kept == Kept::OnDisk).count(),
+            7,
+            "all behind the first spilled"
+        );
+        assert_eq!((queue.first_unkept(), queue.first_unacked()), (None, Some(1)));
+        assert_eq!(queue.events_left(), (7, 7));
+        assert!(queue.wants_refill());
+        push(&mut queue, 1);
+        assert_eq!(queue.on_stored(at(8)).0, Kept::OnDisk, "nothing passes what is spilled");
+        let mut read = |sequences: std::ops::RangeInclusive<u64>, is_at_end| {
+            let batches = sequences.map(|sequence| Outgoing {
+                sequence,
+                events: 1,
+                frame: Bytes::from(vec![0; 1_000 - BATCH_BYTES]),
+                queued_at: Instant::now(),
+                stored: Some(at(sequence)),
+                is_again: false,
+            });
+            queue.on_refilled(batches.collect(), is_at_end)
+        };
+        assert_eq!((read(1..=3, false), read(4..=8, true)), (0, 0));
+        assert_eq!(drain(&mut queue), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!((queue.acked_to(), queue.memory_bytes()), (at(8), 0));
+    }
+
+    #[test]
+    fn an_outbox_that_fails_does_not_stop_the_client_and_is_not_believed() {
+        let mut queue = Queue::new(8_000, Some(Keeps::Everything));
+        push(&mut queue, 2);
+        queue.on_stored(at(1));
+        queue.on_store_failed();
+        assert_eq!(queue.first_unkept(), Some(2));
+        assert_eq!(drain(&mut queue), [1, 2]);
+        assert_eq!(queue.first_unkept(), None);
+    }
+
+    #[test]
+    fn an_overflow_writes_only_what_memory_has_no_room_for_and_the_rest_at_the_end() {
+        let mut queue = Queue::new(8_000, Some(Keeps::Overflow));
+        push(&mut queue, 4);
+        assert!(!queue.has_unstored());
+        push(&mut queue, 2);
+        assert_eq!(queue.unstored(usize::MAX).len(), 2);
+        queue.on_stored(at(1));
+        assert_eq!(queue.events_left(), (6, 1));
+        queue.end();
+        assert_eq!(queue.unstored(usize::MAX).len(), 5, "all that the outbox does not have");
+        for end in 2..=6 {
+            assert_eq!(queue.on_stored(at(end)).0, Kept::OnDisk);
+        }
+        assert_eq!((queue.events_left(), queue.memory_bytes()), ((6, 6), 0));
+    }
+
+    #[test]
+    fn events_lost_with_damaged_records_are_told_and_hold_nothing_up() {
+        let mut queue = Queue::new(8_000, Some(Keeps::Everything));
+        queue.recover(3, 3);
+        assert_eq!(queue.first_unacked(), Some(1));
+        assert_eq!(queue.on_refilled(Vec::new(), true), 3);
+        assert_eq!((queue.first_unacked(), queue.events_left()), (None, (0, 0)));
+    }
+}
