@@ -109,6 +109,9 @@ pub struct LoadArgs {
     /// Write the report to a file, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the report to a file, as one page with plots.
+    #[arg(long)]
+    html: Option<PathBuf>,
     #[command(flatten)]
     flags: scenario::flags::ScenarioFlags,
 }
@@ -134,6 +137,9 @@ pub fn run(cli: Cli) -> Result<bool> {
             print!("{report}");
             if let Some(path) = &args.json {
                 write(path, &serde_json::to_vec_pretty(&report.to_json())?)?;
+            }
+            if let Some(path) = &args.html {
+                write(path, report.to_html().as_bytes())?;
             }
             Ok(report.is_verified())
         }

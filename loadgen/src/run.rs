@@ -21,6 +21,7 @@ use crate::generator::{Generator, Plan};
 use crate::oracle::Told;
 use crate::pace::Pace;
 use crate::report::Report;
+use crate::scenario::flags::ScenarioFlags;
 use crate::scenario::{Scenario, ScenarioError, ScenarioStatus, Target};
 use crate::target::endpoint::Endpoint;
 use crate::target::quic::{Packer, QuicTarget, id_mode};
@@ -75,6 +76,7 @@ pub(crate) fn run(args: &LoadArgs, runtime: &Runtime) -> Result<Report> {
         if args.compare_sink { Some(measure_sink(&scenario, &run, now, "sink    ")?) } else { None };
     Ok(Report {
         name: args.scenario.clone(),
+        is_changed: args.flags != ScenarioFlags::default(),
         receiver: receiver.name,
         started_at: now,
         scenario,

@@ -43,7 +43,7 @@ impl Server {
         command.arg("--quic").arg(self.running.quic.to_string());
         command.arg("--url").arg(format!("http://{}", self.running.http));
         command.arg("--token").arg(self.running.token.as_ref().unwrap());
-        command.arg("--json").arg(self.json());
+        command.arg("--json").arg(self.json()).arg("--html").arg(self.data.path().join("report.html"));
         if !arguments.contains(&"--endpoint") {
             command.arg("--cert").arg(self.data.path().join("dev-cert.pem"));
         }
@@ -60,6 +60,8 @@ impl Server {
         let text = shown(&output);
         assert!(output.status.success() && text.contains("VERIFIED: "), "{arguments:?}: {text}");
         let report = self.report();
+        let page = std::fs::read_to_string(self.data.path().join("report.html")).unwrap();
+        assert!(page.contains("Verified: ") && page.ends_with("</html>\n"), "{arguments:?}");
         assert_eq!(report["measured"]["events"], events, "{arguments:?}: {text}");
         assert_eq!(report["measured"]["refused"], 0, "{text}");
         assert_eq!(report["verified"]["differences"].as_array().unwrap().len(), 0);

@@ -1,9 +1,11 @@
 //! What a run measured: for a person, for programs, and as a page.
 //!
-//! Owns: ratios and warnings. Leaves to others: the terminal (`text`), measuring (`workers`).
+//! Owns: ratios and warnings. Leaves to others: the terminal (`text`), the page (`html`), measuring (`workers`).
 //!
 //! Invariants: every form is made of the same figures.
 
+mod html;
+mod svg;
 mod text;
 
 use domain::Timestamp;
@@ -20,6 +22,8 @@ const FOREIGN_PERCENT_MAX: f64 = 5.0;
 /// Everything that a run found.
 pub struct Report {
     pub(crate) name: String,
+    /// Whether flags stood above the scenario.
+    pub(crate) is_changed: bool,
     pub(crate) receiver: String,
     pub(crate) started_at: Timestamp,
     pub(crate) scenario: Scenario,
@@ -105,6 +109,12 @@ impl Report {
         before.chain(self.sink_after.iter().map(|sink| ("sink after", sink)))
     }
 
+    /// What the scenario says of itself.
+    pub(crate) fn about(&self) -> String {
+        let changed = if self.is_changed { " (changed by flags)" } else { "" };
+        format!("{}{changed}", self.scenario.about)
+    }
+
     /// What makes the figures doubtful.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -122,6 +132,11 @@ impl Report {
             warnings.push(format!("{} requests were sent again", self.measured.counts.retries));
         }
         warnings
+    }
+
+    /// The report as one page that loads nothing.
+    pub fn to_html(&self) -> String {
+        html::page(self)
     }
 
     /// The report for programs.

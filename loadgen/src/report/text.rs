@@ -11,7 +11,7 @@ const DIFFERENCES_MAX: usize = 20;
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let send = &self.scenario.send;
-        writeln!(f, "{}: {}", self.name, self.scenario.about)?;
+        writeln!(f, "{}: {}", self.name, self.about())?;
         writeln!(
             f,
             "to {}, {} connections of {} processes, {} events a {}",

@@ -9,7 +9,7 @@ use clap::Args;
 use super::{IdShape, Scenario, ScenarioError, Target, Trace};
 
 /// Fields of a scenario as flags.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Instead of what the scenario says")]
 pub(crate) struct ScenarioFlags {
     /// Where events go, and how they are packed.
