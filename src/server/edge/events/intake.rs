@@ -17,6 +17,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
 use wire::event::opaque_fits;
+use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use wire::usage::{EventId, UsageBatch};
 use wire::verdict::Verdict;
 use wire::{AlignedBytes, BatchBuilder, BuilderStatus, EventStatus, IdMode};
 
@@ -38,26 +40,21 @@ pub(super) struct Intake {
     first: u64,
     /// Events taken.
     count: u64,
-    open: BTreeMap<(String, String), OpenBatch>,
+    /// By source, then by type.
+    open: BTreeMap<String, BTreeMap<String, OpenBatch>>,
     whole: Vec<WholeBatch>,
     summary: Summary,
 }
 
+/// A batch that still takes events, and the place of each in the request.
 struct OpenBatch {
     builder: BatchBuilder,
-    events: Vec<Place>,
+    places: Vec<u64>,
 }
 
 struct WholeBatch {
-    source: String,
-    frame: AlignedBytes,
-    events: Vec<Place>,
-}
-
-/// An event's place in its request, and its id.
-struct Place {
-    index: u64,
-    id: String,
+    frame: Arc<AlignedBytes>,
+    places: Vec<u64>,
 }
 
 /// An event that does not count, and why.
@@ -138,7 +135,8 @@ impl Summary {
         }
     }
 
-    fn count(&mut self, verdict: Verdict, source: &str, place: Place) {
+    /// Counts a verdict; `event` is asked for source and id where they are listed.
+    fn count(&mut self, verdict: Verdict, index: u64, event: impl FnOnce() -> (String, String)) {
         let counter = match verdict {
             Verdict::Accepted => &mut self.accepted,
             Verdict::Unmetered => &mut self.unmetered,
@@ -152,8 +150,7 @@ impl Summary {
         *counter += 1;
         if matches!(verdict, Verdict::Conflict | Verdict::Quarantined(_) | Verdict::Rejected(_)) {
             let (verdict, reason) = (verdict.as_str(), verdict.reason());
-            let Place { index, id } = place;
-            let source = source.to_string();
+            let (source, id) = event();
             self.list(Failure { index, source, id, verdict, reason, detail: String::new() });
         }
     }
@@ -269,24 +266,20 @@ impl Intake {
         }
         let (values, dimensions) = (&values[..event.values.len()], &dimensions[..event.dimensions.len()]);
         let time = event.time.unwrap_or(self.received_at).nanoseconds();
-        let key = (event.source.to_string(), event.event_type.to_string());
-        let open = self.open.entry(key).or_insert_with_key(|(source, event_type)| OpenBatch {
-            builder: BatchBuilder::new(source, event_type, IdMode::Given),
-            events: Vec::new(),
-        });
+        let open = open_batch(&mut self.open, &event.source, &event.event_type);
         let push = |builder: &mut BatchBuilder| {
             builder.push_parts(event.id.as_bytes(), &event.subject, time, values, dimensions)
         };
         let pushed = match push(&mut open.builder) {
             Err(BuilderStatus::BatchMustHaveRoom) => {
-                self.whole.push(open.finish(&event.source));
+                self.whole.push(open.finish());
                 push(&mut open.builder)
             }
             pushed => pushed,
         };
         match pushed {
             Ok(()) => {
-                open.events.push(Place { index, id: event.id.to_string() });
+                open.places.push(index);
                 Ok(())
             }
             Err(BuilderStatus::Event(status)) => Err(status),
@@ -299,16 +292,16 @@ impl Intake {
     /// # Errors
     /// If the log is not written any more; nothing is known of the events then, and sending them again is harmless.
     pub(super) async fn finish(mut self) -> Result<Summary, PeerStopped> {
-        for ((source, _), open) in &mut self.open {
-            if !open.events.is_empty() {
-                self.whole.push(open.finish(source));
+        for open in self.open.values_mut().flat_map(BTreeMap::values_mut) {
+            if !open.places.is_empty() {
+                self.whole.push(open.finish());
             }
         }
         let mut waiting = Vec::new();
-        for WholeBatch { source, frame, events } in std::mem::take(&mut self.whole) {
+        for WholeBatch { frame, places } in std::mem::take(&mut self.whole) {
             let (verdicts, codes) = oneshot::channel();
             let prepared = PreparedBatch::prepare(
-                Arc::new(frame),
+                frame.clone(),
                 None,
                 self.received_at,
                 self.edge.identity_key,
@@ -328,13 +321,13 @@ impl Intake {
             self.edge.metrics.batches_queued.fetch_add(1, Ordering::Relaxed);
             let sent = self.edge.usage_tasks.send(UsageTask::Batch(Box::new(batch))).await;
             sent.map_err(|_| PeerStopped("the usage log"))?;
-            waiting.push((source, events, codes));
+            waiting.push((frame, places, codes));
         }
-        for (source, events, codes) in waiting {
+        for (frame, places, codes) in waiting {
             let codes = codes.await.map_err(|_| PeerStopped("a shard"))?;
-            for (place, code) in events.into_iter().zip(codes) {
+            for (event, (place, code)) in places.into_iter().zip(codes).enumerate() {
                 let verdict = Verdict::from_code(code).expect("shards answer with codes of verdicts");
-                self.summary.count(verdict, &source, place);
+                self.summary.count(verdict, place, || source_and_id(&frame, event));
             }
         }
         self.summary.failures.sort_by_key(|failure| failure.index);
@@ -342,12 +335,35 @@ impl Intake {
     }
 }
 
+/// The batch of a source and type. Nothing is allocated for those that are there already.
+fn open_batch<'a>(
+    open: &'a mut BTreeMap<String, BTreeMap<String, OpenBatch>>,
+    source: &str,
+    event_type: &str,
+) -> &'a mut OpenBatch {
+    let is_new = open.get(source).is_none_or(|types| !types.contains_key(event_type));
+    if is_new {
+        let builder = BatchBuilder::new(source, event_type, IdMode::Given);
+        let batch = OpenBatch { builder, places: Vec::new() };
+        open.entry(source.to_string()).or_default().insert(event_type.to_string(), batch);
+    }
+    let types = open.get_mut(source).expect("the source was just made");
+    types.get_mut(event_type).expect("the type was just made")
+}
+
+/// Source and id of an event of a batch, as its sender wrote them.
+fn source_and_id(frame: &AlignedBytes, event: usize) -> (String, String) {
+    let header = FrameHeader::decode_slice(frame).expect("the builder made the frame");
+    let batch = UsageBatch::reopen(&header, &frame[FRAME_HEADER_BYTES..]).expect("the frame was checked");
+    let id = match batch.id(event) {
+        EventId::Bytes(id) => String::from_utf8_lossy(id).into_owned(),
+        EventId::Sequenced { .. } => unreachable!("events of requests bring their ids"),
+    };
+    (batch.source().to_string(), id)
+}
+
 impl OpenBatch {
-    fn finish(&mut self, source: &str) -> WholeBatch {
-        WholeBatch {
-            source: source.to_string(),
-            frame: self.builder.finish(1, 0),
-            events: std::mem::take(&mut self.events),
-        }
+    fn finish(&mut self) -> WholeBatch {
+        WholeBatch { frame: Arc::new(self.builder.finish(1, 0)), places: std::mem::take(&mut self.places) }
     }
 }
