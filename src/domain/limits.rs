@@ -18,6 +18,8 @@ pub const EVENT_DIMENSIONS_MAX: usize = 16;
 pub const BATCH_EVENTS_MAX: usize = 32_768;
 /// Bytes of one usage batch frame, envelope included.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Usage log, in bytes, behind which a repeated sequenced id is told by the id alone, and its content not compared.
+pub const SEQUENCED_CONTENT_BYTES: u64 = 256 << 20;
 /// Entries of one dictionary (subjects, or the texts of one dimension) in a batch.
 pub const DICTIONARY_ENTRIES_MAX: usize = 8_192;
 /// Significant digits of a quantity or a price.

@@ -95,6 +95,13 @@ impl SourceKey {
         }
     }
 
+    /// Which run of a client an epoch names: runs of different sources never meet.
+    pub fn run_of_epoch(&self, epoch: u64) -> u128 {
+        let mut bytes = [2; 9];
+        bytes[..8].copy_from_slice(&epoch.to_le_bytes());
+        SipHasher128::new_with_key(&self.0).hash(&bytes).as_u128()
+    }
+
     /// Identity of a sequenced id.
     #[inline]
     pub fn identity_of_sequence(&self, epoch: u64, sequence: u64) -> u128 {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use domain::{EventPosition, Timestamp};
 use wire::buffer::AlignedBytes;
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameStatus};
-use wire::usage::{EventId, Refusal, UsageBatch};
+use wire::usage::{IdColumn, Refusal, UsageBatch};
 
 use crate::identity::{IdentityKey, shard_of_slot, slot_of};
 
@@ -26,7 +26,28 @@ pub struct PreparedBatch {
     refusals: Vec<Refusal>,
     identities: Vec<u128>,
     digests: Vec<u64>,
+    sequenced: Option<SequencedIds>,
     by_shard: Vec<Vec<u16>>,
+}
+
+/// The ids of a batch of a client that mints them: event `i` has number `first + i`.
+#[derive(Clone)]
+pub(crate) struct SequencedIds {
+    /// The client's run: its source and its epoch.
+    pub(crate) run: u128,
+    /// Number of the first event.
+    pub(crate) first: u64,
+    /// What all events say.
+    pub(crate) contents: Arc<Vec<Content>>,
+}
+
+/// What tells a repeated event from another one with its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// Digest of what counts.
+    pub(crate) payload_digest: u64,
+    /// Its time, in nanoseconds.
+    pub(crate) time: i64,
 }
 
 impl PreparedBatch {
@@ -50,6 +71,7 @@ impl PreparedBatch {
         let refusals = refusals.unwrap_or_else(|| batch.refusals());
         let identities = identities_of(&batch, key);
         let digests = payload_digests_of(&batch, key);
+        let sequenced = sequenced_ids_of(&batch, key, &digests);
         let mut by_shard = vec![Vec::new(); shards];
         let mut refused = refusals.iter().map(|refusal| refusal.index).peekable();
         for (index, identity) in identities.iter().enumerate() {
@@ -60,7 +82,7 @@ impl PreparedBatch {
             by_shard[shard_of_slot(slot_of(*identity), shards)].push(index);
         }
         assert!(refused.peek().is_none(), "refusals are sorted by index and lie in the batch");
-        Ok(Self { frame, header, offset: 0, received_at, refusals, identities, digests, by_shard })
+        Ok(Self { frame, header, offset: 0, received_at, refusals, identities, digests, sequenced, by_shard })
     }
 
     /// The columns.
@@ -100,6 +122,11 @@ impl PreparedBatch {
         self.identities[usize::from(index)]
     }
 
+    /// What the ids are, if a client minted them.
+    pub(crate) fn sequenced(&self) -> Option<&SequencedIds> {
+        self.sequenced.as_ref()
+    }
+
     /// Payload digest of an event.
     #[inline]
     pub fn payload_digest(&self, index: u16) -> u64 {
@@ -115,12 +142,22 @@ impl PreparedBatch {
 
 pub(crate) fn identities_of(batch: &UsageBatch<'_>, key: IdentityKey) -> Vec<u128> {
     let source = key.of_source(batch.source());
-    (0..batch.len())
-        .map(|index| match batch.id(index) {
-            EventId::Bytes(id) => source.identity_of_bytes(id),
-            EventId::Sequenced { epoch, sequence } => source.identity_of_sequence(epoch, sequence),
-        })
-        .collect()
+    let indexes = 0..batch.len();
+    match batch.ids() {
+        IdColumn::Bytes(ids) => indexes.map(|index| source.identity_of_bytes(ids.id(index))).collect(),
+        IdColumn::Sequenced { epoch, first } => {
+            indexes.map(|index| source.identity_of_sequence(epoch, first + index as u64)).collect()
+        }
+    }
+}
+
+fn sequenced_ids_of(batch: &UsageBatch<'_>, key: IdentityKey, digests: &[u64]) -> Option<SequencedIds> {
+    let IdColumn::Sequenced { epoch, first } = batch.ids() else { return None };
+    let content =
+        |(index, digest): (usize, &u64)| Content { payload_digest: *digest, time: batch.time(index) };
+    let contents = digests.iter().enumerate().map(content).collect();
+    let run = key.of_source(batch.source()).run_of_epoch(epoch);
+    Some(SequencedIds { run, first, contents: Arc::new(contents) })
 }
 
 /// Sums what type, subject, values and dimensions add: a sum does not depend on the order of columns.

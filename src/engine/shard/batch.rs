@@ -10,6 +10,8 @@
 //! Invariants: an event is judged after all events before it, those of its group included; when `handle_batch` is done,
 //! every accepted event is in its cells.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use domain::Timestamp;
@@ -23,7 +25,7 @@ use super::fold::ResolvedPrograms;
 use super::sequence::Item;
 use super::subjects::Wanted;
 use super::{SetAside, Shard, Stamp};
-use crate::prepared::PreparedBatch;
+use crate::prepared::{Content, PreparedBatch, SequencedIds};
 
 /// Events of a group: what they read fits the first cache, and keeps the memory busy.
 const GROUP: usize = 64;
@@ -37,6 +39,17 @@ struct Reading<'a> {
     /// Number of each entry of the dictionary of subjects, as far as it is known.
     subjects: Vec<Entry>,
     wanted: Vec<(usize, Wanted<'a>)>,
+    /// If a client minted the ids.
+    sequenced: Option<ReadingSequenced<'a>>,
+}
+
+/// Sequenced ids of a batch, and what is known of them before the first event is judged: no number comes twice in it.
+struct ReadingSequenced<'a> {
+    ids: &'a SequencedIds,
+    /// Ranges of indexes of events whose numbers are new; those that were passed are out.
+    unseen: VecDeque<Range<u32>>,
+    /// What became of the new ones.
+    standings: Vec<(u16, Standing)>,
 }
 
 /// An entry of the dictionary of subjects.
@@ -53,6 +66,10 @@ impl Shard {
     /// events that were refused at the edge.
     pub fn handle_batch(&mut self, prepared: &PreparedBatch, verdicts: &mut dyn FnMut(u16, Verdict)) {
         assert!(self.refolding.is_empty(), "a refold is finished before the next batch");
+        self.offset = prepared.offset;
+        if self.saving.is_none() {
+            self.sequenced.forget_contents(self.offset);
+        }
         let batch = prepared.view();
         let source = self.source(batch.source());
         let mut counters = SourceCounters::default();
@@ -63,6 +80,12 @@ impl Shard {
                 verdicts(refusal.index, verdict);
             }
         }
+        let mut unseen = Vec::new();
+        if let Some(ids) = prepared.sequenced() {
+            let refused = prepared.refusals().iter().map(|refusal| refusal.index);
+            self.sequenced.unseen(ids, refused, &mut unseen);
+        }
+        let own = prepared.events_of_shard(self.index);
         let mut reading = Reading {
             prepared,
             batch: &batch,
@@ -70,9 +93,16 @@ impl Shard {
             programs: ResolvedPrograms::of(&self.plan, self.control_offset, &batch),
             subjects: vec![Entry::NotLookedUp; batch.subject_count()],
             wanted: Vec::with_capacity(GROUP),
+            sequenced: prepared.sequenced().map(|ids| ReadingSequenced {
+                ids,
+                unseen: unseen.iter().cloned().collect(),
+                standings: Vec::with_capacity(own.len()),
+            }),
         };
-        for indexes in prepared.events_of_shard(self.index).chunks(GROUP) {
-            self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
+        for indexes in own.chunks(GROUP) {
+            if reading.sequenced.is_none() {
+                self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
+            }
             self.look_up_subjects(indexes, &mut reading);
             for &index in indexes {
                 let verdict = self.decide(index, &mut reading);
@@ -84,6 +114,9 @@ impl Shard {
                 }
             }
             self.fold_staged();
+        }
+        if let Some(ReadingSequenced { ids, standings, .. }) = reading.sequenced {
+            self.sequenced.remember(ids, prepared.offset, &unseen, &standings);
         }
         self.counters.entry(source).or_default().merge(&counters);
     }
@@ -109,28 +142,41 @@ impl Shard {
 
     #[inline]
     fn decide(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
+        if reading.sequenced.is_some() {
+            return self.decide_sequenced(index, reading);
+        }
         let prepared = reading.prepared;
         let (identity, payload_digest) = (prepared.identity(index), prepared.payload_digest(index));
         let time = reading.batch.time(usize::from(index));
         let vacant = match self.dedup.look_up(identity) {
             Lookup::Unknown(vacant) => vacant,
             Lookup::Known(seen) => {
-                return match (seen.payload_digest == payload_digest, seen.time == time) {
-                    (false, _) => Verdict::Conflict,
-                    (true, false) => Verdict::DuplicateRestamped,
-                    (true, true) => Verdict::Duplicate,
-                };
+                let before = Content { payload_digest: seen.payload_digest, time: seen.time };
+                return verdict_of_repeat(before, Content { payload_digest, time });
             }
         };
         let verdict = self.decide_new(index, reading);
-        let standing = match verdict {
-            Verdict::Unmetered => Standing::Unmetered,
-            Verdict::Accepted => Standing::Metered,
-            Verdict::Pending => Standing::Pending,
-            _ => Standing::Quarantined,
-        };
         let position = prepared.position(index);
-        self.dedup.insert(vacant, Seen { payload_digest, position, time, standing });
+        self.dedup.insert(vacant, Seen { payload_digest, position, time, standing: standing_of(verdict) });
+        verdict
+    }
+
+    #[inline]
+    fn decide_sequenced(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
+        let sequenced = reading.sequenced.as_mut().expect("the batch has sequenced ids");
+        sequenced.unseen.pop_front_if(|passed| passed.end <= u32::from(index));
+        if sequenced.unseen.front().is_none_or(|next| u32::from(index) < next.start) {
+            let ids = sequenced.ids;
+            let number = ids.first + u64::from(index);
+            let arrived = self.sequenced.find(ids.run, number, reading.prepared.offset);
+            let arrived = arrived.expect("a number that is not new arrived before");
+            // Too far behind to be compared: the id tells that it is the same.
+            let now = ids.contents[usize::from(index)];
+            return arrived.content.map_or(Verdict::Duplicate, |before| verdict_of_repeat(before, now));
+        }
+        let verdict = self.decide_new(index, reading);
+        let sequenced = reading.sequenced.as_mut().expect("the batch has sequenced ids");
+        sequenced.standings.push((index, standing_of(verdict)));
         verdict
     }
 
@@ -200,5 +246,26 @@ impl Shard {
         let subjects = &mut self.subjects;
         self.cells.add_all(&self.staged, |subject, cell| subjects[subject].cells.push(cell));
         self.staged.clear();
+    }
+}
+
+/// The verdict of an event whose id came before.
+#[inline]
+fn verdict_of_repeat(before: Content, now: Content) -> Verdict {
+    match (before.payload_digest == now.payload_digest, before.time == now.time) {
+        (false, _) => Verdict::Conflict,
+        (true, false) => Verdict::DuplicateRestamped,
+        (true, true) => Verdict::Duplicate,
+    }
+}
+
+/// What becomes of a new event with a verdict.
+#[inline]
+fn standing_of(verdict: Verdict) -> Standing {
+    match verdict {
+        Verdict::Unmetered => Standing::Unmetered,
+        Verdict::Accepted => Standing::Metered,
+        Verdict::Pending => Standing::Pending,
+        _ => Standing::Quarantined,
     }
 }

@@ -27,6 +27,7 @@ mod numbered;
 mod pending;
 pub mod recount;
 pub mod sequence;
+mod sequenced;
 mod snapshot;
 mod subjects;
 
@@ -46,6 +47,7 @@ use self::groups::Groups;
 use self::kept::CellValue;
 use self::pending::{PendingCounts, PendingEvent};
 use self::sequence::Item;
+use self::sequenced::Sequenced;
 use self::snapshot::Saving;
 pub use self::snapshot::ShardLoader;
 use self::subjects::Subjects;
@@ -66,6 +68,9 @@ pub struct Shard {
     plan: Arc<MeteringPlan>,
     control_offset: u64,
     dedup: Dedup,
+    sequenced: Sequenced,
+    /// Offset of the last batch.
+    offset: u64,
     subjects: Subjects,
     groups: Groups,
     cells: CellStore,
@@ -94,6 +99,8 @@ impl Shard {
             plan: Arc::default(),
             control_offset: 0,
             dedup: Dedup::default(),
+            sequenced: Sequenced::default(),
+            offset: 0,
             subjects: Subjects::default(),
             groups: Groups::default(),
             cells: CellStore::default(),
@@ -224,18 +231,30 @@ impl Shard {
             self.pending.release(&event);
             let stamp = Stamp { identity: event.identity, time: event.time, position: event.position };
             let verdict = self.fold_or_keep(number, &event.source, stamp, &event.contributions, false);
-            self.move_standing(&event.source, event.identity, verdict);
+            self.move_standing(&event.source, stamp, verdict);
         }
     }
 
     /// Records that an accepted event is now metered or pending.
-    fn move_standing(&mut self, source: &Arc<str>, identity: u128, verdict: Verdict) {
+    fn move_standing(&mut self, source: &Arc<str>, stamp: Stamp, verdict: Verdict) {
         let counters = self.counters.get_mut(source).expect("an accepted event has a counted source");
         let standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
-        let before = self.dedup.set_standing(identity, standing);
-        if let Some(saving) = &mut self.saving {
-            saving.standings.entry(identity).or_insert(before);
-        }
+        let Stamp { identity, position, .. } = stamp;
+        let before = match self.sequenced.set_standing(position, standing) {
+            Some(before) => {
+                if let Some(saving) = &mut self.saving {
+                    saving.moved.entry(position).or_insert(before);
+                }
+                before
+            }
+            None => {
+                let before = self.dedup.set_standing(identity, standing);
+                if let Some(saving) = &mut self.saving {
+                    saving.standings.entry(identity).or_insert(before);
+                }
+                before
+            }
+        };
         match before {
             Standing::Metered => counters.metered -= 1,
             Standing::Pending => counters.pending -= 1,
@@ -268,9 +287,7 @@ impl Shard {
         for &index in prepared.events_of_shard(self.index) {
             let Some(subject) = entries[batch.subject_index(usize::from(index))] else { continue };
             let identity = prepared.identity(index);
-            let seen = self.dedup.find(identity).expect("every event before the barrier is remembered");
-            let is_first = seen.position == prepared.position(index);
-            if !is_first || !matches!(seen.standing, Standing::Metered | Standing::Pending) {
+            if !self.counts(identity, prepared.position(index)) {
                 continue;
             }
             let mut contributions = std::mem::take(&mut self.contributions);
@@ -281,7 +298,7 @@ impl Shard {
             let stamp = Stamp { identity, time, position: prepared.position(index) };
             let verdict = self.fold_or_keep(subject, &source, stamp, &contributions, false);
             self.contributions = contributions;
-            self.move_standing(&source, identity, verdict);
+            self.move_standing(&source, stamp, verdict);
         }
     }
 
@@ -306,9 +323,11 @@ impl Shard {
 
     /// Whether an event counts: the first with its identity, and accepted by all its meters.
     pub fn counts(&self, identity: u128, position: EventPosition) -> bool {
-        self.dedup.find(identity).is_some_and(|seen| {
-            seen.position == position && matches!(seen.standing, Standing::Metered | Standing::Pending)
-        })
+        let standing = self.sequenced.standing_at(position).or_else(|| {
+            let seen = self.dedup.find(identity)?;
+            (seen.position == position).then_some(seen.standing)
+        });
+        matches!(standing, Some(Standing::Metered | Standing::Pending))
     }
 
     /// Counters per source, in order of the sources.
@@ -321,9 +340,9 @@ impl Shard {
         &self.set_aside
     }
 
-    /// Events that the dedup index remembers.
+    /// Events that are remembered by their ids.
     pub fn remembered(&self) -> usize {
-        self.dedup.len()
+        self.dedup.len() + self.sequenced.remembered()
     }
 }
 

@@ -16,10 +16,15 @@ const CHUNK: usize = 1 << 12;
 /// Parts of the index, which grow one by one.
 const PARTS: usize = 64;
 
-/// Numbered things.
-pub(crate) struct Numbered<T> {
+/// Things in the order in which they came.
+pub(crate) struct Chunks<T> {
     chunks: Vec<Vec<T>>,
     len: usize,
+}
+
+/// Numbered things.
+pub(crate) struct Numbered<T> {
+    things: Chunks<T>,
     parts: Box<[SlotIndex]>,
 }
 
@@ -30,13 +35,19 @@ pub(crate) struct Vacant {
     free: FreeLane,
 }
 
-impl<T> Default for Numbered<T> {
+impl<T> Default for Chunks<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), len: 0, parts: (0..PARTS).map(|_| SlotIndex::new()).collect() }
+        Self { chunks: Vec::new(), len: 0 }
     }
 }
 
-impl<T> Numbered<T> {
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Self { things: Chunks::default(), parts: (0..PARTS).map(|_| SlotIndex::new()).collect() }
+    }
+}
+
+impl<T> Chunks<T> {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -47,14 +58,49 @@ impl<T> Numbered<T> {
         self.chunks.iter().flatten()
     }
 
+    /// The one that came last.
+    pub(crate) fn last(&self) -> Option<&T> {
+        self.chunks.last()?.last()
+    }
+
+    /// Adds one; gives its number.
+    pub(crate) fn push(&mut self, thing: T) -> u32 {
+        let number = u32::try_from(self.len).expect("fewer than 2^32 fit in memory");
+        if self.len.is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(if self.len == 0 { 0 } else { CHUNK }));
+        }
+        self.chunks.last_mut().expect("a chunk with room was just made").push(thing);
+        self.len += 1;
+        number
+    }
+
+    /// How many at the beginning `is_before`, if those that are come first.
+    pub(crate) fn partition_point(&self, is_before: impl Fn(&T) -> bool) -> usize {
+        let chunk = self.chunks.partition_point(|chunk| chunk.first().is_some_and(&is_before));
+        let Some(chunk) = chunk.checked_sub(1) else { return 0 };
+        chunk * CHUNK + self.chunks[chunk].partition_point(is_before)
+    }
+}
+
+impl<T> Numbered<T> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.things.len
+    }
+
+    /// All, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.things.iter()
+    }
+
     /// All, by number.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.chunks.iter_mut().flatten()
+        self.things.chunks.iter_mut().flatten()
     }
 
     /// The thing of a number.
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
-        self.chunks.get_mut(number as usize / CHUNK)?.get_mut(number as usize % CHUNK)
+        self.things.chunks.get_mut(number as usize / CHUNK)?.get_mut(number as usize % CHUNK)
     }
 
     /// Loads what tells whether a hash has a candidate.
@@ -79,20 +125,15 @@ impl<T> Numbered<T> {
 
     /// Adds a thing where its search ended; gives its number.
     pub(crate) fn add(&mut self, vacant: Vacant, thing: T) -> u32 {
-        let number = u32::try_from(self.len).expect("fewer than 2^32 fit in memory");
+        let number = self.things.push(thing);
         let part = part_of(vacant.hash);
         // As in `dedup`: parts of different growth soon grow at different times.
         self.parts[part].insert(vacant.free, tag_of(vacant.hash), number, 28 + part % 8);
-        if self.len.is_multiple_of(CHUNK) {
-            self.chunks.push(Vec::with_capacity(if self.len == 0 { 0 } else { CHUNK }));
-        }
-        self.chunks.last_mut().expect("a chunk with room was just made").push(thing);
-        self.len += 1;
         number
     }
 }
 
-impl<T> Index<u32> for Numbered<T> {
+impl<T> Index<u32> for Chunks<T> {
     type Output = T;
 
     #[inline]
@@ -101,10 +142,26 @@ impl<T> Index<u32> for Numbered<T> {
     }
 }
 
-impl<T> IndexMut<u32> for Numbered<T> {
+impl<T> IndexMut<u32> for Chunks<T> {
     #[inline]
     fn index_mut(&mut self, number: u32) -> &mut T {
         &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+}
+
+impl<T> Index<u32> for Numbered<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, number: u32) -> &T {
+        &self.things[number]
+    }
+}
+
+impl<T> IndexMut<u32> for Numbered<T> {
+    #[inline]
+    fn index_mut(&mut self, number: u32) -> &mut T {
+        &mut self.things[number]
     }
 }
 
@@ -141,5 +198,8 @@ mod tests {
         }
         assert!(numbered.find(u64::MAX, |_| true).is_err() && numbered.candidate(u64::MAX).is_none());
         assert!(numbered.iter().copied().eq(0..10_000));
+        for point in [0, 1, CHUNK as u64 - 1, CHUNK as u64, CHUNK as u64 + 1, 9_999, 10_000] {
+            assert_eq!(numbered.things.partition_point(|thing| *thing < point) as u64, point);
+        }
     }
 }

@@ -37,6 +37,11 @@ pub(super) struct Saving {
     subjects: std::ops::Range<usize>,
     groups: std::ops::Range<usize>,
     remembered: std::ops::Range<usize>,
+    stretches: std::ops::Range<usize>,
+    /// Offset of the last batch before the snapshot.
+    offset: u64,
+    /// How events with sequenced ids stood when the snapshot began that stand otherwise by now.
+    pub(super) moved: BTreeMap<EventPosition, Standing>,
     /// How events stood when the snapshot began that stand otherwise by now.
     pub(super) standings: BTreeMap<u128, Standing>,
     /// What was saved at once.
@@ -62,6 +67,9 @@ impl Shard {
             subjects: 0..self.subjects.len(),
             groups: 0..self.groups.len(),
             remembered: 0..self.dedup.len(),
+            stretches: 0..self.sequenced.len(),
+            offset: self.offset,
+            moved: BTreeMap::new(),
             standings: BTreeMap::new(),
             ready,
         });
@@ -102,6 +110,14 @@ impl Shard {
         }
         if fields.len() > 0 {
             return Some(Section { kind: SectionKind::Dedup, body: fields.take() });
+        }
+        while fields.len() < SECTION_BYTES
+            && let Some(number) = saving.stretches.next()
+        {
+            self.sequenced.save(number, saving.offset, &saving.moved, &mut fields);
+        }
+        if fields.len() > 0 {
+            return Some(Section { kind: SectionKind::Sequenced, body: fields.take() });
         }
         if let Some(body) = self.cells.poll_snapshot() {
             return Some(Section { kind: SectionKind::Cells, body });
@@ -182,6 +198,7 @@ impl ShardLoader {
                 SectionKind::Counters => self.take_counters(&mut fields),
                 SectionKind::SetAside => self.take_set_aside(&mut fields),
                 SectionKind::Dedup => self.take_seen(&mut fields),
+                SectionKind::Sequenced => self.shard.sequenced.load(&mut fields),
             };
             let shard = self.shard.index as u16;
             taken.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
@@ -335,9 +352,7 @@ impl Seen {
     fn load(fields: &mut FieldReader<'_>, dedup: &mut Dedup) -> Option<()> {
         let (identity, payload_digest) = (fields.u128()?, fields.u64()?);
         let (position, time) = (EventPosition::from_bits(fields.u64()?), fields.i64()?);
-        let standing = [Standing::Metered, Standing::Pending, Standing::Unmetered, Standing::Quarantined]
-            .into_iter()
-            .nth(usize::from(fields.u8()?))?;
+        let standing = Standing::of_bits(u64::from(fields.u8()?))?;
         let Lookup::Unknown(vacant) = dedup.look_up(identity) else { return None };
         if !(EVENT_TIME_MIN..EVENT_TIME_END).contains(&time) {
             return None;

@@ -37,7 +37,7 @@ use crate::io::{Storage, StorageFile};
 use crate::log::crc_of;
 
 /// Version of the file's layout and of what the sections hold.
-pub const SNAPSHOT_FORMAT: u32 = 2;
+pub const SNAPSHOT_FORMAT: u32 = 3;
 /// Bytes that a section has at most.
 pub const SECTION_BYTES_MAX: usize = 64 << 20;
 /// Snapshots that are kept: the last one, and one for the case that it cannot be read.
@@ -85,12 +85,14 @@ pub enum SectionKind {
     Counters = 5,
     /// Events that did not count.
     SetAside = 6,
-    /// Events that are remembered.
+    /// Events that are remembered, with ids that producers chose.
     Dedup = 7,
+    /// Events that are remembered, with ids that clients minted.
+    Sequenced = 10,
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 7] = [
+    const ALL: [SectionKind; 8] = [
         SectionKind::Subjects,
         SectionKind::Groups,
         SectionKind::Cells,
@@ -98,6 +100,7 @@ impl SectionKind {
         SectionKind::Counters,
         SectionKind::SetAside,
         SectionKind::Dedup,
+        SectionKind::Sequenced,
     ];
 
     fn from_code(code: u16) -> Option<Self> {

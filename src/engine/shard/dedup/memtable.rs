@@ -156,12 +156,7 @@ impl Entry {
 
     #[inline]
     fn seen(&self) -> Seen {
-        let standing = match self.time_and_standing & 3 {
-            0 => Standing::Metered,
-            1 => Standing::Pending,
-            2 => Standing::Unmetered,
-            _ => Standing::Quarantined,
-        };
+        let standing = Standing::of_bits(self.time_and_standing & 3).expect("two bits are a standing");
         Seen {
             payload_digest: self.payload_digest,
             position: self.position,

@@ -26,6 +26,15 @@ pub(crate) enum Standing {
     Quarantined,
 }
 
+impl Standing {
+    /// The standing of the two bits that it is stored as.
+    pub(crate) fn of_bits(bits: u64) -> Option<Self> {
+        [Standing::Metered, Standing::Pending, Standing::Unmetered, Standing::Quarantined]
+            .into_iter()
+            .nth(usize::try_from(bits).ok()?)
+    }
+}
+
 /// What is remembered of the first event with an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {

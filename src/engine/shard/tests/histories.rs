@@ -9,6 +9,9 @@ use domain::plan::MeteringPlan;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
+use wire::IdMode;
+
+use super::super::sequenced::SEQUENCED_CONTENT_BYTES;
 use super::world::{FUTURE_MAX, HORIZON, Saved, World, count, owned, plan, sum};
 
 /// Spans of ownership with the bounds that cut them.
@@ -27,6 +30,8 @@ enum Step {
     Batch {
         received_at: i64,
         is_metered: bool,
+        /// Epoch and first number of a client that mints the ids.
+        minted: Option<(u8, u8)>,
         events: Vec<Sent>,
     },
     Barrier(BTreeMap<u8, Spans>),
@@ -56,10 +61,17 @@ fn spans() -> impl Strategy<Value = Spans> {
 
 fn step() -> impl Strategy<Value = Step> {
     let events = prop::collection::vec(sent(), 1..8);
+    let minted = prop::option::of((0u8..2, 0u8..16));
     prop_oneof![
-        3 => (0i64..200, prop::bool::weighted(0.8), events).prop_map(|(received_at, is_metered, events)| {
-            Step::Batch { received_at, is_metered, events }
-        }),
+        3 => (0i64..200, prop::bool::weighted(0.8), minted, events).prop_map(
+            |(received_at, is_metered, minted, mut events)| {
+                let numbers = minted.map(|(_, first)| first..);
+                for (event, number) in events.iter_mut().zip(numbers.into_iter().flatten()) {
+                    event.id = number;
+                }
+                Step::Batch { received_at, is_metered, minted, events }
+            },
+        ),
         1 => prop::collection::btree_map(0u8..3, spans(), 0..3).prop_map(Step::Barrier),
         1 => Just(Step::Snapshot),
     ]
@@ -68,14 +80,26 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the shards should say, in the plainest way.
 #[derive(Default)]
 struct Model {
-    first: BTreeMap<u8, (Sent, bool)>,
+    /// By kind of the id and epoch, and the id: what came first, whether it was metered, and with which batch.
+    first: BTreeMap<(Option<u8>, u8), (Sent, bool, u64)>,
+    batches: u64,
     counted: Vec<Sent>,
     spans: BTreeMap<u8, Spans>,
 }
 
 impl Model {
-    fn verdict(&mut self, received_at: i64, is_metered: bool, event: &Sent) -> &'static str {
-        if let Some((first, was_metered)) = self.first.get(&event.id) {
+    fn verdict(
+        &mut self,
+        received_at: i64,
+        is_metered: bool,
+        epoch: Option<u8>,
+        event: &Sent,
+    ) -> &'static str {
+        if let Some((first, was_metered, batch)) = self.first.get(&(epoch, event.id)) {
+            // Batches are 64 bytes of the log.
+            if epoch.is_some() && (self.batches - batch) * 64 > SEQUENCED_CONTENT_BYTES {
+                return "duplicate";
+            }
             let is_same =
                 (first.subject, first.units, *was_metered) == (event.subject, event.units, is_metered);
             return match (is_same, first.time == event.time) {
@@ -84,7 +108,7 @@ impl Model {
                 (false, _) => "conflict",
             };
         }
-        self.first.insert(event.id, (event.clone(), is_metered));
+        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches));
         if event.time < received_at - HORIZON {
             return "quarantined: too_old";
         }
@@ -139,7 +163,7 @@ impl Model {
 
 fn written(event: &Sent) -> String {
     let units = event.units.map_or(String::new(), |units| format!(" units={units}"));
-    format!("e{} k{} {}{units}", event.id, event.subject, event.time)
+    format!("k{} {}{units}", event.subject, event.time)
 }
 
 /// Runs a history in worlds of 1, 2 and 8 shards; all must say what the model says, at every step. Then again from the
@@ -193,7 +217,9 @@ struct Said {
 impl Said {
     fn repeat(&self, world: &mut World) -> Vec<String> {
         match &self.step {
-            Step::Batch { received_at, is_metered, events } => send(world, *received_at, *is_metered, events),
+            Step::Batch { received_at, is_metered, minted, events } => {
+                send(world, *received_at, *is_metered, *minted, events)
+            }
             Step::Barrier(_) => {
                 world.barrier(self.plan.clone());
                 Vec::new()
@@ -203,10 +229,24 @@ impl Said {
     }
 }
 
-fn send(world: &mut World, received_at: i64, is_metered: bool, events: &[Sent]) -> Vec<String> {
-    let texts: Vec<String> = events.iter().map(written).collect();
+fn send(
+    world: &mut World,
+    received_at: i64,
+    is_metered: bool,
+    minted: Option<(u8, u8)>,
+    events: &[Sent],
+) -> Vec<String> {
+    let ids = minted.map_or(IdMode::Given, |(epoch, first)| IdMode::Sequenced {
+        epoch: epoch.into(),
+        first: first.into(),
+    });
+    let text_of = |event: &Sent| match minted {
+        Some(_) => written(event),
+        None => format!("e{} {}", event.id, written(event)),
+    };
+    let texts: Vec<String> = events.iter().map(text_of).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    world.send(received_at, "s", if is_metered { "use" } else { "other" }, &texts)
+    world.send_with(ids, received_at, "s", if is_metered { "use" } else { "other" }, &texts)
 }
 
 /// Takes a step in the model and in all worlds; gives the verdicts, which must be the same.
@@ -220,13 +260,15 @@ fn apply(step: &Step, model: &mut Model, worlds: &mut [World]) -> Vec<String> {
             }
             Vec::new()
         }
-        Step::Batch { received_at, is_metered, events } => {
+        Step::Batch { received_at, is_metered, minted, events } => {
+            model.batches += 1;
+            let epoch = minted.map(|(epoch, _)| epoch);
             let verdicts: Vec<String> = events
                 .iter()
-                .map(|event| model.verdict(*received_at, *is_metered, event).to_string())
+                .map(|event| model.verdict(*received_at, *is_metered, epoch, event).to_string())
                 .collect();
             for world in worlds {
-                assert_eq!(send(world, *received_at, *is_metered, events), verdicts);
+                assert_eq!(send(world, *received_at, *is_metered, *minted, events), verdicts);
             }
             verdicts
         }

@@ -124,7 +124,19 @@ impl World {
         event_type: &str,
         events: &[&str],
     ) -> Vec<String> {
-        let mut builder = BatchBuilder::new(source, event_type, IdMode::Given).without_event_checks();
+        self.send_with(IdMode::Given, received_at, source, event_type, events)
+    }
+
+    /// Logs and applies a batch with ids of a kind; minted ones are not in the texts.
+    pub(super) fn send_with(
+        &mut self,
+        ids: IdMode,
+        received_at: i64,
+        source: &str,
+        event_type: &str,
+        events: &[&str],
+    ) -> Vec<String> {
+        let mut builder = BatchBuilder::new(source, event_type, ids).without_event_checks();
         for event in events {
             push(&mut builder, event);
         }
@@ -270,11 +282,12 @@ impl Saved {
     }
 }
 
-/// Adds an event that is written `id subject time value=… dimension:…`.
+/// Adds an event that is written `id subject time value=… dimension:…`, without `id` where it is minted.
 fn push(builder: &mut BatchBuilder, event: &str) {
     let mut words = event.split(' ');
     let mut word = || words.next().expect("an event has id, subject and time");
-    let (id, subject, time) = (word(), word(), word());
+    let id = if builder.next_sequence().is_some() { "" } else { word() };
+    let (subject, time) = (word(), word());
     let (mut values, mut dimensions) = (Vec::new(), Vec::new());
     for property in words {
         match property.split_once('=') {
