@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -27,9 +27,6 @@ use crossbeam_channel::{Sender, TrySendError};
 use engine::identity::IdentityKey;
 use machine::Machine;
 use tokio::sync::{Semaphore, oneshot};
-use tower::ServiceBuilder;
-use tower_http::decompression::RequestDecompressionLayer;
-use tower_http::map_request_body::MapRequestBodyLayer;
 
 use self::problem::Problem;
 use crate::control::{Command, CommandError, Served};
@@ -85,13 +82,10 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/healthz", get(reads::healthz))
         .route("/readyz", get(reads::readyz))
         .route("/metrics", get(reads::metrics));
-    let unpacked = ServiceBuilder::new()
-        .layer(RequestDecompressionLayer::new())
-        .layer(MapRequestBodyLayer::new(axum::body::Body::new));
+    // The path of every event has no layers: each costs a single event as much as reading it.
     let ingest = Router::new()
         .route("/v1/events", post(events::post_events))
-        .layer(unpacked)
-        .layer(middleware::from_fn_with_state((edge.clone(), Role::Ingest), require));
+        .method_not_allowed_fallback(method_not_allowed);
     let billing = Router::new()
         .route("/v1/charge-batches", get(reads::charge_batches))
         .route("/v1/charge-batches/{number}/ack", post(writes::ack_batch))
@@ -115,23 +109,21 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Admin), require));
     Router::new()
         .merge(open)
-        .merge(ingest)
         .merge(billing)
         .merge(finance)
         .merge(admin)
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
         })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "this path does not take that method",
-            )
-        })
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::map_response(problem::as_problem))
+        .merge(ingest)
         .with_state(edge)
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
 }
 
 /// Lets a request through if its bearer token has the role.
@@ -140,19 +132,7 @@ async fn require(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let secret = bearer.and_then(|value| value.strip_prefix("Bearer "));
-    let token = secret.and_then(|secret| edge.tokens.authenticate(secret)).ok_or_else(|| {
-        Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "send a known token as `Authorization: Bearer tm_…`",
-        )
-    })?;
-    if !token.may(role) {
-        let detail = format!("the token {} does not have the role {}", token.name, role.as_str());
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &detail));
-    }
+    let token = edge.authorize(request.headers(), role)?;
     request.extensions_mut().insert(token);
     Ok(next.run(request).await)
 }
@@ -161,6 +141,24 @@ async fn require(
 type Caller = axum::Extension<Arc<Token>>;
 
 impl Edge {
+    /// The token of a request, if it has the role.
+    fn authorize(&self, headers: &HeaderMap, role: Role) -> Result<Arc<Token>, Problem> {
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let secret = bearer.and_then(|value| value.strip_prefix("Bearer "));
+        let token = secret.and_then(|secret| self.tokens.authenticate(secret)).ok_or_else(|| {
+            Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "send a known token as `Authorization: Bearer tm_…`",
+            )
+        })?;
+        if !token.may(role) {
+            let detail = format!("the token {} does not have the role {}", token.name, role.as_str());
+            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &detail));
+        }
+        Ok(token)
+    }
+
     fn send(&self, command: Command) -> Result<(), Problem> {
         self.commands.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => {

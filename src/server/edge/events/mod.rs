@@ -11,22 +11,25 @@
 mod intake;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::{Layer, ServiceExt};
+use tower_http::decompression::{DecompressionBody, RequestDecompressionLayer};
 use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
 
 use self::intake::{Intake, Summary};
-use super::problem::Problem;
-use super::{Answer, BODY_BYTES_MAX, Caller, Edge, stopping};
+use super::problem::{Problem, as_problem};
+use super::{Answer, BODY_BYTES_MAX, Edge, stopping};
+use crate::tokens::{Role, Token};
 
 /// Bytes of all event bodies that are in memory at once.
 const EVENT_BODIES_BYTES_MAX: usize = 512 << 20;
@@ -89,27 +92,52 @@ fn mode_of(headers: &HeaderMap) -> Result<Mode, Problem> {
 }
 
 /// `POST /v1/events`
-pub(super) async fn post_events(
-    State(edge): State<Arc<Edge>>,
-    caller: Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let intake = Intake::new(edge.clone(), caller.0.clone());
-    let summary = match mode_of(&headers)? {
-        Mode::Lines => read_lines(&edge, intake, body).await?,
+pub(super) async fn post_events(State(edge): State<Arc<Edge>>, request: Request) -> Answer {
+    let token = edge.authorize(request.headers(), Role::Ingest)?;
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        return Ok(take_packed(edge, token, request).await);
+    }
+    let (parts, body) = request.into_parts();
+    take(&edge, token, &parts.headers, body).await
+}
+
+/// Takes a body that is packed, unpacking it as it comes.
+async fn take_packed(edge: Arc<Edge>, token: Arc<Token>, request: Request) -> Response {
+    let unpacked = tower::service_fn(move |request: axum::http::Request<DecompressionBody<Body>>| {
+        let (edge, token) = (edge.clone(), token.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            let answer = take(&edge, token, &parts.headers, Body::new(body)).await;
+            Ok::<_, Infallible>(answer.into_response())
+        }
+    });
+    let Ok(response) = RequestDecompressionLayer::new().layer(unpacked).oneshot(request).await;
+    let response = response.map(Body::new);
+    // A coding that is not known is answered by the layer, in its own words.
+    if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        return as_problem(response).await;
+    }
+    response
+}
+
+async fn take(edge: &Arc<Edge>, token: Arc<Token>, headers: &HeaderMap, body: Body) -> Answer {
+    let intake = Intake::new(edge.clone(), token);
+    let summary = match mode_of(headers)? {
+        Mode::Lines => read_lines(edge, intake, body).await?,
         Mode::Binary => {
-            let (body, _permits) = read_whole(&edge, &headers, body).await?;
-            read_binary(intake, &headers, &body)?.finish().await.map_err(|_| stopping())?
+            let (body, _permits) = read_whole(edge, headers, body).await?;
+            read_binary(intake, headers, &body)?.finish().await.map_err(|_| stopping())?
         }
         Mode::Structured { is_batch } => {
-            let (body, _permits) = read_whole(&edge, &headers, body).await?;
-            read_structured(intake, is_batch, body).await?.finish().await.map_err(|_| stopping())?
+            let (body, _permits) = read_whole(edge, headers, body).await?;
+            read_structured(intake, is_batch, body)?.finish().await.map_err(|_| stopping())?
         }
     };
     edge.metrics.http_events_refused.fetch_add(summary.refused, Ordering::Relaxed);
     if summary.is_good() {
-        return Ok(Json(summary).into_response());
+        let mut text = serde_json::to_vec(&summary).expect("a summary is JSON");
+        text.push(b'\n');
+        return Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response());
     }
     let detail = format!(
         "{} of {} events do not count; the others are durable, and sending all again counts none twice",
@@ -181,7 +209,7 @@ fn read_binary(mut intake: Intake, headers: &HeaderMap, body: &Bytes) -> Result<
 }
 
 /// Reads a structured body; a large one off the threads that serve connections.
-async fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<Intake, Problem> {
+fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<Intake, Problem> {
     let is_small = body.len() <= BODY_INLINE_BYTES_MAX;
     let read = move || -> Result<Intake, Problem> {
         let text = str::from_utf8(&body)
