@@ -21,6 +21,7 @@ pub mod recovery;
 pub mod run;
 pub mod segments;
 pub mod shards;
+pub mod shares;
 pub mod snapshots;
 pub mod threads;
 pub mod tls;

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -28,14 +28,15 @@ use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, Cont
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, EventBudget, QUERIES_MAX, router};
-use crate::ingest::{Ingest, accept, endpoint};
+use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
 use crate::segments::Segments;
 use crate::shards::Shards;
+use crate::shares::Shares;
 use crate::snapshots::{SnapshotState, Snapshots};
 use crate::threads::{OnFailure, spawn};
 use crate::tokens::{self, Role, Tokens};
-use crate::usage_log::{USAGE_QUEUE_MAX, UsageLog, UsageLogState, UsageTask};
+use crate::usage_log::{USAGE_QUEUE_MAX, UsageLog, UsageLogState, UsageQueue, UsageTask};
 
 /// A server that is up.
 pub struct Running {
@@ -175,13 +176,17 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let (stop, stopping) = watch::channel(false);
     let endpoint = endpoint(args.quic, tls, transport_secret(&genesis_key))?;
     let quic = endpoint.local_addr()?;
+    let usage_queue = UsageQueue::new(usage.clone(), metrics.clone());
+    let unanswered = Shares::new(UNANSWERED_BYTES_MAX, SOURCE_BYTES_MAX);
     let ingest = Ingest {
         tokens: tokens.clone(),
         clock: clock.clone(),
         key,
         shards,
-        usage: usage.clone(),
+        usage: usage_queue.clone(),
+        memory: unanswered.clone(),
         metrics: metrics.clone(),
+        authenticated: AtomicUsize::new(0),
     };
     let quic_task = tokio::spawn(accept(endpoint.clone(), Arc::new(ingest), stopping.clone()));
     let edge = Edge {
@@ -189,6 +194,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         commands: commands.clone(),
         shards,
         usage_tasks: usage.clone(),
+        usage_queue,
+        unanswered,
         served,
         directory,
         metrics,

@@ -27,12 +27,15 @@ use crate::clock::Clock;
 use crate::observe::Metrics;
 use crate::segments::Segments;
 use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, SnapshotPart, VerdictSlots};
+use crate::shares::{Share, Shares};
 use crate::threads::PeerStopped;
 
 /// Batches that wait for the log writer; each is at most 1 MiB.
 pub const USAGE_QUEUE_MAX: usize = 128;
 /// Bytes that one commit gathers before it is written.
 pub const COMMIT_BYTES_MAX: usize = 4 << 20;
+/// Bytes of batches before the log writer and in it: a commit that is written, one that gathers, and as much on its way.
+pub const QUEUED_BYTES_MAX: usize = 4 * COMMIT_BYTES_MAX;
 
 /// A batch on its way into the log.
 pub struct IncomingBatch {
@@ -48,10 +51,36 @@ pub struct IncomingBatch {
     pub arrived: Instant,
 }
 
+/// The way of batches into the log: sources take turns.
+#[derive(Clone)]
+pub struct UsageQueue {
+    tasks: mpsc::Sender<UsageTask>,
+    shares: Shares,
+    metrics: Arc<Metrics>,
+}
+
+impl UsageQueue {
+    /// A way to the writer behind a queue.
+    pub fn new(tasks: mpsc::Sender<UsageTask>, metrics: Arc<Metrics>) -> Self {
+        Self { tasks, shares: Shares::new(QUEUED_BYTES_MAX, QUEUED_BYTES_MAX), metrics }
+    }
+
+    /// Hands a batch on when it is its source's turn.
+    ///
+    /// # Errors
+    /// If the log is not written any more.
+    pub async fn send(&self, source: &Arc<str>, batch: IncomingBatch) -> Result<(), PeerStopped> {
+        let share = self.shares.take(source, batch.prepared.frame().len()).await;
+        self.metrics.batches_queued.fetch_add(1, Ordering::Relaxed);
+        let sent = self.tasks.send(UsageTask::Batch(Box::new(batch), share)).await;
+        sent.map_err(|_| PeerStopped("the usage log"))
+    }
+}
+
 /// What the log writer is asked to do.
 pub enum UsageTask {
-    /// Append a batch.
-    Batch(Box<IncomingBatch>),
+    /// Append a batch; its share of the queue ends when the shards have it.
+    Batch(Box<IncomingBatch>, Share),
     /// Append a barrier.
     Barrier {
         /// Control-log offset that it names.
@@ -105,7 +134,7 @@ pub struct UsageLog {
 enum Staged {
     Snapshot(Sender<ShardSnapshot>),
     Position(oneshot::Sender<u64>, u64),
-    Batch(Box<IncomingBatch>, u64),
+    Batch(Box<IncomingBatch>, u64, Share),
     Barrier {
         offset: u64,
         control_offset: u64,
@@ -142,7 +171,7 @@ impl UsageLog {
 
     fn stage(&mut self, task: UsageTask, staged: &mut Vec<Staged>) -> anyhow::Result<bool> {
         match task {
-            UsageTask::Batch(batch) => {
+            UsageTask::Batch(batch, share) => {
                 let head = BatchRecordHead {
                     producer: batch.producer,
                     refusals: batch.prepared.refusals().to_vec(),
@@ -151,7 +180,7 @@ impl UsageLog {
                 let received_at = batch.prepared.received_at.nanoseconds();
                 let parts: [&[u8]; 2] = [&head, batch.prepared.frame()];
                 let offset = self.writer.stage(KIND_USAGE_BATCH, received_at, &parts)?;
-                staged.push(Staged::Batch(batch, offset));
+                staged.push(Staged::Batch(batch, offset, share));
             }
             UsageTask::Barrier { control_offset, plan, is_cut, snapshot, durable, reached } => {
                 let now = self.clock.now().nanoseconds();
@@ -204,7 +233,7 @@ impl UsageLog {
                 // A query that was abandoned does not wait for its answer.
                 let _ = reply.send(behind);
             }
-            Staged::Batch(batch, offset) => {
+            Staged::Batch(batch, offset, _share) => {
                 let IncomingBatch { mut prepared, on_durable, on_verdicts, arrived, .. } = *batch;
                 prepared.offset = offset;
                 on_durable(offset);

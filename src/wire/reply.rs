@@ -128,7 +128,7 @@ pub enum CloseCode {
     SourceNotGranted,
     /// The server is stopping.
     GoingAway,
-    /// The client does not read its replies.
+    /// The client does not read its replies, or did not finish a frame in time.
     TooSlow,
     /// The log could not be written.
     StorageFailed,
@@ -192,7 +192,7 @@ impl fmt::Display for CloseCode {
             CloseCode::Unauthorized => "the token is not known",
             CloseCode::SourceNotGranted => "the token does not grant the source",
             CloseCode::GoingAway => "the server is stopping",
-            CloseCode::TooSlow => "replies were not read in time",
+            CloseCode::TooSlow => "replies were not read, or a frame was not finished, in time",
             CloseCode::StorageFailed => "the log could not be written",
             CloseCode::HelloRequired => "the first frame must be a hello",
             CloseCode::BatchSequenceMustIncrease => "the sequence of batches must increase",

@@ -15,42 +15,49 @@ use wire::{AlignedBytes, BatchBuilder, IdMode, RefusalCode};
 
 use crate::process::{Server, call, client, tallymark, text};
 
-struct Raw {
-    send: quinn::SendStream,
-    receive: quinn::RecvStream,
-    _connection: quinn::Connection,
+pub(crate) struct Raw {
+    pub(crate) send: quinn::SendStream,
+    pub(crate) receive: quinn::RecvStream,
+    pub(crate) connection: quinn::Connection,
     _endpoint: quinn::Endpoint,
 }
 
+/// Trusts the development certificate of a data directory.
+pub(crate) fn client_config(data: &Path) -> quinn::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = std::fs::read(data.join("dev-cert.pem")).unwrap();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+}
+
 impl Raw {
-    async fn connect(server: &Server, data: &Path) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        let pem = std::fs::read(data.join("dev-cert.pem")).unwrap();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            roots.add(certificate.unwrap()).unwrap();
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
-        let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(
-            QuicClientConfig::try_from(tls).unwrap(),
-        )));
-        let connection = endpoint.connect(server.quic.parse().unwrap(), "localhost").unwrap().await.unwrap();
-        let (send, receive) = connection.open_bi().await.unwrap();
-        Self { send, receive, _connection: connection, _endpoint: endpoint }
+    pub(crate) async fn connect(server: &Server, data: &Path) -> Self {
+        Self::connect_with(server, client_config(data)).await
     }
 
-    async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn connect_with(server: &Server, config: quinn::ClientConfig) -> Self {
+        let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        endpoint.set_default_client_config(config);
+        let connection = endpoint.connect(server.quic.parse().unwrap(), "localhost").unwrap().await.unwrap();
+        let (send, receive) = connection.open_bi().await.unwrap();
+        Self { send, receive, connection, _endpoint: endpoint }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         // The server may have closed already; what it said is what counts.
         let _ = self.send.write_all(bytes).await;
     }
 
-    async fn read(&mut self) -> (FrameHeader, Vec<u8>) {
+    pub(crate) async fn read(&mut self) -> (FrameHeader, Vec<u8>) {
         let mut frame = vec![0; FRAME_HEADER_BYTES];
         self.receive.read_exact(&mut frame).await.expect("the server answers");
         let header = FrameHeader::decode_slice(&frame).unwrap();
@@ -60,13 +67,13 @@ impl Raw {
         (header, frame[FRAME_HEADER_BYTES..].to_vec())
     }
 
-    async fn hello(&mut self, token: &str) {
+    pub(crate) async fn hello(&mut self, token: &str) {
         let hello = Hello { token: token.to_string(), client: "test".to_string(), verdicts: false };
         self.write(&hello.encode()).await;
     }
 
     /// Reads on until the server closes.
-    async fn close(&mut self) -> Close {
+    pub(crate) async fn close(&mut self) -> Close {
         loop {
             let (header, body) = self.read().await;
             if header.schema == Schema::CloseV1 {
@@ -76,7 +83,7 @@ impl Raw {
     }
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64
 }
 

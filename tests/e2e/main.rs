@@ -10,6 +10,7 @@ mod api;
 mod bad_input;
 mod documents;
 mod events;
+mod hostile;
 mod kill_nine;
 mod outbox;
 mod process;

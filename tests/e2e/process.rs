@@ -110,6 +110,10 @@ impl Server {
         Self { child, quic, http, token }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn kill(mut self) {
         self.kill_in_place();
     }

@@ -23,8 +23,6 @@ use crate::outbox::Position;
 
 /// What a batch costs in memory besides its frame.
 const BATCH_BYTES: usize = 256;
-/// With fewer batches ready, spilled ones are read back.
-const READY_MIN: usize = 16;
 
 /// A finished batch in memory.
 #[derive(Clone, Debug)]
@@ -61,7 +59,10 @@ pub(crate) struct Queue {
     spilled: Option<Spilled>,
     ready: VecDeque<Outgoing>,
     sent: VecDeque<Outgoing>,
+    /// Bytes of all batches in memory, and of those that are ready and sent.
     memory_bytes: usize,
+    ready_bytes: usize,
+    sent_bytes: usize,
     /// The last sequence that was given.
     last: u64,
     /// Events of batches that are not acknowledged and not in the outbox, by sequence.
@@ -90,6 +91,8 @@ impl Queue {
             ready: VecDeque::new(),
             sent: VecDeque::new(),
             memory_bytes: 0,
+            ready_bytes: 0,
+            sent_bytes: 0,
             last: 0,
             unkept: BTreeMap::new(),
             acked_to: Position::default(),
@@ -145,8 +148,13 @@ impl Queue {
         };
         match is_written {
             true => self.unstored.push_back(outgoing),
-            false => self.ready.push_back(outgoing),
+            false => self.make_ready(outgoing),
         }
+    }
+
+    fn make_ready(&mut self, outgoing: Outgoing) {
+        self.ready_bytes += outgoing.bytes();
+        self.ready.push_back(outgoing);
     }
 
     /// The first batches that wait for the outbox.
@@ -171,7 +179,7 @@ impl Queue {
         outgoing.stored = Some(end);
         if self.spilled.is_none() && !self.is_half_full() && !self.is_over {
             let events = outgoing.events as u64;
-            self.ready.push_back(outgoing);
+            self.make_ready(outgoing);
             return (Kept::InMemory, events);
         }
         self.spill(&outgoing);
@@ -188,13 +196,15 @@ impl Queue {
     /// The outbox takes no more for now: what waits for it is sent from memory, unless something on disk comes first.
     pub(crate) fn on_store_failed(&mut self) {
         if self.spilled.is_none() && !self.is_over {
-            self.ready.append(&mut self.unstored);
+            while let Some(outgoing) = self.unstored.pop_front() {
+                self.make_ready(outgoing);
+            }
         }
     }
 
     /// Whether batches should be read back.
     pub(crate) fn wants_refill(&self) -> bool {
-        self.spilled.is_some() && !self.is_over && self.ready.len() < READY_MIN
+        self.spilled.is_some() && !self.is_over && self.ready_bytes <= self.memory_bytes_max / 8
     }
 
     /// Bytes that a refill should read.
@@ -205,22 +215,25 @@ impl Queue {
     /// Takes what was read back; at the end of the outbox nothing is spilled any more. Gives the events that were lost
     /// with damaged records.
     pub(crate) fn on_refilled(&mut self, batches: Vec<Outgoing>, is_at_end: bool) -> u64 {
-        let Some(spilled) = &mut self.spilled else { return 0 };
         for outgoing in batches {
+            if let Some(spilled) = &mut self.spilled {
+                spilled.first = outgoing.sequence + 1;
+                spilled.events = spilled.events.saturating_sub(outgoing.events as u64);
+            }
             self.memory_bytes += outgoing.bytes();
-            spilled.first = outgoing.sequence + 1;
-            spilled.events = spilled.events.saturating_sub(outgoing.events as u64);
-            self.ready.push_back(outgoing);
+            self.make_ready(outgoing);
         }
         if is_at_end { self.spilled.take().map_or(0, |spilled| spilled.events) } else { 0 }
     }
 
-    /// The next batch to send, if fewer than so many wait for their ack; it stays here until its ack.
+    /// The next batch to send, if fewer than so many wait for their ack, and take less than half of memory; it stays here
+    /// until its ack.
     pub(crate) fn send_next(&mut self, in_flight_max: usize) -> Option<Outgoing> {
-        if self.sent.len() >= in_flight_max {
-            return None;
-        }
-        let outgoing = self.ready.pop_front()?;
+        // What waits for acks leaves room for what is read back and for what is recorded.
+        let has_room = self.sent.len() < in_flight_max && self.sent_bytes <= self.memory_bytes_max / 2;
+        let outgoing = self.ready.pop_front_if(|_| has_room || self.sent.is_empty())?;
+        self.ready_bytes -= outgoing.bytes();
+        self.sent_bytes += outgoing.bytes();
         self.sent.push_back(Outgoing { is_again: true, ..outgoing.clone() });
         Some(outgoing)
     }
@@ -230,12 +243,14 @@ impl Queue {
         while let Some(outgoing) = self.sent.pop_back() {
             self.ready.push_front(outgoing);
         }
+        self.ready_bytes += std::mem::take(&mut self.sent_bytes);
     }
 
     /// The ack of a batch; `None` if it is not that of the oldest batch that was sent.
     pub(crate) fn on_acked(&mut self, sequence: u64) -> Option<Outgoing> {
         let outgoing = self.sent.pop_front_if(|oldest| oldest.sequence == sequence)?;
         self.memory_bytes -= outgoing.bytes();
+        self.sent_bytes -= outgoing.bytes();
         self.unkept.remove(&sequence);
         if let Some(end) = outgoing.stored {
             self.acked_to = self.acked_to.max(end);
@@ -279,6 +294,7 @@ impl Queue {
         }
         let mut left: VecDeque<Outgoing> = self.sent.drain(..).chain(self.ready.drain(..)).collect();
         left.append(&mut self.unstored);
+        (self.ready_bytes, self.sent_bytes) = (0, 0);
         let (stored, unstored): (VecDeque<_>, VecDeque<_>) =
             left.into_iter().partition(|outgoing| outgoing.stored.is_some());
         // What is stored needs no memory any more; it counts as spilled.
@@ -374,6 +390,28 @@ mod tests {
         assert_eq!((read(1..=3, false), read(4..=8, true)), (0, 0));
         assert_eq!(drain(&mut queue), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!((queue.acked_to(), queue.memory_bytes()), (at(8), 0));
+    }
+
+    /// Batches that were sent once filled memory, and the client waited for a server although its outbox had room.
+    #[test]
+    fn while_nothing_is_acknowledged_an_outbox_takes_what_comes() {
+        let mut queue = Queue::new(10_000, Some(Keeps::Everything));
+        let mut disk = VecDeque::new();
+        for number in 0..200 {
+            assert!(queue.has_room(), "after {number} batches");
+            push(&mut queue, 1);
+            let stored = queue.unstored.front().unwrap().clone();
+            if queue.on_stored(at(number)).0 == Kept::OnDisk {
+                disk.push_back(stored);
+            }
+            while queue.send_next(32).is_some() {}
+            if queue.wants_refill() {
+                let batches = disk.drain(..disk.len().min(2)).collect();
+                queue.on_refilled(batches, disk.is_empty());
+            }
+        }
+        queue.send_again();
+        assert!(queue.has_room() && queue.events_left() == (200, 200));
     }
 
     #[test]

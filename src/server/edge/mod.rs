@@ -33,9 +33,10 @@ use crate::control::{Command, CommandError, Served};
 use crate::directory::DataDirectory;
 use crate::observe::Metrics;
 use crate::shards::ShardTask;
+use crate::shares::Shares;
 use crate::snapshots::SnapshotState;
 use crate::tokens::{Role, Token, Tokens};
-use crate::usage_log::{UsageLogState, UsageTask};
+use crate::usage_log::{UsageLogState, UsageQueue, UsageTask};
 
 /// Bytes of a request body, a catalog file included.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
@@ -50,6 +51,10 @@ pub struct Edge {
     pub shards: usize,
     /// Queue of the usage-log writer.
     pub usage_tasks: tokio::sync::mpsc::Sender<UsageTask>,
+    /// Way of batches to the same writer.
+    pub usage_queue: UsageQueue,
+    /// Memory for batches over QUIC that are not answered yet.
+    pub unanswered: Shares,
     /// Sealed content.
     pub served: Arc<Served>,
     /// The data directory.

@@ -64,6 +64,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
         unbilled_age_seconds: oldest.map_or(0, |at| (now - at.nanoseconds()) / domain::time::SECOND),
         sizes,
         rating_failures: failures,
+        unanswered_bytes: edge.unanswered.out(),
     };
     let page = render(&edge.metrics, &input);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())

@@ -22,6 +22,10 @@ pub struct Metrics {
     pub connections_opened: AtomicU64,
     /// Connections ended since start.
     pub connections_closed: AtomicU64,
+    /// Handshakes whose address had to show itself, since start.
+    pub handshakes_retried: AtomicU64,
+    /// Handshakes refused for want of room since start.
+    pub handshakes_refused: AtomicU64,
     /// Frames refused since start.
     pub frames_refused: AtomicU64,
     /// Events refused over HTTP before they reached the log, since start.
@@ -46,6 +50,8 @@ impl Default for Metrics {
             batches_durable: AtomicU64::new(0),
             connections_opened: AtomicU64::new(0),
             connections_closed: AtomicU64::new(0),
+            handshakes_retried: AtomicU64::new(0),
+            handshakes_refused: AtomicU64::new(0),
             frames_refused: AtomicU64::new(0),
             http_events_refused: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -102,6 +108,8 @@ pub struct MetricsInput {
     pub sizes: (usize, usize),
     /// Charges that could not be computed at the last cut.
     pub rating_failures: usize,
+    /// Bytes of batches over QUIC that are not answered yet.
+    pub unanswered_bytes: usize,
 }
 
 /// The metrics page in the Prometheus text format.
@@ -154,6 +162,16 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             load(&metrics.connections_opened),
         ),
         ("tallymark_connections_closed_total", "QUIC connections ended.", load(&metrics.connections_closed)),
+        (
+            "tallymark_handshakes_retried_total",
+            "QUIC handshakes whose address had to show itself first.",
+            load(&metrics.handshakes_retried),
+        ),
+        (
+            "tallymark_handshakes_refused_total",
+            "QUIC handshakes refused because there were too many.",
+            load(&metrics.handshakes_refused),
+        ),
         ("tallymark_frames_refused_total", "Frames that broke a rule.", load(&metrics.frames_refused)),
         (
             "tallymark_http_events_refused_total",
@@ -173,6 +191,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
     }
     let gauges = [
         ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered as u64),
+        (
+            "tallymark_unanswered_bytes",
+            "Bytes of batches over QUIC that are not answered yet.",
+            input.unanswered_bytes as u64,
+        ),
         ("tallymark_cells", "Merged cells.", input.sizes.0 as u64),
         ("tallymark_issued_lines", "Issued charge lines in memory.", input.sizes.1 as u64),
         (
@@ -241,6 +264,7 @@ mod tests {
             unbilled_age_seconds: 5,
             sizes: (1, 2),
             rating_failures: 0,
+            unanswered_bytes: 0,
         };
         let page = render(&Metrics::default(), &input);
         assert!(page.contains("tallymark_events_total{source=\"a\\\"b\",verdict=\"metered\"} 3\n"));

@@ -218,7 +218,7 @@ fn close_codes_are_stable_and_say_whether_trying_again_helps() {
             "2 the token is not known",
             "3 the token does not grant the source",
             "4 the server is stopping, try again",
-            "5 replies were not read in time, try again",
+            "5 replies were not read, or a frame was not finished, in time, try again",
             "6 the log could not be written, try again",
             "7 the first frame must be a hello",
             "8 the sequence of batches must increase",

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use domain::Timestamp;
@@ -25,7 +24,7 @@ use wire::{AlignedBytes, BatchBuilder, BuilderStatus, EventStatus, IdMode};
 use super::super::Edge;
 use crate::threads::PeerStopped;
 use crate::tokens::Token;
-use crate::usage_log::{IncomingBatch, UsageTask};
+use crate::usage_log::IncomingBatch;
 
 /// Failures that an answer lists; all are counted.
 pub(super) const FAILURES_LISTED_MAX: usize = 1_000;
@@ -308,6 +307,7 @@ impl Intake {
                 self.edge.shards,
             )
             .expect("a batch that the builder made keeps every rule of batches");
+            let source: Arc<str> = Arc::from(prepared.view().source());
             let batch = IncomingBatch {
                 prepared,
                 producer: self.token.producer(),
@@ -318,9 +318,7 @@ impl Intake {
                 })),
                 arrived: self.arrived,
             };
-            self.edge.metrics.batches_queued.fetch_add(1, Ordering::Relaxed);
-            let sent = self.edge.usage_tasks.send(UsageTask::Batch(Box::new(batch))).await;
-            sent.map_err(|_| PeerStopped("the usage log"))?;
+            self.edge.usage_queue.send(&source, batch).await?;
             waiting.push((frame, places, codes));
         }
         for (frame, places, codes) in waiting {
