@@ -5,16 +5,15 @@
 //!
 //! Invariants: what is explained is what a cut at the last cut's instant would find the windows to be worth.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing::charges::LineKey;
 use billing::rating::{RatingStatus, SliceMeasure, explain};
 use domain::{AccountId, Span, Timestamp};
 use wire::control::RatingFailure;
 
-use crate::cut::{Affected, Charge, MergedSlice, RatedWindow, Rater, SetAside, of_window};
+use crate::cut::{Affected, Charge, MergedSlice, PooledAccount, RatedWindow, Rater, SetAside, of_window};
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
-use crate::issued::Worth;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans};
 
 impl Rater<'_> {
@@ -26,8 +25,17 @@ impl Rater<'_> {
     ) -> Result<Vec<ExplainedWindow>, RatingFailure> {
         let (terms, entity) = account_and_entity(self.catalog, account);
         let mut schedules = Schedules::default();
-        let all = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() });
-        let issued: Vec<(&LineKey, &Worth)> = self.issued.of_account(account).collect();
+        let pooled = |account: &AccountId| {
+            let (terms, _) = account_and_entity(self.catalog, account);
+            let windows = self.windows_of(terms, &Affected { all: true, windows: BTreeSet::new() });
+            PooledAccount {
+                terms,
+                windows: Cow::Owned(windows),
+                issued: self.issued.of_account(account).collect(),
+            }
+        };
+        let members = self.catalog.accounts_of_pool(self.catalog.pool_of(account));
+        let pool: Vec<PooledAccount<'_>> = members.into_iter().map(pooled).collect();
         let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Timestamp, ExplainedWindow>::new());
         let failed = |status: RatingStatus| RatingFailure {
             account: account.clone(),
@@ -36,13 +44,16 @@ impl Rater<'_> {
             window_from: None,
             status: status.to_string(),
         };
-        let covered = self.covered(&mut schedules, terms, entity, &all).map_err(failed)?;
-        for (subscription, window_from) in &all {
+        let is_asked = |window: Span| windows.from <= window.from && window.from < windows.until;
+        let covered = self.covered(&mut schedules, &pool, entity).map_err(failed)?;
+        let of_pool =
+            pool.iter().flat_map(|member| member.windows.iter().map(move |window| (member, window)));
+        for (member, (subscription, window_from)) in of_pool {
             let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-            let charged = of_window(&issued, subscription, *window_from);
-            let of = RatedWindow { account: terms, subscription, window, covered: &covered };
+            let charged = of_window(&member.issued, subscription, *window_from);
+            let of = RatedWindow { account: member.terms, subscription, window, covered: &covered };
             self.rate_window(&mut schedules, of, charged, &mut rated)?;
-            if windows.from <= window.from && window.from < windows.until {
+            if member.terms.id == *account && is_asked(window) {
                 let prices = self.explain_prices(&mut schedules, of).map_err(failed)?;
                 let whole = explained
                     .entry(window.from)
@@ -50,9 +61,9 @@ impl Rater<'_> {
                 whole.prices.extend(prices);
             }
         }
-        let bill = self.account_position(terms, entity, true, &rated, covered).map_err(failed)?;
-        for line in bill {
-            if windows.from <= line.window.from && line.window.from < windows.until {
+        let bill = self.pool_position(&pool, entity, true, &rated, covered).map_err(failed)?;
+        for line in bill.into_iter().filter(|line| line.key.account == *account) {
+            if is_asked(line.window) {
                 // What is agreed may reach beyond all that is subscribed to.
                 let nothing = || ExplainedWindow::new(line.window, terms.currency);
                 explained.entry(line.window.from).or_insert_with(nothing).add(line);
@@ -60,9 +71,9 @@ impl Rater<'_> {
         }
         // Both passes over a window's prices find it.
         let set_aside: BTreeSet<SetAside> = self.set_aside.take().into_iter().collect();
-        for waiting in set_aside {
+        for waiting in set_aside.into_iter().filter(|waiting| waiting.account == *account) {
             let window = terms.time_zone.month(terms.time_zone.period_of(waiting.window_from));
-            if windows.from <= window.from && window.from < windows.until {
+            if is_asked(window) {
                 let nothing = || ExplainedWindow::new(window, terms.currency);
                 explained.entry(window.from).or_insert_with(nothing).set_aside.push(waiting);
             }

@@ -8,12 +8,15 @@
 //! - Rating a window that did not change gives no line, so rating more windows than needed changes nothing.
 //! - A charge that cannot be computed keeps its whole account out of the batch and is reported by name.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use billing::catalog::{Account, Catalog, Entity, GrantKind, Meter, PriceTimeline, PricingModel};
+use billing::catalog::{
+    Account, Catalog, CreditGrant, Entity, GrantKind, Meter, PriceTimeline, PricingModel,
+};
 use billing::charges::{ChargeLine, Component, Corrects, LineKey, PostingClass};
 use billing::rating::account::{
     AccountTerms, BillLine, CoveredUnits, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
@@ -180,16 +183,30 @@ impl Rater<'_> {
             set_aside: Vec::new(),
         };
         let mut schedules = Schedules::default();
-        for (account, affected) in affected {
-            let (terms, entity) = account_and_entity(self.catalog, account);
-            match self.rate_account(&mut schedules, terms, entity, affected) {
-                Ok(rated) => {
-                    outcome.window_finals.extend(self.new_finals(terms, affected, &rated));
-                    outcome.lines.extend(rated);
+        // Accounts of a pool are rated together, with those of it that did not change; each keeps its place in the batch.
+        let pools: BTreeSet<&AccountId> =
+            affected.keys().map(|account| self.catalog.pool_of(account)).collect();
+        let mut rated: BTreeMap<&AccountId, (Vec<ChargeLine>, Vec<WindowFinal>)> = BTreeMap::new();
+        let untouched = Affected::default();
+        for pool in pools {
+            let members: Vec<&AccountId> = self.catalog.accounts_of_pool(pool).into_iter().collect();
+            let affected_of = |account: &AccountId| affected.get(account).unwrap_or(&untouched);
+            match self.rate_pool(&mut schedules, &members, &affected_of) {
+                Ok(lines) => {
+                    for (account, lines) in members.into_iter().zip(lines) {
+                        let (terms, _) = account_and_entity(self.catalog, account);
+                        let finals = self.new_finals(terms, affected_of(account), &lines);
+                        rated.insert(account, (lines, finals));
+                    }
                 }
-                Err(failure) => outcome.failures.push(failure),
+                Err(failure) => outcome.failures.extend(failures_of(&members, &failure)),
             }
         }
+        for (lines, finals) in rated.into_values() {
+            outcome.lines.extend(lines);
+            outcome.window_finals.extend(finals);
+        }
+        outcome.failures.sort_by(|a, b| a.account.cmp(&b.account));
         for (index, line) in outcome.lines.iter_mut().enumerate() {
             line.line = u32::try_from(index + 1).expect("a batch has fewer than 2^32 lines");
         }
@@ -197,45 +214,63 @@ impl Rater<'_> {
         outcome
     }
 
-    fn rate_account(
+    /// Rates the accounts of a pool; the lines of each.
+    fn rate_pool<'p>(
         &self,
         schedules: &mut Schedules,
-        terms: &Account,
-        entity: &Entity,
-        affected: &Affected,
-    ) -> Result<Vec<ChargeLine>, RatingFailure> {
-        let account = &terms.id;
-        // Commitments and grants tie the windows of an account together.
-        let has_agreements = self.catalog.commitments_of_account(account).next().is_some()
-            || self.catalog.grants_of_account(account).next().is_some();
-        let is_whole = affected.all || has_agreements;
-        let all;
-        let windows = if is_whole {
-            all = self.windows_of(terms, affected);
-            &all
-        } else {
-            &affected.windows
+        members: &[&AccountId],
+        affected_of: &dyn Fn(&AccountId) -> &'p Affected,
+    ) -> Result<Vec<Vec<ChargeLine>>, RatingFailure> {
+        // Commitments and grants tie the windows of an account together, a parent those of its accounts.
+        let has_agreements = members.len() > 1
+            || self.catalog.commitments_of_account(members[0]).next().is_some()
+            || self.catalog.grants_of_account(members[0]).next().is_some();
+        let pooled = |account: &&AccountId| {
+            let (terms, _) = account_and_entity(self.catalog, account);
+            let affected = affected_of(account);
+            let is_whole = affected.all || has_agreements;
+            let windows = match is_whole {
+                true => Cow::Owned(self.windows_of(terms, affected)),
+                false => Cow::Borrowed(&affected.windows),
+            };
+            let issued = self.issued_of(account, &windows, is_whole);
+            PooledAccount { terms, windows, issued }
         };
-        let issued = self.issued_of(account, windows, is_whole);
-        let of_account = |status: RatingStatus| RatingFailure {
+        let pool: Vec<PooledAccount<'_>> = members.iter().map(pooled).collect();
+        let (_, entity) = account_and_entity(self.catalog, members[0]);
+        let of_account = |account: &AccountId, status: RatingStatus| RatingFailure {
             account: account.clone(),
             subscription: None,
             price: None,
             window_from: None,
             status: status.to_string(),
         };
-        let covered = self.covered(schedules, terms, entity, windows).map_err(of_account)?;
+        let of_pool = |status| of_account(self.catalog.pool_of(members[0]), status);
+        let covered = self.covered(schedules, &pool, entity).map_err(of_pool)?;
         let mut prices = Vec::new();
-        for (subscription, window_from) in windows {
-            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-            assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
-            let issued = of_window(&issued, subscription, *window_from);
-            let window = RatedWindow { account: terms, subscription, window, covered: &covered };
-            self.rate_window(schedules, window, issued, &mut prices)?;
+        for PooledAccount { terms, windows, issued } in &pool {
+            for (subscription, window_from) in windows.iter() {
+                let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
+                assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
+                let issued = of_window(issued, subscription, *window_from);
+                let window = RatedWindow { account: terms, subscription, window, covered: &covered };
+                self.rate_window(schedules, window, issued, &mut prices)?;
+            }
         }
-        let bill = self.account_position(terms, entity, has_agreements, &prices, covered);
-        let bill = bill.map_err(of_account)?;
-        self.difference(terms, entity, &bill, &issued).map_err(|status| of_account(status.into()))
+        let bill = self.pool_position(&pool, entity, has_agreements, &prices, covered).map_err(of_pool)?;
+        let difference = |member: &PooledAccount<'_>| {
+            let (terms, issued) = (member.terms, &member.issued);
+            let from = bill.partition_point(|line| line.key.account < terms.id);
+            let count = bill[from..].partition_point(|line| line.key.account == terms.id);
+            let difference = self.difference(terms, entity, &bill[from..from + count], issued);
+            difference.map_err(|status| of_account(&terms.id, status.into()))
+        };
+        pool.iter().map(difference).collect()
+    }
+
+    /// The credit grants of a pool, each with its place in the order of creation.
+    pub(crate) fn grants_of_pool(&self, pool: &[PooledAccount<'_>]) -> Vec<(u64, &CreditGrant)> {
+        pool.iter().flat_map(|member| self.catalog.grants_of_account(&member.terms.id)).collect()
     }
 
     /// What was charged for an account, or for some of its windows, in order of keys.
@@ -255,10 +290,10 @@ impl Rater<'_> {
         issued
     }
 
-    /// What the account's windows are worth: prices, and what is agreed around them.
-    pub(crate) fn account_position(
+    /// What the windows of a pool's accounts are worth: prices, and what is agreed around them.
+    pub(crate) fn pool_position(
         &self,
-        account: &Account,
+        pool: &[PooledAccount<'_>],
         entity: &Entity,
         has_agreements: bool,
         prices: &[RatedPrice<'_>],
@@ -270,24 +305,27 @@ impl Rater<'_> {
             let original = original_period(self.catalog, entity, window, key);
             self.open_period(entity, original) != original
         };
+        let account = pool[0].terms;
         let zone = &account.time_zone;
         let frozen_draws = if has_agreements {
-            let credits =
-                self.issued.of_account(&account.id).filter(|(key, _)| key.component == Component::Credit);
+            let issued = pool.iter().flat_map(|member| self.issued.of_account(&member.terms.id));
+            let credits = issued.filter(|(key, _)| key.component == Component::Credit);
             let closed =
                 credits.filter(|(key, _)| is_closed(key, zone.month(zone.period_of(key.window_from))));
             closed.map(|(key, worth)| FrozenDraw { key: key.clone(), amount: -worth.rounded }).collect()
         } else {
             Vec::new()
         };
+        let commitments =
+            pool.iter().flat_map(|member| self.catalog.commitments_of_account(&member.terms.id));
         let terms = AccountTerms {
-            account: &account.id,
+            pool: self.catalog.pool_of(&account.id),
             currency: account.currency,
             zone,
             subscription_at: &subscription_at,
-            commitments: self.catalog.commitments_of_account(&account.id).collect(),
+            commitments: commitments.collect(),
             price: &price,
-            grants: self.catalog.grants_of_account(&account.id).collect(),
+            grants: self.grants_of_pool(pool),
             frozen_draws,
             is_final: &|window| window.until <= self.final_through,
             as_of: self.cut.at,
@@ -359,6 +397,7 @@ impl Rater<'_> {
                     status: status.to_string(),
                 })?;
             rated.extend(position.map(|(active, lines)| RatedPrice {
+                account: timeline.account(),
                 subscription,
                 price,
                 window,
@@ -875,6 +914,29 @@ impl MergedSlice {
         let (event_count, event_digest) = (self.event_count, self.event_digest);
         SliceMeasure { slice: self.slice, measure, covered: self.covered, event_count, event_digest }
     }
+}
+
+/// An account of a pool: what is rated of it.
+pub(crate) struct PooledAccount<'a> {
+    pub(crate) terms: &'a Account,
+    pub(crate) windows: Cow<'a, BTreeSet<(SubscriptionId, Timestamp)>>,
+    /// What was charged in these windows, in order of keys.
+    pub(crate) issued: Vec<(&'a LineKey, &'a Worth)>,
+}
+
+/// What keeps an account of a pool out of a batch keeps out all of them.
+fn failures_of(members: &[&AccountId], failure: &RatingFailure) -> Vec<RatingFailure> {
+    let of_member = |account: &&AccountId| match **account == failure.account {
+        true => failure.clone(),
+        false => RatingFailure {
+            account: (*account).clone(),
+            subscription: None,
+            price: None,
+            window_from: None,
+            status: format!("it is rated together with {failure}"),
+        },
+    };
+    members.iter().map(of_member).collect()
 }
 
 /// One subscription in one window.

@@ -12,10 +12,10 @@ use billing::catalog::{Account, Entity, PricingModel};
 use billing::charges::{Component, LineKey};
 use billing::rating::RatingStatus;
 use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
-use domain::{MeterId, Span, SubscriptionId, Timestamp};
+use domain::{MeterId, Span, Timestamp};
 use engine::shard::kept::CellValue;
 
-use crate::cut::{Charge, PricedMeter, Rater, counted_group, original_period, texts_of};
+use crate::cut::{Charge, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of};
 use crate::issued::GroupTexts;
 use crate::owners::{ActiveSpan, Schedules, active_spans};
 
@@ -35,15 +35,14 @@ pub(crate) fn key_of_use(charge: &Charge<'_>, group: GroupTexts, slice_from: Tim
 }
 
 impl Rater<'_> {
-    /// What an account's grants in units cover in its windows: all of them, if it has such grants.
+    /// What a pool's grants in units cover in the windows of its accounts: in all of them, if it has such grants.
     pub(crate) fn covered(
         &self,
         schedules: &mut Schedules,
-        account: &Account,
+        pool: &[PooledAccount<'_>],
         entity: &Entity,
-        windows: &BTreeSet<(SubscriptionId, Timestamp)>,
     ) -> Result<CoveredUnits, RatingStatus> {
-        let grants: Vec<_> = self.catalog.grants_of_account(&account.id).collect();
+        let grants = self.grants_of_pool(pool);
         let meters: BTreeSet<&MeterId> =
             grants.iter().filter_map(|(_, grant)| grant.meter.as_ref()).collect();
         if meters.is_empty() {
@@ -51,7 +50,10 @@ impl Rater<'_> {
         }
         let nothing = CoveredUnits::default();
         let mut uses: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
-        for (subscription, window_from) in windows {
+        let mut frozen = Vec::new();
+        let windows =
+            pool.iter().flat_map(|member| member.windows.iter().map(|window| (member.terms, window)));
+        for (account, (subscription, window_from)) in windows {
             let window = account.time_zone.month(account.time_zone.period_of(*window_from));
             let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
                 .into_iter()
@@ -70,8 +72,12 @@ impl Rater<'_> {
                 }
             }
         }
-        let frozen = self.frozen_units(account, entity);
-        cover_units(&grants, uses.into_values().collect(), &frozen, &account.time_zone, self.cut.at)
+        for member in pool {
+            frozen.extend(self.frozen_units(member.terms, entity));
+        }
+        let head = self.catalog.pool_of(&pool[0].terms.id);
+        let zone = &pool[0].terms.time_zone;
+        cover_units(head, &grants, uses.into_values().collect(), &frozen, zone, self.cut.at)
     }
 
     /// What was used of a meter under a price, by group and slice.

@@ -95,7 +95,9 @@ impl CatalogFile {
     pub fn resources(&self) -> Vec<Resource> {
         let mut resources = Vec::new();
         resources.extend(self.entity.iter().cloned().map(Resource::Entity));
-        resources.extend(self.account.iter().cloned().map(Resource::Account));
+        let (parents, children): (Vec<_>, Vec<_>) =
+            self.account.iter().cloned().partition(|account| account.parent.is_none());
+        resources.extend(parents.into_iter().chain(children).map(Resource::Account));
         resources.extend(self.meter.iter().cloned().map(Resource::Meter));
         resources.extend(self.plan.iter().cloned().map(Resource::Plan));
         resources.extend(self.price.iter().cloned().map(Resource::from));

@@ -49,6 +49,9 @@ pub struct Account {
     pub currency: Currency,
     /// Zone of its tier windows.
     pub time_zone: Zone,
+    /// The account whose commitments and grants hold for this one as well: with its other accounts they are a pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<AccountId>,
     /// Amounts of usage at which billing is asked for an invoice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<InvoiceThresholds>,

@@ -62,6 +62,7 @@ pub struct Versioned {
 pub struct Catalog {
     entities: BTreeMap<EntityId, (u64, Entity)>,
     accounts: BTreeMap<AccountId, Vec<(u64, Account)>>,
+    accounts_by_parent: BTreeMap<AccountId, BTreeSet<AccountId>>,
     meters: BTreeMap<MeterId, (u64, Meter)>,
     plans: BTreeMap<PlanId, (u64, Plan)>,
     prices: BTreeMap<PriceId, PriceTimeline>,
@@ -178,14 +179,17 @@ impl Catalog {
         Ok(Change::NewVersion(versions.len() as u32 + 1))
     }
 
-    /// Whether subscriptions are the account's own, and prices exist.
+    /// Whether subscriptions are those of the account or of its pool, and prices exist.
     fn check_scope(
         &self,
         account: &AccountId,
         subscriptions: &[SubscriptionId],
         prices: &[PriceId],
     ) -> Result<(), Rule> {
-        let is_own = |id: &&SubscriptionId| self.subscription(id).is_some_and(|s| s.account() == account);
+        let is_own = |id: &&SubscriptionId| {
+            self.subscription(id)
+                .is_some_and(|s| s.account() == account || self.pool_of(s.account()) == account)
+        };
         if let Some(foreign) = subscriptions.iter().find(|id| !is_own(id)) {
             return Err(missing("subscription of the account", foreign));
         }
@@ -196,18 +200,25 @@ impl Catalog {
     }
 
     fn check_account(&self, account: &Account) -> Result<Change, Rule> {
+        check_currency(account.currency, account.thresholds.iter().flat_map(InvoiceThresholds::all))?;
         if !self.entities.contains_key(&account.entity) {
             return Err(missing("entity", &account.entity));
         }
-        check_currency(account.currency, account.thresholds.iter().flat_map(InvoiceThresholds::all))?;
+        if let Some(parent) = &account.parent {
+            let parent = self.account(parent).ok_or(missing("account", parent))?;
+            let terms = |a: &Account| (a.entity.clone(), a.currency, a.time_zone.clone());
+            if parent.id == account.id || parent.parent.is_some() || terms(parent) != terms(account) {
+                return Err(Rule::ParentMustShareTerms);
+            }
+        }
         let Some(versions) = self.accounts.get(&account.id) else { return Ok(Change::Create) };
         let (_, before) = versions.last().expect("an account has at least one version");
         if before == account {
             return Ok(Change::Unchanged);
         }
-        let terms = |a: &Account| (a.entity.clone(), a.currency, a.time_zone.clone());
+        let terms = |a: &Account| (a.entity.clone(), a.currency, a.time_zone.clone(), a.parent.clone());
         if terms(before) != terms(account) {
-            return Err(Rule::MustNotChange("legal entity, currency and time zone of an account"));
+            return Err(Rule::MustNotChange("legal entity, currency, time zone and parent of an account"));
         }
         Ok(Change::NewVersion(versions.len() as u32 + 1))
     }
@@ -275,6 +286,12 @@ impl Catalog {
                 self.entities.insert(entity.id.clone(), (control_offset, entity));
             }
             Resource::Account(account) => {
+                if let Some(parent) = &account.parent {
+                    self.accounts_by_parent.entry(parent.clone()).or_default().insert(account.id.clone());
+                    if version == 1 {
+                        self.grant_bounds.insert(account.id.clone(), self.grant_bounds(parent).into());
+                    }
+                }
                 self.accounts.entry(account.id.clone()).or_default().push((control_offset, account));
             }
             Resource::Meter(meter) => {
@@ -323,11 +340,15 @@ impl Catalog {
                 let (id, account) = (grant.id.clone(), grant.account.clone());
                 if version == 1 {
                     let zone = &self.account(&account).expect("a grant is of an account").time_zone;
-                    let mut bounds = grant.bounds(zone);
-                    bounds.extend(self.grant_bounds(&account));
-                    bounds.sort_unstable();
-                    bounds.dedup();
-                    self.grant_bounds.insert(account.clone(), bounds.into());
+                    let of_grant = grant.bounds(zone);
+                    let children = self.accounts_by_parent.get(&account).into_iter().flatten().cloned();
+                    for account in std::iter::once(account.clone()).chain(children).collect::<Vec<_>>() {
+                        let mut bounds = of_grant.clone();
+                        bounds.extend(self.grant_bounds(&account));
+                        bounds.sort_unstable();
+                        bounds.dedup();
+                        self.grant_bounds.insert(account, bounds.into());
+                    }
                 }
                 self.grants_by_account.entry(account).or_default().insert(id.clone());
                 self.grants.entry(id).or_default().push((control_offset, *grant));
@@ -349,6 +370,16 @@ impl Catalog {
     /// An account.
     pub fn account(&self, id: &AccountId) -> Option<&Account> {
         self.accounts.get(id)?.last().map(|(_, account)| account)
+    }
+
+    /// The account whose agreements hold for this one as well: its parent, or itself.
+    pub fn pool_of<'a>(&'a self, account: &'a AccountId) -> &'a AccountId {
+        self.account(account).and_then(|account| account.parent.as_ref()).unwrap_or(account)
+    }
+
+    /// The accounts of a pool, in order: the parent, and those that name it.
+    pub fn accounts_of_pool<'a>(&'a self, pool: &'a AccountId) -> BTreeSet<&'a AccountId> {
+        std::iter::once(pool).chain(self.accounts_by_parent.get(pool).into_iter().flatten()).collect()
     }
 
     /// All accounts.
@@ -443,7 +474,7 @@ impl Catalog {
         })
     }
 
-    /// Instants at which lots of an account's credit grants start or expire, sorted and each once: bounds of slices. A void
+    /// Instants at which lots of the credit grants of an account and its parent start or expire, sorted and each once: bounds of slices. A void
     /// is none: what it comes too late for stays paid.
     pub fn grant_bounds(&self, account: &AccountId) -> &[Timestamp] {
         self.grant_bounds.get(account).map_or(&[], |bounds| bounds)

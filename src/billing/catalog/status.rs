@@ -59,6 +59,8 @@ pub enum Rule {
     ReferenceMustExist(String),
     /// A percentage prices single events, which only a meter of aggregation `each` keeps.
     MeterMustKeepEvents,
+    /// A parent has no parent itself, and the legal entity, currency and time zone of the account.
+    ParentMustShareTerms,
     /// Units that are covered one after the other are of a meter that adds up: a sum or a count.
     MeterMustAddUp,
     /// A subscription's plan is priced in another currency than its account pays in.
@@ -105,6 +107,7 @@ impl Rule {
             Rule::AmountMustFitCurrency => "amount_must_fit_currency",
             Rule::ReferenceMustExist(_) => "reference_must_exist",
             Rule::MeterMustKeepEvents => "meter_must_keep_events",
+            Rule::ParentMustShareTerms => "parent_must_share_terms",
             Rule::MeterMustAddUp => "meter_must_add_up",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
             Rule::MustNotChange(_) => "must_not_change",
@@ -155,6 +158,9 @@ impl fmt::Display for Rule {
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
             Rule::MeterMustKeepEvents => f.write_str(
                 "a percentage prices each event by itself; its meter needs the aggregation `each`, which keeps them",
+            ),
+            Rule::ParentMustShareTerms => f.write_str(
+                "the `parent` of an account has no parent itself, and the same legal entity, currency and time zone",
             ),
             Rule::MeterMustAddUp => f.write_str(
                 "a grant covers units one by one; its meter needs the aggregation `sum` or `count`",

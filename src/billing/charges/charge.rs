@@ -47,6 +47,27 @@ pub struct LineKey {
     pub term: String,
 }
 
+/// All of a key but its account, in order of what decides.
+type KeyInPool<'a> = (
+    &'a Option<SubscriptionId>,
+    Timestamp,
+    &'a Option<PriceId>,
+    &'a BTreeMap<String, String>,
+    Timestamp,
+    u32,
+    Component,
+    &'a str,
+);
+
+impl LineKey {
+    /// The order of keys in a pool of accounts: as if all were of one account.
+    pub fn in_pool(&self) -> KeyInPool<'_> {
+        let (subscription, window_from, price) = (&self.subscription, self.window_from, &self.price);
+        let (group, slice_from, version) = (&self.group, self.slice_from, self.price_version);
+        (subscription, window_from, price, group, slice_from, version, self.component, &self.term)
+    }
+}
+
 /// One priced line of a charge batch.
 ///
 /// The order of fields is the order in which they are written.

@@ -229,7 +229,7 @@ fn add_terms(terms: &QuoteTerms<'_>, bill: &mut Bill, active: Span) -> Result<()
     let account = AccountId::new("quote").expect("it is an id");
     let subscription = SubscriptionId::new("quote").expect("it is an id");
     let account_terms = AccountTerms {
-        account: &account,
+        pool: &account,
         currency: bill.currency,
         zone: &terms.zone,
         subscription_at: &|_, _| None,
@@ -243,6 +243,7 @@ fn add_terms(terms: &QuoteTerms<'_>, bill: &mut Bill, active: Span) -> Result<()
     for (price, priced) in terms.selection.prices.iter().zip(&mut bill.prices) {
         let lines = priced.groups.iter().flat_map(|of| of.lines.iter().map(|line| (of.group.clone(), *line)));
         let rated = RatedPrice {
+            account: &account,
             subscription: &subscription,
             price,
             window: bill.window,

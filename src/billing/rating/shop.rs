@@ -138,6 +138,7 @@ impl Shop {
                         lines.extend(rated.into_iter().map(|line| (group.clone(), line)));
                     }
                     prices.push(RatedPrice {
+                        account: &account,
                         subscription: subscription.id(),
                         price,
                         window,
@@ -150,7 +151,7 @@ impl Shop {
         let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
         let price = |id: &PriceId| self.catalog.price(id);
         let terms = AccountTerms {
-            account: &account,
+            pool: &account,
             currency,
             zone: &self.zone,
             subscription_at: &subscription_at,

@@ -13,6 +13,7 @@ mod histories;
 mod measures;
 mod model;
 mod play;
+mod pools;
 mod quoted;
 mod what_if;
 mod world;

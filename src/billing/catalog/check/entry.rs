@@ -118,7 +118,8 @@ impl<'i> Entry<'i> {
 
     /// Ids of resources of a kind that it names, and where.
     pub(super) fn references(&self, kind: ResourceKind) -> Vec<(&str, Range<usize>)> {
-        let one = self.table.get(kind.singular()).into_iter();
+        let is_parent = self.kind == ResourceKind::Accounts && kind == self.kind;
+        let one = self.table.get(if is_parent { "parent" } else { kind.singular() }).into_iter();
         let many = self.table.get(kind.as_str()).and_then(|value| value.get_ref().as_array());
         let all = one.chain(many.into_iter().flat_map(|items| items.iter()));
         all.filter_map(|value| Some((value.get_ref().as_str()?, value.span()))).collect()

@@ -171,12 +171,15 @@ impl Check {
                 self.findings.push(mistake("body_must_be_readable", &what, key.span()));
                 continue;
             };
+            let first_of_kind = entries.len();
             for item in items.iter() {
                 if let DeValue::Table(table) = item.get_ref() {
                     let entry = Entry::read(kind, table.clone(), item.span(), &mut self.findings);
                     entries.push(entry);
                 }
             }
+            // Stable: parents come before the accounts that name them.
+            entries[first_of_kind..].sort_by_key(|entry| !entry.references(kind).is_empty());
         }
         entries
     }

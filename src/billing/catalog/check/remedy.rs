@@ -55,6 +55,7 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         },
         Rule::BoundsMustHold(what) if what.contains("discount") => &["discounts"],
         Rule::BoundsMustHold(_) => &["minimum", "maximum"],
+        Rule::ParentMustShareTerms => &["parent"],
         Rule::MeterMustAddUp => &["meter"],
         Rule::ThresholdsMustHold(_) => &["thresholds"],
         Rule::MeterMustKeepEvents => &["meter", "model"],

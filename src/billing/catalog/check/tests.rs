@@ -87,6 +87,10 @@ fn every_mistake_is_said_at_its_place_and_what_follows_from_it_is_not() {
             &["mistake thresholds_must_hold { amounts = [\"5\", \"5\"] }"],
         ),
         (
+            &[("name = \"Acme\"", "name = \"Acme\"\nparent = \"acne\"")],
+            &["mistake reference_must_exist \"acne\""],
+        ),
+        (
             &[("name = \"Acme\"", "name = \"Acme\"\nthresholds = { every = \"0.001\" }")],
             &["mistake amount_must_fit_currency { every = \"0.001\" }"],
         ),

@@ -14,6 +14,13 @@ pub(crate) const FILE: &str = r#"
     currency = "USD"
     time_zone = "America/New_York"
     [[account]]
+    id = "child"
+    name = "Child"
+    entity = "inc"
+    currency = "USD"
+    time_zone = "America/New_York"
+    parent = "acme"
+    [[account]]
     id = "acme"
     name = "Acme"
     entity = "inc"
@@ -239,6 +246,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("reference_must_exist", Commitments, "new", json!({"prices": ["none"]})),
         ("reference_must_exist", Grants, "new", json!({"subscriptions": ["none"]})),
         ("reference_must_exist", Accounts, "acme", json!({"entity": "none", "currency": "EUR"})),
+        ("reference_must_exist", Accounts, "new", json!({"parent": "none"})),
         ("reference_must_exist", Prices, "pro-calls", json!({"plan": "none"})),
         ("reference_must_exist", Prices, "pro-calls", json!({"meter": "none"})),
         ("reference_must_exist", Subscriptions, "s1", json!({"account": "none"})),
@@ -250,11 +258,15 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
             "new",
             json!({"model": "percentage", "unit_amount": null, "rate_percent": "1"}),
         ),
+        ("parent_must_share_terms", Accounts, "acme", json!({"parent": "acme", "name": "B"})),
+        ("parent_must_share_terms", Accounts, "new", json!({"parent": "acme", "time_zone": "UTC"})),
+        ("parent_must_share_terms", Accounts, "new", json!({"parent": "child"})),
         ("meter_must_add_up", Grants, "new", json!({"meter": "most", "subscriptions": ["none"]})),
         ("currency_must_match_account", Subscriptions, "s1", json!({"plan": "euro", "account": "acme"})),
         ("must_not_change", Entities, "inc", json!({"currency": "EUR"})),
         ("must_not_change", Entities, "inc", json!({"time_zone": "UTC"})),
         ("must_not_change", Accounts, "acme", json!({"time_zone": "Europe/Berlin"})),
+        ("must_not_change", Accounts, "child", json!({"parent": null})),
         (
             "must_not_change",
             Meters,
@@ -291,7 +303,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
 }
 
-const RULES: [Rule; 26] = [
+const RULES: [Rule; 27] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
@@ -315,6 +327,7 @@ const RULES: [Rule; 26] = [
     Rule::AmountMustFitCurrency,
     Rule::ReferenceMustExist(String::new()),
     Rule::MeterMustKeepEvents,
+    Rule::ParentMustShareTerms,
     Rule::MeterMustAddUp,
     Rule::CurrencyMustMatchAccount,
     Rule::MustNotChange(""),
@@ -338,9 +351,24 @@ fn what_must_not_change_is_refused_by_itself() {
     let cases = [
         (Entities, "inc", json!({"currency": "EUR"}), "currency and time zone of a legal entity"),
         (Entities, "inc", json!({"time_zone": "UTC"}), "currency and time zone of a legal entity"),
-        (Accounts, "acme", json!({"entity": "gmbh"}), "legal entity, currency and time zone of an account"),
-        (Accounts, "acme", json!({"currency": "EUR"}), "legal entity, currency and time zone of an account"),
-        (Accounts, "acme", json!({"time_zone": "UTC"}), "legal entity, currency and time zone of an account"),
+        (
+            Accounts,
+            "acme",
+            json!({"entity": "gmbh"}),
+            "legal entity, currency, time zone and parent of an account",
+        ),
+        (
+            Accounts,
+            "acme",
+            json!({"currency": "EUR"}),
+            "legal entity, currency, time zone and parent of an account",
+        ),
+        (
+            Accounts,
+            "acme",
+            json!({"time_zone": "UTC"}),
+            "legal entity, currency, time zone and parent of an account",
+        ),
         (
             Meters,
             "calls",

@@ -10,7 +10,7 @@
 
 use domain::{Exact, PriceId, Span};
 
-use super::{Bill, Reason, sum_of};
+use super::{Bill, Reason, key_of, sum_of};
 use crate::catalog::{Commitment, CommitmentTimeline};
 use crate::charges::{Component, LineKey};
 use crate::rating::commitment::{self, CommitmentVersion, Settlement, settle};
@@ -51,14 +51,14 @@ impl Bill<'_, '_> {
         dues: &[usize],
         settled: Settlement,
     ) -> Result<(), RatingStatus> {
-        let key = |bill: &Self, component| LineKey {
+        let key = |component| LineKey {
             component,
             term: commitment.id.to_string(),
-            ..bill.key(None, None, window, 0)
+            ..key_of(&commitment.account, window)
         };
         if settled.draw != 0 {
             let reason = Reason::Drawdown { used: settled.base, unused: settled.unused };
-            self.term_line(key(self, Component::Drawdown), window, -settled.draw, reason)?;
+            self.term_line(key(Component::Drawdown), window, -settled.draw, reason)?;
             self.take_off(settled.draw.max(0), dues)?;
             self.return_to(settled.draw.min(0), dues);
         }
@@ -77,7 +77,7 @@ impl Bill<'_, '_> {
         ];
         for (component, amount, reason) in added {
             if amount != 0 {
-                let key = key(self, component);
+                let key = key(component);
                 self.term_line(key.clone(), window, amount, reason)?;
                 self.term_due(key, window, amount);
             }
@@ -126,7 +126,8 @@ impl Bill<'_, '_> {
             };
             let of_subscription =
                 commitment.subscriptions.is_empty() || commitment.subscriptions.contains(subscription);
-            due.window == window && of_price && of_subscription
+            let of_account = self.terms.holds_for(&commitment.account, &due.key.account);
+            due.window == window && of_price && of_subscription && of_account
         };
         (0..self.dues.len()).filter(|index| counts(&self.dues[*index])).collect()
     }

@@ -3,7 +3,7 @@
 //! Owns: which lines a grant may pay, in which order they come, and the lines of its draws. Leaves to others: the order
 //! in which grants burn, lots, expiry and restoring (`rating::credits`).
 //!
-//! Dues come in the order of their instant, then of their keys: a charge at the start of its slice, what a term added at
+//! Dues come in the order of their instant, then of their keys as if all were of one account: a charge at the start of its slice, what a term added at
 //! the end of its window. The line of a draw has the key of the line that it pays for, with the component `credit` and
 //! the lot as its term: `wallet`, `wallet#3` (its third lot), `wallet/minimum` (paid for a minimum),
 //! `wallet/true_up/annual` (for the shortfall of a commitment).
@@ -14,9 +14,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Exact, PriceId, Span, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, PriceId, Span, SubscriptionId, Timestamp};
 
-use super::{Bill, Due, Reason};
+use super::{AccountTerms, Bill, Due, Reason};
 use crate::catalog::CreditGrant;
 use crate::charges::{Component, LineKey};
 use crate::rating::credits::{self, Grant, draw};
@@ -61,8 +61,8 @@ fn term_of(grant: &CreditGrant, lot: usize, due: &LineKey) -> String {
     term
 }
 
-/// Dues of one subscription and window, of one price or of all.
-type Pool = (Option<SubscriptionId>, Timestamp, Option<PriceId>);
+/// Dues of one subscription (or of one account without) and window, of one price or of all.
+type Pool = (AccountId, Option<SubscriptionId>, Timestamp, Option<PriceId>);
 
 /// The key of the line that a draw paid for, and the number of its lot.
 fn due_of(key: &LineKey) -> (LineKey, usize) {
@@ -89,9 +89,17 @@ impl Bill<'_, '_> {
         let grants: Vec<Grant> =
             of_money.iter().map(|(created, grant)| grant.to_grant(*created, minor)).collect();
         self.add_frozen_dues();
-        self.dues.sort_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
-        self.net_reversals(|key| (key.subscription.clone(), key.window_from, key.price.clone()));
-        self.net_reversals(|key| (key.subscription.clone(), key.window_from, None));
+        self.dues.sort_by(|a, b| (a.at, a.key.in_pool()).cmp(&(b.at, b.key.in_pool())));
+        let of_subscription =
+            |key: &LineKey| (key.account.clone(), key.subscription.clone(), key.window_from);
+        self.net_reversals(|key| {
+            let (account, subscription, window_from) = of_subscription(key);
+            (account, subscription, window_from, key.price.clone())
+        });
+        self.net_reversals(|key| {
+            let (account, subscription, window_from) = of_subscription(key);
+            (account, subscription, window_from, None)
+        });
         let mut frozen = self.frozen_by_due(&of_money);
         let dues: Vec<credits::Due> = self
             .dues
@@ -99,7 +107,7 @@ impl Bill<'_, '_> {
             .map(|due| credits::Due {
                 at: due.at,
                 amount: Exact::from_integer(due.amount.max(0)),
-                grants: payers_of(&of_money, due),
+                grants: payers_of(terms, &of_money, due),
                 frozen: frozen.remove(&due.key).unwrap_or_default(),
             })
             .collect();
@@ -188,13 +196,17 @@ impl Bill<'_, '_> {
 }
 
 /// Indexes of the grants that may pay a due; all, if `None`.
-fn payers_of(of_money: &[&(u64, &CreditGrant)], due: &Due) -> Option<BTreeSet<usize>> {
+fn payers_of(
+    terms: &AccountTerms<'_>,
+    of_money: &[&(u64, &CreditGrant)],
+    due: &Due,
+) -> Option<BTreeSet<usize>> {
     let pays = |grant: &CreditGrant| {
         let of_subscription = grant.subscriptions.is_empty()
             || due.key.subscription.as_ref().is_some_and(|id| grant.subscriptions.contains(id));
         let of_price =
             grant.prices.is_empty() || due.key.price.as_ref().is_some_and(|id| grant.prices.contains(id));
-        of_subscription && of_price
+        of_subscription && of_price && terms.holds_for(&grant.account, &due.key.account)
     };
     // Most grants pay for anything: no set is made for those.
     if of_money.iter().all(|(_, grant)| pays(grant)) {
@@ -230,7 +242,7 @@ mod tests {
                 from = "2026-01-01T00:00:00Z""#,
             ).unwrap();
             let due = LineKey {
-                account: domain::AccountId::new("acme").unwrap(),
+                account: AccountId::new("acme").unwrap(),
                 subscription: None,
                 price: None,
                 window_from: Timestamp::MIN,

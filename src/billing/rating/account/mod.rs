@@ -13,6 +13,10 @@
 //!
 //! Grants in units come before all of it: what they cover is not priced ([`units`]).
 //!
+//! Accounts with one parent are a *pool*: they are rated together, commitments and grants of the parent hold for all of them,
+//! those of another account for itself. Each keeps its own lines: a draw has the account of what it pays, a shortfall that of
+//! the commitment.
+//!
 //! Invariants:
 //! - A function of the final state: of charges, terms, dated facts (voids, draws of closed periods) and the instant. What
 //!   was issued of open periods is never an input, so `position − issued` telescopes over any split into cuts.
@@ -47,6 +51,8 @@ pub use self::units::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
 /// One price of one subscription in one window, with its position.
 #[derive(Clone, Debug)]
 pub struct RatedPrice<'a> {
+    /// Who pays.
+    pub account: &'a AccountId,
     /// For which subscription.
     pub subscription: &'a SubscriptionId,
     /// The price.
@@ -68,10 +74,10 @@ pub struct FrozenDraw {
     pub amount: i128,
 }
 
-/// What the position of an account depends on besides its prices' positions.
+/// What the position of an account, or of a pool of accounts, depends on besides its prices' positions.
 pub struct AccountTerms<'a> {
-    /// The account.
-    pub account: &'a AccountId,
+    /// The account whose agreements hold for all that are rated: itself, or the parent of the others.
+    pub pool: &'a AccountId,
     /// Currency of its charges.
     pub currency: Currency,
     /// Zone of its windows.
@@ -95,6 +101,11 @@ pub struct AccountTerms<'a> {
 impl AccountTerms<'_> {
     fn is_final(&self, window: Span) -> bool {
         (self.is_final)(window)
+    }
+
+    /// Whether what an account agreed to holds for another one, or for itself.
+    fn holds_for(&self, agreed: &AccountId, account: &AccountId) -> bool {
+        agreed == self.pool || agreed == account
     }
 
     /// The grants that are money.
@@ -201,7 +212,8 @@ impl Bill<'_, '_> {
             maximum: record.maximum,
             share: share_of(window, &active, self.terms.zone),
         };
-        let key = self.key(Some(subscription.clone()), None, window, 0);
+        let Some(account) = prices.first().map(|rated| rated.account) else { return Ok(()) };
+        let key = LineKey { subscription: Some(subscription.clone()), ..key_of(account, window) };
         self.apply(&bounds, key, window, first_due)
     }
 
@@ -210,14 +222,14 @@ impl Bill<'_, '_> {
         let is_usage = rated.price.meters().next().is_some();
         let Some(first) = rated.active.first() else { return Ok(()) };
         for (group, line) in &rated.lines {
-            let mut key = self.key(
-                Some(rated.subscription.clone()),
-                Some(rated.price.id().clone()),
-                rated.window,
-                line.price_version,
-            );
-            key.group = group.clone();
-            key.slice_from = line.slice.from;
+            let key = LineKey {
+                subscription: Some(rated.subscription.clone()),
+                price: Some(rated.price.id().clone()),
+                price_version: line.price_version,
+                group: group.clone(),
+                slice_from: line.slice.from,
+                ..key_of(rated.account, rated.window)
+            };
             self.dues.push(Due {
                 key: key.clone(),
                 window: rated.window,
@@ -251,30 +263,13 @@ impl Bill<'_, '_> {
             maximum: version.price.maximum,
             share: share_of(rated.window, &rated.active, self.terms.zone),
         };
-        let (subscription, price) = (rated.subscription.clone(), rated.price.id().clone());
-        let key = self.key(Some(subscription), Some(price), rated.window, version.version);
+        let key = LineKey {
+            subscription: Some(rated.subscription.clone()),
+            price: Some(rated.price.id().clone()),
+            price_version: version.version,
+            ..key_of(rated.account, rated.window)
+        };
         self.apply(&bounds, key, rated.window, first_due)
-    }
-
-    /// The key of a line of the whole window.
-    fn key(
-        &self,
-        subscription: Option<SubscriptionId>,
-        price: Option<domain::PriceId>,
-        window: Span,
-        price_version: u32,
-    ) -> LineKey {
-        LineKey {
-            account: self.terms.account.clone(),
-            subscription,
-            price,
-            window_from: window.from,
-            group: BTreeMap::new(),
-            slice_from: window.from,
-            price_version,
-            component: Component::Charge,
-            term: String::new(),
-        }
     }
 
     /// A line of the whole window that came from a term.
@@ -335,6 +330,21 @@ impl Bill<'_, '_> {
             self.dues[*index].amount -= taken;
         }
         Ok(())
+    }
+}
+
+/// The key of a line of a whole window and of a whole account.
+fn key_of(account: &AccountId, window: Span) -> LineKey {
+    LineKey {
+        account: account.clone(),
+        subscription: None,
+        price: None,
+        window_from: window.from,
+        group: BTreeMap::new(),
+        slice_from: window.from,
+        price_version: 0,
+        component: Component::Charge,
+        term: String::new(),
     }
 }
 

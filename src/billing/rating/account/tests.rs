@@ -106,6 +106,7 @@ impl World {
                     };
                     let lines = position(&terms, &slices).unwrap();
                     prices.push(RatedPrice {
+                        account: &account,
                         subscription: subscription.id(),
                         price,
                         window,
@@ -118,7 +119,7 @@ impl World {
         let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
         let price = |id: &PriceId| self.catalog.price(id);
         let terms = AccountTerms {
-            account: &account,
+            pool: &account,
             currency,
             zone: &zone,
             subscription_at: &subscription_at,

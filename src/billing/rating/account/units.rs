@@ -3,7 +3,7 @@
 //! Owns: which use a grant may cover, in which order it comes, and the lines of what is covered. Leaves to others: the order
 //! in which grants burn, lots, expiry, rollover and restoring (`rating::credits`), what the rest costs (`position`).
 //!
-//! Use comes in the order of slices, then of keys: account, subscription, window, group. A unit is covered once, however many
+//! Use comes in the order of slices, then of subscription, window and group. A unit is covered once, however many
 //! prices its meter has. The line of a draw has the key of the use, with the component `covered` and the lot as its term:
 //! `tokens`, `tokens#3`. It has units and no amount.
 //!
@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Exact, MeterId, Span, Timestamp, Zone};
+use domain::{AccountId, Exact, MeterId, Span, Timestamp, Zone};
 
 use super::credits::{grant_of, lot_of, term_of_lot};
 use super::{BillLine, Reason};
@@ -72,7 +72,7 @@ impl CoveredUnits {
     }
 }
 
-/// Covers use with grants in units, each with its place in the order of creation.
+/// Covers use with grants in units, each with its place in the order of creation; those of `pool` hold for all accounts.
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
@@ -80,6 +80,7 @@ impl CoveredUnits {
 /// # Panics
 /// If a closed draw names no grant.
 pub fn cover_units(
+    pool: &AccountId,
     grants: &[(u64, &CreditGrant)],
     mut uses: Vec<UnitUse>,
     frozen: &[FrozenUnits],
@@ -94,7 +95,9 @@ pub fn cover_units(
     };
     let meter_of = |index: usize| of_units[index].1.meter.clone().expect("a grant in units names its meter");
     add_frozen_uses(&mut uses, frozen, |term| meter_of(index_of(term)));
-    uses.sort_by(|a, b| (a.slice.from, &a.key, &a.meter).cmp(&(b.slice.from, &b.key, &b.meter)));
+    uses.sort_by(|a, b| {
+        (a.slice.from, a.key.in_pool(), &a.meter).cmp(&(b.slice.from, b.key.in_pool(), &b.meter))
+    });
     let due = net_of_reversals(&uses)?;
     let mut closed: BTreeMap<(MeterId, LineKey), Vec<credits::FrozenDraw>> = BTreeMap::new();
     for one in frozen {
@@ -105,7 +108,7 @@ pub fn cover_units(
     let dues = uses.iter().zip(due).map(|(one, amount)| credits::Due {
         at: one.slice.from,
         amount,
-        grants: Some(coverers_of(&of_units, one)),
+        grants: Some(coverers_of(pool, &of_units, one)),
         frozen: closed.remove(&(one.meter.clone(), one.key.clone())).unwrap_or_default(),
     });
     let dues: Vec<credits::Due> = dues.collect();
@@ -181,12 +184,13 @@ fn net_of_reversals(uses: &[UnitUse]) -> Result<Vec<Exact>, RatingStatus> {
 }
 
 /// Indexes of the grants that may cover a use.
-fn coverers_of(grants: &[&(u64, &CreditGrant)], one: &UnitUse) -> BTreeSet<usize> {
+fn coverers_of(pool: &AccountId, grants: &[&(u64, &CreditGrant)], one: &UnitUse) -> BTreeSet<usize> {
     let covers = |grant: &CreditGrant| {
         let subscription = one.key.subscription.as_ref();
         let is_of_subscription = grant.subscriptions.is_empty()
             || subscription.is_some_and(|subscription| grant.subscriptions.contains(subscription));
-        grant.meter.as_ref() == Some(&one.meter) && is_of_subscription
+        let is_of_account = grant.account == *pool || grant.account == one.key.account;
+        grant.meter.as_ref() == Some(&one.meter) && is_of_subscription && is_of_account
     };
     grants.iter().enumerate().filter(|(_, (_, grant))| covers(grant)).map(|(index, _)| index).collect()
 }
@@ -195,8 +199,8 @@ fn coverers_of(grants: &[&(u64, &CreditGrant)], one: &UnitUse) -> BTreeSet<usize
 mod tests {
     use super::*;
     use crate::charges::Component;
+    use domain::SubscriptionId;
     use domain::time::DAY;
-    use domain::{AccountId, SubscriptionId};
 
     fn day(day: i64) -> Timestamp {
         Timestamp::parse("2026-01-01T00:00:00Z").unwrap().plus((day - 1) * DAY)
@@ -243,7 +247,8 @@ mod tests {
             .collect();
         let grants: Vec<(u64, &CreditGrant)> =
             grants.iter().enumerate().map(|(index, grant)| (index as u64, grant)).collect();
-        let covered = cover_units(&grants, uses.to_vec(), &frozen, &Zone::utc(), day(32)).unwrap();
+        let acme = AccountId::new("acme").unwrap();
+        let covered = cover_units(&acme, &grants, uses.to_vec(), &frozen, &Zone::utc(), day(32)).unwrap();
         let usd = domain::Currency::from_code("USD").unwrap();
         let shown: Vec<String> = covered
             .lines
