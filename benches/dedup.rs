@@ -245,9 +245,10 @@ impl Path {
     fn handle(&mut self, mut batch: PreparedBatch) {
         batch.offset = self.offset;
         self.offset += batch.frame().len() as u64;
-        self.shard.handle_batch(&batch, &mut |_, verdict| {
+        let handled = self.shard.handle_batch(&batch, &mut |_, verdict| {
             black_box(verdict);
         });
+        handled.expect("nothing is on disk");
     }
 
     fn measure(mut self, measured: u64) {
@@ -278,7 +279,7 @@ impl Path {
         let whole =
             Spent { cpu: parts.iter().map(|p| p.cpu).sum(), wall: parts.iter().map(|p| p.wall).sum() };
         whole.print("the path", events);
-        assert_eq!(self.shard.remembered() as u64, self.producer.next, "every id is new");
+        assert_eq!(self.shard.remembered(), self.producer.next, "every id is new");
     }
 }
 

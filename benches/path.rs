@@ -89,9 +89,10 @@ fn path(criterion: &mut Criterion) {
                 prepare(Arc::new(frame(&mut builder, &subjects, first)))
             },
             |batch| {
-                shard.handle_batch(&batch, &mut |_, verdict| {
+                let handled = shard.handle_batch(&batch, &mut |_, verdict| {
                     black_box(verdict);
-                })
+                });
+                handled.expect("nothing is on disk");
             },
             BatchSize::LargeInput,
         );
@@ -99,9 +100,10 @@ fn path(criterion: &mut Criterion) {
     let again = prepare(one);
     group.bench_function("decide, all duplicates", |bencher| {
         bencher.iter(|| {
-            shard.handle_batch(&again, &mut |_, verdict| {
+            let handled = shard.handle_batch(&again, &mut |_, verdict| {
                 black_box(verdict);
-            })
+            });
+            handled.expect("nothing is on disk");
         });
     });
     group.finish();

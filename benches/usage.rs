@@ -84,7 +84,7 @@ fn log(key: IdentityKey) -> (SimulatedDisk, Shard, u64) {
         let at = received_at.nanoseconds();
         prepared.offset = writer.stage(KIND_USAGE_BATCH, at, &[&head, &frame]).expect("there is room");
         writer.commit(at).expect("a disk in memory takes it");
-        shard.handle_batch(&prepared, &mut |_, _| {});
+        shard.handle_batch(&prepared, &mut |_, _| {}).expect("nothing is on disk");
     }
     (disk, shard, writer.next_offset())
 }

@@ -310,6 +310,22 @@ impl Default for Policy {
     }
 }
 
+/// Which ids are remembered no more; part of the control state, so that replay forgets the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Ids of events before this offset of the usage log are forgotten.
+    pub before: u64,
+    /// Every forgotten event that counts is earlier: an unknown id with an earlier time may be one of them, and is
+    /// quarantined as `too_old`.
+    pub proven_from: Timestamp,
+}
+
+impl Default for Forgotten {
+    fn default() -> Self {
+        Self { before: 0, proven_from: Timestamp::MIN }
+    }
+}
+
 /// Everything that a shard needs to decide about events until the next barrier.
 #[derive(Clone, Debug, Default)]
 pub struct MeteringPlan {
@@ -321,6 +337,8 @@ pub struct MeteringPlan {
     pub subjects: BTreeMap<Subject, Arc<SubjectPlan>>,
     /// Limits that decide verdicts.
     pub policy: Policy,
+    /// Ids that are remembered no more.
+    pub forgotten: Forgotten,
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ pub use self::invoicing::InvoiceStanding;
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, RatedBatch, propose_put};
 pub use self::recovery::{
-    ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, genesis_of,
-    read_moment, recover, replay,
+    ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, fault_of_run,
+    genesis_of, read_moment, recover, replay,
 };
 pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
 pub use self::snapshots::LeftAside;

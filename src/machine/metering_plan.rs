@@ -61,6 +61,7 @@ pub(crate) fn compile(
             future_max: policy.future_max,
             pending_per_slot_max: policy.pending_per_slot_max,
         },
+        forgotten: previous.forgotten,
     })
 }
 

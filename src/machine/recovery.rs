@@ -17,7 +17,7 @@
 //!
 //! Invariants: sealed content must be there and hash to its seal, else starting is refused; nothing is derived again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ use domain::Timestamp;
 use engine::identity::IdentityKey;
 use engine::io::Storage;
 use engine::log::{LogError, LogKind, LogOptions, LogReader, LogWriter, Record, Recovery};
+use engine::shard::{RunError, RunLog, RunStore};
+use engine::snapshot::{SnapshotError, runs_named};
 use wire::control::{ControlRecord, Genesis};
 
 use crate::batch::{Batch, BatchError, chain_digest};
@@ -56,6 +58,8 @@ pub struct Logs {
     pub journals: LogPlace,
     /// Snapshots of the shards.
     pub snapshots: Arc<dyn Storage>,
+    /// Runs of remembered ids.
+    pub runs: Arc<dyn Storage>,
 }
 
 impl Logs {
@@ -118,6 +122,9 @@ pub enum RecoveryError {
         #[source]
         source: BatchError,
     },
+    /// The folder of runs cannot be used.
+    #[error("the runs of remembered ids cannot be listed or taken away")]
+    Runs(#[source] std::io::Error),
     /// The logs contradict each other.
     #[error(transparent)]
     Replay(Box<ReplayError>),
@@ -296,18 +303,22 @@ pub struct Recovered {
     pub snapshot: Option<u64>,
     /// Snapshots that did not fit.
     pub left_aside: Vec<LeftAside>,
+    /// Runs of remembered ids.
+    pub runs: Arc<RunStore>,
 }
 
 /// What a new directory starts with: the present in nanoseconds, and its first records.
 pub type FirstRecords = Result<(i64, Vec<ControlRecord>), Box<dyn Error + Send + Sync>>;
 
-/// Opens all logs for writing and replays them. `genesis` makes the first records of a new directory.
+/// Opens all logs for writing and replays them. A shard remembers so many ids in memory before it writes a run.
+/// `genesis` makes the first records of a new directory.
 ///
 /// # Errors
 /// [`RecoveryError`]: a log is damaged, or the logs contradict each other.
 pub fn recover(
     logs: &Logs,
     shards: usize,
+    table_entries_max: usize,
     genesis: impl FnOnce() -> FirstRecords,
 ) -> Result<Recovered, RecoveryError> {
     let mut records = ControlRecords::new();
@@ -329,30 +340,9 @@ pub fn recover(
     let contents = Contents::of(&records, charge_contents, journal_contents)?;
     let (batch_entries, journal_entries) = contents.entries(&records);
     let control_end = control.next_offset();
-    let (found, mut left_aside) =
-        snapshots::find(&*logs.snapshots, &logs.usage, &records, control_end, shards);
-    let new_replayer =
-        |records| Replayer::new(ReplayMode::Load, shards, records, control_end, contents.stored());
-    let (mut replayer, mut snapshot) = match &found {
-        Some(_) => (new_replayer(records.clone()), None),
-        None => (new_replayer(std::mem::take(&mut records)), None),
-    };
-    if let Some(found) = found {
-        let usage_offset = found.head.usage_offset;
-        match replayer.start_behind(found)? {
-            Ok(()) => snapshot = Some(usage_offset),
-            Err(error) => {
-                left_aside.push(LeftAside { usage_offset, error });
-                replayer = new_replayer(records);
-            }
-        }
-    }
-    let mut history = logs.history(key, shards);
-    let from = snapshot.map_or(0, |barrier| barrier + 1);
-    let (usage, fourth) = open_log_from(&logs.usage, from, &mut |record| {
-        feed(&mut replayer, record, key, shards, &mut history).map(|_| ())
-    })?;
-    replayer.finish()?;
+    let runs = Arc::new(runs_of(logs, key).map_err(RecoveryError::Runs)?);
+    let start = Start { logs, shards, table_entries_max, key, records, control_end, contents, runs };
+    let (Started { replayer, usage, recovery: fourth, snapshot }, left_aside) = start.start()?;
     let found = [first, second, third, fourth];
     Ok(Recovered {
         replayer,
@@ -371,7 +361,109 @@ pub fn recover(
         torn_bytes: found.iter().map(|recovery| recovery.torn_bytes).sum(),
         snapshot,
         left_aside,
+        runs: start.runs,
     })
+}
+
+/// The runs of remembered ids of a log.
+fn runs_of(logs: &Logs, key: IdentityKey) -> std::io::Result<RunStore> {
+    let LogOptions { incarnation, partition, .. } = logs.usage.options;
+    let key_check = key.digest_of_type("runs of remembered ids");
+    RunStore::open(logs.runs.clone(), RunLog { incarnation, partition: u32::from(partition), key_check })
+}
+
+/// All that a start knows when it comes to the usage log.
+struct Start<'l> {
+    logs: &'l Logs,
+    shards: usize,
+    table_entries_max: usize,
+    key: IdentityKey,
+    records: ControlRecords,
+    control_end: u64,
+    contents: Contents,
+    runs: Arc<RunStore>,
+}
+
+/// The usage log, replayed.
+struct Started {
+    replayer: Replayer,
+    usage: LogWriter,
+    recovery: Recovery,
+    /// Usage offset of the snapshot that the shards started from.
+    snapshot: Option<u64>,
+}
+
+impl Start<'_> {
+    /// Starts from the newest snapshot that fits, or from the logs alone. A run that turns out to be damaged while the log
+    /// is read takes the snapshots that name it with it.
+    fn start(&self) -> Result<(Started, Vec<LeftAside>), RecoveryError> {
+        let Self { logs, records, control_end, shards, runs, .. } = self;
+        let mut left_aside = Vec::new();
+        while let Some(found) = snapshots::find(logs, records, *control_end, *shards, runs, &mut left_aside) {
+            let usage_offset = found.head.usage_offset;
+            let kept = runs_named(&*logs.snapshots).map_err(RecoveryError::Runs)?;
+            let mut replayer = self.new_replayer();
+            let error = match replayer.start_behind(found)? {
+                Err(error) => error,
+                Ok(()) => match self.replay(replayer, Some(usage_offset), &kept) {
+                    Ok(started) => return Ok((started, left_aside)),
+                    Err(error) => SnapshotError::RunMustBeReadable(fault_of_run(&error).ok_or(error)?),
+                },
+            };
+            left_aside.push(LeftAside { usage_offset, error });
+        }
+        Ok((self.replay(self.new_replayer(), None, &BTreeSet::new())?, left_aside))
+    }
+
+    fn new_replayer(&self) -> Replayer {
+        let stored = self.contents.stored();
+        Replayer::new(ReplayMode::Load, self.shards, self.records.clone(), self.control_end, stored)
+    }
+
+    /// Reads the usage log behind a snapshot; runs that nobody names are taken away before.
+    fn replay(
+        &self,
+        mut replayer: Replayer,
+        snapshot: Option<u64>,
+        kept: &BTreeSet<u64>,
+    ) -> Result<Started, RecoveryError> {
+        self.runs.keep_only(kept).map_err(RecoveryError::Runs)?;
+        for shard in &mut replayer.shards {
+            shard.set_table_entries_max(self.table_entries_max);
+        }
+        work_off_runs(&mut replayer, &self.runs, kept)?;
+        let mut history = self.logs.history(self.key, self.shards);
+        let from = snapshot.map_or(0, |barrier| barrier + 1);
+        let (usage, recovery) = open_log_from(&self.logs.usage, from, &mut |record| {
+            feed(&mut replayer, record, self.key, self.shards, &mut history)?;
+            work_off_runs(&mut replayer, &self.runs, kept)
+        })?;
+        replayer.finish()?;
+        Ok(Started { replayer, usage, recovery, snapshot })
+    }
+}
+
+/// Does what the shards want done for their runs; takes away what no shard has any more and no snapshot names.
+fn work_off_runs(
+    replayer: &mut Replayer,
+    runs: &RunStore,
+    kept: &BTreeSet<u64>,
+) -> Result<(), RecoveryError> {
+    for shard in &mut replayer.shards {
+        while let Some(job) = shard.poll_run_job() {
+            let retired = shard.handle_run_done(runs.work_off(job).map_err(ReplayError::from)?);
+            for number in retired.numbers().filter(|number| !kept.contains(number)) {
+                runs.remove(number).map_err(RecoveryError::Runs)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the file of a run, if that is what an error says.
+pub fn fault_of_run(error: &(dyn Error + 'static)) -> Option<RunError> {
+    let found = error.downcast_ref::<RunError>().and_then(RunError::of_file);
+    found.or_else(|| fault_of_run(error.source()?))
 }
 
 type Visit<'v> = &'v mut dyn FnMut(Record<'_>) -> Result<(), RecoveryError>;
@@ -400,7 +492,7 @@ fn feed(
 ) -> Result<u64, RecoveryError> {
     match usage_item(record.kind, record.offset, record.received_at, record.payload, key, shards)? {
         UsageItem::Batch(batch) => {
-            replayer.handle_batch(&batch);
+            replayer.handle_batch(&batch)?;
             Ok(batch.event_count() as u64)
         }
         UsageItem::Barrier(control_offset) => {
@@ -482,7 +574,7 @@ pub fn read_moment(logs: &Logs, shards: usize) -> Result<Moment, RecoveryError> 
                 UsageItem::Barrier(offset) if offset > control_end => return Ok((events, record.offset)),
                 UsageItem::Batch(batch) => {
                     events += batch.event_count() as u64;
-                    replayer.handle_batch(&batch);
+                    replayer.handle_batch(&batch)?;
                 }
                 UsageItem::Barrier(offset) => {
                     replayer.handle_barrier(record.offset, offset, &mut history)?;

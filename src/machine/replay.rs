@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{AccountId, Subject, Timestamp};
 use engine::prepared::PreparedBatch;
-use engine::shard::Shard;
+use engine::shard::{RunError, Shard};
 use engine::snapshot::{SnapshotError, SnapshotHead};
 use wire::control::{ControlRecord, JournalSeal, Seal};
 use wire::verdict::Verdict;
@@ -129,6 +129,9 @@ pub enum ReplayError {
     /// Earlier usage could not be read again.
     #[error("earlier usage could not be read again for a refold")]
     History(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Remembered ids cannot be read or written.
+    #[error("it cannot be said which ids are known")]
+    Runs(#[from] RunError),
 }
 
 /// What a replay found.
@@ -244,10 +247,14 @@ impl Replayer {
     }
 
     /// Takes the next usage batch.
-    pub fn handle_batch(&mut self, prepared: &PreparedBatch) {
+    ///
+    /// # Errors
+    /// [`ReplayError::Runs`].
+    pub fn handle_batch(&mut self, prepared: &PreparedBatch) -> Result<(), ReplayError> {
         for shard in &mut self.shards {
-            shard.handle_batch(prepared, &mut |_, _: Verdict| {});
+            shard.handle_batch(prepared, &mut |_, _: Verdict| {})?;
         }
+        Ok(())
     }
 
     /// Takes the next barrier.
@@ -411,7 +418,7 @@ impl Replayer {
 /// Takes a barrier through all shards, and folds again what a new bound or owner cuts.
 ///
 /// # Errors
-/// [`ReplayError::History`].
+/// [`ReplayError::History`], [`ReplayError::Runs`].
 pub(crate) fn pass_barrier(
     machine: &mut Machine,
     shards: &mut [Shard],
@@ -430,13 +437,17 @@ pub(crate) fn pass_barrier(
         return Ok(());
     }
     let subjects = refolding.iter().flat_map(|index| shards[*index].refolding().cloned()).collect();
+    let mut folded = Ok(());
     history
         .for_each_batch(offset, &subjects, &mut |prepared, control_offset| {
             for index in &refolding {
-                shards[*index].refold_batch(prepared, control_offset);
+                if folded.is_ok() {
+                    folded = shards[*index].refold_batch(prepared, control_offset);
+                }
             }
         })
         .map_err(ReplayError::History)?;
+    folded?;
     for index in refolding {
         shards[index].finish_refold();
     }

@@ -13,18 +13,20 @@
 //! | one of another number of shards, incarnation, partition or format | left aside, likewise |
 //! | one whose barrier the usage log does not have, or has with another control offset | left aside, likewise: the usage log is another's, or lost its end |
 //! | one whose control offset lies behind the end of the control log, or whose history differs | left aside, likewise |
+//! | one that names a run which is missing, torn, of another log, or has a damaged header, index or filter | left aside, likewise |
+//! | one that names a run with damaged entries | the same, once the entries are read: the shards start anew from the one before it, then from none |
+//! | runs that no snapshot names, or that were never finished | taken away |
 //!
 //! Invariants: logs alone are truth; a start from a snapshot and one without give the same machine and shards.
 
-use engine::io::Storage;
 use engine::log::LogReader;
-use engine::shard::ShardLoader;
+use engine::shard::{RunStore, ShardLoader};
 use engine::snapshot::{SnapshotError, SnapshotHead, read_snapshot, snapshots};
 use wire::canonical::sha256;
 use wire::control::ControlRecord;
 use wire::usage_record::{KIND_BARRIER, decode_barrier};
 
-use crate::recovery::{ControlRecords, LogPlace};
+use crate::recovery::{ControlRecords, LogPlace, Logs};
 
 /// Digest of a control log that is empty.
 pub(crate) const NO_HISTORY: [u8; 32] = [0; 32];
@@ -52,45 +54,52 @@ pub(crate) struct FoundSnapshot {
     pub(crate) shards: Vec<ShardLoader>,
 }
 
-/// The newest snapshot that fits the logs, and those that do not.
+/// The newest snapshot that fits the logs; those that do not are left aside, and not looked at again.
 pub(crate) fn find(
-    place: &dyn Storage,
-    usage: &LogPlace,
+    logs: &Logs,
     control: &ControlRecords,
     control_end: u64,
     shards: usize,
-) -> (Option<FoundSnapshot>, Vec<LeftAside>) {
-    let mut left_aside = Vec::new();
+    runs: &RunStore,
+    left_aside: &mut Vec<LeftAside>,
+) -> Option<FoundSnapshot> {
     // Without their names there are no snapshots, and the logs are enough.
-    for usage_offset in snapshots(place).unwrap_or_default().into_iter().rev() {
-        match read(place, usage, control, control_end, shards, usage_offset) {
-            Ok(found) => return (Some(found), left_aside),
+    for usage_offset in snapshots(&*logs.snapshots).unwrap_or_default().into_iter().rev() {
+        if left_aside.iter().any(|aside| aside.usage_offset == usage_offset) {
+            continue;
+        }
+        match read(logs, control, control_end, shards, runs, usage_offset) {
+            Ok(found) => return Some(found),
             Err(error) => left_aside.push(LeftAside { usage_offset, error }),
         }
     }
-    (None, left_aside)
+    None
 }
 
 fn read(
-    place: &dyn Storage,
-    usage: &LogPlace,
+    logs: &Logs,
     control: &ControlRecords,
     control_end: u64,
     shards: usize,
+    runs: &RunStore,
     usage_offset: u64,
 ) -> Result<FoundSnapshot, SnapshotError> {
     let mut loaders: Vec<ShardLoader> = (0..shards).map(ShardLoader::new).collect();
+    let options = logs.usage.options;
     let is_ours = |head: &SnapshotHead| {
-        (head.incarnation, head.partition) == (usage.options.incarnation, u32::from(usage.options.partition))
+        (head.incarnation, head.partition) == (options.incarnation, u32::from(options.partition))
             && head.shards as usize == shards
             && head.control_offset <= control_end
             && head.history == history_until(control, head.control_offset)
-            && barrier_at(usage, usage_offset) == Some(head.control_offset)
+            && barrier_at(&logs.usage, usage_offset) == Some(head.control_offset)
     };
-    let head = read_snapshot(place, usage_offset, is_ours, &mut |shard, kind, body| {
+    let head = read_snapshot(&*logs.snapshots, usage_offset, is_ours, &mut |shard, kind, body| {
         let loader = loaders.get_mut(usize::from(shard));
         loader.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?.take(kind, body)
     })?;
+    for loader in &mut loaders {
+        loader.open_runs(runs)?;
+    }
     Ok(FoundSnapshot { head, shards: loaders })
 }
 

@@ -137,7 +137,7 @@ pub fn usage_item(
 /// changed if a cut is to happen there.
 ///
 /// # Errors
-/// Whatever reading earlier usage gives.
+/// Whatever reading earlier usage or remembered ids gives.
 pub fn pass_barrier_through(
     shard: &mut Shard,
     offset: u64,
@@ -148,7 +148,13 @@ pub fn pass_barrier_through(
 ) -> Result<Vec<CellReport>, Box<dyn Error + Send + Sync>> {
     if shard.handle_barrier(control_offset, plan) {
         let subjects = shard.refolding().cloned().collect();
-        history.for_each_batch(offset, &subjects, &mut |batch, before| shard.refold_batch(batch, before))?;
+        let mut folded = Ok(());
+        history.for_each_batch(offset, &subjects, &mut |batch, before| {
+            if folded.is_ok() {
+                folded = shard.refold_batch(batch, before);
+            }
+        })?;
+        folded?;
         shard.finish_refold();
     }
     Ok(if is_cut { shard.take_reports() } else { Vec::new() })

@@ -188,6 +188,10 @@ impl Surroundings for ControlSurroundings {
         let (reached, shards) = bounded(self.shards);
         let (parts_to, parts) = bounded(SNAPSHOT_PARTS_MAX);
         let parts_to = snapshot.is_some().then_some(parts_to);
+        if snapshot.is_some() {
+            // Before any shard lists its runs, so that none of them is taken away.
+            self.snapshots.state.is_busy.store(true, Ordering::Release);
+        }
         let task = UsageTask::Barrier { control_offset, plan, is_cut, snapshot: parts_to, durable, reached };
         self.usage.blocking_send(task).map_err(|_| PeerStopped("the usage log"))?;
         let offset = offsets.recv().map_err(|_| PeerStopped("the usage log"))?;
@@ -207,7 +211,6 @@ impl Surroundings for ControlSurroundings {
                 control_offset,
                 history,
             };
-            self.snapshots.state.is_busy.store(true, Ordering::Release);
             self.snapshots
                 .jobs
                 .send(SnapshotJob { head, parts })

@@ -4,6 +4,7 @@
 //! DATA/LOCK  tokens.json  tokens.lock  dev-cert.pem  dev-key.pem
 //! DATA/control/  DATA/usage-0/  DATA/charges/  DATA/journals/   one log each
 //! DATA/snapshots/   what the shards knew at a barrier; may be deleted
+//! DATA/runs/        remembered ids; may be deleted while no server runs
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -96,6 +97,7 @@ impl DataDirectory {
             charges: place(LogKind::Charges)?,
             journals: place(LogKind::Journals)?,
             snapshots: self.snapshots()?,
+            runs: self.folder("runs")?,
         })
     }
 
@@ -104,7 +106,11 @@ impl DataDirectory {
     /// # Errors
     /// If it cannot be made.
     pub fn snapshots(&self) -> Result<Arc<Directory>> {
-        let path = self.path.join("snapshots");
+        self.folder("snapshots")
+    }
+
+    fn folder(&self, name: &str) -> Result<Arc<Directory>> {
+        let path = self.path.join(name);
         let directory = Directory::open_or_create(&path);
         Ok(Arc::new(directory.with_context(|| format!("cannot open {}", path.display()))?))
     }

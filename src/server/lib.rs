@@ -4,7 +4,7 @@
 //! (`machine`, `engine`, `billing`).
 //!
 //! Threads of a running server: tokio workers (QUIC, HTTP), one usage-log writer and one that works ahead of it, one
-//! thread per shard, one control thread. Queues between them are bounded; a full queue makes the sender wait, back to the producer's flow control.
+//! thread per shard and one for their runs, one control thread. Queues between them are bounded; a full queue makes the sender wait, back to the producer's flow control.
 
 pub mod clock;
 pub mod commands;
@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod observe;
 pub mod recovery;
 pub mod run;
+pub mod runs;
 pub mod segments;
 pub mod shards;
 pub mod shares;

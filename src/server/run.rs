@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use billing::catalog::CatalogFile;
 use domain::Timestamp;
+use domain::limits::SHARDS_MAX;
 use domain::time::{HOUR, SECOND};
 use engine::log::{LogKind, LogReader};
 use machine::{ControlWriter, History, LeftAside, Recovered};
@@ -30,6 +31,7 @@ use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, EventBudget, QUERIES_MAX, router};
 use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
+use crate::runs::{RunTask, Runs};
 use crate::segments::Segments;
 use crate::shards::Shards;
 use crate::shares::Shares;
@@ -52,10 +54,20 @@ pub struct Running {
     usage: mpsc::Sender<UsageTask>,
     threads: Vec<std::thread::JoinHandle<()>>,
     shards: Shards,
+    runs_thread: std::thread::JoinHandle<()>,
     http_task: tokio::task::JoinHandle<std::io::Result<()>>,
     quic_task: tokio::task::JoinHandle<()>,
     endpoint: quinn::Endpoint,
     _lock: DataDirectoryLock,
+}
+
+/// Tasks that wait for the thread of runs: more than all shards have under way together.
+const RUN_TASKS_MAX: usize = 8 * SHARDS_MAX;
+
+/// Ids that a shard remembers in memory before it writes a run: an eighth of what there is for all shards, at 128 bytes
+/// for an id, since a full table is written while the next one fills.
+fn dedup_table_entries(memory: u64, shards: usize) -> usize {
+    (memory / 8 / 128) as usize / shards
 }
 
 /// Rating semantics and time-zone data of this program.
@@ -81,7 +93,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let directory = DataDirectory::new(&args.data, args.segment_bytes);
     check_clock_kind(args, &directory)?;
     let shards = usize::from(args.shards);
-    let recovered = machine::recover(&directory.logs()?, shards, || Ok(first_records(args)?))?;
+    let table = dedup_table_entries(args.dedup_memory, shards);
+    let recovered = machine::recover(&directory.logs()?, shards, table, || Ok(first_records(args)?))?;
     if recovered.torn_bytes > 0 {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
@@ -120,7 +133,9 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         let directory = directory.clone();
         Arc::new(move || Ok(Box::new(directory.history(key, shards)?) as Box<dyn History>))
     };
-    let shard_threads = Shards::start(recovered.replayer.shards, history, on_failure.clone())?;
+    let (run_tasks, run_queue) = crossbeam_channel::bounded(RUN_TASKS_MAX);
+    let places = (&recovered.runs, &run_tasks);
+    let shard_threads = Shards::start(recovered.replayer.shards, history, places, on_failure.clone())?;
     let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
     let usage_state = Arc::new(UsageLogState::default());
     let usage_place = directory.log(LogKind::Usage)?;
@@ -137,6 +152,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     snapshot_state.usage_offset.store(recovered.snapshot.unwrap_or(0), Ordering::Relaxed);
     let (snapshot_jobs, snapshot_queue) = crossbeam_channel::bounded(1);
     let snapshots = directory.snapshots()?;
+    let runs =
+        Runs { store: recovered.runs, snapshots: snapshots.clone(), snapshot_state: snapshot_state.clone() };
     let usage_options = directory.options(LogKind::Usage);
     let (commands, command_queue) = crossbeam_channel::bounded(CONTROL_QUEUE_MAX);
     let control = Control {
@@ -166,11 +183,17 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let threads = vec![
         spawn("usage-log", on_failure.clone(), move || usage_log.run(usage_tasks))?,
         spawn("control", on_failure.clone(), move || control.run(&command_queue))?,
-        spawn("snapshots", on_failure, {
+        spawn("snapshots", on_failure.clone(), {
             let state = snapshot_state.clone();
-            move || crate::snapshots::run(&snapshots, &snapshot_queue, &state)
+            move || {
+                // A thread that has stopped said why.
+                let on_end = || _ = run_tasks.send(RunTask::SnapshotEnded);
+                crate::snapshots::run(&snapshots, &snapshot_queue, &state, &on_end)
+            }
         })?,
     ];
+    // It ends when the shards have.
+    let runs_thread = spawn("runs", on_failure, move || runs.run(&run_queue))?;
 
     apply_catalog(args.catalog.as_deref(), &commands).await?;
     let (stop, stopping) = watch::channel(false);
@@ -231,6 +254,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         usage,
         threads,
         shards: shard_threads,
+        runs_thread,
         http_task,
         quic_task,
         endpoint,
@@ -271,6 +295,7 @@ impl Running {
                 let _ = tokio::task::spawn_blocking(move || thread.join()).await;
             }
             let _ = tokio::task::spawn_blocking(move || self.shards.join()).await;
+            let _ = tokio::task::spawn_blocking(move || self.runs_thread.join()).await;
         };
         if self.failed.borrow().is_none() {
             stopping.await;

@@ -16,15 +16,18 @@ use domain::plan::MeteringPlan;
 use domain::{EventPosition, Subject};
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
-use engine::shard::{SetAside, Shard, SourceCounters};
+use engine::shard::{RunDone, RunStore, SetAside, Shard, SourceCounters};
 use engine::snapshot::Section;
 use machine::{History, pass_barrier_through};
 use wire::verdict::Verdict;
 
-use crate::threads::{OnFailure, spawn};
+use crate::runs::{RunTask, take_damaged_away};
+use crate::threads::{OnFailure, PeerStopped, spawn};
 
 /// Time that a shard without tasks waits for the disk to take the next part of a snapshot.
 const SNAPSHOT_PAUSE: Duration = Duration::from_millis(1);
+/// Time after which a shard that waits for an outcome asks whether anybody works on it.
+const RUN_PATIENCE: Duration = Duration::from_millis(500);
 /// Batches that wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 32;
 
@@ -87,7 +90,9 @@ pub struct ShardSnapshot {
     /// Events that did not count, in log order.
     pub set_aside: Vec<SetAside>,
     /// Events that the dedup index remembers.
-    pub remembered: usize,
+    pub remembered: u64,
+    /// Runs on disk that the dedup index looks into.
+    pub runs: usize,
 }
 
 /// A message to a shard.
@@ -117,22 +122,30 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Starts one thread per shard. `history` opens the usage log for a refold; `on_failure` gets what ends a shard.
+    /// Starts one thread per shard. `history` opens the usage log for a refold, `runs` is who does what shards want done
+    /// for their runs, `on_failure` gets what ends a shard.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
         shards: Vec<Shard>,
         history: Arc<dyn Fn() -> anyhow::Result<Box<dyn History>> + Send + Sync>,
+        (store, runs): (&Arc<RunStore>, &Sender<RunTask>),
         on_failure: OnFailure,
     ) -> std::io::Result<Self> {
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for (index, shard) in shards.into_iter().enumerate() {
             let (queue, tasks) = bounded(SHARD_QUEUE_MAX);
-            let history = history.clone();
+            let (history, store) = (history.clone(), store.clone());
+            let (done, outcomes) = bounded(RUN_JOBS_MAX);
+            let runs = ShardRuns { tasks: runs.clone(), done, outcomes };
             let thread = spawn(&format!("shard-{index}"), on_failure.clone(), move || {
-                run_shard(index, shard, &tasks, &*history)
+                let ended = run_shard(index, shard, &tasks, &runs, &*history);
+                if let Err(error) = &ended {
+                    take_damaged_away(&store, error);
+                }
+                ended
             })?;
             queues.push(queue);
             threads.push(thread);
@@ -163,17 +176,19 @@ fn run_shard(
     index: usize,
     mut shard: Shard,
     tasks: &Receiver<ShardTask>,
+    runs: &ShardRuns,
     history: &dyn Fn() -> anyhow::Result<Box<dyn History>>,
 ) -> anyhow::Result<()> {
     let mut saving = None;
     while let Some(task) = next_task(index, &mut shard, tasks, &mut saving) {
+        runs.serve(&mut shard)?;
         match task {
             ShardTask::Batch(batch, slots) => {
                 shard.handle_batch(&batch, &mut |event, verdict: Verdict| {
                     if let Some(slots) = &slots {
                         slots.codes[usize::from(event)].store(verdict.code(), Ordering::Relaxed);
                     }
-                });
+                })?;
                 if let Some(slots) = slots {
                     slots.finish_shard();
                 }
@@ -202,17 +217,51 @@ fn run_shard(
                     counters: shard.counters().clone(),
                     set_aside: shard.set_aside().to_vec(),
                     remembered: shard.remembered(),
+                    runs: shard.runs(),
                 });
             }
             ShardTask::Counts(task) => {
                 let counts = task.events.iter();
-                let counts = counts.map(|(identity, position)| shard.counts(*identity, *position)).collect();
+                let counts = counts.map(|(identity, position)| shard.counts(*identity, *position));
                 // A query that was abandoned does not wait for its answer.
-                let _ = task.reply.send((index, counts));
+                let _ = task.reply.send((index, counts.collect::<Result<_, _>>()?));
             }
         }
     }
     Ok(())
+}
+
+/// Jobs of one shard that are under way together, at most: a full table, a merge, and one of the past.
+const RUN_JOBS_MAX: usize = 3;
+
+/// Who does what a shard wants done for its runs, and the outcomes.
+struct ShardRuns {
+    tasks: Sender<RunTask>,
+    done: Sender<RunDone>,
+    outcomes: Receiver<RunDone>,
+}
+
+impl ShardRuns {
+    /// Takes outcomes and gives jobs away; waits for an outcome while the shard can take no batch without.
+    fn serve(&self, shard: &mut Shard) -> Result<(), PeerStopped> {
+        let hand_on = |task| self.tasks.send(task).map_err(|_| PeerStopped("the runs thread"));
+        loop {
+            while let Ok(done) = self.outcomes.try_recv() {
+                hand_on(RunTask::Retired(shard.handle_run_done(done)))?;
+            }
+            while let Some(job) = shard.poll_run_job() {
+                hand_on(RunTask::Job { job, done: self.done.clone() })?;
+            }
+            if !shard.must_wait_for_runs() {
+                return Ok(());
+            }
+            match self.outcomes.recv_timeout(RUN_PATIENCE) {
+                Ok(done) => hand_on(RunTask::Retired(shard.handle_run_done(done)))?,
+                // This end of the queue keeps the other one open: whether anybody is there says the thread's own queue.
+                Err(_) => hand_on(RunTask::AreYouThere)?,
+            }
+        }
+    }
 }
 
 /// A snapshot on its way to the disk: where its parts go, and the one that had no room there.
@@ -281,6 +330,7 @@ pub fn join_snapshots(answers: &Receiver<ShardSnapshot>, shards: usize) -> Optio
         }
         whole.set_aside.extend(part.set_aside);
         whole.remembered += part.remembered;
+        whole.runs += part.runs;
     }
     whole.set_aside.sort_unstable();
     Some(whole)
@@ -291,6 +341,8 @@ mod tests {
     use super::*;
     use domain::Timestamp;
     use engine::identity::IdentityKey;
+    use engine::shard::RunLog;
+    use engine::testing::disk::SimulatedDisk;
     use wire::{BatchBuilder, Event, EventIdOwned, IdMode};
 
     /// A shard that panicked went unnoticed until the next batch or cut, and that one told only that a shard had stopped.
@@ -299,7 +351,10 @@ mod tests {
         let (failed, causes) = bounded(1);
         let on_failure: OnFailure = Arc::new(move |error| failed.send(format!("{error:#}")).unwrap());
         let history = Arc::new(|| anyhow::bail!("nothing is folded again"));
-        let shards = Shards::start(vec![Shard::new(0)], history, on_failure).unwrap();
+        let log = RunLog { incarnation: 0, partition: 0, key_check: 0 };
+        let store = Arc::new(RunStore::open(Arc::new(SimulatedDisk::default()), log).unwrap());
+        let (runs, _run_tasks) = bounded(1);
+        let shards = Shards::start(vec![Shard::new(0)], history, (&store, &runs), on_failure).unwrap();
         let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
         builder.push(&Event::new(EventIdOwned::Text("1".to_string()), "key", Timestamp::MIN)).unwrap();
         let frame = Arc::new(builder.finish(1, 0));

@@ -61,11 +61,16 @@ impl Snapshots {
 /// Bytes of the usage log for which a stop makes a snapshot: more than its barriers alone.
 const STOP_BYTES: u64 = 64 << 10;
 
-/// Writes snapshots until nobody can ask for one any more.
+/// Writes snapshots until nobody can ask for one any more; calls `on_end` behind each.
 ///
 /// # Errors
 /// None: a snapshot that fails is given up.
-pub fn run(storage: &Directory, jobs: &Receiver<SnapshotJob>, state: &SnapshotState) -> Result<()> {
+pub fn run(
+    storage: &Directory,
+    jobs: &Receiver<SnapshotJob>,
+    state: &SnapshotState,
+    on_end: &dyn Fn(),
+) -> Result<()> {
     for job in jobs {
         let usage_offset = job.head.usage_offset;
         let started = Instant::now();
@@ -80,6 +85,7 @@ pub fn run(storage: &Directory, jobs: &Receiver<SnapshotJob>, state: &SnapshotSt
             }
         }
         state.is_busy.store(false, Ordering::Release);
+        on_end();
     }
     Ok(())
 }

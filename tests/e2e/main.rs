@@ -15,6 +15,7 @@ mod kill_nine;
 mod outbox;
 mod process;
 mod quote;
+mod runs;
 mod snapshots;
 mod usage;
 mod what_if;

@@ -130,6 +130,11 @@ impl Server {
         self.child.wait().expect("the process ends").code()
     }
 
+    /// Waits for an end that nobody asked for; gives the exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("the process ends").code()
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.http)
     }

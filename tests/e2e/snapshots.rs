@@ -15,26 +15,29 @@ fn snapshots(data: &Path) -> Vec<PathBuf> {
     paths
 }
 
-async fn started_from(server: &Server, token: &str) -> u64 {
+pub(crate) async fn started_from(server: &Server, token: &str) -> u64 {
     let page = call("GET", &server.url("/metrics"), token, "").await.1;
     let line = page.lines().find(|line| line.starts_with("tallymark_snapshot_offset ")).unwrap();
     line.split(' ').next_back().unwrap().parse().unwrap()
 }
 
-async fn counters(server: &Server, token: &str) -> Value {
+pub(crate) async fn counters(server: &Server, token: &str) -> Value {
     call_json("GET", &server.url("/v1/counters"), token, "").await.1["sources"].clone()
 }
 
 /// Sends `count` events from `first` on, one in five of them for a subject that nobody owns.
-async fn send(server: &Server, data: &Path, token: &str, now: Timestamp, first: u64, count: u64) {
+pub(crate) async fn send(server: &Server, data: &Path, token: &str, now: Timestamp, first: u64, count: u64) {
     let client = client(server, data, token, "shop").await;
     for number in first..first + count {
-        let subject = if number % 5 == 0 { "key-2" } else { "key-1" };
-        let event = Event::new(EventIdOwned::Text(format!("e{number}")), subject, now.plus(number as i64))
-            .value("tokens", Decimal::from_integer((number % 7) as i64));
-        client.record("request", &event).await.unwrap();
+        client.record("request", &event(now, number)).await.unwrap();
     }
     client.close().await.unwrap();
+}
+
+pub(crate) fn event(now: Timestamp, number: u64) -> Event {
+    let subject = if number.is_multiple_of(5) { "key-2" } else { "key-1" };
+    Event::new(EventIdOwned::Text(format!("e{number}")), subject, now.plus(number as i64))
+        .value("tokens", Decimal::from_integer((number % 7) as i64))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

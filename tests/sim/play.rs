@@ -518,7 +518,9 @@ impl<'p> Play<'p> {
     fn flip(&mut self, salt: u64) -> Result<(), Halt> {
         let mut random = Random::new(salt);
         let copy = self.disk.copy();
-        let files: Vec<(String, usize)> = copy.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
+        // Runs are derived, and a replay does without them.
+        let is_truth = |(name, bytes): &(String, usize)| *bytes > 0 && !name.starts_with("runs/");
+        let files: Vec<(String, usize)> = copy.files().into_iter().filter(is_truth).collect();
         let (name, bytes) = files[random.below(files.len() as u64) as usize].clone();
         // Most of a file is room for more; half of all flips hit its start.
         let within = if random.chance(50) { bytes.min(16 << 10) } else { bytes };

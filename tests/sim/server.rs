@@ -15,7 +15,7 @@ use engine::identity::IdentityKey;
 use engine::log::{LogError, LogKind, LogOptions, LogWriter};
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::{Fold, Group};
-use engine::shard::{Shard, SourceCounters};
+use engine::shard::{RunStore, RunWork, Shard, SourceCounters};
 use engine::testing::disk::SimulatedDisk;
 use machine::{
     ControlError, ControlWriter, FinishedWork, LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError,
@@ -29,6 +29,8 @@ use wire::verdict::Verdict;
 use crate::random::Random;
 
 const MILLISECOND: i64 = SECOND / 1_000;
+/// Ids that a shard remembers in memory.
+const TABLE_ENTRIES: usize = 20;
 
 /// The logs of a disk.
 pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
@@ -42,6 +44,7 @@ pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
         charges: place(LogKind::Charges, "charges"),
         journals: place(LogKind::Journals, "journals"),
         snapshots: Arc::new(disk.folder("snapshots")),
+        runs: Arc::new(disk.folder("runs")),
     }
 }
 
@@ -117,6 +120,9 @@ pub(crate) struct UsageSide {
     pub(crate) last_barrier: u64,
     /// What shards handed over at the barrier that is under way.
     reports: Vec<(usize, Vec<engine::shard::cell::CellReport>)>,
+    runs: Arc<RunStore>,
+    /// What is done for the runs of shards, and whether there is more to do.
+    works: Vec<(usize, RunWork, bool)>,
 }
 
 /// A running server.
@@ -164,8 +170,8 @@ impl Server {
     ) -> Result<Self, Stopped> {
         let logs = logs_of(disk, segment_bytes);
         let now = clock.now.nanoseconds();
-        let recovered =
-            recover(&logs, shards, || Ok((now, first_records.to_vec()))).map_err(Stopped::Recovery)?;
+        let recovered = recover(&logs, shards, TABLE_ENTRIES, || Ok((now, first_records.to_vec())));
+        let recovered = recovered.map_err(Stopped::Recovery)?;
         let key = recovered.key;
         let records = start_records(recovered.replayer.machine.control());
         let usage = UsageSide {
@@ -181,6 +187,8 @@ impl Server {
             cells: BTreeMap::new(),
             last_barrier: 0,
             reports: Vec::new(),
+            runs: recovered.runs,
+            works: Vec::new(),
         };
         let control = ControlWriter::new(
             recovered.replayer.machine,
@@ -282,13 +290,16 @@ impl UsageSide {
             return Ok(false);
         }
         let index = self.order.pick(&busy);
+        while self.order.chance(50) || self.shards[index].0.must_wait_for_runs() {
+            self.work_on_runs()?;
+        }
         let (shard, queue) = &mut self.shards[index];
         match queue.pop_front().expect("the shard has work") {
             Task::Batch(batch) => {
                 let said = &mut self.said;
                 shard.handle_batch(&batch, &mut |index, verdict| {
                     said.push(Said::Verdict { offset: batch.offset, index, verdict });
-                });
+                })?;
             }
             Task::Barrier(barrier) => {
                 let BarrierTask { offset, control_offset, plan, is_cut } = &*barrier;
@@ -298,6 +309,28 @@ impl UsageSide {
             }
         }
         Ok(true)
+    }
+
+    /// Begins what shards want done for their runs, goes on with some of it, and hands over what is done. Nothing names a
+    /// run that its shard has no more.
+    fn work_on_runs(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        for (index, (shard, _)) in self.shards.iter_mut().enumerate() {
+            while let Some(job) = shard.poll_run_job() {
+                self.works.push((index, self.runs.begin(job)?, true));
+            }
+        }
+        for (index, mut work, has_more) in std::mem::take(&mut self.works) {
+            if has_more {
+                let has_more = work.step(1 + self.order.below(30) as usize)?;
+                self.works.push((index, work, has_more));
+                continue;
+            }
+            let retired = self.shards[index].0.handle_run_done(work.finish(&self.runs)?);
+            for number in retired.numbers() {
+                self.runs.remove(number)?;
+            }
+        }
+        Ok(())
     }
 
     /// Commits and steps in any order, as far as a number of steps goes.

@@ -20,6 +20,7 @@ use wire::verdict::{QuarantineReason, Verdict};
 
 use super::cells::{CellKey, Staged};
 use super::counters::SourceCounters;
+use super::dedup::runs::RunError;
 use super::dedup::{Lookup, Seen, Standing};
 use super::fold::ResolvedPrograms;
 use super::sequence::Item;
@@ -64,8 +65,16 @@ enum Entry {
 impl Shard {
     /// Decides about the shard's events of a batch; `verdicts` is told the verdict of each. Shard 0 also counts the
     /// events that were refused at the edge.
-    pub fn handle_batch(&mut self, prepared: &PreparedBatch, verdicts: &mut dyn FnMut(u16, Verdict)) {
+    ///
+    /// # Errors
+    /// [`RunError`]: remembered ids cannot be read; the shard is of no use any more.
+    pub fn handle_batch(
+        &mut self,
+        prepared: &PreparedBatch,
+        verdicts: &mut dyn FnMut(u16, Verdict),
+    ) -> Result<(), RunError> {
         assert!(self.refolding.is_empty(), "a refold is finished before the next batch");
+        assert!(!self.must_wait_for_runs(), "a full table is written before there is more");
         self.offset = prepared.offset;
         if self.saving.is_none() {
             self.sequenced.forget_contents(self.offset);
@@ -105,7 +114,7 @@ impl Shard {
             }
             self.look_up_subjects(indexes, &mut reading);
             for &index in indexes {
-                let verdict = self.decide(index, &mut reading);
+                let verdict = self.decide(index, &mut reading)?;
                 counters.count(verdict);
                 verdicts(index, verdict);
                 if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
@@ -119,6 +128,7 @@ impl Shard {
             self.sequenced.remember(ids, prepared.offset, &unseen, &standings);
         }
         self.counters.entry(source).or_default().merge(&counters);
+        Ok(())
     }
 
     /// Finds the subjects of a group that no event of the batch had before.
@@ -141,24 +151,24 @@ impl Shard {
     }
 
     #[inline]
-    fn decide(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
+    fn decide(&mut self, index: u16, reading: &mut Reading<'_>) -> Result<Verdict, RunError> {
         if reading.sequenced.is_some() {
-            return self.decide_sequenced(index, reading);
+            return Ok(self.decide_sequenced(index, reading));
         }
         let prepared = reading.prepared;
         let (identity, payload_digest) = (prepared.identity(index), prepared.payload_digest(index));
         let time = reading.batch.time(usize::from(index));
-        let vacant = match self.dedup.look_up(identity) {
+        let vacant = match self.dedup.look_up(identity)? {
             Lookup::Unknown(vacant) => vacant,
             Lookup::Known(seen) => {
                 let before = Content { payload_digest: seen.payload_digest, time: seen.time };
-                return verdict_of_repeat(before, Content { payload_digest, time });
+                return Ok(verdict_of_repeat(before, Content { payload_digest, time }));
             }
         };
         let verdict = self.decide_new(index, reading);
         let position = prepared.position(index);
         self.dedup.insert(vacant, Seen { payload_digest, position, time, standing: standing_of(verdict) });
-        verdict
+        Ok(verdict)
     }
 
     #[inline]
@@ -186,7 +196,8 @@ impl Shard {
         let event = usize::from(index);
         let time = Timestamp::from_nanoseconds(reading.batch.time(event));
         let policy = &self.plan.policy;
-        if time < prepared.received_at.plus(-policy.horizon) {
+        let is_proven = reading.sequenced.is_some() || time >= self.plan.forgotten.proven_from;
+        if time < prepared.received_at.plus(-policy.horizon) || !is_proven {
             return Verdict::Quarantined(QuarantineReason::TooOld);
         }
         if time > prepared.received_at.plus(policy.future_max) {

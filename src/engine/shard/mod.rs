@@ -8,6 +8,8 @@
 //! - If a barrier answers with subjects to fold again, `refold_batch` for every batch before that barrier, in log
 //!   order, then `finish_refold`; nothing else in between.
 //! - `take_reports` at a barrier that a cut names.
+//! - `poll_run_job` behind every batch, until it gives nothing; what it gives is done beside the shard, and comes back by
+//!   `handle_run_done`. No batch while `must_wait_for_runs`.
 //!
 //! Invariants:
 //! - A verdict depends only on the event, the history of its id, and the control state of the last barrier; never on
@@ -41,6 +43,8 @@ use wire::verdict::{QuarantineReason, Verdict};
 use self::cell::CellReport;
 use self::cells::{CellKey, CellStore, Staged};
 pub use self::counters::SourceCounters;
+pub use self::dedup::Retired;
+pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};
 use self::dedup::{Dedup, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;
@@ -78,6 +82,8 @@ pub struct Shard {
     counters: BTreeMap<Arc<str>, SourceCounters>,
     set_aside: Vec<SetAside>,
     refolding: BTreeSet<u32>,
+    /// Events of subjects that are folded again that were pending before.
+    refolding_pending: BTreeSet<u128>,
     contributions: Vec<Contribution>,
     staged: Vec<Staged>,
     saving: Option<Saving>,
@@ -108,6 +114,7 @@ impl Shard {
             counters: BTreeMap::new(),
             set_aside: Vec::new(),
             refolding: BTreeSet::new(),
+            refolding_pending: BTreeSet::new(),
             contributions: Vec::new(),
             staged: Vec::new(),
             saving: None,
@@ -190,6 +197,7 @@ impl Shard {
         }
         assert!(plan.programs.starts_with(&self.plan.programs), "programs are only ever appended");
         self.plan = plan.clone();
+        self.dedup.forget(EventPosition::new(plan.forgotten.before, 0));
         for number in 0..self.subjects.len() as u32 {
             self.take_subject_plan(number);
         }
@@ -218,6 +226,7 @@ impl Shard {
         let state = &mut self.subjects[number];
         for event in std::mem::take(&mut state.pending) {
             self.pending.release(&event);
+            self.refolding_pending.insert(event.identity);
         }
         for cell in &state.cells {
             self.cells.clear(*cell);
@@ -231,37 +240,21 @@ impl Shard {
             self.pending.release(&event);
             let stamp = Stamp { identity: event.identity, time: event.time, position: event.position };
             let verdict = self.fold_or_keep(number, &event.source, stamp, &event.contributions, false);
-            self.move_standing(&event.source, stamp, verdict);
+            self.count_again(&event.source, stamp, true, verdict);
         }
     }
 
-    /// Records that an accepted event is now metered or pending.
-    fn move_standing(&mut self, source: &Arc<str>, stamp: Stamp, verdict: Verdict) {
-        let counters = self.counters.get_mut(source).expect("an accepted event has a counted source");
+    /// Counts an accepted event that was pending or metered as what it is now.
+    fn count_again(&mut self, source: &Arc<str>, stamp: Stamp, was_pending: bool, verdict: Verdict) {
         let standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
-        let Stamp { identity, position, .. } = stamp;
-        let before = match self.sequenced.set_standing(position, standing) {
-            Some(before) => {
-                if let Some(saving) = &mut self.saving {
-                    saving.moved.entry(position).or_insert(before);
-                }
-                before
-            }
-            None => {
-                let before = self.dedup.set_standing(identity, standing);
-                if let Some(saving) = &mut self.saving {
-                    saving.standings.entry(identity).or_insert(before);
-                }
-                before
-            }
-        };
-        match before {
-            Standing::Metered => counters.metered -= 1,
-            Standing::Pending => counters.pending -= 1,
-            Standing::Unmetered | Standing::Quarantined => {
-                unreachable!("only accepted events are folded again")
-            }
+        if let Some(before) = self.sequenced.set_standing(stamp.position, standing)
+            && let Some(saving) = &mut self.saving
+        {
+            saving.moved.entry(stamp.position).or_insert(before);
         }
+        let counters = self.counters.get_mut(source).expect("an accepted event has a counted source");
+        let before = if was_pending { &mut counters.pending } else { &mut counters.metered };
+        *before -= 1;
         counters.count(verdict);
     }
 
@@ -272,22 +265,25 @@ impl Shard {
 
     /// Folds again the events of a batch whose subjects the last barrier named. `control_offset` is that of the
     /// barrier before the batch: meters that came later do not take its events.
-    pub fn refold_batch(&mut self, prepared: &PreparedBatch, control_offset: u64) {
+    ///
+    /// # Errors
+    /// [`RunError`]: remembered ids cannot be read; the shard is of no use any more.
+    pub fn refold_batch(&mut self, prepared: &PreparedBatch, control_offset: u64) -> Result<(), RunError> {
         let batch = prepared.view();
         let entries: Vec<Option<u32>> = (0..batch.subject_count())
             .map(|entry| self.subjects.find(self.subjects.wanted(batch.subject(entry))))
             .map(|number| number.filter(|number| self.refolding.contains(number)))
             .collect();
         if entries.iter().all(Option::is_none) {
-            return;
+            return Ok(());
         }
         let source = self.source(batch.source());
         let plan = self.plan.clone();
         let mut programs = ResolvedPrograms::of(&plan, control_offset, &batch);
         for &index in prepared.events_of_shard(self.index) {
             let Some(subject) = entries[batch.subject_index(usize::from(index))] else { continue };
-            let identity = prepared.identity(index);
-            if !self.counts(identity, prepared.position(index)) {
+            let (identity, position) = (prepared.identity(index), prepared.position(index));
+            if !self.counts(identity, position)? {
                 continue;
             }
             let mut contributions = std::mem::take(&mut self.contributions);
@@ -295,15 +291,18 @@ impl Shard {
                 .contributions_of(&batch, usize::from(index), &plan, &mut self.groups, &mut contributions)
                 .expect("an accepted event was taken by all its meters");
             let time = Timestamp::from_nanoseconds(batch.time(usize::from(index)));
-            let stamp = Stamp { identity, time, position: prepared.position(index) };
+            let stamp = Stamp { identity, time, position };
             let verdict = self.fold_or_keep(subject, &source, stamp, &contributions, false);
             self.contributions = contributions;
-            self.move_standing(&source, stamp, verdict);
+            let was_pending = self.refolding_pending.remove(&identity);
+            self.count_again(&source, stamp, was_pending, verdict);
         }
+        Ok(())
     }
 
     /// Ends a refold: every batch before the barrier was given to `refold_batch`.
     pub fn finish_refold(&mut self) {
+        assert!(self.refolding_pending.is_empty(), "what was pending was folded again");
         self.refolding.clear();
     }
 
@@ -322,12 +321,39 @@ impl Shard {
     }
 
     /// Whether an event counts: the first with its identity, and accepted by all its meters.
-    pub fn counts(&self, identity: u128, position: EventPosition) -> bool {
-        let standing = self.sequenced.standing_at(position).or_else(|| {
-            let seen = self.dedup.find(identity)?;
-            (seen.position == position).then_some(seen.standing)
-        });
-        matches!(standing, Some(Standing::Metered | Standing::Pending))
+    ///
+    /// # Errors
+    /// [`RunError`]: remembered ids cannot be read.
+    pub fn counts(&self, identity: u128, position: EventPosition) -> Result<bool, RunError> {
+        let standing = match self.sequenced.standing_at(position) {
+            Some(standing) => Some(standing),
+            None => self.dedup.find_at(identity, position)?.map(|seen| seen.standing),
+        };
+        Ok(matches!(standing, Some(Standing::Metered | Standing::Pending)))
+    }
+
+    /// Sets how many ids the shard remembers in memory before it wants them written to a run.
+    pub fn set_table_entries_max(&mut self, entries: usize) {
+        self.dedup.set_table_entries_max(entries);
+    }
+
+    /// What is to be done for the remembered ids, beside the shard and in the order of the answers.
+    pub fn poll_run_job(&mut self) -> Option<RunJob> {
+        let (job, full) = self.dedup.poll_run_job(self.index as u32)?;
+        if let (Some(full), Some(saving)) = (full, &mut self.saving) {
+            saving.keep_table(full);
+        }
+        Some(job)
+    }
+
+    /// Takes the outcome of a job; gives what it is in place of.
+    pub fn handle_run_done(&mut self, done: RunDone) -> Retired {
+        self.dedup.handle_run_done(done)
+    }
+
+    /// Whether no batch can be taken before the outcome of a job. Only behind `poll_run_job`.
+    pub fn must_wait_for_runs(&self) -> bool {
+        self.dedup.is_full()
     }
 
     /// Counters per source, in order of the sources.
@@ -340,9 +366,14 @@ impl Shard {
         &self.set_aside
     }
 
+    /// Runs on disk that the dedup index looks into.
+    pub fn runs(&self) -> usize {
+        self.dedup.run_numbers().filter(|(_, is_past)| !is_past).count()
+    }
+
     /// Events that are remembered by their ids.
-    pub fn remembered(&self) -> usize {
-        self.dedup.len() + self.sequenced.remembered()
+    pub fn remembered(&self) -> u64 {
+        self.dedup.len() + self.sequenced.remembered() as u64
     }
 }
 

@@ -20,32 +20,53 @@ use wire::verdict::QuarantineReason;
 
 use super::cell::Group;
 use super::counters::SourceCounters;
-use super::dedup::{Dedup, Lookup, Seen, Standing};
+use super::dedup::runs::{Kept, RunStore};
+use super::dedup::{Dedup, Memtable, Seen, Standing};
 use super::fold::Contribution;
 use super::kept::{class_of, code_of};
 use super::pending::PendingEvent;
 use super::sequence::{load_position, save_position};
 use super::{SetAside, Shard};
 use crate::snapshot::codec::{FieldReader, Fields};
-use crate::snapshot::{Section, SectionKind, SnapshotError};
+use crate::snapshot::{Section, SectionKind, SnapshotError, run_numbers};
 
 /// Bytes that a section has before the next one starts: what a batch waits for at most.
 const SECTION_BYTES: usize = 128 << 10;
 
 /// How far a snapshot got.
 pub(super) struct Saving {
+    /// The list of runs; every shard gives it first, even if it is empty.
+    runs: Option<Section>,
     subjects: std::ops::Range<usize>,
     groups: std::ops::Range<usize>,
-    remembered: std::ops::Range<usize>,
     stretches: std::ops::Range<usize>,
     /// Offset of the last batch before the snapshot.
     offset: u64,
     /// How events with sequenced ids stood when the snapshot began that stand otherwise by now.
     pub(super) moved: BTreeMap<EventPosition, Standing>,
-    /// How events stood when the snapshot began that stand otherwise by now.
-    pub(super) standings: BTreeMap<u128, Standing>,
+    /// Remembered ids of tables that are full, and which of them are left.
+    full: VecDeque<(Arc<Memtable>, std::ops::Range<usize>)>,
+    /// Remembered ids of the present table that are left.
+    table: std::ops::Range<usize>,
     /// What was saved at once.
     ready: VecDeque<Section>,
+}
+
+impl Saving {
+    /// The present table is full, and another takes its place.
+    pub(super) fn keep_table(&mut self, full: Arc<Memtable>) {
+        self.full.push_back((full, std::mem::take(&mut self.table)));
+    }
+
+    fn next_seen(&mut self, table: &Memtable) -> Option<(u128, Seen)> {
+        while let Some((full, left)) = self.full.front_mut() {
+            if let Some(number) = left.next() {
+                return Some(full.at(number));
+            }
+            self.full.pop_front();
+        }
+        self.table.next().map(|number| table.at(number))
+    }
 }
 
 impl Shard {
@@ -62,15 +83,21 @@ impl Shard {
             cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
         }
         cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
+        for (number, is_past) in self.dedup.run_numbers() {
+            fields.u64(number).u8(u8::from(is_past));
+        }
+        let runs = Some(Section { kind: SectionKind::Runs, body: fields.take() });
         self.cells.begin_snapshot();
+        let (full, table) = self.dedup.tables();
         self.saving = Some(Saving {
+            runs,
             subjects: 0..self.subjects.len(),
             groups: 0..self.groups.len(),
-            remembered: 0..self.dedup.len(),
             stretches: 0..self.sequenced.len(),
             offset: self.offset,
             moved: BTreeMap::new(),
-            standings: BTreeMap::new(),
+            full: full.into_iter().map(|full| (full.clone(), 0..full.len())).collect(),
+            table: 0..table,
             ready,
         });
     }
@@ -84,6 +111,9 @@ impl Shard {
     /// The next section of the snapshot; nothing once all were given.
     pub fn poll_snapshot(&mut self) -> Option<Section> {
         let saving = self.saving.as_mut()?;
+        if let Some(runs) = saving.runs.take() {
+            return Some(runs);
+        }
         let mut fields = Fields::default();
         while fields.len() < SECTION_BYTES
             && let Some(subject) = saving.subjects.next()
@@ -102,11 +132,9 @@ impl Shard {
             return Some(Section { kind: SectionKind::Groups, body: fields.take() });
         }
         while fields.len() < SECTION_BYTES
-            && let Some(number) = saving.remembered.next()
+            && let Some((identity, seen)) = saving.next_seen(self.dedup.table())
         {
-            let (identity, seen) = self.dedup.at(number);
-            let standing = saving.standings.get(&identity).copied().unwrap_or(seen.standing);
-            Seen { standing, ..seen }.save(identity, &mut fields);
+            seen.save(identity, &mut fields);
         }
         if fields.len() > 0 {
             return Some(Section { kind: SectionKind::Dedup, body: fields.take() });
@@ -174,13 +202,15 @@ fn save_group(group: &Group, fields: &mut Fields) {
 /// A shard in the making, from the sections of a snapshot.
 pub struct ShardLoader {
     shard: Shard,
+    /// Numbers of runs, and whether they are of the past.
+    runs: Vec<(u64, bool)>,
     pending: Vec<(u32, PendingEvent)>,
 }
 
 impl ShardLoader {
     /// Nothing of shard `index` yet.
     pub fn new(index: usize) -> Self {
-        Self { shard: Shard::new(index), pending: Vec::new() }
+        Self { shard: Shard::new(index), runs: Vec::new(), pending: Vec::new() }
     }
 
     /// Takes a section; those of one kind in the order in which they were given.
@@ -188,6 +218,11 @@ impl ShardLoader {
     /// # Errors
     /// [`SnapshotError::SectionMustBeReadable`].
     pub fn take(&mut self, kind: SectionKind, body: &[u8]) -> Result<(), SnapshotError> {
+        let shard = self.shard.index as u16;
+        if kind == SectionKind::Runs {
+            self.runs = run_numbers(body).ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
+            return Ok(());
+        }
         let mut fields = FieldReader::new(body);
         while !fields.is_empty() {
             let taken = match kind {
@@ -199,8 +234,8 @@ impl ShardLoader {
                 SectionKind::SetAside => self.take_set_aside(&mut fields),
                 SectionKind::Dedup => self.take_seen(&mut fields),
                 SectionKind::Sequenced => self.shard.sequenced.load(&mut fields),
+                SectionKind::Runs => unreachable!("a list of runs was taken whole"),
             };
-            let shard = self.shard.index as u16;
             taken.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
         }
         Ok(())
@@ -259,16 +294,34 @@ impl ShardLoader {
         Seen::load(fields, &mut self.shard.dedup)
     }
 
+    /// Opens the runs that the sections name; behind the last section.
+    ///
+    /// # Errors
+    /// [`SnapshotError::RunMustBeReadable`], [`SnapshotError::SectionMustBeReadable`].
+    pub fn open_runs(&mut self, store: &RunStore) -> Result<(), SnapshotError> {
+        let shard = self.shard.index as u16;
+        for (number, is_past) in std::mem::take(&mut self.runs) {
+            let kept = if is_past { Kept::Nothing } else { Kept::All };
+            let run =
+                store.open_run(u32::from(shard), number, kept).map_err(SnapshotError::RunMustBeReadable)?;
+            let broken = SnapshotError::SectionMustBeReadable { kind: SectionKind::Runs, shard };
+            self.shard.dedup.add_run(run).ok_or(broken)?;
+        }
+        Ok(())
+    }
+
     /// The shard as it was at its barrier, under the plan of the control state that the barrier names.
     ///
     /// # Errors
     /// [`SnapshotError::SectionMustBeReadable`]: sections name what is not there.
     pub fn finish(self, control_offset: u64, plan: &Arc<MeteringPlan>) -> Result<Shard, SnapshotError> {
-        let Self { mut shard, pending } = self;
+        let Self { mut shard, runs, pending } = self;
+        assert!(runs.is_empty(), "runs are opened before the shard is finished");
         let index = shard.index as u16;
         let broken = |kind| SnapshotError::SectionMustBeReadable { kind, shard: index };
         shard.control_offset = control_offset;
         shard.plan = plan.clone();
+        shard.dedup.forget(EventPosition::new(plan.forgotten.before, 0));
         for state in shard.subjects.iter_mut() {
             state.set_plan(plan.subjects.get(&state.subject).cloned());
         }
@@ -353,11 +406,9 @@ impl Seen {
         let (identity, payload_digest) = (fields.u128()?, fields.u64()?);
         let (position, time) = (EventPosition::from_bits(fields.u64()?), fields.i64()?);
         let standing = Standing::of_bits(u64::from(fields.u8()?))?;
-        let Lookup::Unknown(vacant) = dedup.look_up(identity) else { return None };
         if !(EVENT_TIME_MIN..EVENT_TIME_END).contains(&time) {
             return None;
         }
-        dedup.insert(vacant, Seen { payload_digest, position, time, standing });
-        Some(())
+        dedup.load(identity, Seen { payload_digest, position, time, standing })
     }
 }

@@ -30,14 +30,16 @@
 
 pub(crate) mod codec;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
 use crate::io::{Storage, StorageFile};
 use crate::log::crc_of;
+use crate::shard::RunError;
 
 /// Version of the file's layout and of what the sections hold.
-pub const SNAPSHOT_FORMAT: u32 = 3;
+pub const SNAPSHOT_FORMAT: u32 = 4;
 /// Bytes that a section has at most.
 pub const SECTION_BYTES_MAX: usize = 64 << 20;
 /// Snapshots that are kept: the last one, and one for the case that it cannot be read.
@@ -85,14 +87,16 @@ pub enum SectionKind {
     Counters = 5,
     /// Events that did not count.
     SetAside = 6,
-    /// Events that are remembered, with ids that producers chose.
+    /// Events that are remembered in memory, with ids that producers chose.
     Dedup = 7,
     /// Events that are remembered, with ids that clients minted.
     Sequenced = 10,
+    /// Numbers of runs, which have the other events that are remembered.
+    Runs = 11,
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 8] = [
+    const ALL: [SectionKind; 9] = [
         SectionKind::Subjects,
         SectionKind::Groups,
         SectionKind::Cells,
@@ -101,6 +105,7 @@ impl SectionKind {
         SectionKind::SetAside,
         SectionKind::Dedup,
         SectionKind::Sequenced,
+        SectionKind::Runs,
     ];
 
     fn from_code(code: u16) -> Option<Self> {
@@ -136,6 +141,8 @@ pub enum SnapshotError {
         /// Whose.
         shard: u16,
     },
+    /// A run that it names is of no use.
+    RunMustBeReadable(RunError),
 }
 
 impl fmt::Display for SnapshotError {
@@ -151,6 +158,7 @@ impl fmt::Display for SnapshotError {
             SnapshotError::SectionMustBeReadable { kind, shard } => {
                 write!(f, "its section {kind:?} of shard {shard} cannot be read")
             }
+            SnapshotError::RunMustBeReadable(error) => error.fmt(f),
         }
     }
 }
@@ -159,6 +167,7 @@ impl std::error::Error for SnapshotError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             SnapshotError::Io(error) => Some(error),
+            SnapshotError::RunMustBeReadable(error) => std::error::Error::source(error),
             _ => None,
         }
     }
@@ -282,46 +291,118 @@ pub fn read_snapshot(
     is_ours: impl FnOnce(&SnapshotHead) -> bool,
     visit: &mut VisitSection<'_>,
 ) -> Result<SnapshotHead, SnapshotError> {
+    let (head, mut sections) = open_snapshot(storage, usage_offset)?;
+    if !is_ours(&head) {
+        return Err(SnapshotError::MustBeOfTheseLogs);
+    }
+    while let Some((shard, kind)) = sections.next()? {
+        visit(shard, kind, &sections.body)?;
+    }
+    Ok(head)
+}
+
+/// Numbers of all runs that snapshots name, whole ones or not.
+///
+/// # Errors
+/// If the disk fails.
+pub fn runs_named(storage: &dyn Storage) -> io::Result<BTreeSet<u64>> {
+    let mut numbers = BTreeSet::new();
+    for usage_offset in snapshots(storage)? {
+        match add_runs_named(storage, usage_offset, &mut numbers) {
+            Err(SnapshotError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                return Err(error);
+            }
+            // What cannot be read is left aside by every start.
+            _ => {}
+        }
+    }
+    Ok(numbers)
+}
+
+/// Reads as far as the last shard's list of runs, which every shard gives first.
+fn add_runs_named(
+    storage: &dyn Storage,
+    usage_offset: u64,
+    numbers: &mut BTreeSet<u64>,
+) -> Result<(), SnapshotError> {
+    let (head, mut sections) = open_snapshot(storage, usage_offset)?;
+    let mut shards = 0;
+    while shards < head.shards
+        && let Some((_, kind)) = sections.next()?
+    {
+        if kind == SectionKind::Runs {
+            shards += 1;
+            numbers.extend(run_numbers(&sections.body).into_iter().flatten().map(|(number, _)| number));
+        }
+    }
+    Ok(())
+}
+
+fn open_snapshot(
+    storage: &dyn Storage,
+    usage_offset: u64,
+) -> Result<(SnapshotHead, Sections), SnapshotError> {
     let file = storage.open(&snapshot_name(usage_offset), false)?;
     let size = file.size()?;
     let mut header = [0; HEADER_BYTES];
     file.read_at(0, &mut header)?;
-    let head = SnapshotHead::decode(&header).ok_or(SnapshotError::MustBeOfTheseLogs)?;
-    if head.usage_offset != usage_offset || !is_ours(&head) {
-        return Err(SnapshotError::MustBeOfTheseLogs);
-    }
-    let mut position = HEADER_BYTES as u64;
-    let mut body = Vec::new();
-    let mut sections = 0u64;
-    loop {
+    let head = SnapshotHead::decode(&header).filter(|head| head.usage_offset == usage_offset);
+    let sections = Sections { file, size, position: HEADER_BYTES as u64, count: 0, body: Vec::new() };
+    Ok((head.ok_or(SnapshotError::MustBeOfTheseLogs)?, sections))
+}
+
+/// The sections of a file, one after the other.
+struct Sections {
+    file: Box<dyn StorageFile>,
+    size: u64,
+    position: u64,
+    count: u64,
+    /// Of the section that was given last.
+    body: Vec<u8>,
+}
+
+impl Sections {
+    /// Shard and kind of the next section; `None` behind a sound end mark.
+    fn next(&mut self) -> Result<Option<(u16, SectionKind)>, SnapshotError> {
+        let position = self.position;
         let broken = SnapshotError::MustBeWhole { position };
-        let mut head_bytes = [0; SECTION_HEADER_BYTES];
-        if size < position + SECTION_HEADER_BYTES as u64 {
+        let mut head = [0; SECTION_HEADER_BYTES];
+        if self.size < position + SECTION_HEADER_BYTES as u64 {
             return Err(broken);
         }
-        file.read_at(position, &mut head_bytes)?;
-        let field = |at: usize| u16::from_le_bytes([head_bytes[at], head_bytes[at + 1]]);
-        let number = |at: usize| [0, 1, 2, 3].map(|index: usize| head_bytes[at + index]);
+        self.file.read_at(position, &mut head)?;
+        let field = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+        let number = |at: usize| [0, 1, 2, 3].map(|index: usize| head[at + index]);
         let (kind, shard) = (field(0), field(2));
         let bytes = u32::from_le_bytes(number(4)) as usize;
         let end = position + (SECTION_HEADER_BYTES + bytes) as u64;
-        if bytes > SECTION_BYTES_MAX || end > size {
+        if bytes > SECTION_BYTES_MAX || end > self.size {
             return Err(broken);
         }
-        body.resize(bytes, 0);
-        file.read_at(position + SECTION_HEADER_BYTES as u64, &mut body)?;
-        if crc_of(&[&head_bytes[..8], &body]) != u32::from_le_bytes(number(8)) {
+        self.body.resize(bytes, 0);
+        self.file.read_at(position + SECTION_HEADER_BYTES as u64, &mut self.body)?;
+        if crc_of(&[&head[..8], &self.body]) != u32::from_le_bytes(number(8)) {
             return Err(broken);
         }
         if kind == KIND_END {
-            let is_whole = body == sections.to_le_bytes() && end == size;
-            return if is_whole { Ok(head) } else { Err(broken) };
+            let is_whole = self.body == self.count.to_le_bytes() && end == self.size;
+            return if is_whole { Ok(None) } else { Err(broken) };
         }
-        let Some(kind) = SectionKind::from_code(kind) else { return Err(broken) };
-        visit(shard, kind, &body)?;
-        sections += 1;
-        position = end;
+        let kind = SectionKind::from_code(kind).ok_or(broken)?;
+        self.count += 1;
+        self.position = end;
+        Ok(Some((shard, kind)))
     }
+}
+
+/// Numbers of the runs in a section of them, and whether each is of the past; `None` if it is no such section.
+pub(crate) fn run_numbers(body: &[u8]) -> Option<Vec<(u64, bool)>> {
+    let mut fields = codec::FieldReader::new(body);
+    let mut numbers = Vec::new();
+    while !fields.is_empty() {
+        numbers.push((fields.u64()?, fields.u8()? != 0));
+    }
+    Some(numbers)
 }
 
 impl SnapshotHead {

@@ -149,7 +149,9 @@ impl World {
         let batch = prepared(frame, offset, received_at, self.shards.len());
         let mut codes = vec![0; batch.event_count()];
         for shard in &mut self.shards {
-            shard.handle_batch(&batch, &mut |index, verdict| codes[usize::from(index)] = verdict.code());
+            let mut on_verdict =
+                |index: u16, verdict: wire::verdict::Verdict| codes[usize::from(index)] = verdict.code();
+            shard.handle_batch(&batch, &mut on_verdict).unwrap();
         }
         self.logs.usage.push(UsageRecord::Batch { offset, received_at, frame: frame.clone() });
         codes
@@ -164,7 +166,7 @@ impl World {
         for (index, shard) in self.shards.iter_mut().enumerate() {
             if shard.handle_barrier(control_offset, &plan) {
                 let subjects = shard.refolding().cloned().collect();
-                let mut refold = |batch: &PreparedBatch, before| shard.refold_batch(batch, before);
+                let mut refold = |batch: &PreparedBatch, before| shard.refold_batch(batch, before).unwrap();
                 past.for_each_batch(offset, &subjects, &mut refold).unwrap();
                 shard.finish_refold();
             }
@@ -316,7 +318,7 @@ impl World {
         for record in &logs.usage {
             match record {
                 UsageRecord::Batch { offset, received_at, frame } => {
-                    replayer.handle_batch(&prepared(frame, *offset, *received_at, shards));
+                    replayer.handle_batch(&prepared(frame, *offset, *received_at, shards)).unwrap();
                 }
                 UsageRecord::Barrier { offset, control_offset } => {
                     replayer.handle_barrier(*offset, *control_offset, &mut past).unwrap();

@@ -15,7 +15,7 @@ use domain::plan::MeteringPlan;
 use engine::identity::IdentityKey;
 use engine::io::Storage;
 use engine::log::{LogError, LogIndex, LogOptions, LogReader, Part, Record, Wanted};
-use engine::shard::Shard;
+use engine::shard::{RunError, Shard};
 use wire::control::ControlRecord;
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use wire::usage::UsageBatch;
@@ -53,7 +53,7 @@ pub trait Judge {
 impl Judge for &[Shard] {
     fn judge(&mut self, candidates: Vec<Candidate>, counted: OnCounted<'_>) -> Result<(), ScanError> {
         for candidate in &candidates {
-            if self[candidate.shard(self.len())].counts(candidate.identity, candidate.position) {
+            if self[candidate.shard(self.len())].counts(candidate.identity, candidate.position)? {
                 counted(candidate)?;
             }
         }
@@ -86,6 +86,9 @@ pub enum ScanError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Remembered ids cannot be read.
+    #[error("it cannot be said which events count")]
+    Runs(#[from] RunError),
     /// Nobody waits for the answer any more.
     #[error("nobody waits for the answer")]
     Abandoned,

@@ -177,9 +177,10 @@ impl World {
             self.usage.commit(self.now).unwrap();
         }
         for shard in &mut self.shards {
-            shard.handle_batch(&batch, &mut |index, verdict| {
+            let handled = shard.handle_batch(&batch, &mut |index, verdict| {
                 facts[usize::from(index)].counts &= matches!(verdict, Verdict::Accepted | Verdict::Pending);
             });
+            handled.unwrap();
         }
         facts.iter_mut().for_each(|fact| fact.offset = batch.offset);
         self.facts.extend(facts);
@@ -452,7 +453,7 @@ fn an_answer_that_is_too_large_is_refused() {
         let head = BatchRecordHead { producer: 1, refusals: Vec::new() }.encode();
         batch.offset = world.usage.stage(KIND_USAGE_BATCH, world.now, &[&head, &frame]).unwrap();
         world.usage.commit(world.now).unwrap();
-        world.shards[0].handle_batch(&batch, &mut |_, _| {});
+        world.shards[0].handle_batch(&batch, &mut |_, _| {}).unwrap();
     }
     let (whole, _) = world.answer(everything(), None).unwrap();
     assert_eq!(whole.event_count, QUERY_ROWS_MAX as u64 + 1);

@@ -190,7 +190,8 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         page.sample(name, &[], &count.to_string());
     }
     let gauges = [
-        ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered as u64),
+        ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered),
+        ("tallymark_dedup_runs", "Runs on disk that the dedup index looks into.", input.shards.runs as u64),
         (
             "tallymark_unanswered_bytes",
             "Bytes of batches over QUIC that are not answered yet.",

@@ -1,4 +1,4 @@
-//! The identities in memory: entries one after the other in the order of arrival, and an index of each slot.
+//! Identities in memory: entries one after the other in the order of arrival, and an index of each slot.
 //!
 //! Owns: the bytes of an entry. Leaves to others: the buckets (`super::index`).
 //!
@@ -10,7 +10,7 @@
 //! a thousandth of all, and slots grow at different sizes so that no batch meets many that do. 51 to 56 bytes an event,
 //! by how full the indexes are.
 //!
-//! Invariants: exact. An entry is found only by all 128 bits of its identity, whatever tags collide.
+//! Invariants: exact. An entry is found only by all 128 bits of its identity, whatever tags collide; it never changes.
 
 use domain::EventPosition;
 use domain::limits::{EVENT_TIME_END, EVENT_TIME_MIN, SLOTS};
@@ -33,15 +33,6 @@ struct Entry {
 }
 
 const _: () = assert!(size_of::<Entry>() == 40, "an entry has no padding");
-
-/// What a search gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lookup {
-    /// The identity was seen before.
-    Known(Seen),
-    /// It was not.
-    Unknown(Vacant),
-}
 
 /// Where a new identity goes; good until the next insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,18 +62,22 @@ impl Memtable {
         std::hint::black_box(touched.fold(0, |all, one| all | one));
     }
 
-    /// The first event with an identity, or where it would go.
+    /// The event with an identity that `is_it`, or where it would go.
     #[inline]
-    pub(crate) fn look_up(&self, identity: u128) -> Lookup {
-        match self.number_of(identity) {
-            Ok(number) => Lookup::Known(self.entry(number).seen()),
-            Err(free) => Lookup::Unknown(Vacant { identity, free }),
+    pub(crate) fn look_up(
+        &self,
+        identity: u128,
+        is_it: impl Fn(EventPosition) -> bool,
+    ) -> Result<Seen, Vacant> {
+        match self.number_of(identity, is_it) {
+            Ok(number) => Ok(self.entry(number).seen()),
+            Err(free) => Err(Vacant { identity, free }),
         }
     }
 
-    /// The first event with an identity.
-    pub(crate) fn find(&self, identity: u128) -> Option<Seen> {
-        self.number_of(identity).ok().map(|number| self.entry(number).seen())
+    /// The event with an identity that `is_it`.
+    pub(crate) fn find(&self, identity: u128, is_it: impl Fn(EventPosition) -> bool) -> Option<Seen> {
+        self.look_up(identity, is_it).ok()
     }
 
     /// Remembers a new event.
@@ -100,18 +95,6 @@ impl Memtable {
         self.chunks.last_mut().expect("a chunk with room was just made").push(Entry::new(identity, seen));
     }
 
-    /// Changes what became of a remembered event; gives what it was.
-    ///
-    /// # Panics
-    /// If the identity is not known.
-    pub(crate) fn set_standing(&mut self, identity: u128, standing: Standing) -> Standing {
-        let number = self.number_of(identity).expect("an accepted event is remembered");
-        let entry = &mut self.chunks[number as usize / CHUNK_ENTRIES][number as usize % CHUNK_ENTRIES];
-        let before = entry.seen();
-        *entry = Entry::new(identity, Seen { standing, ..before });
-        before.standing
-    }
-
     /// A remembered event, by the order of arrival.
     pub(crate) fn at(&self, number: usize) -> (u128, Seen) {
         let entry = &self.chunks[number / CHUNK_ENTRIES][number % CHUNK_ENTRIES];
@@ -124,9 +107,12 @@ impl Memtable {
     }
 
     #[inline]
-    fn number_of(&self, identity: u128) -> Result<u32, FreeLane> {
+    fn number_of(&self, identity: u128, is_it: impl Fn(EventPosition) -> bool) -> Result<u32, FreeLane> {
         let halves = halves_of(identity);
-        self.indexes[slot_of(identity)].find(tag_of(identity), |number| self.entry(number).identity == halves)
+        self.indexes[slot_of(identity)].find(tag_of(identity), |number| {
+            let entry = self.entry(number);
+            entry.identity == halves && is_it(entry.position)
+        })
     }
 
     #[inline]

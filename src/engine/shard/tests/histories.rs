@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use domain::plan::MeteringPlan;
+use domain::plan::{Forgotten, MeteringPlan};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use wire::IdMode;
 
 use super::super::sequenced::SEQUENCED_CONTENT_BYTES;
-use super::world::{FUTURE_MAX, HORIZON, Saved, World, count, owned, plan, sum};
+use super::world::{FUTURE_MAX, HORIZON, Saved, World, at, count, owned, plan, sum};
 
 /// Spans of ownership with the bounds that cut them.
 type Spans = Vec<(i64, i64, Vec<i64>)>;
@@ -35,6 +35,8 @@ enum Step {
         events: Vec<Sent>,
     },
     Barrier(BTreeMap<u8, Spans>),
+    /// A barrier that forgets a share of the batches before it, in 256ths.
+    Forget(u8),
     /// A snapshot begins; one that is not finished is given up.
     Snapshot,
 }
@@ -74,17 +76,25 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         1 => prop::collection::btree_map(0u8..3, spans(), 0..3).prop_map(Step::Barrier),
         1 => Just(Step::Snapshot),
+        1 => any::<u8>().prop_map(Step::Forget),
     ]
 }
+
+/// What came first with an id, whether it was metered, with which batch, and whether it counts.
+type First = (Sent, bool, u64, bool);
 
 /// What the shards should say, in the plainest way.
 #[derive(Default)]
 struct Model {
-    /// By kind of the id and epoch, and the id: what came first, whether it was metered, and with which batch.
-    first: BTreeMap<(Option<u8>, u8), (Sent, bool, u64)>,
-    batches: u64,
+    /// By kind of the id and epoch, and the id.
+    first: BTreeMap<(Option<u8>, u8), First>,
     counted: Vec<Sent>,
     spans: BTreeMap<u8, Spans>,
+    batches: u64,
+    /// Batches before this are forgotten.
+    forgotten: u64,
+    /// Forgotten events that count are earlier.
+    proven_from: i64,
 }
 
 impl Model {
@@ -95,7 +105,7 @@ impl Model {
         epoch: Option<u8>,
         event: &Sent,
     ) -> &'static str {
-        if let Some((first, was_metered, batch)) = self.first.get(&(epoch, event.id)) {
+        if let Some((first, was_metered, batch, _)) = self.first.get(&(epoch, event.id)) {
             // Batches are 64 bytes of the log.
             if epoch.is_some() && (self.batches - batch) * 64 > SEQUENCED_CONTENT_BYTES {
                 return "duplicate";
@@ -108,8 +118,9 @@ impl Model {
                 (false, _) => "conflict",
             };
         }
-        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches));
-        if event.time < received_at - HORIZON {
+        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches, false));
+        let is_proven = epoch.is_some() || event.time >= self.proven_from;
+        if event.time < received_at - HORIZON || !is_proven {
             return "quarantined: too_old";
         }
         if event.time > received_at + FUTURE_MAX {
@@ -124,7 +135,18 @@ impl Model {
             Some(_) => {}
         }
         self.counted.push(event.clone());
+        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches, true));
         if self.slice_of(event).is_some() { "accepted" } else { "pending" }
+    }
+
+    fn forget(&mut self, share: u8) {
+        self.forgotten = self.forgotten.max(self.batches * u64::from(share) / 256);
+        let forgotten = self.forgotten;
+        // Numbers of clients are known for ever.
+        let gone =
+            self.first.extract_if(.., |(epoch, _), (_, _, batch, _)| epoch.is_none() && *batch < forgotten);
+        let times = gone.filter(|(_, (.., counts))| *counts).map(|(_, (event, ..))| event.time + 1);
+        self.proven_from = times.fold(self.proven_from, i64::max);
     }
 
     /// First instant of the slice that the event lies in, if somebody owns its subject then.
@@ -157,6 +179,8 @@ impl Model {
                 spans.iter().map(|(from, until, bounds)| (*from, *until, bounds.as_slice())).collect();
             plan = owned(plan, &format!("k{subject}"), &spans);
         }
+        let before = self.forgotten.checked_sub(1).map_or(0, |last| World::batch_offset(last) + 1);
+        plan.forgotten = Forgotten { before, proven_from: at(self.proven_from) };
         plan
     }
 }
@@ -202,7 +226,9 @@ fn check(steps: &[Step]) {
             assert_eq!(again.cells(), said.cells);
         }
         assert_eq!(again.counters("s"), world.counters("s"));
-        assert_eq!((again.set_aside(), again.remembered()), (world.set_aside(), world.remembered()));
+        assert_eq!(again.set_aside(), world.set_aside());
+        // What is forgotten goes when its run is merged, and that is not a matter of the history.
+        assert!(model.forgotten > 0 || again.remembered() == world.remembered());
     }
 }
 
@@ -220,7 +246,7 @@ impl Said {
             Step::Batch { received_at, is_metered, minted, events } => {
                 send(world, *received_at, *is_metered, *minted, events)
             }
-            Step::Barrier(_) => {
+            Step::Barrier(_) | Step::Forget(_) => {
                 world.barrier(self.plan.clone());
                 Vec::new()
             }
@@ -260,8 +286,14 @@ fn apply(step: &Step, model: &mut Model, worlds: &mut [World]) -> Vec<String> {
             }
             Vec::new()
         }
+        Step::Forget(share) => {
+            model.forget(*share);
+            for world in worlds {
+                world.barrier(model.plan());
+            }
+            Vec::new()
+        }
         Step::Batch { received_at, is_metered, minted, events } => {
-            model.batches += 1;
             let epoch = minted.map(|(epoch, _)| epoch);
             let verdicts: Vec<String> = events
                 .iter()
@@ -270,6 +302,7 @@ fn apply(step: &Step, model: &mut Model, worlds: &mut [World]) -> Vec<String> {
             for world in worlds {
                 assert_eq!(send(world, *received_at, *is_metered, *minted, events), verdicts);
             }
+            model.batches += 1;
             verdicts
         }
     }

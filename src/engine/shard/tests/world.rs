@@ -18,14 +18,18 @@ use wire::{BatchBuilder, IdMode};
 use crate::identity::{IdentityKey, slot_of};
 use crate::prepared::PreparedBatch;
 use crate::shard::cell::Fold;
-use crate::shard::{Shard, ShardLoader, SourceCounters};
+use crate::shard::{RunLog, RunStore, RunWork, Shard, ShardLoader, SourceCounters};
 use crate::snapshot::Section;
+use crate::testing::disk::SimulatedDisk;
 
 /// Events may be this much older than their arrival.
 pub(super) const HORIZON: i64 = 100;
 /// Events may be this much ahead of their arrival.
 pub(super) const FUTURE_MAX: i64 = 10;
 const KEY: u128 = 0x5eed;
+/// Ids that a shard remembers in memory, and entries of each job for runs that are done behind a batch.
+const TABLE_ENTRIES: usize = 6;
+const STEP_ENTRIES: usize = 4;
 /// Fraction digits that the meters keep.
 const SCALE: u8 = 2;
 
@@ -102,12 +106,20 @@ pub(super) struct World {
     plan: Arc<MeteringPlan>,
     sent: BTreeMap<String, u64>,
     reported: BTreeMap<String, Vec<Fold>>,
+    runs: Arc<RunStore>,
+    /// Jobs under way, of which shard, and whether there is more to do.
+    works: Vec<(usize, RunWork, bool)>,
 }
 
 impl World {
     pub(super) fn new(shards: usize) -> Self {
+        let log = RunLog { incarnation: 0, partition: 0, key_check: 7 };
+        let mut shards: Vec<Shard> = (0..shards).map(Shard::new).collect();
+        shards.iter_mut().for_each(|shard| shard.set_table_entries_max(TABLE_ENTRIES));
         Self {
-            shards: (0..shards).map(Shard::new).collect(),
+            shards,
+            runs: Arc::new(RunStore::open(Arc::new(SimulatedDisk::default()), log).unwrap()),
+            works: Vec::new(),
             log: Vec::new(),
             control_offset: 0,
             plan: Arc::default(),
@@ -143,18 +155,45 @@ impl World {
         let frame = Arc::new(builder.finish(1, 0));
         let (key, shards) = (IdentityKey::new(KEY), self.shards.len());
         let mut batch = PreparedBatch::prepare(frame, None, at(received_at), key, shards).unwrap();
-        batch.offset = 64 * (self.log.len() as u64 + 1);
+        batch.offset = Self::batch_offset(self.log.len() as u64);
+        while self.shards.iter().any(Shard::must_wait_for_runs) {
+            self.work(usize::MAX);
+        }
         let mut verdicts: Vec<Option<Verdict>> = vec![None; events.len()];
         for shard in &mut self.shards {
-            shard.handle_batch(&batch, &mut |index, verdict| {
+            let handled = shard.handle_batch(&batch, &mut |index, verdict| {
                 let before = verdicts[usize::from(index)].replace(verdict);
                 assert_eq!(before, None, "an event gets one verdict");
             });
+            handled.unwrap();
         }
+        self.work(STEP_ENTRIES);
         self.log.push((self.control_offset, batch));
         *self.sent.entry(source.to_string()).or_default() += events.len() as u64;
         assert_eq!(self.counters(source).received(), self.sent[source], "nothing vanishes");
         verdicts.into_iter().map(|verdict| verdict.expect("every event gets a verdict").to_string()).collect()
+    }
+
+    /// Begins what shards want done for their runs, does so many entries of each job, and hands over what is done.
+    fn work(&mut self, entries: usize) {
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            while let Some(job) = shard.poll_run_job() {
+                self.works.push((index, self.runs.begin(job).unwrap(), true));
+            }
+        }
+        for (index, mut work, has_more) in std::mem::take(&mut self.works) {
+            if has_more {
+                let has_more = work.step(entries).unwrap();
+                self.works.push((index, work, has_more));
+            } else {
+                drop(self.shards[index].handle_run_done(work.finish(&self.runs).unwrap()));
+            }
+        }
+    }
+
+    /// Where a batch is, by its number.
+    pub(super) fn batch_offset(number: u64) -> u64 {
+        64 * (number + 1)
     }
 
     /// Hands a plan to all shards and folds again what they ask for; says whether any did.
@@ -165,7 +204,7 @@ impl World {
         for shard in &mut self.shards {
             if shard.handle_barrier(self.control_offset, &self.plan) {
                 has_refolded = true;
-                self.log.iter().for_each(|(offset, batch)| shard.refold_batch(batch, *offset));
+                self.log.iter().for_each(|(offset, batch)| shard.refold_batch(batch, *offset).unwrap());
                 shard.finish_refold();
             }
         }
@@ -228,6 +267,8 @@ impl World {
             plan: self.plan.clone(),
             sent: self.sent.clone(),
             reported: BTreeMap::new(), // every cell is reported again
+            runs: self.runs.clone(),
+            works: Vec::new(),
         };
         Saved { rest, sections: vec![Vec::new(); self.shards.len()] }
     }
@@ -264,7 +305,7 @@ impl World {
     }
 
     /// Ids in the dedup indexes.
-    pub(super) fn remembered(&self) -> usize {
+    pub(super) fn remembered(&self) -> u64 {
         self.shards.iter().map(Shard::remembered).sum()
     }
 }
@@ -276,7 +317,10 @@ impl Saved {
         for (index, sections) in self.sections.into_iter().enumerate() {
             let mut loader = ShardLoader::new(index);
             sections.iter().for_each(|section| loader.take(section.kind, &section.body).unwrap());
-            world.shards.push(loader.finish(world.control_offset, &world.plan).unwrap());
+            loader.open_runs(&world.runs).unwrap();
+            let mut shard = loader.finish(world.control_offset, &world.plan).unwrap();
+            shard.set_table_entries_max(TABLE_ENTRIES);
+            world.shards.push(shard);
         }
         world
     }

@@ -365,9 +365,10 @@ impl<'a> Asked<'a> {
             let (frame, key) = (Arc::new(builder.finish(1, 0)), IdentityKey::new(0));
             let batch = PreparedBatch::prepare(frame, None, Timestamp::MIN, key, 1);
             let batch = batch.map_err(|status| Stop::Broken(status.to_string()))?;
-            shard.handle_batch(&batch, &mut |_, verdict| {
+            let handled = shard.handle_batch(&batch, &mut |_, verdict| {
                 refused_count += usize::from(verdict == Verdict::Conflict);
             });
+            handled.map_err(|error| Stop::Broken(error.to_string()))?;
             let mut candidates = Vec::new();
             let logged = LoggedBatch {
                 view: &batch.view(),

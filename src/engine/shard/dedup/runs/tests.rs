@@ -1,0 +1,154 @@
+//! Runs as files: what is found of one that is missing, torn, damaged or another's.
+//!
+//! Invariants: a flipped bit anywhere in a file is found, or changes nothing that is asked for.
+
+use std::sync::Arc;
+
+use domain::EventPosition;
+use domain::limits::EVENT_TIME_MIN;
+
+use super::super::memtable::Memtable;
+use super::super::{Seen, Standing};
+use super::format::{HEADER_BYTES, RunLog, key_of, run_name};
+use super::run::{Kept, Run, RunError, RunFault};
+use super::store::RunStore;
+use super::work::{Inputs, RunJob};
+use crate::io::Storage;
+use crate::testing::disk::SimulatedDisk;
+
+const LOG: RunLog = RunLog { incarnation: 3, partition: 1, key_check: 99 };
+
+fn identity(number: u64) -> u128 {
+    u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+}
+
+fn seen(number: u64) -> Seen {
+    let (payload_digest, time) = (number * 31, EVENT_TIME_MIN + 5);
+    Seen { payload_digest, position: EventPosition::new(number, 0), time, standing: Standing::Metered }
+}
+
+/// A disk with run 1 of shard 0, of so many entries.
+fn disk(entries: u64) -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let mut table = Memtable::default();
+    for number in 0..entries {
+        let vacant = table.look_up(identity(number), |_| true).unwrap_err();
+        table.insert(vacant, seen(number));
+    }
+    let inputs = Inputs::Table(Arc::new(table));
+    let job = RunJob { shard: 0, inputs, remembered_from: EventPosition::from_bits(0) };
+    store(&disk, LOG).work_off(job).unwrap();
+    disk
+}
+
+fn store(disk: &SimulatedDisk, log: RunLog) -> RunStore {
+    RunStore::open(Arc::new(disk.folder("runs")), log).unwrap()
+}
+
+fn open(disk: &SimulatedDisk) -> Result<Run, RunError> {
+    store(disk, LOG).open_run(0, 1, Kept::All)
+}
+
+fn fault_of(opened: Result<Run, RunError>) -> RunFault {
+    opened.err().expect("the run is of no use").fault
+}
+
+fn find(run: &Run, number: u64) -> Result<Option<Seen>, RunError> {
+    run.find(key_of(identity(number)), &mut Vec::new(), |_| true)
+}
+
+#[test]
+fn a_run_that_is_not_there_is_missing() {
+    let disk = disk(10);
+    disk.folder("runs").remove(&run_name(1)).unwrap();
+    assert!(matches!(fault_of(open(&disk)), RunFault::MustBeThere));
+}
+
+#[test]
+fn a_run_of_another_log_shard_or_number_is_not_believed() {
+    let disk = disk(10);
+    for log in
+        [RunLog { incarnation: 4, ..LOG }, RunLog { partition: 0, ..LOG }, RunLog { key_check: 98, ..LOG }]
+    {
+        let opened = store(&disk, log).open_run(0, 1, Kept::All);
+        assert!(matches!(fault_of(opened), RunFault::MustBeOfThisLog));
+    }
+    let opened = store(&disk, LOG).open_run(1, 1, Kept::All);
+    assert!(matches!(fault_of(opened), RunFault::MustBeOfThisLog));
+    disk.folder("runs").rename(&run_name(1), &run_name(2)).unwrap();
+    let opened = store(&disk, LOG).open_run(0, 2, Kept::All);
+    assert!(matches!(fault_of(opened), RunFault::MustBeOfThisLog));
+}
+
+#[test]
+fn a_run_that_is_cut_off_or_too_long_is_torn() {
+    let disk = disk(300);
+    let file = disk.folder("runs").open(&run_name(1), true).unwrap();
+    let size = file.size().unwrap();
+    file.preallocate(size + 1).unwrap();
+    assert!(matches!(fault_of(open(&disk)), RunFault::MustBeWhole { .. }));
+    for bytes in [size - 1, size - 1_000, HEADER_BYTES as u64, 100, 0] {
+        file.truncate(bytes).unwrap();
+        assert!(matches!(fault_of(open(&disk)), RunFault::MustBeWhole { .. }), "{bytes} bytes");
+    }
+}
+
+#[test]
+fn any_flipped_bit_is_found_when_it_is_read() {
+    let entries = 200;
+    let whole = disk(entries);
+    let bytes = whole.files()[0].1;
+    for byte in (0..bytes).step_by(7) {
+        let disk = whole.copy();
+        disk.flip(&format!("runs/{}", run_name(1)), byte, (byte % 8) as u8);
+        let Ok(run) = open(&disk) else { continue };
+        assert!((HEADER_BYTES..run.header().index_at() as usize).contains(&byte), "byte {byte} is checked");
+        let found = (0..entries).filter(|number| match find(&run, *number) {
+            Ok(found) => {
+                assert_eq!(found, Some(seen(*number)), "byte {byte} misleads");
+                false
+            }
+            Err(error) => matches!(error.fault, RunFault::MustBeWhole { .. }),
+        });
+        assert!(found.count() > 0, "byte {byte} is of an entry");
+    }
+}
+
+#[test]
+fn an_index_that_is_not_kept_gives_what_a_kept_one_gives() {
+    let disk = disk(1_000);
+    let kept = open(&disk).unwrap();
+    let past = store(&disk, LOG).open_run(0, 1, Kept::Nothing).unwrap();
+    assert!(kept.has_filter() && !past.has_filter());
+    for number in 0..1_500 {
+        let expected = (number < 1_000).then(|| seen(number));
+        assert_eq!(find(&kept, number).unwrap(), expected);
+        assert_eq!(find(&past, number).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_crash_while_a_run_is_written_leaves_nothing_that_counts() {
+    let whole = disk(100);
+    for seed in 0..20 {
+        let disk = whole.copy();
+        let store = store(&disk, LOG);
+        let inputs = Inputs::Runs(vec![1]);
+        let job = RunJob { shard: 0, inputs, remembered_from: EventPosition::from_bits(0) };
+        let mut work = store.begin(job).unwrap();
+        while work.step(10).unwrap() {}
+        disk.set_faults(crate::testing::disk::Faults { stop_at: Some(1 + seed % 7), ..Default::default() });
+        let done = work.finish(&store);
+        let is_done = done.is_ok();
+        disk.crash(seed);
+        let names = disk.folder("runs").list().unwrap();
+        if names.contains(&run_name(2)) {
+            let run = self::store(&disk, LOG).open_run(0, 2, Kept::All).unwrap();
+            assert!((0..100).all(|number| find(&run, number).unwrap() == Some(seen(number))));
+        }
+        assert!(!is_done || names.contains(&run_name(2)), "a finished run is durable");
+        let again = self::store(&disk, LOG);
+        again.keep_only(&std::collections::BTreeSet::from([1])).unwrap();
+        assert_eq!(disk.folder("runs").list().unwrap(), [run_name(1)]);
+    }
+}
