@@ -12,6 +12,10 @@
 //!
 //! `cargo bench -p engine --bench dedup`; `TALLYMARK_BENCH_IDS=1000000,16000000,128000000` chooses the remembered ids,
 //! `TALLYMARK_BENCH_EVENTS` the measured events, `TALLYMARK_BENCH_CELLS=10000,10000000` the cells. With the tests it runs once, tiny.
+//!
+//! `TALLYMARK_BENCH_DEDUP_MEMORY=1073741824` bounds the memory as
+//! `--dedup-memory` does: ids go to runs on disk, which a second thread writes and merges, and one event in a thousand repeats
+//! any earlier one. `TALLYMARK_BENCH_DIR` says where.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -24,7 +28,7 @@ use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use domain::plan::{
@@ -36,7 +40,7 @@ use engine::identity::IdentityKey;
 use engine::io::{Storage, StorageFile};
 use engine::log::{LogError, LogKind, LogOptions, LogWriter};
 use engine::prepared::PreparedBatch;
-use engine::shard::Shard;
+use engine::shard::{RunDone, RunJob, RunLog, RunStore, Shard};
 use rustix::time::{ClockId, clock_gettime};
 use wire::frame::FRAME_HEADER_BYTES;
 use wire::usage::{EventId, UsageBatch};
@@ -54,9 +58,21 @@ fn main() {
         .unwrap_or_else(|| if is_bench { vec![1_000_000, 16_000_000] } else { vec![10_000] });
     let measured = number_of("TALLYMARK_BENCH_EVENTS")
         .map_or(if is_bench { 2_000_000 } else { 10_000 }, |numbers| numbers[0]);
+    let memory = number_of("TALLYMARK_BENCH_DEDUP_MEMORY").map(|numbers| numbers[0]);
+    if let Some(memory) = memory.or((!is_bench).then_some(1 << 20)) {
+        for resident in &resident {
+            let mut producer = Producer::new(Ids::Given, subjects(SUBJECTS));
+            producer.repeats = true;
+            println!("{resident} remembered in {memory} bytes");
+            Path::filled(producer, *resident, Some(memory)).measure(measured);
+        }
+        if is_bench {
+            return;
+        }
+    }
     for ids in [Ids::Given, Ids::Sequenced] {
         for resident in &resident {
-            let path = Path::filled(Producer::new(ids, subjects(SUBJECTS)), *resident);
+            let path = Path::filled(Producer::new(ids, subjects(SUBJECTS)), *resident, None);
             println!("{ids:?} ids, {resident} remembered");
             path.measure(measured);
             if matches!(ids, Ids::Given) {
@@ -70,7 +86,7 @@ fn main() {
     for cells in cells {
         let mut producer = Producer::new(Ids::Given, subjects(cells as usize / 2));
         producer.is_in_turn = true;
-        let path = Path::filled(producer, resident);
+        let path = Path::filled(producer, resident, None);
         println!("{cells} cells, {resident} remembered");
         path.measure(measured);
     }
@@ -96,6 +112,9 @@ struct Producer {
     /// Whether every subject comes once, in an order that jumps, before the first comes again.
     is_in_turn: bool,
     next: u64,
+    /// One event in a thousand is an earlier one again.
+    repeats: bool,
+    repeated: u64,
 }
 
 impl Producer {
@@ -110,11 +129,16 @@ impl Producer {
             subjects,
             is_in_turn: false,
             next: 0,
+            repeats: false,
+            repeated: 0,
         }
     }
 
     fn frame(&mut self) -> AlignedBytes {
         for number in self.next..self.next + BATCH_EVENTS {
+            let is_repeat = self.repeats && number % 1_000 == 999;
+            self.repeated += u64::from(is_repeat);
+            let number = if is_repeat { mix(number) % (number - 900) / 1_000 * 1_000 } else { number };
             let mixed = mix(number);
             let id = hex(mixed);
             let id = if self.builder.next_sequence().is_some() { &[][..] } else { &id };
@@ -222,19 +246,115 @@ struct Path {
     shard: Shard,
     received_at: Timestamp,
     offset: u64,
+    runs: Option<Runs>,
+}
+
+/// Who writes and merges runs, and where.
+struct Runs {
+    directory: tempfile::TempDir,
+    jobs: mpsc::Sender<RunJob>,
+    outcomes: mpsc::Receiver<RunDone>,
+    store: Arc<RunStore>,
+}
+
+impl Runs {
+    fn start() -> Self {
+        let place = std::env::var("TALLYMARK_BENCH_DIR").map_or_else(|_| std::env::temp_dir(), PathBuf::from);
+        let directory = tempfile::tempdir_in(place).expect("a place for runs");
+        let log = RunLog { incarnation: 0, partition: 0, key_check: 0 };
+        let storage = Arc::new(Directory(directory.path().to_owned()));
+        let store = Arc::new(RunStore::open(storage, log).expect("an empty folder"));
+        let (jobs, queue) = mpsc::channel();
+        let (done, outcomes) = mpsc::channel();
+        std::thread::spawn({
+            let store = store.clone();
+            move || work_off(&store, &queue, &done)
+        });
+        Self { directory, jobs, outcomes, store }
+    }
+
+    /// As a shard's thread does; gives the time that it waited.
+    fn serve(&self, shard: &mut Shard, is_waiting: bool) -> Duration {
+        let started = Instant::now();
+        loop {
+            while let Ok(done) = self.outcomes.try_recv() {
+                self.take(shard, done);
+            }
+            while let Some(job) = shard.poll_run_job() {
+                self.jobs.send(job).expect("somebody writes runs");
+            }
+            if !is_waiting && !shard.must_wait_for_runs() {
+                return started.elapsed();
+            }
+            match self.outcomes.recv_timeout(Duration::from_millis(200)) {
+                Ok(done) => self.take(shard, done),
+                Err(_) if is_waiting => return started.elapsed(),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn take(&self, shard: &mut Shard, done: RunDone) {
+        let retired = shard.handle_run_done(done);
+        let numbers: Vec<u64> = retired.numbers().collect();
+        drop(retired);
+        numbers.into_iter().for_each(|number| self.store.remove(number).expect("the disk takes it"));
+    }
+
+    fn bytes(&self) -> u64 {
+        let files = std::fs::read_dir(self.directory.path()).expect("the folder of runs");
+        files.map(|file| file.expect("a run").metadata().expect("a run").len()).sum()
+    }
+}
+
+/// Full tables come first, as in the server.
+fn work_off(store: &RunStore, jobs: &mpsc::Receiver<RunJob>, done: &mpsc::Sender<RunDone>) {
+    let mut works = Vec::new();
+    loop {
+        let job = if works.is_empty() { jobs.recv().ok() } else { jobs.try_recv().ok() };
+        if let Some(job) = job {
+            works.push((job.is_urgent(), store.begin(job).expect("runs can be read")));
+            continue;
+        }
+        if works.is_empty() {
+            return;
+        }
+        let index = works.iter().position(|(is_urgent, _)| *is_urgent).unwrap_or(0);
+        if !works[index].1.step(1 << 16).expect("runs can be read and written") {
+            let (_, work) = works.remove(index);
+            // Nobody may wait for it any more.
+            let _ = done.send(work.finish(store).expect("runs can be written"));
+        }
+    }
 }
 
 impl Path {
-    fn filled(producer: Producer, resident: u64) -> Self {
+    fn filled(producer: Producer, resident: u64, memory: Option<u64>) -> Self {
         let mut shard = Shard::new(0);
         let _ = shard.handle_barrier(0, &plan(&producer.subjects));
-        let mut path = Self { producer, shard, received_at: start().plus(HOUR), offset: 0 };
+        if let Some(memory) = memory {
+            shard.set_table_entries_max((memory / 8 / 128) as usize);
+        }
+        let runs = memory.map(|_| Runs::start());
+        let mut path = Self { producer, shard, received_at: start().plus(HOUR), offset: 0, runs };
+        let started = Instant::now();
         while path.producer.next < resident {
             let frame = Arc::new(path.producer.frame());
             let batch = path.prepare(frame);
+            path.wait();
             path.handle(batch);
         }
+        if let Some(runs) = &path.runs {
+            let rate = resident * 1_000 / (started.elapsed().as_millis() as u64).max(1);
+            runs.serve(&mut path.shard, true);
+            let (count, bytes) = (path.shard.runs(), runs.bytes());
+            println!("filled with {rate} events a second of wall, {count} runs, {bytes} bytes of them");
+        }
         path
+    }
+
+    fn wait(&mut self) -> Duration {
+        self.runs.as_ref().map_or(Duration::ZERO, |runs| runs.serve(&mut self.shard, false))
     }
 
     fn prepare(&self, frame: Arc<AlignedBytes>) -> PreparedBatch {
@@ -261,6 +381,7 @@ impl Path {
         let (mut log, _) =
             LogWriter::recover::<LogError>(storage, options, &mut |_| Ok(())).expect("a new log");
         let (mut prepare, mut append, mut handle) = (Spent::default(), Spent::default(), Spent::default());
+        let mut waited = Duration::ZERO;
         for frame in frames {
             let batch = prepare.time(|| self.prepare(frame));
             append.time(|| {
@@ -269,6 +390,7 @@ impl Path {
                 }
                 log.stage(1, 0, &[&batch.frame()[..]]).expect("the record fits")
             });
+            waited += self.wait();
             handle.time(|| self.handle(batch));
         }
         append.time(|| log.commit(0).expect("the disk takes it"));
@@ -279,7 +401,11 @@ impl Path {
         let whole =
             Spent { cpu: parts.iter().map(|p| p.cpu).sum(), wall: parts.iter().map(|p| p.wall).sum() };
         whole.print("the path", events);
-        assert_eq!(self.shard.remembered(), self.producer.next, "every id is new");
+        if self.runs.is_some() {
+            println!("  waited for runs          {} ms in all", waited.as_millis());
+        }
+        let new = self.producer.next - self.producer.repeated;
+        assert_eq!(self.shard.remembered(), new, "every id is remembered once");
     }
 }
 
