@@ -184,56 +184,6 @@ pub fn settle(
     windows.map(|(base, effects)| effects.settlement(*base, surcharge.of(effects.overage)?)).collect()
 }
 
-/// A commitment of one window, exact and unrounded: for costs that are rounded later, or counted over several runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowCommitment {
-    /// The committed amount, where there is one. A commitment of zero makes everything overage.
-    pub committed: Option<Exact>,
-    /// What overage costs, as a multiple of its base amount: 1 or more.
-    pub overage_factor: Exact,
-    /// Whether a shortfall is charged.
-    pub has_true_up: bool,
-}
-
-/// What a commitment makes of an exact cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowCost {
-    /// The part that the commitment covers.
-    pub utilized: Exact,
-    /// The rest, times the factor.
-    pub overage: Exact,
-    /// The shortfall that is owed.
-    pub true_up: Exact,
-}
-
-impl WindowCommitment {
-    /// Splits a cost `x`: `x ≥ C ? C + (x − C) × k : (true-up ? C : x)`.
-    ///
-    /// A run that comes after others in a longer commitment is worth the difference of two amounts of cumulative cost.
-    ///
-    /// # Errors
-    /// [`RatingStatus::AmountMustFit`].
-    pub fn split(&self, cost: Exact) -> Result<WindowCost, RatingStatus> {
-        let Some(committed) = self.committed else {
-            return Ok(WindowCost { utilized: cost, overage: Exact::ZERO, true_up: Exact::ZERO });
-        };
-        let utilized = cost.min(committed)?;
-        let overage = cost.subtract(utilized)?.multiply(self.overage_factor)?;
-        let true_up = if self.has_true_up { committed.subtract(utilized)? } else { Exact::ZERO };
-        Ok(WindowCost { utilized, overage, true_up })
-    }
-}
-
-impl WindowCost {
-    /// What is charged: the sum of all three.
-    ///
-    /// # Errors
-    /// [`RatingStatus::AmountMustFit`].
-    pub fn amount(&self) -> Result<Exact, RatingStatus> {
-        Ok(self.utilized.add(self.overage)?.add(self.true_up)?)
-    }
-}
-
 /// What is agreed for a window, in minor units.
 #[derive(Clone, Copy, Debug)]
 struct Agreed {

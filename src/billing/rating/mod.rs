@@ -8,7 +8,6 @@ pub mod commitment;
 pub mod credits;
 pub mod discount;
 mod explain;
-pub mod expression;
 pub mod folds;
 mod measure;
 pub mod models;
@@ -18,7 +17,6 @@ pub mod proration;
 pub mod quantity;
 pub mod spend;
 mod status;
-pub mod tax;
 
 #[cfg(test)]
 mod golden;

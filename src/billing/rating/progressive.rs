@@ -1,21 +1,15 @@
-//! Billing a period in several runs: when a threshold is crossed, and what each run and each period is worth.
+//! Progressive billing: when a threshold is crossed, and what is billed then.
 //!
-//! Owns: thresholds, the split of an allowance over earlier and current units, and differences of positions by run and
-//! by original period. Leaves to others: positions themselves (`position`), what a run is issued as.
+//! Owns: thresholds, and how far an amount went. Leaves to others: which amounts count (`charges`), where they stand
+//! (`machine::invoicing`).
 //!
 //! *Thresholds* look at a cumulative amount. Each fixed one fires once, when the amount reaches it; after the last fixed
 //! one the step repeats from there. A run in which any fires bills everything since the last one that did. An amount that
 //! falls and rises again fires nothing twice, and thresholds that are agreed later fire only beyond what was reached before.
 //!
-//! *Differences.* A run is worth `P_i − P_(i−1)`, so runs telescope to the last position. A period is worth the same
-//! difference along the periods of one snapshot, and what is emitted for it is that less what was booked for it: late usage
-//! stays with the period that it belongs to.
-//!
 //! Invariants: amounts are minor units, rounded before; nothing here rounds.
 
 use std::fmt;
-
-use domain::Exact;
 
 use super::status::RatingStatus;
 
@@ -98,24 +92,6 @@ impl Thresholds<'_> {
             }),
         }
     }
-
-    /// What is billed when a cumulative amount takes these values one after the other: all since the last bill where one
-    /// more threshold is reached than ever before, otherwise nothing.
-    ///
-    /// # Errors
-    /// [`RatingStatus::AmountMustFit`].
-    ///
-    /// # Panics
-    /// As [`Thresholds::reached`].
-    pub fn bills(&self, amounts: &[i128]) -> Result<Vec<Option<i128>>, RatingStatus> {
-        let mut progress = Progress::default();
-        let bill_at = |amount: &i128| {
-            let bill = progress.bill_at(self, *amount)?;
-            progress.advance(*amount, bill.is_some());
-            Ok(bill)
-        };
-        amounts.iter().map(bill_at).collect()
-    }
 }
 
 /// Whether thresholds can be used, as amounts of any kind of number.
@@ -173,63 +149,26 @@ impl Progress {
     }
 }
 
-/// Units before a run and in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunUnits {
-    /// Units of earlier runs.
-    pub before: Exact,
-    /// Units of this run.
-    pub current: Exact,
-}
-
-/// Takes a discount in units off a run: what earlier runs have used of it is gone, the rest is free here. Earlier units
-/// below zero have used nothing, and are made up for first.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-pub fn discount_units(discount: Exact, units: RunUnits) -> Result<RunUnits, RatingStatus> {
-    let taken_before = discount.min(units.before)?;
-    let left = discount.subtract(taken_before)?;
-    Ok(RunUnits {
-        before: units.before.subtract(taken_before)?,
-        current: units.current.subtract(left)?.max(Exact::ZERO)?,
-    })
-}
-
-/// What each of a row of cumulative positions is worth by itself: `P_i − P_(i−1)`, and the first as it is.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-pub fn differences(positions: &[i128]) -> Result<Vec<i128>, RatingStatus> {
-    let mut before = 0i128;
-    let difference = |position: &i128| {
-        let difference = position.checked_sub(before).ok_or(RatingStatus::AmountMustFit);
-        before = *position;
-        difference
-    };
-    positions.iter().map(difference).collect()
-}
-
-/// What is emitted for each period of a snapshot of cumulative positions, given what was booked for it before: the period's
-/// worth less that. A period that was not booked yet has nothing, one that the snapshot does not reach keeps what it has.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-pub fn period_corrections(positions: &[i128], booked: &[i128]) -> Result<Vec<i128>, RatingStatus> {
-    let booked = booked.iter().copied().chain(std::iter::repeat(0));
-    let lines = differences(positions)?.into_iter().zip(booked);
-    lines.map(|(line, booked)| line.checked_sub(booked).ok_or(RatingStatus::AmountMustFit)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::cases;
     use proptest::prelude::*;
 
+    /// What is billed when a cumulative amount takes these values one after the other.
+    fn bills(thresholds: &Thresholds<'_>, amounts: &[i128]) -> Vec<Option<i128>> {
+        let mut progress = Progress::default();
+        let bill_at = |amount: &i128| {
+            let bill = progress.bill_at(thresholds, *amount).unwrap();
+            progress.advance(*amount, bill.is_some());
+            bill
+        };
+        amounts.iter().map(bill_at).collect()
+    }
+
     #[test]
     fn a_threshold_fires_once_and_the_last_step_repeats() {
-        for (fixed, recurring, amounts, bills) in [
+        for (fixed, recurring, amounts, expected) in [
             (&[20_000][..], None, &[20_000, 40_000][..], vec![Some(20_000), None]),
             (&[20_000, 50_000], None, &[20_000, 40_000, 60_000], vec![Some(20_000), None, Some(40_000)]),
             (
@@ -246,7 +185,7 @@ mod tests {
             (&[100], None, &[-50, 100], vec![None, Some(100)]),
         ] {
             let thresholds = Thresholds { fixed, recurring };
-            assert_eq!(thresholds.bills(amounts), Ok(bills), "{thresholds:?} {amounts:?}");
+            assert_eq!(bills(&thresholds, amounts), expected, "{thresholds:?} {amounts:?}");
         }
     }
 
@@ -303,50 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn a_discount_in_units_is_used_by_earlier_runs_first() {
-        for (discount, before, current, billed_before, billed) in [
-            (10, 5, 15, 0, 10),
-            (10, 20, 15, 10, 15),
-            (10, 0, 4, 0, 0),
-            (0, 3, 4, 3, 4),
-            (10, 10, 1, 0, 1),
-            (10, -5, 20, 0, 5),
-        ] {
-            let of = |before, current| RunUnits {
-                before: Exact::from_integer(before),
-                current: Exact::from_integer(current),
-            };
-            let found = discount_units(Exact::from_integer(discount), of(before, current));
-            assert_eq!(found, Ok(of(billed_before, billed)), "{discount} off {before} + {current}");
-        }
-    }
-
-    #[test]
-    fn late_usage_stays_with_its_period() {
-        // Snapshots of positions: 10 a unit, at most 50.
-        let mut booked = Vec::new();
-        for (positions, emitted) in [
-            (vec![30], vec![30]),
-            (vec![30, 50], vec![0, 20]),
-            (vec![40, 50, 50], vec![10, -10, 0]),
-            (vec![40, 50, 50], vec![0, 0, 0]),
-        ] {
-            assert_eq!(
-                period_corrections(&positions, &booked),
-                Ok(emitted),
-                "{positions:?} after {booked:?}"
-            );
-            booked = differences(&positions).unwrap();
-        }
-    }
-
-    #[test]
     fn amounts_that_do_not_fit_are_a_status() {
-        let status = RatingStatus::AmountMustFit;
-        assert_eq!(differences(&[i128::MIN, 1]), Err(status));
-        assert_eq!(period_corrections(&[i128::MIN], &[1]), Err(status));
         let thresholds = Thresholds { fixed: &[1], recurring: Some(1) };
         assert_eq!(thresholds.reached(i128::MAX), Ok(i128::MAX));
+        let progress = Progress { billed: -1, ..Progress::default() };
+        assert_eq!(progress.bill_at(&thresholds, i128::MAX), Err(RatingStatus::AmountMustFit));
     }
 
     proptest! {
@@ -379,43 +279,11 @@ mod tests {
             let mut sum = 0;
             let amounts: Vec<i128> = steps.iter().map(|step| { sum += step; sum }).collect();
             let thresholds = Thresholds { fixed: &[100], recurring: Some(recurring) };
-            let bills = thresholds.bills(&amounts).unwrap();
+            let bills = bills(&thresholds, &amounts);
             let billed: i128 = bills.iter().flatten().sum();
             let last = amounts.iter().zip(&bills).rev().find(|(_, bill)| bill.is_some());
             prop_assert_eq!(billed, last.map_or(0, |(amount, _)| *amount));
             prop_assert_eq!(thresholds.reached(billed), thresholds.reached(sum));
-        }
-
-        /// Whatever is corrected in whatever order, booked lines of a snapshot sum to its last position.
-        #[test]
-        fn corrections_by_period_telescope(
-            snapshots in prop::collection::vec(prop::collection::vec(-1_000i128..1_000, 4), 1..6),
-        ) {
-            let mut booked = vec![0; 4];
-            for positions in &snapshots {
-                let emitted = period_corrections(positions, &booked).unwrap();
-                for (booked, line) in booked.iter_mut().zip(emitted) {
-                    *booked += line;
-                }
-                prop_assert_eq!(booked.iter().sum::<i128>(), positions[3]);
-                prop_assert_eq!(&booked, &differences(positions).unwrap());
-            }
-        }
-
-        #[test]
-        fn a_discount_in_units_is_the_same_over_any_runs(
-            discount in 0i128..60, first in -20i128..20, runs in prop::collection::vec(0i128..30, 0..8),
-        ) {
-            let (mut before, mut billed) = (Exact::from_integer(first.min(0)), Exact::ZERO);
-            for run in std::iter::once(&first.max(0)).chain(&runs) {
-                let current = Exact::from_integer(*run);
-                let units = discount_units(Exact::from_integer(discount), RunUnits { before, current }).unwrap();
-                prop_assert_eq!(units.before, billed);
-                billed = billed.add(units.current).unwrap();
-                before = before.add(current).unwrap();
-            }
-            let whole = (first + runs.iter().sum::<i128>() - discount).max(0);
-            prop_assert_eq!(billed, Exact::from_integer(whole));
         }
     }
 }

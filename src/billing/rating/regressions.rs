@@ -14,7 +14,7 @@
 //! | 8 | [`credits_are_never_computed_back_from_a_rounded_amount`] |
 //! | 9 | [`what_is_given_back_is_what_discounts_left_of_it`]; `proration`: `a_credit_is_at_most_what_was_paid_and_not_given_back` |
 //! | 10 | [`a_closed_draw_stays_with_the_line_that_it_paid`] |
-//! | 11 | `tax`: `the_last_credit_note_takes_what_is_left`, `a_tax_is_rounded_once_half_away` |
+//! | 11 | the conformance example's `tax`: `the_last_credit_note_takes_what_is_left`, `a_tax_is_rounded_once_half_away` |
 //! | 12 | `proration`: `a_preview_is_not_one_day_short` |
 //! | 13 | [`an_event_before_one_of_the_future_adds_its_own_amount`] |
 //! | 14 | [`half_a_cent_is_rounded_once_and_compared_as_rounded`] |
@@ -24,7 +24,7 @@
 //! | 18 | [`the_last_evening_of_a_month_is_of_the_month_of_the_account`] |
 //! | 19 | `models::graduated`: `the_width_of_a_tier_is_its_bound_less_the_one_below` |
 //! | 20 | [`included_units_are_no_overage_and_fill_no_tier`] |
-//! | 21 | [`a_commitment_of_zero_charges_all_usage_once`]; `commitment::tests`: `a_commitment_of_zero_and_a_missing_one_are_told_apart` |
+//! | 21 | [`a_commitment_of_zero_charges_all_usage_once`]; the conformance example's `window_commitment`: `a_commitment_of_zero_and_a_missing_one_are_told_apart` |
 //! | 22 | [`a_change_inside_a_period_gives_no_grant_again`]; `credits::tests`: `a_burndown_does_not_depend_on_where_it_is_cut` |
 //! | 23 | [`a_grant_that_is_dated_back_is_as_if_it_had_always_been_there`]; there are no snapshots of balances: `machine::tests::agreements` replays and compares |
 //! | 24 | [`the_flat_amount_of_the_first_tier_is_owed_before_any_unit`] |

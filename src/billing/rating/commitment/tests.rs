@@ -143,31 +143,6 @@ fn a_new_amount_holds_from_its_window_on() {
     );
 }
 
-/// A commitment of zero dollars was read as none, a missing factor as zero, and usage outside the committed buckets
-/// was missing from the total. Here the parts always add up to the charge.
-#[test]
-fn a_commitment_of_zero_and_a_missing_one_are_told_apart() {
-    for (cost, committed, factor, has_true_up, expected) in [
-        ("12", Some("0"), "1.5", true, ("0", "18", "0", "18")),
-        ("12", None, "1.5", true, ("12", "0", "0", "12")),
-        ("12", Some("10"), "1.5", true, ("10", "3", "0", "13")),
-        ("12", Some("10"), "1", false, ("10", "2", "0", "12")),
-        ("10", Some("10"), "2", true, ("10", "0", "0", "10")),
-        ("7.5", Some("10"), "2", true, ("7.5", "0", "2.5", "10")),
-        ("7.5", Some("10"), "2", false, ("7.5", "0", "0", "7.5")),
-        ("0", Some("10"), "2", true, ("0", "0", "10", "10")),
-        ("1/3", Some("1/6"), "3", true, ("1/6", "0.5", "0", "2/3")),
-    ] {
-        let exact = |text: &str| Exact::parse(text).unwrap();
-        let (committed, overage_factor) = (committed.map(exact), exact(factor));
-        let terms = WindowCommitment { committed, overage_factor, has_true_up };
-        let found = terms.split(exact(cost)).unwrap();
-        let parts = (found.utilized, found.overage, found.true_up, found.amount().unwrap());
-        let (utilized, overage, true_up, amount) = expected;
-        assert_eq!(parts, (exact(utilized), exact(overage), exact(true_up), exact(amount)), "{terms:?}");
-    }
-}
-
 #[test]
 fn terms_that_cannot_be_agreed_name_the_rule() {
     let check = |versions: &[(usize, i128)], factor: &str| {

@@ -30,61 +30,9 @@ pub struct Flat {
     pub payment: Payment,
 }
 
-/// Which part of a window's progressive billing a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// The only run of its window.
-    Single,
-    /// The first of several.
-    First,
-    /// One between.
-    Middle,
-    /// The last.
-    Last,
-}
-
-impl Split {
-    /// Whether amounts in arrears, minimums and whole-window prices are due on this run.
-    pub fn is_final(self) -> bool {
-        matches!(self, Split::Single | Split::Last)
-    }
-
-    /// Whether amounts in advance are due on this run.
-    pub fn is_first(self) -> bool {
-        matches!(self, Split::Single | Split::First)
-    }
-}
-
 impl Flat {
-    /// What a run of a progressively billed window owes.
-    pub fn amount_on(&self, split: Split) -> Exact {
-        let is_due = match self.payment {
-            Payment::InAdvance => split.is_first(),
-            Payment::InArrears => split.is_final(),
-        };
-        if is_due { self.amount } else { Exact::ZERO }
-    }
-
     /// How the amount of a whole window comes about.
     pub fn portions(&self) -> Vec<Portion> {
         vec![Portion::fixed(self.amount)]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::tiers::tests::exact;
-    use super::*;
-
-    #[test]
-    fn a_recurring_amount_is_owed_on_one_run_of_its_window() {
-        use Split::*;
-        for (payment, due) in [(Payment::InAdvance, [Single, First]), (Payment::InArrears, [Single, Last])] {
-            let flat = Flat { amount: exact("100"), payment };
-            for split in [Single, First, Middle, Last] {
-                let expected = if due.contains(&split) { exact("100") } else { Exact::ZERO };
-                assert_eq!(flat.amount_on(split), expected, "{payment:?} {split:?}");
-            }
-        }
     }
 }

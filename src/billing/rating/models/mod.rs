@@ -28,7 +28,7 @@ use domain::Exact;
 
 pub use self::capacity::{Capacity, CapacityTier};
 pub use self::dynamic::Dynamic;
-pub use self::flat::{Flat, Payment, Split};
+pub use self::flat::{Flat, Payment};
 pub use self::graduated::Graduated;
 pub use self::graduated_percentage::GraduatedPercentage;
 pub use self::matrix::{Matrix, Row, RowMatch, RowPrice, Unmatched};

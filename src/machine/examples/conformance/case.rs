@@ -4,11 +4,11 @@
 //! computed.
 
 use billing::rating::allocation::AllocationStatus;
-use billing::rating::expression::ExpressionStatus;
 use billing::rating::{RatingStatus, TermsStatus};
 use domain::{Decimal, Exact, ExactStatus};
 use serde_json::Value;
 
+use crate::expression::ExpressionStatus;
 use crate::json::{Fields, any_text};
 
 /// Why a case has no values.

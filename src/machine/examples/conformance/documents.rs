@@ -5,12 +5,12 @@
 
 use billing::rating::allocation::{self, spread_discount};
 use billing::rating::discount::{Discount, apply_discounts};
-use billing::rating::tax::{Coupon, Fee, credit_notes, tax_after_coupons};
 use domain::Exact;
 
 use crate::case::{Case, Stop, list_of};
 use crate::json::any_text;
 use crate::numbers::{Grid, Precision, percent_of, sum_of};
+use crate::tax::{Coupon, Fee, credit_notes, tax_after_coupons};
 use crate::values::Values;
 
 pub(crate) fn allocate(case: &Case<'_>) -> Result<Values, Stop> {

@@ -10,12 +10,15 @@
 //! Invariants: what a case expects is dropped before anything is computed. The tests run the copies in `tests/vectors` and
 //! compare (`expected`).
 
+mod bounds;
 mod case;
 mod credits;
+mod differences;
 mod documents;
 mod events;
 #[cfg(test)]
 mod expected;
+mod expression;
 mod families;
 mod imported;
 mod json;
@@ -27,10 +30,13 @@ mod numbers;
 mod prices;
 mod proration;
 mod runs;
+mod split;
+mod tax;
 mod terms;
 mod time;
 mod usage;
 mod values;
+mod window_commitment;
 mod windows;
 
 use std::io::{self, Write};

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use billing::rating::credits::pay_in_order;
-use billing::rating::expression::Expression;
 use billing::rating::quantity::QuantityTerms;
 use domain::Exact;
 use serde_json::Value;
 
 use crate::case::{Case, Stop, fields_of, number};
+use crate::expression::Expression;
 use crate::json::any_text;
 use crate::numbers::{mode_of, sum_of};
 use crate::time::event_time;

@@ -18,6 +18,7 @@ use crate::prices::{
     graduated_amount, graduated_price, inner_price, package_price, price_amount, quantity_terms, split_of,
     tier_list, tiers_of, unit_price,
 };
+use crate::split::amount_on;
 use crate::values::Values;
 
 pub(crate) fn per_unit(case: &Case<'_>) -> Result<Values, Stop> {
@@ -49,7 +50,7 @@ pub(crate) fn flat(case: &Case<'_>) -> Result<Values, Stop> {
         Payment::InAdvance => split.is_first(),
         Payment::InArrears => split.is_final(),
     };
-    let amount = Precision::of(case)?.round(flat.amount_on(split))?;
+    let amount = Precision::of(case)?.round(amount_on(&flat, split))?;
     Ok(Values::new().with("amount", amount).with("lines", usize::from(is_due)))
 }
 

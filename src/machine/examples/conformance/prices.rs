@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use billing::rating::models::{Graduated, Model, Package, PerUnit, Split, Tier, Tiers, Volume};
+use billing::rating::models::{Graduated, Model, Package, PerUnit, Tier, Tiers, Volume};
 use billing::rating::quantity::{Conversion, QuantityTerms};
 use domain::{Exact, Rounding};
 
 use crate::case::{Case, Stop};
 use crate::numbers::mode_of;
+use crate::split::Split;
 
 /// What a price makes of a quantity. Below zero a price per unit goes on, one by tier or package owes nothing.
 pub(crate) fn price_amount(price: &Model, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, Stop> {

@@ -1,15 +1,16 @@
 //! Several runs over one window: differences, corrections by period, thresholds.
 //!
-//! Owns: the position of a cumulative quantity as the cases define it. Leaves to others: differences
-//! (`billing::rating::progressive`), prices (`models`).
+//! Owns: the position of a cumulative quantity as the cases define it. Leaves to others: differences (`differences`),
+//! thresholds (`billing::rating::progressive`), prices (`models`).
 
 use billing::rating::models::Model;
-use billing::rating::progressive::{RunUnits, Thresholds, differences, discount_units, period_corrections};
+use billing::rating::progressive::{Progress, Thresholds};
 use billing::rating::proration::prorate;
-use billing::rating::spend::clamp_amount;
 use domain::Exact;
 
+use crate::bounds::clamp_amount;
 use crate::case::{Case, Stop, numbers_of};
+use crate::differences::{RunUnits, differences, discount_units, period_corrections};
 use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
 use crate::prices::{inner_price, price_amount};
 use crate::proration::ratio_or_whole;
@@ -118,7 +119,12 @@ pub(crate) fn threshold(case: &Case<'_>) -> Result<Values, Stop> {
     let thresholds =
         Thresholds { fixed: &fixed, recurring: recurring.map(|step| grid.units(step)).transpose()? };
     thresholds.check().map_err(|_| Stop::Refused)?;
-    let bills = thresholds.bills(&units(&amounts)?)?;
+    let (mut progress, mut bills) = (Progress::default(), Vec::with_capacity(amounts.len()));
+    for amount in units(&amounts)? {
+        let bill = progress.bill_at(&thresholds, amount)?;
+        progress.advance(amount, bill.is_some());
+        bills.push(bill);
+    }
     let invoices = bills.iter().map(|bill| bill.map(|bill| grid.amount(bill)).transpose());
     let invoices = invoices.collect::<Result<Vec<_>, Stop>>()?;
 

@@ -6,18 +6,17 @@
 use std::collections::BTreeMap;
 
 use billing::rating::allocation;
-use billing::rating::commitment::WindowCommitment;
 use billing::rating::proration::prorate;
-use billing::rating::spend::{
-    SpendBounds, bound, bound_final, cap_discount as discount_of, clamp_amount, shortfall,
-};
+use billing::rating::spend::cap_discount as discount_of;
 use domain::Exact;
 
+use crate::bounds::{SpendBounds, bound, bound_final, clamp_amount, shortfall};
 use crate::case::{Case, Stop};
 use crate::numbers::{Grid, Precision, exponent_of, percent_of, sum_of};
 use crate::prices::{inner_price, price_amount, split_of, unit_price};
 use crate::proration::ratio_or_whole;
 use crate::values::Values;
+use crate::window_commitment::WindowCommitment;
 
 pub(crate) fn minmax(case: &Case<'_>) -> Result<Values, Stop> {
     let gross = unit_price(case)?.amount(case.number("quantity")?)?;

@@ -3,7 +3,6 @@
 //! Owns: which windows there are, which terms each has. Leaves to others: what a commitment makes of a cost
 //! (`billing::rating::commitment`), what usage costs (`billing::rating::models`).
 
-use billing::rating::commitment::WindowCommitment;
 use billing::rating::models::{Graduated, PerUnit, Tier, Tiers};
 use billing::rating::quantity::{Conversion, QuantityTerms};
 use domain::time::{DAY, HOUR, SECOND};
@@ -16,6 +15,7 @@ use crate::numbers::{Precision, sum_of};
 use crate::prices::unit_price;
 use crate::time::{instant_of, span_of, time_of_day};
 use crate::values::Values;
+use crate::window_commitment::WindowCommitment;
 
 pub(crate) fn window_commit(case: &Case<'_>) -> Result<Values, Stop> {
     let terms = Terms::of(case, Price::PerUnit(unit_price(case)?))?;

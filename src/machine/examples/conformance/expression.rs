@@ -21,15 +21,15 @@ use std::fmt;
 use domain::{Decimal, Exact, ExactStatus, Rounding};
 
 /// Longest text of an expression, in bytes.
-pub const EXPRESSION_BYTES_MAX: usize = 4_096;
+pub(crate) const EXPRESSION_BYTES_MAX: usize = 4_096;
 /// Levels of parentheses, functions and signs.
-pub const EXPRESSION_DEPTH_MAX: usize = 64;
+pub(crate) const EXPRESSION_DEPTH_MAX: usize = 64;
 /// Fraction digits that a function may keep, or integer digits that it may drop.
 const PLACE_MAX: i32 = 38;
 
 /// Why a text is no expression, or an expression has no value; the first broken rule, in order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpressionStatus {
+pub(crate) enum ExpressionStatus {
     /// The text is too long, or nested too deeply.
     TextMustFit,
     /// The grammar has no way to go on at this byte.
@@ -77,7 +77,7 @@ impl From<ExactStatus> for ExpressionStatus {
 
 /// An expression that was parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expression {
+pub(crate) struct Expression {
     root: Node,
 }
 
@@ -96,7 +96,7 @@ impl Expression {
     /// let value = expression.evaluate(&|name| (name == "bytes").then(|| Exact::from_integer(1_001)));
     /// assert_eq!(value, Ok(Exact::from_integer(4)));
     /// ```
-    pub fn parse(text: &str) -> Result<Self, ExpressionStatus> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ExpressionStatus> {
         if text.len() > EXPRESSION_BYTES_MAX {
             return Err(ExpressionStatus::TextMustFit);
         }
@@ -113,7 +113,10 @@ impl Expression {
     ///
     /// # Errors
     /// The statuses from [`ExpressionStatus::PropertyMustBeNumber`] on.
-    pub fn evaluate(&self, property: &dyn Fn(&str) -> Option<Exact>) -> Result<Exact, ExpressionStatus> {
+    pub(crate) fn evaluate(
+        &self,
+        property: &dyn Fn(&str) -> Option<Exact>,
+    ) -> Result<Exact, ExpressionStatus> {
         self.root.value(property)
     }
 }
