@@ -7,8 +7,11 @@
 //! - A payload digest covers type, subject, values (normalized: `1.0` = `1.00`) and dimensions, in any order of
 //!   columns, and not `time`.
 
+mod lanes;
+
 use std::hash::Hasher;
 
+use self::lanes::{LANES, hashes_of_ids, hashes_of_numbers, hashes_of_pairs};
 use domain::decimal::normalize;
 use domain::limits::SLOTS;
 use siphasher::sip::SipHasher13;
@@ -37,10 +40,15 @@ impl IdentityKey {
     }
 
     fn digest(self, domain: u8, bytes: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.0.to_le_bytes());
-        hasher.write_u8(domain);
-        hasher.write(bytes);
-        hasher.finish()
+        let hasher = SipHasher13::new_with_key(&self.0.to_le_bytes());
+        let mut short = [domain; SHORT_ID_BYTES + 1];
+        match short.get_mut(..bytes.len() + 1) {
+            Some(message) => {
+                message[1..].copy_from_slice(bytes);
+                hasher.hash(message)
+            }
+            None => hasher.hash(&[&[domain], bytes].concat()),
+        }
     }
 
     /// What an event type adds to a payload digest.
@@ -72,6 +80,9 @@ impl IdentityKey {
     }
 }
 
+/// What stands behind a sequenced id, that it is no id of a producer's.
+const SEQUENCED: u8 = 1;
+
 /// Ids up to here are hashed without a copy on the heap.
 const SHORT_ID_BYTES: usize = 64;
 
@@ -95,6 +106,42 @@ impl SourceKey {
         }
     }
 
+    /// Identities of ids that the producer chose; adds them to `out`, in order.
+    pub fn identities_of_many<'i>(&self, ids: impl Iterator<Item = &'i [u8]>, out: &mut Vec<u128>) {
+        let mut group: [&[u8]; LANES] = [&[]; LANES];
+        let mut len = 0;
+        for id in ids {
+            group[len] = id;
+            len += 1;
+            if len == LANES {
+                len = 0;
+                if group.iter().all(|id| id.len() == group[0].len()) {
+                    out.extend(hashes_of_ids(self.words(), &group, group[0].len()));
+                } else {
+                    out.extend(group.map(|id| self.identity_of_bytes(id)));
+                }
+            }
+        }
+        out.extend(group[..len].iter().map(|id| self.identity_of_bytes(id)));
+    }
+
+    /// Identities of sequenced ids from `first` on; adds them to `out`, in order.
+    pub fn identities_of_sequences(&self, epoch: u64, first: u64, count: usize, out: &mut Vec<u128>) {
+        let groups = (count / LANES) as u64;
+        for group in 0..groups {
+            let from = first + group * LANES as u64;
+            let sequences = std::array::from_fn(|lane| from + lane as u64);
+            out.extend(hashes_of_pairs(self.words(), epoch, &sequences, SEQUENCED));
+        }
+        let rest = groups * LANES as u64..count as u64;
+        out.extend(rest.map(|at| self.identity_of_sequence(epoch, first + at)));
+    }
+
+    fn words(&self) -> [u64; 2] {
+        let key = u128::from_le_bytes(self.0);
+        [key as u64, (key >> 64) as u64]
+    }
+
     /// Which run of a client an epoch names: runs of different sources never meet.
     pub fn run_of_epoch(&self, epoch: u64) -> u128 {
         let mut bytes = [2; 9];
@@ -105,7 +152,7 @@ impl SourceKey {
     /// Identity of a sequenced id.
     #[inline]
     pub fn identity_of_sequence(&self, epoch: u64, sequence: u64) -> u128 {
-        let mut bytes = [1; 17];
+        let mut bytes = [SEQUENCED; 17];
         bytes[..8].copy_from_slice(&epoch.to_le_bytes());
         bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
         SipHasher128::new_with_key(&self.0).hash(&bytes).as_u128()
@@ -121,12 +168,35 @@ pub struct ValueKey {
 
 impl ValueKey {
     /// What a value adds to a payload digest; equal numbers add the same.
-    #[inline]
-    pub fn digest_of(self, mantissa: i128, scale: u8) -> u64 {
+    #[cfg(test)]
+    fn digest_of(self, mantissa: i128, scale: u8) -> u64 {
         let (mantissa, scale) = normalize(mantissa, scale);
         let mut bytes = [scale; 17];
         bytes[..16].copy_from_slice(&mantissa.to_le_bytes());
         SipHasher13::new_with_keys(self.low, self.high).hash(&bytes)
+    }
+}
+
+impl ValueKey {
+    /// Adds to each digest what the value of its event adds; `None` adds nothing.
+    pub fn add_digests(self, values: impl Iterator<Item = Option<i128>>, scale: u8, digests: &mut [u64]) {
+        let mut values = values;
+        for digests in digests.chunks_mut(LANES) {
+            let mut numbers = [(0, 0); LANES];
+            let mut is_value = [false; LANES];
+            for ((number, is_value), value) in
+                numbers.iter_mut().zip(&mut is_value).zip(values.by_ref().take(digests.len()))
+            {
+                *is_value = value.is_some();
+                *number = normalize(value.unwrap_or(0), scale);
+            }
+            let (mantissas, scales) =
+                (numbers.map(|(mantissa, _)| mantissa), numbers.map(|(_, scale)| scale));
+            let hashes = hashes_of_numbers([self.low, self.high], &mantissas, &scales);
+            for ((digest, hash), is_value) in digests.iter_mut().zip(hashes).zip(is_value) {
+                *digest = digest.wrapping_add(if is_value { hash } else { 0 });
+            }
+        }
     }
 }
 
@@ -170,6 +240,23 @@ mod tests {
             let id: Vec<u8> = (0..bytes).map(|byte| byte as u8 | 1).collect();
             assert_eq!(source.identity_of_bytes(&id), of_parts(&id, 0), "{bytes} bytes");
         }
+        // Many at once, of one length and of several, and those that fill no group.
+        for lengths in [vec![16; 17], vec![7; 8], (0..40).collect::<Vec<usize>>(), vec![255; 9], vec![0; 8]] {
+            let ids: Vec<Vec<u8>> = lengths.iter().map(|bytes| vec![*bytes as u8 | 1; *bytes]).collect();
+            let mut all = Vec::new();
+            source.identities_of_many(ids.iter().map(Vec::as_slice), &mut all);
+            assert_eq!(all, ids.iter().map(|id| of_parts(id, 0)).collect::<Vec<u128>>());
+        }
+        for bytes in 0..=domain::limits::OPAQUE_BYTES_MAX {
+            let ids: [Vec<u8>; LANES] = std::array::from_fn(|lane| vec![lane as u8 + 3; bytes]);
+            let mut all = Vec::new();
+            source.identities_of_many(ids.iter().map(Vec::as_slice), &mut all);
+            assert!(all.iter().zip(&ids).all(|(identity, id)| *identity == of_parts(id, 0)), "{bytes} bytes");
+        }
+        let mut all = Vec::new();
+        source.identities_of_sequences(3, u64::MAX - 20, 20, &mut all);
+        let expected = (0..20).map(|at| source.identity_of_sequence(3, u64::MAX - 20 + at));
+        assert!(all.into_iter().eq(expected));
         let sequenced = [3u64.to_le_bytes(), 0x0102_0304_0506_0708u64.to_le_bytes()].concat();
         assert_eq!(source.identity_of_sequence(3, 0x0102_0304_0506_0708), of_parts(&sequenced, 1));
     }
@@ -180,6 +267,14 @@ mod tests {
         assert_eq!(key.digest_of(10, 1), key.digest_of(1_000, 3));
         assert_ne!(key.digest_of(10, 1), key.digest_of(10, 2));
         assert_ne!(key.digest_of(10, 1), IdentityKey::new(7).of_value("other").digest_of(10, 1));
+        let values = [Some(-10), None, Some(i128::MAX), Some(0), Some(1_000), Some(7), Some(i128::MIN)];
+        for count in 0..20 {
+            let values = || values.iter().cycle().take(count).copied();
+            let mut digests = vec![5; count];
+            key.add_digests(values(), 3, &mut digests);
+            let one = |value: Option<i128>| value.map_or(0, |value| key.digest_of(value, 3)).wrapping_add(5);
+            assert_eq!(digests, values().map(one).collect::<Vec<u64>>());
+        }
     }
 
     #[test]

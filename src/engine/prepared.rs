@@ -142,13 +142,16 @@ impl PreparedBatch {
 
 pub(crate) fn identities_of(batch: &UsageBatch<'_>, key: IdentityKey) -> Vec<u128> {
     let source = key.of_source(batch.source());
-    let indexes = 0..batch.len();
+    let mut identities = Vec::with_capacity(batch.len());
     match batch.ids() {
-        IdColumn::Bytes(ids) => indexes.map(|index| source.identity_of_bytes(ids.id(index))).collect(),
+        IdColumn::Bytes(ids) => {
+            source.identities_of_many((0..batch.len()).map(|index| ids.id(index)), &mut identities);
+        }
         IdColumn::Sequenced { epoch, first } => {
-            indexes.map(|index| source.identity_of_sequence(epoch, first + index as u64)).collect()
+            source.identities_of_sequences(epoch, first, batch.len(), &mut identities);
         }
     }
+    identities
 }
 
 fn sequenced_ids_of(batch: &UsageBatch<'_>, key: IdentityKey, digests: &[u64]) -> Option<SequencedIds> {
@@ -169,12 +172,8 @@ fn payload_digests_of(batch: &UsageBatch<'_>, key: IdentityKey) -> Vec<u64> {
         (0..batch.len()).map(|index| of_type.wrapping_add(subjects[batch.subject_index(index)])).collect();
     for column in batch.value_columns() {
         let value_key = key.of_value(column.name());
-        let scale = column.scale();
-        for (index, digest) in digests.iter_mut().enumerate() {
-            if let Some(mantissa) = column.value(index) {
-                *digest = digest.wrapping_add(value_key.digest_of(mantissa, scale));
-            }
-        }
+        let values = (0..batch.len()).map(|index| column.value(index));
+        value_key.add_digests(values, column.scale(), &mut digests);
     }
     for column in batch.dimension_columns() {
         let texts: Vec<u64> = (0..column.dictionary_len())
