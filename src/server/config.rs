@@ -41,6 +41,15 @@ pub struct ServeArgs {
     /// Private key (PEM).
     #[arg(long, env = "TALLYMARK_TLS_KEY", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Authorities (PEM) whose client certificates show tokens over QUIC.
+    #[arg(long, env = "TALLYMARK_CLIENT_CA")]
+    pub client_ca: Option<PathBuf>,
+    /// Certificate chain (PEM) for HTTP. Without it HTTP is plain.
+    #[arg(long, env = "TALLYMARK_HTTP_CERT", requires = "http_key")]
+    pub http_cert: Option<PathBuf>,
+    /// Private key (PEM) for HTTP.
+    #[arg(long, env = "TALLYMARK_HTTP_KEY", requires = "http_cert")]
+    pub http_key: Option<PathBuf>,
     /// Seconds between issuing cuts.
     #[arg(long, env = "TALLYMARK_CUT_SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(1..))]
     pub cut_seconds: u32,

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::io::{Storage, StorageFile};
@@ -50,6 +50,28 @@ impl Directory {
             OpenOptions::new().write(true).custom_flags(flags).open(self.path.join(name)).ok()
         };
         self.is_direct.then(direct).flatten()
+    }
+}
+
+/// Tells one state of a file from the next. Its time alone does not: two changes may fall into one tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    modified_at: (i64, i64),
+    changed_at: (i64, i64),
+    inode: u64,
+    bytes: u64,
+}
+
+impl FileVersion {
+    /// The present state; `None` if there is no such file.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified_at: (metadata.mtime(), metadata.mtime_nsec()),
+            changed_at: (metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 use billing::catalog::CatalogFile;
 use domain::Timestamp;
 use domain::limits::SHARDS_MAX;
@@ -28,7 +29,7 @@ use crate::config::{ClockChoice, ServeArgs};
 use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, ControlSurroundings, Served};
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
-use crate::edge::{Edge, EventBudget, QUERIES_MAX, router};
+use crate::edge::{Edge, EventBudget, QUERIES_MAX, TlsListener, router};
 use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
 use crate::runs::{RunTask, Runs};
@@ -37,6 +38,7 @@ use crate::shards::Shards;
 use crate::shares::Shares;
 use crate::snapshots::{SnapshotState, Snapshots};
 use crate::threads::{OnFailure, spawn};
+use crate::tls::{TlsFiles, follow};
 use crate::tokens::{self, Role, Tokens};
 use crate::usage_log::{USAGE_QUEUE_MAX, UsageLog, UsageLogState, UsageQueue, UsageTask};
 
@@ -46,6 +48,8 @@ pub struct Running {
     pub quic: SocketAddr,
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Whether HTTP speaks TLS.
+    pub is_https: bool,
     /// The development token, if this start made one.
     pub token: Option<String>,
     stop: watch::Sender<bool>,
@@ -88,7 +92,20 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.data);
     made.with_context(|| format!("cannot make {}", args.data.display()))?;
     let lock = DataDirectoryLock::take(&args.data)?;
-    let tls = crate::tls::quic_config(&args.data, args.tls_cert.as_deref(), args.tls_key.as_deref())?;
+    let client_ca = args.client_ca.as_deref();
+    let tls_files = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => TlsFiles::new(cert, key, client_ca),
+        _ => TlsFiles::development(&args.data, client_ca)?,
+    };
+    let tls = tls_files.quic_config()?;
+    let http_tls = match (&args.http_cert, &args.http_key) {
+        (Some(cert), Some(key)) => {
+            let files = TlsFiles::new(cert, key, None);
+            let config = Arc::new(ArcSwap::from_pointee(files.http_config()?));
+            Some((files, config))
+        }
+        _ => None,
+    };
     let tokens = Arc::new(Tokens::open(&args.data)?);
     let directory = DataDirectory::new(&args.data, args.segment_bytes);
     check_clock_kind(args, &directory)?;
@@ -235,18 +252,27 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         .await
         .with_context(|| format!("cannot bind TCP {}", args.http))?;
     let http = listener.local_addr()?;
+    let is_https = http_tls.is_some();
+    tokio::spawn(follow(tls_files, endpoint.clone(), http_tls.clone(), stopping.clone()));
     let mut http_stopping = stopping;
     let http_task = tokio::spawn(async move {
         let stopped = async move {
             let _ = http_stopping.wait_for(|stopping| *stopping).await;
         };
-        axum::serve(listener, router(Arc::new(edge))).with_graceful_shutdown(stopped).await
+        let routes = router(Arc::new(edge));
+        match http_tls {
+            None => axum::serve(listener, routes).with_graceful_shutdown(stopped).await,
+            Some((_, tls)) => {
+                axum::serve(TlsListener::new(listener, tls)?, routes).with_graceful_shutdown(stopped).await
+            }
+        }
     });
     // Last, so that a start that fails does not use up the one showing.
     let token = development_token(&args.data)?;
     Ok(Running {
         quic,
         http,
+        is_https,
         token,
         stop,
         failed,

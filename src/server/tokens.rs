@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use wire::canonical::sha256_hex;
 
-use crate::disk::write_atomically;
+use crate::disk::{FileVersion, write_atomically};
 
 /// File of the tokens in the data directory.
 pub const TOKENS_FILE: &str = "tokens.json";
@@ -60,7 +60,7 @@ impl Role {
 pub struct Token {
     /// Name, for people and for the `actor` of records.
     pub name: String,
-    /// SHA-256 of the secret.
+    /// SHA-256 of the secret; of a token without one, what names its producer.
     pub hash: String,
     /// What it may do.
     pub roles: BTreeSet<Role>,
@@ -68,6 +68,9 @@ pub struct Token {
     pub sources: BTreeSet<String>,
     /// When it was made.
     pub created_at: String,
+    /// Whether a client certificate with the token's name shows it, and no secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certificate: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -96,16 +99,7 @@ impl Token {
 /// The tokens of a data directory.
 pub struct Tokens {
     path: PathBuf,
-    seen: ArcSwap<(Option<Version>, Vec<Arc<Token>>)>,
-}
-
-/// Tells one state of the token file from the next. Its time alone does not: two changes may fall into one tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
-    modified_at: (i64, i64),
-    changed_at: (i64, i64),
-    inode: u64,
-    bytes: u64,
+    seen: ArcSwap<(Option<FileVersion>, Vec<Arc<Token>>)>,
 }
 
 impl Tokens {
@@ -116,14 +110,29 @@ impl Tokens {
     pub fn open(data: &Path) -> Result<Self> {
         let path = data.join(TOKENS_FILE);
         // The version first: a change between the two is read again.
-        let version = version_of(&path);
+        let version = FileVersion::of(&path);
         let tokens = read(&path)?;
         Ok(Self { seen: ArcSwap::from_pointee((version, tokens.into_iter().map(Arc::new).collect())), path })
     }
 
     /// The token of a secret. Reads the file again if it changed.
     pub fn authenticate(&self, secret: &str) -> Option<Arc<Token>> {
-        let now = version_of(&self.path);
+        self.read_again();
+        let hash = sha256_hex(secret.as_bytes());
+        let seen = self.seen.load();
+        let mut secrets = seen.1.iter().filter(|token| !token.certificate);
+        secrets.find(|token| bool::from(token.hash.as_bytes().ct_eq(hash.as_bytes()))).cloned()
+    }
+
+    /// The token that a client certificate with these names shows. Reads the file again if it changed.
+    pub fn of_certificate(&self, names: &[String]) -> Option<Arc<Token>> {
+        self.read_again();
+        let seen = self.seen.load();
+        seen.1.iter().find(|token| token.certificate && names.contains(&token.name)).cloned()
+    }
+
+    fn read_again(&self) {
+        let now = FileVersion::of(&self.path);
         if self.seen.load().0 != now {
             match read(&self.path) {
                 Ok(tokens) => self.seen.store(Arc::new((now, tokens.into_iter().map(Arc::new).collect()))),
@@ -132,25 +141,12 @@ impl Tokens {
                 }
             }
         }
-        let hash = sha256_hex(secret.as_bytes());
-        let seen = self.seen.load();
-        seen.1.iter().find(|token| bool::from(token.hash.as_bytes().ct_eq(hash.as_bytes()))).cloned()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.seen.load().1.is_empty()
     }
-}
-
-fn version_of(path: &Path) -> Option<Version> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some(Version {
-        modified_at: (metadata.mtime(), metadata.mtime_nsec()),
-        changed_at: (metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-        bytes: metadata.len(),
-    })
 }
 
 fn read(path: &Path) -> Result<Vec<Token>> {
@@ -173,6 +169,36 @@ fn read(path: &Path) -> Result<Vec<Token>> {
 /// # Errors
 /// If the name is taken or the file cannot be written.
 pub fn create(data: &Path, name: &str, roles: BTreeSet<Role>, sources: BTreeSet<String>) -> Result<String> {
+    let mut secret_bytes = [0u8; 32];
+    getrandom::fill(&mut secret_bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let secret: String = std::iter::once("tm_".to_string())
+        .chain(secret_bytes.iter().map(|byte| format!("{byte:02x}")))
+        .collect();
+    add(data, name, roles, sources, sha256_hex(secret.as_bytes()), false)?;
+    Ok(secret)
+}
+
+/// Makes a token without a secret: a client certificate that has its name as a DNS name shows it.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_for_certificate(
+    data: &Path,
+    name: &str,
+    roles: BTreeSet<Role>,
+    sources: BTreeSet<String>,
+) -> Result<()> {
+    add(data, name, roles, sources, sha256_hex(format!("certificate {name}").as_bytes()), true)
+}
+
+fn add(
+    data: &Path,
+    name: &str,
+    roles: BTreeSet<Role>,
+    sources: BTreeSet<String>,
+    hash: String,
+    certificate: bool,
+) -> Result<()> {
     let _lock = lock(data)?;
     let mut tokens = list(data)?;
     if name.is_empty() || name.len() > 64 {
@@ -184,20 +210,15 @@ pub fn create(data: &Path, name: &str, roles: BTreeSet<Role>, sources: BTreeSet<
     if tokens.len() >= TOKENS_MAX {
         bail!("a directory has at most {TOKENS_MAX} tokens");
     }
-    let mut secret_bytes = [0u8; 32];
-    getrandom::fill(&mut secret_bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-    let secret: String = std::iter::once("tm_".to_string())
-        .chain(secret_bytes.iter().map(|byte| format!("{byte:02x}")))
-        .collect();
     tokens.push(Token {
         name: name.to_string(),
-        hash: sha256_hex(secret.as_bytes()),
+        hash,
         roles,
         sources,
         created_at: crate::clock::real_now().to_string(),
+        certificate,
     });
-    write(data, tokens)?;
-    Ok(secret)
+    write(data, tokens)
 }
 
 /// The tokens of a directory.
@@ -275,6 +296,21 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
         assert!(tokens.authenticate(&first).is_none() && tokens.authenticate(&second).is_some());
+    }
+
+    #[test]
+    fn a_token_of_a_certificate_is_shown_by_its_name_and_by_no_secret() {
+        let data = tempfile::tempdir().unwrap();
+        create_for_certificate(data.path(), "checkout", [Role::Ingest].into(), ["shop".into()].into())
+            .unwrap();
+        create(data.path(), "ops", [Role::Admin].into(), BTreeSet::new()).unwrap();
+        let tokens = Tokens::open(data.path()).unwrap();
+        let names = |name: &str| vec!["other".to_string(), name.to_string()];
+        assert!(tokens.of_certificate(&names("checkout")).unwrap().grants_source("shop"));
+        assert!(tokens.of_certificate(&names("ops")).is_none(), "a token with a secret needs it");
+        assert!(tokens.authenticate("certificate checkout").is_none());
+        revoke(data.path(), "checkout").unwrap();
+        assert!(tokens.of_certificate(&names("checkout")).is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod api;
 mod bad_input;
+mod certificates;
 mod documents;
 mod events;
 mod hostile;

@@ -51,7 +51,7 @@ pub use wire::{BatchBuilder, BuilderStatus, Event, EventIdOwned, EventStatus, Id
 
 pub use self::decimal::from_rust_decimal;
 pub use self::error::ClientError;
-pub use self::options::{ClientOptions, Keeps, OutboxOptions, SyncPolicy};
+pub use self::options::{ClientIdentity, ClientOptions, Keeps, OutboxOptions, SyncPolicy};
 use self::outbox::Outbox;
 pub use self::outbox::{Damaged, Recovered};
 use self::shared::{Shared, State};

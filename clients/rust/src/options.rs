@@ -22,8 +22,10 @@ pub struct ClientOptions {
     pub server_name: String,
     /// Certificates that are trusted (PEM).
     pub trusted_pem: Vec<u8>,
-    /// The secret that grants the source.
+    /// The secret that grants the source; empty if the certificate of [`ClientOptions::identity`] shows the token.
     pub token: String,
+    /// A certificate of the client, where the server takes those.
+    pub identity: Option<ClientIdentity>,
     /// Source of all events.
     pub source: String,
     /// Events of a batch at most.
@@ -53,6 +55,7 @@ impl ClientOptions {
             server_name: "localhost".to_string(),
             trusted_pem,
             token: token.to_string(),
+            identity: None,
             source: source.to_string(),
             batch_events_max: 4_096,
             batch_age_max: Duration::from_millis(50),
@@ -64,6 +67,15 @@ impl ClientOptions {
             connect_timeout: Duration::from_secs(10),
         }
     }
+}
+
+/// A client certificate.
+#[derive(Clone)]
+pub struct ClientIdentity {
+    /// Certificate chain (PEM), the client's own first.
+    pub cert_pem: Vec<u8>,
+    /// Its private key (PEM).
+    pub key_pem: Vec<u8>,
 }
 
 /// A folder in which batches survive the process.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, VarInt};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{ClientError, ClientOptions};
 
@@ -22,11 +22,19 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
         roots.add(certificate.map_err(setup)?).map_err(setup)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut tls = match &options.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let chain = CertificateDer::pem_slice_iter(&identity.cert_pem);
+            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(setup)?;
+            let key = PrivateKeyDer::from_pem_slice(&identity.key_pem).map_err(setup)?;
+            builder.with_client_auth_cert(chain, key).map_err(setup)?
+        }
+    };
     tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(setup)?));
     let mut transport = quinn::TransportConfig::default();

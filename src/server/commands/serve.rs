@@ -27,7 +27,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         say!("tallymark {} is up", env!("CARGO_PKG_VERSION"));
         say!("  data   {}", args.data.display());
         say!("  quic   {}  (ALPN tallymark/1)", running.quic);
-        say!("  http   http://{}", running.http);
+        say!("  http   {}://{}", if running.is_https { "https" } else { "http" }, running.http);
         if args.tls_cert.is_none() {
             say!(
                 "  cert   {}  (development; clients trust exactly this one)",

@@ -30,6 +30,9 @@ enum Action {
         /// Sources whose events it may send, `*` for all; repeat for more.
         #[arg(long = "source")]
         sources: Vec<String>,
+        /// Without a secret: a client certificate with the token's name as a DNS name shows it (QUIC only).
+        #[arg(long)]
+        certificate: bool,
     },
     /// List tokens.
     List,
@@ -47,9 +50,14 @@ enum Action {
 pub fn run(args: TokenArgs) -> Result<()> {
     std::fs::create_dir_all(&args.data).with_context(|| format!("cannot make {}", args.data.display()))?;
     match args.action {
-        Action::Create { name, roles, sources } => {
-            let roles: BTreeSet<Role> = roles.into_iter().collect();
-            println!("{}", tokens::create(&args.data, &name, roles, sources.into_iter().collect())?);
+        Action::Create { name, roles, sources, certificate } => {
+            let (roles, sources) = (BTreeSet::from_iter(roles), BTreeSet::from_iter(sources));
+            if certificate {
+                tokens::create_for_certificate(&args.data, &name, roles, sources)?;
+                println!("made {name}, for client certificates");
+            } else {
+                println!("{}", tokens::create(&args.data, &name, roles, sources)?);
+            }
         }
         Action::List => {
             for token in tokens::list(&args.data)? {

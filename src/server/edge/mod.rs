@@ -8,10 +8,12 @@ mod completeness;
 mod events;
 mod problem;
 mod reads;
+mod tls_listener;
 mod usage;
 mod writes;
 
 pub use self::events::EventBudget;
+pub use self::tls_listener::TlsListener;
 pub use self::usage::QUERIES_MAX;
 pub(crate) use self::writes::put_list;
 

@@ -25,6 +25,7 @@ use wire::reply::{Ack, Close, CloseCode, encode_verdicts};
 
 use super::{BATCHES_IN_FLIGHT_MAX, CONNECTION_BYTES_MAX, FRAME_PATIENCE, Ingest, PATIENCE};
 use crate::shares::Share;
+use crate::tls::names_of_peer;
 use crate::tokens::Token;
 use crate::usage_log::IncomingBatch;
 
@@ -120,8 +121,13 @@ impl<'a> Reader<'a> {
             Ok(Err(Unread::Closed(close))) => return Ok(counted(ingest, close)),
             Ok(Err(Unread::Lost(error))) => return Err(error),
         };
-        let Some(token) = ingest.tokens.authenticate(&hello.token) else {
-            return Ok(Close::new(CloseCode::Unauthorized, "the token is unknown or revoked"));
+        let token = match hello.token.is_empty() {
+            true => ingest.tokens.of_certificate(&names_of_peer(connection)),
+            false => ingest.tokens.authenticate(&hello.token),
+        };
+        let Some(token) = token else {
+            let reason = "the token is unknown or revoked, or no certificate shows one";
+            return Ok(Close::new(CloseCode::Unauthorized, reason));
         };
         ingest.authenticated.fetch_add(1, Ordering::Relaxed);
         let _authenticated = Authenticated(ingest);

@@ -105,6 +105,21 @@ impl Ingest {
 /// # Errors
 /// If the address cannot be bound.
 pub fn endpoint(address: SocketAddr, tls: QuicServerConfig, secret: [u8; 32]) -> Result<Endpoint> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    // The kernel may give less; the default of 208 KiB loses datagrams under load.
+    let _ = socket.set_recv_buffer_size(8 << 20);
+    let _ = socket.set_send_buffer_size(8 << 20);
+    socket.bind(&address.into()).with_context(|| format!("cannot bind UDP {address}"))?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
+    let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+    let id_key = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|index: usize| secret[index]));
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    Ok(Endpoint::new(endpoint, Some(server_config(tls)), socket.into(), runtime)?)
+}
+
+/// What new connections get.
+pub fn server_config(tls: QuicServerConfig) -> quinn::ServerConfig {
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     let mut transport = quinn::TransportConfig::default();
     transport.stream_receive_window(VarInt::from_u32(4 << 20));
@@ -120,17 +135,7 @@ pub fn endpoint(address: SocketAddr, tls: QuicServerConfig, secret: [u8; 32]) ->
     config.max_incoming(HANDSHAKES_MAX);
     config.incoming_buffer_size(64 << 10);
     config.incoming_buffer_size_total(64 << 20);
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // The kernel may give less; the default of 208 KiB loses datagrams under load.
-    let _ = socket.set_recv_buffer_size(8 << 20);
-    let _ = socket.set_send_buffer_size(8 << 20);
-    socket.bind(&address.into()).with_context(|| format!("cannot bind UDP {address}"))?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
-    let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
-    let id_key = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|index: usize| secret[index]));
-    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
-    Ok(Endpoint::new(endpoint, Some(config), socket.into(), runtime)?)
+    config
 }
 
 /// Takes connections until `stopping` says so; then tells every connection to come back later.
