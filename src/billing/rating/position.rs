@@ -146,7 +146,8 @@ pub fn position(
         let Some((version, usage)) = counter.count(version, measure.measure, quantity)? else { continue };
         let flat = fixed.take_if(|_| measure.slice.from == start);
         let precise = flat.map_or(Ok(usage), |(_, flat)| usage.add(flat))?;
-        let used = quantity.add(measure.covered)?;
+        // Most slices have nothing that is covered: they pay for no addition.
+        let used = if measure.covered.is_zero() { quantity } else { quantity.add(measure.covered)? };
         if measure.event_count > 0 || !used.is_zero() || !precise.is_zero() {
             lines.push(rounder.line(version, *measure, used, precise)?);
         }
