@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use domain::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::generator::Plan;
@@ -50,6 +51,7 @@ pub(crate) enum Said {
 
 /// Runs a worker on standard input and output.
 pub(crate) fn run() -> Result<()> {
+    raise_file_limit();
     let mut lines = std::io::stdin().lines();
     let mut line = || -> Result<String> { Ok(lines.next().context("the parent said nothing")??) };
     let job: Job = serde_json::from_str(&line()?)?;
@@ -72,6 +74,13 @@ pub(crate) fn run() -> Result<()> {
     // The parent reads what this process used before it lets it go.
     let _ = line();
     Ok(())
+}
+
+/// A connection takes two descriptors or three, and the usual limit is made for programs with fewer.
+fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, opening a connection says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn say(said: &Said) -> Result<()> {

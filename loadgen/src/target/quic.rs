@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use tallymark_client::{Acked, BatchBuilder, BuilderStatus, Client, ClientOptions, IdMode};
+use tallymark_client::{Acked, BatchBuilder, BuilderStatus, Client, ClientError, ClientOptions, IdMode};
 use tokio::sync::mpsc;
 
 use super::{Lane, PATIENCE, Pushed};
@@ -144,7 +144,7 @@ pub(crate) async fn send(mut lane: Lane, mut connected: Connected, target: &Quic
         if due.as_ref().is_some_and(|due| due.breaks_off) {
             connected = reconnect(&lane, connected, target, &mut waiting).await?;
         }
-        let sequence = connected.client.send(&mut packer.builder).await?;
+        let sequence = within_patience(connected.client.send(&mut packer.builder)).await?;
         waiting.batches += 1;
         if let Some(due) = due.and_then(|due| due.at) {
             waiting.intended.insert(sequence, due);
@@ -169,9 +169,17 @@ async fn reconnect(
     open(target, &lane.scenario, &lane.plan.run).await
 }
 
+/// The client tries for as long as it lives; a run does not.
+async fn within_patience<T>(doing: impl Future<Output = Result<T, ClientError>>) -> Result<T> {
+    match tokio::time::timeout(PATIENCE, doing).await {
+        Ok(done) => Ok(done?),
+        Err(_) => bail!("the receiver took nothing for {} seconds", PATIENCE.as_secs()),
+    }
+}
+
 /// Waits for all acks and says goodbye.
 async fn finish(lane: &Lane, mut connected: Connected, waiting: &mut Waiting) -> Result<()> {
-    connected.client.flush().await?;
+    within_patience(connected.client.flush()).await?;
     // The client counts a batch as done a moment before it says so.
     while waiting.batches > 0
         && let Some(acked) = connected.acks.recv().await
