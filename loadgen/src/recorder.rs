@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ pub(crate) struct Tick {
     pub(crate) counts: Counts,
     /// Latency buckets: microseconds, count.
     pub(crate) latencies: Vec<(u64, u64)>,
+    /// When the last answer came, in microseconds since the start; saying goodbye is no part of a run.
+    pub(crate) last_answer: u64,
 }
 
 impl Tick {
@@ -70,29 +72,43 @@ impl Tick {
 }
 
 /// Where connections report to.
-pub(crate) struct Recorder(Mutex<(Counts, Histogram<u64>)>);
+pub(crate) struct Recorder(Mutex<Recorded>);
+
+struct Recorded {
+    counts: Counts,
+    latencies: Histogram<u64>,
+    last_answer: Option<Instant>,
+}
 
 impl Recorder {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new((Counts::default(), histogram())))
+        let recorded = Recorded { counts: Counts::default(), latencies: histogram(), last_answer: None };
+        Self(Mutex::new(recorded))
     }
 
     /// Changes the counts, and records a latency if there is one.
     pub(crate) fn record(&self, latency: Option<Duration>, change: impl FnOnce(&mut Counts)) {
-        let (counts, latencies) = &mut *self.0.lock().expect("nothing panics while it counts");
+        let Recorded { counts, latencies, last_answer } =
+            &mut *self.0.lock().expect("nothing panics while it counts");
+        let answered = counts.events + counts.refused;
         change(counts);
+        if counts.events + counts.refused > answered {
+            *last_answer = Some(Instant::now());
+        }
         if let Some(latency) = latency {
             let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
             latencies.saturating_record(microseconds);
         }
     }
 
-    /// What was recorded since the last call.
-    pub(crate) fn take(&self) -> Tick {
-        let (counts, latencies) = &mut *self.0.lock().expect("nothing panics while it counts");
+    /// What was recorded since the last call, of a run that began at `start`.
+    pub(crate) fn take(&self, start: Instant) -> Tick {
+        let Recorded { counts, latencies, last_answer } =
+            &mut *self.0.lock().expect("nothing panics while it counts");
         let buckets =
             latencies.iter_recorded().map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value()));
-        let tick = Tick { counts: std::mem::take(counts), latencies: buckets.collect() };
+        let last_answer = last_answer.take().map_or(0, |last| last.duration_since(start).as_micros() as u64);
+        let tick = Tick { counts: std::mem::take(counts), latencies: buckets.collect(), last_answer };
         latencies.reset();
         tick
     }
@@ -116,10 +132,10 @@ mod tests {
                 recorder.record(Some(Duration::from_micros(microseconds)), |_| {});
                 whole.saturating_record(microseconds);
             }
-            let tick = recorder.take();
+            let tick = recorder.take(Instant::now());
             let tick: Tick = serde_json::from_str(&serde_json::to_string(&tick).unwrap()).unwrap();
             tick.add_latencies_to(&mut merged);
-            assert_eq!(recorder.take(), Tick::default());
+            assert_eq!(recorder.take(Instant::now()), Tick::default());
         }
         assert_eq!(merged.len(), whole.len());
         for percentile in [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 100.0] {

@@ -198,12 +198,12 @@ impl Work {
                     None => break,
                 },
                 () = tokio::time::sleep_until(tick_at.into()) => {
-                    say(&Said::Tick(self.recorder.take()))?;
+                    say(&Said::Tick(self.recorder.take(start)))?;
                     tick_at += Duration::from_secs(1);
                 }
             }
         }
-        say(&Said::Tick(self.recorder.take()))?;
+        say(&Said::Tick(self.recorder.take(start)))?;
         Ok(self.plan.oracle.told(events))
     }
 }

@@ -7,7 +7,7 @@
 use std::io::{BufReader, IsTerminal, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
@@ -107,14 +107,13 @@ impl Workers {
         for (_, stdin) in &mut self.children {
             writeln!(stdin, "{}", begin.as_nanos())?;
         }
-        let started = Instant::now() + HEAD_START;
         let mut sums = Sums::new(self.children.len(), label);
         let mut told = Told::default();
-        let (mut running, mut seconds) = (self.children.len(), 0.0);
+        let (mut running, mut seconds) = (self.children.len(), 0.0_f64);
         while running > 0 {
             match self.said.recv()? {
                 (index, Ok(Said::Tick(tick))) => {
-                    seconds = started.elapsed().as_secs_f64();
+                    seconds = seconds.max(tick.last_answer as f64 / 1e6);
                     sums.add(index, tick);
                 }
                 (index, Ok(Said::Done(part))) => {
@@ -132,6 +131,8 @@ impl Workers {
             drop(stdin);
             child.0.wait()?;
         }
+        // A run without any answer has no length of its own.
+        let seconds = if seconds > 0.0 { seconds } else { sums.series.len().max(1) as f64 };
         let Sums { counts, latencies, series, .. } = sums;
         Ok((Measured { counts, seconds, latencies, series, cpu }, told))
     }
@@ -223,7 +224,11 @@ mod tests {
     use super::*;
 
     fn tick(events: u64, microseconds: u64) -> Tick {
-        Tick { counts: Counts { events, ..Counts::default() }, latencies: vec![(microseconds, events)] }
+        Tick {
+            counts: Counts { events, ..Counts::default() },
+            latencies: vec![(microseconds, events)],
+            last_answer: 1,
+        }
     }
 
     #[test]

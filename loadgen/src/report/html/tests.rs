@@ -18,7 +18,7 @@ fn measured(seconds: usize) -> Measured {
     let mut series = Vec::new();
     for second in 0..seconds {
         recorder.record(Some(Duration::from_micros(100 + second as u64 * 37)), |_| {});
-        let tick = recorder.take();
+        let tick = recorder.take(std::time::Instant::now());
         tick.add_latencies_to(&mut latencies);
         let counts =
             Counts { events: 1_000 + second as u64, bytes: 60_000, requests: 10, ..Counts::default() };
