@@ -252,7 +252,8 @@ struct Path {
 /// Who writes and merges runs, and where.
 struct Runs {
     directory: tempfile::TempDir,
-    jobs: mpsc::Sender<RunJob>,
+    jobs: Option<mpsc::Sender<RunJob>>,
+    thread: Option<std::thread::JoinHandle<()>>,
     outcomes: mpsc::Receiver<RunDone>,
     store: Arc<RunStore>,
 }
@@ -266,11 +267,11 @@ impl Runs {
         let store = Arc::new(RunStore::open(storage, log).expect("an empty folder"));
         let (jobs, queue) = mpsc::channel();
         let (done, outcomes) = mpsc::channel();
-        std::thread::spawn({
+        let thread = std::thread::spawn({
             let store = store.clone();
             move || work_off(&store, &queue, &done)
         });
-        Self { directory, jobs, outcomes, store }
+        Self { directory, jobs: Some(jobs), thread: Some(thread), outcomes, store }
     }
 
     /// As a shard's thread does; gives the time that it waited.
@@ -281,7 +282,7 @@ impl Runs {
                 self.take(shard, done);
             }
             while let Some(job) = shard.poll_run_job() {
-                self.jobs.send(job).expect("somebody writes runs");
+                self.jobs.as_ref().expect("not ended").send(job).expect("somebody writes runs");
             }
             if !is_waiting && !shard.must_wait_for_runs() {
                 return started.elapsed();
@@ -304,6 +305,16 @@ impl Runs {
     fn bytes(&self) -> u64 {
         let files = std::fs::read_dir(self.directory.path()).expect("the folder of runs");
         files.map(|file| file.expect("a run").metadata().expect("a run").len()).sum()
+    }
+}
+
+impl Drop for Runs {
+    /// The folder goes when nobody writes into it any more.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("whoever writes runs does not panic");
+        }
     }
 }
 
