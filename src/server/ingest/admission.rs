@@ -2,14 +2,14 @@
 //!
 //! Owns: counting unfinished handshakes, by address and in all. Leaves to others: connections (`super`).
 //!
-//! Invariants: one address never has more than half of all handshakes; addresses are counted only while they have one.
+//! Invariants: one address never has more than its part of all handshakes; addresses are counted only while they have one.
 //! An IPv6 address counts as its network of 64 bits: one peer has all of that.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{HANDSHAKES_MAX, RETRY_ABOVE};
+use super::{HANDSHAKES_MAX, HANDSHAKES_OF_ADDRESS_MAX, RETRY_ABOVE};
 
 #[derive(Clone, Default)]
 pub(super) struct Admission(Arc<Mutex<Handshakes>>);
@@ -43,7 +43,7 @@ impl Admission {
         let address = network_of(address);
         let mut handshakes = self.lock();
         let of_address = handshakes.by_address.get(&address).copied().unwrap_or(0);
-        if handshakes.count >= HANDSHAKES_MAX || of_address >= HANDSHAKES_MAX / 2 {
+        if handshakes.count >= HANDSHAKES_MAX || of_address >= HANDSHAKES_OF_ADDRESS_MAX {
             return Decision::Refuse;
         }
         if handshakes.count >= RETRY_ABOVE && !is_validated {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_shows_itself_under_load_and_has_half_of_all_handshakes_at_most() {
+    fn an_address_shows_itself_under_load_and_has_a_limit_of_its_own() {
         let admission = Admission::default();
         let (one, two) = (address("192.0.2.1"), address("192.0.2.2"));
         let mut held = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(decide(one, false), "admit");
         }
         assert_eq!((decide(two, false), decide(two, true)), ("retry", "admit"));
-        for _ in RETRY_ABOVE..HANDSHAKES_MAX / 2 {
+        for _ in RETRY_ABOVE..HANDSHAKES_OF_ADDRESS_MAX {
             assert_eq!(decide(one, true), "admit");
         }
         assert_eq!((decide(one, true), decide(one, false), decide(two, true)), ("refuse", "refuse", "admit"));

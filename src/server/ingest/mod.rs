@@ -8,7 +8,7 @@
 //! | peer | memory | time |
 //! |---|---|---|
 //! | any datagram | what quinn buffers of handshakes: 64 KiB each, 64 MiB in all | |
-//! | in its handshake | 64 KiB, of at most [`HANDSHAKES_MAX`] peers, half of them from one address; above [`RETRY_ABOVE`] an address must answer first | 10 s |
+//! | in its handshake | 64 KiB, of at most [`HANDSHAKES_MAX`] peers, [`HANDSHAKES_OF_ADDRESS_MAX`] of them from one address; above [`RETRY_ABOVE`] an address must answer first | 10 s |
 //! | connected, without a token | a window of 64 KiB and a hello of 4 KiB; one stream | 10 s |
 //! | with a token | its window, of [`WINDOWS_BYTES`] shared by all connections; its unanswered batches, of which a connection, a source and all together have limits | 30 s for a frame, 10 s for a reply |
 //!
@@ -44,8 +44,11 @@ use crate::usage_log::UsageQueue;
 
 /// Connections at once.
 pub const CONNECTIONS_MAX: usize = 16_384;
-/// Handshakes at once; half of them from one address.
+/// Handshakes at once.
 pub const HANDSHAKES_MAX: usize = 2_048;
+/// Of one address: so few that each of them ends long before its peer gives up, also where handshakes are slow. What is
+/// refused comes again.
+pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 256;
 /// With so many unfinished handshakes an address must show that it receives what it is sent (Retry).
 pub const RETRY_ABOVE: usize = 128;
 /// Batches of one connection that were not answered yet.
