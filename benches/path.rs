@@ -9,63 +9,16 @@ use std::sync::Arc;
 use billing::catalog::{Catalog, CatalogFile};
 use billing::rating::{Measure, SliceMeasure, WindowTerms, position};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use domain::plan::{
-    Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Schedule, SubjectPlan,
-};
 use domain::time::HOUR;
-use domain::{Exact, MeterId, Period, PriceId, Span, Subject, Timestamp, Zone};
+use domain::{Exact, Period, PriceId, Span, Zone};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
-const EVENTS: u64 = 4_096;
-const SUBJECTS: usize = 1_000;
+use self::traffic::{EVENTS, frame, plan, start, subjects};
 
-fn start() -> Timestamp {
-    Timestamp::parse("2026-01-15T00:00:00Z").expect("a constant instant")
-}
-
-fn subjects() -> Vec<String> {
-    (0..SUBJECTS).map(|number| format!("key-{number:06}")).collect()
-}
-
-/// A batch of "64-byte events": a 16-character id, a subject, a time, one value, two dimensions.
-fn frame(builder: &mut BatchBuilder, subjects: &[String], first: u64) -> AlignedBytes {
-    for number in first..first + EVENTS {
-        let id = format!("{number:016x}");
-        let subject = &subjects[(number.wrapping_mul(2_654_435_761) % SUBJECTS as u64) as usize];
-        let value = [("units", i128::from(number % 99_999), 2)];
-        let dimensions = [("model", if number % 3 == 0 { "large" } else { "small" }), ("region", "eu")];
-        let time = start().nanoseconds() + number as i64;
-        builder.push_parts(id.as_bytes(), subject, time, &value, &dimensions).expect("the batch has room");
-    }
-    builder.finish(first + 1, 0)
-}
-
-fn plan(subjects: &[String]) -> Arc<MeteringPlan> {
-    let schedule = Arc::new(Schedule::new(Zone::utc().month_starts()));
-    let owned = OwnedSpan { span: Span::new(Timestamp::MIN, Timestamp::END), schedule };
-    let subject_plan = Arc::new(SubjectPlan { spans: vec![owned] });
-    let subjects = subjects
-        .iter()
-        .map(|subject| (Subject::new(subject).expect("a short subject"), subject_plan.clone()))
-        .collect();
-    let program = MeterProgram {
-        meter: MeterId::new("units").expect("an id"),
-        event_type: "usage".into(),
-        aggregation: Aggregation::Sum,
-        value: Some("units".into()),
-        key: None,
-        operation: None,
-        group_by: vec!["model".into()],
-        filter: Vec::new(),
-        scale: 18,
-        negative_usage: NegativeUsage::Reject,
-        since_control_offset: 0,
-    };
-    Arc::new(MeteringPlan { programs: vec![program], subjects, ..MeteringPlan::default() })
-}
+mod traffic;
 
 fn path(criterion: &mut Criterion) {
     let key = IdentityKey::new(7);

@@ -223,21 +223,7 @@ fn position_of_a_cell(criterion: &mut Criterion) {
 }
 
 /// A price of every model that prices a quantity.
-const MODELS: &str = r#"
-    catalog = 1
-    meter = [{ id = "m", event_type = "e", aggregation = "sum", value = "v" }]
-    plan = [{ id = "p", currency = "USD" }]
-    price = [
-        { id = "per-unit", plan = "p", meter = "m", model = "per_unit", unit_amount = "0.03", window = "month" },
-        { id = "graduated", plan = "p", meter = "m", model = "graduated", window = "month", tiers = [{ up_to = "100", unit_amount = "0.05" }, { up_to = "1000", unit_amount = "0.04" }, { up_to = "10000", unit_amount = "0.03" }, { up_to = "100000", unit_amount = "0.02" }, { unit_amount = "0.01" }] },
-        { id = "volume", plan = "p", meter = "m", model = "volume", window = "month", tiers = [{ up_to = "100", unit_amount = "0.05" }, { up_to = "1000", unit_amount = "0.04" }, { up_to = "10000", unit_amount = "0.03" }, { up_to = "100000", unit_amount = "0.02" }, { unit_amount = "0.01" }] },
-        { id = "package", plan = "p", meter = "m", model = "package", unit_amount = "3", package_size = "70", window = "month" },
-        { id = "stairstep", plan = "p", meter = "m", model = "stairstep", window = "month", tiers = [{ up_to = "100", flat_amount = "5" }, { flat_amount = "9" }] },
-        { id = "share", plan = "p", meter = "m", model = "graduated_percentage", window = "month", tiers = [{ up_to = "100", rate_percent = "5" }, { rate_percent = "3" }] },
-        { id = "matrix", plan = "p", meter = "m", model = "matrix", window = "month", rows = [{ when = { kind = "large" }, unit_amount = "2" }, { unit_amount = "1" }] },
-        { id = "dynamic", plan = "p", meter = "m", model = "dynamic", multiplier = "1.1", window = "month" },
-    ]
-"#;
+const MODELS: &str = include_str!("models.toml");
 
 fn models(criterion: &mut Criterion) {
     let mut catalog = Catalog::default();

@@ -330,6 +330,22 @@ impl Exact {
         self.multiply_ratios(Self::reduced(numerator, other.mantissa, 0)?)
     }
 
+    /// How often `other` goes into the number, rounded to an integer: [`Exact::divide`] and [`Exact::round`] at once, and
+    /// without lowest terms where both are decimals.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`ExactStatus`] declares them.
+    pub fn quotient(self, other: Self, rounding: Rounding) -> Result<Self, ExactStatus> {
+        if self.divisor == 1
+            && other.divisor == 1
+            && other.is_positive()
+            && let Ok((a, b, _)) = self.aligned(other)
+        {
+            return Ok(Self { mantissa: round_quotient(rounding, a, b), divisor: 1, scale: 0 });
+        }
+        self.divide(other)?.round(rounding, 0)
+    }
+
     /// The number divided by `10^exponent`: exact, since only the scale moves.
     #[inline]
     pub fn divide_by_power_of_ten(self, exponent: u32) -> Self {
@@ -776,6 +792,25 @@ mod tests {
             let quotient = a.divide(b).unwrap();
             prop_assert_eq!(quotient.multiply(b).unwrap(), a);
             prop_assert_eq!(Exact::parse(&quotient.to_string()), Some(quotient));
+        }
+
+        /// Decimals and ratios, of both signs, and what does not fit, is the same in one step as in two.
+        #[test]
+        fn a_rounded_quotient_is_the_quotient_rounded(
+            a in prop_oneof![any::<i128>(), -100i128..100], b in prop_oneof![any::<i128>(), -100i128..100],
+            scales in (0u32..40, 0u32..40), divisors in (1i128..4, 1i128..4),
+            rounding in prop::sample::select(vec![Rounding::HalfAway, Rounding::Ceiling, Rounding::Floor]),
+        ) {
+            let of = |mantissa: i128, scale, divisor| {
+                Exact::new(mantissa / 2, scale).divide(Exact::from_integer(divisor)).unwrap()
+            };
+            let (a, b) = (of(a, scales.0, divisors.0), of(b, scales.1, divisors.1));
+            let in_two = a.divide(b).and_then(|quotient| quotient.round(rounding, 0));
+            // One step may fit where two do not.
+            match (a.quotient(b, rounding), in_two) {
+                (Ok(_), Err(ExactStatus::AmountMustFit)) => {}
+                (in_one, in_two) => prop_assert_eq!(in_one, in_two, "{} / {}", a, b),
+            }
         }
 
         #[test]

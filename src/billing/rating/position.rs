@@ -51,6 +51,9 @@ use super::proration::{Basis, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
 use crate::catalog::{PriceTimeline, PriceVersion, PricingModel, Proration};
 
+#[cfg(test)]
+mod tests;
+
 /// A span in which a subscription is active, and what it has in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActiveTerm {
@@ -123,8 +126,7 @@ pub fn position(
     let mut rounder = Rounder { currency: terms.currency, exact: Exact::ZERO, rounded: 0 };
     let mut lines = Vec::with_capacity(slices.len() + 1);
     for part in recurring_parts(terms)? {
-        let measure = SliceMeasure { measure: Measure::Scalar(part.seats), ..nothing_in(part.slice) };
-        lines.push(rounder.line(part.version, measure, part.seats, part.amount)?);
+        lines.push(rounder.line(part.version, nothing_in(part.slice), part.seats, part.amount)?);
     }
     if terms.price.model() == PricingModel::Flat {
         return Ok(lines);

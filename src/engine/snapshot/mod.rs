@@ -96,7 +96,8 @@ pub enum SectionKind {
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 9] = [
+    /// All kinds.
+    pub const ALL: [SectionKind; 9] = [
         SectionKind::Subjects,
         SectionKind::Groups,
         SectionKind::Cells,

@@ -42,7 +42,7 @@ impl Package {
             return Ok(Exact::ZERO);
         }
         let rounding = if is_up { Rounding::Ceiling } else { Rounding::Floor };
-        Ok(units.divide(size)?.round(rounding, 0)?)
+        Ok(units.quotient(size, rounding)?)
     }
 
     /// Units beyond the free ones.
