@@ -93,7 +93,7 @@ impl Cutter {
                 cutter.machine.propose_put(kind, id, resource.to_json(), "bench").expect("a valid resource");
             cutter.apply(put.expect("a new resource"));
         }
-        cutter.machine.metering_plan(cutter.offset);
+        cutter.machine.new_barrier(cutter.offset, true);
         cutter
     }
 

@@ -17,7 +17,10 @@ use engine::log::{LogError, LogKind, LogOptions, LogReader, LogWriter};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use engine::testing::disk::SimulatedDisk;
-use machine::usage_query::{GroupKey, Known, Question, UsageFold, UsageQuery, UsageScope, UsageTerms, scan};
+use machine::CorrectedEvents;
+use machine::usage_query::{
+    GroupKey, Known, Question, ScannedLog, UsageFold, UsageQuery, UsageScope, UsageTerms, scan,
+};
 use wire::usage_record::{BatchRecordHead, KIND_USAGE_BATCH};
 use wire::{BatchBuilder, IdMode};
 
@@ -129,11 +132,13 @@ fn usage(criterion: &mut Criterion) {
         let query = UsageQuery::new(question).expect("a question that can be answered");
         let terms = UsageTerms::of(&catalog, &query).expect("the meter is there");
         let known = Known { before: end, recorded_by: None };
+        let log = ScannedLog { storage: &disk, options: OPTIONS, key };
+        let nothing = CorrectedEvents::default();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut fold = UsageFold::new(query.clone(), terms.clone());
                 let mut judge = shards.as_slice();
-                scan(&disk, OPTIONS, key, known, &mut fold, &mut judge, &|| true).expect("a sound log");
+                scan(log, known, &nothing, &mut fold, &mut judge, &|| true).expect("a sound log");
                 let answer = fold.finish().expect("sums fit");
                 assert!(answer.event_count > 0);
                 black_box(answer)

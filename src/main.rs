@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use server::commands::{bill, catalog, inspect, quote, replay, serve, token, usage, verify, what_if};
+use server::commands::{bill, catalog, event, inspect, quote, replay, serve, token, usage, verify, what_if};
 use server::config::ServeArgs;
 
 /// Usage metering and rating: every event counts once, every cent explains itself.
@@ -32,6 +32,8 @@ enum Command {
     Quote(quote::QuoteArgs),
     /// Show what a changed catalog would do to real usage, per account and as a distribution.
     WhatIf(what_if::WhatIfArgs),
+    /// Correct single events: void, amend, release or discard one, and list what was set aside.
+    Event(event::EventArgs),
     /// Show what an account owes, and how that comes about.
     Bill(bill::BillArgs),
     /// Count what was used, in windows and groups, from the logs of a directory.
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Catalog(args) => catalog::run(args),
         Command::Quote(args) => quote::run(&args),
         Command::WhatIf(args) => what_if::run(&args),
+        Command::Event(args) => event::run(&args),
         Command::Bill(args) => bill::run(&args),
         Command::Usage(args) => usage::run(&args),
         Command::Token(args) => token::run(args),

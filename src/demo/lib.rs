@@ -146,6 +146,7 @@ fn serve_args(data: &Path, shards: u16) -> ServeArgs {
         http_key: None,
         cut_seconds: 86_400,
         horizon_hours: 840,
+        correction_hours: 9_600,
         future_seconds: 3_600,
         grace_hours: 120,
         pending_per_slot_max: 256,
@@ -254,9 +255,10 @@ async fn counted(
         + count("/duplicate_restamped")
         + count("/conflict")
         + quarantined
-        + count("/rejected");
+        + count("/rejected")
+        + count("/voided");
     proofs.equal(
-        "received = accepted + duplicate + conflict + quarantined + rejected",
+        "received = accepted + duplicate + conflict + quarantined + rejected + voided",
         count("/received"),
         sum,
     );
@@ -279,7 +281,7 @@ async fn counted(
     );
     proofs.facts.insert("ack_p99_microseconds".to_string(), json!(streamed.ack_p99.as_micros() as u64));
     println!(
-        "\n  received = accepted + duplicate + conflict + quarantined + rejected: {}\n",
+        "\n  received = accepted + duplicate + conflict + quarantined + rejected + voided: {}\n",
         grouped(&sum.to_string())
     );
     Ok(())

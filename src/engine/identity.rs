@@ -90,7 +90,34 @@ const SHORT_ID_BYTES: usize = 64;
 #[derive(Clone, Copy)]
 pub struct SourceKey([u8; 16]);
 
+/// An event, as a shard is asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventName {
+    /// Its identity.
+    pub identity: u128,
+    /// The run of the client that minted its id, and its number there.
+    pub minted: Option<(u128, u64)>,
+}
+
+impl EventName {
+    /// Which of so many shards knows the event.
+    pub fn shard(&self, shards: usize) -> usize {
+        shard_of_slot(slot_of(self.identity), shards)
+    }
+}
+
 impl SourceKey {
+    /// An event with an id that its producer chose.
+    pub fn name_of_bytes(&self, id: &[u8]) -> EventName {
+        EventName { identity: self.identity_of_bytes(id), minted: None }
+    }
+
+    /// An event with an id that a client minted.
+    pub fn name_of_sequence(&self, epoch: u64, number: u64) -> EventName {
+        let minted = Some((self.run_of_epoch(epoch), number));
+        EventName { identity: self.identity_of_sequence(epoch, number), minted }
+    }
+
     /// Identity of an id that the producer chose.
     #[inline]
     pub fn identity_of_bytes(&self, id: &[u8]) -> u128 {

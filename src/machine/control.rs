@@ -1,6 +1,6 @@
 //! Control state: what the records of the control log add up to.
 //!
-//! Owns: catalog, policy, cuts and what they could not rate, seals, journal runs, acks, and which accounts a record
+//! Owns: catalog, policy, cuts and what they could not rate, seals, journal runs, acks, corrections, and which accounts a record
 //! touched.
 //! Leaves to others: rating (`cut`), the metering plan (`metering_plan`), appending records (`control_writer`).
 //!
@@ -13,7 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use billing::catalog::{Catalog, CatalogStatus, Resource, ResourceKind};
 use domain::plan::Policy;
 use domain::{AccountId, EntityId, Timestamp};
-use wire::control::{ControlRecord, Cut, Genesis, JournalRun, JournalSeal, PolicyRecord, Put, Seal, Unrated};
+use engine::identity::IdentityKey;
+use wire::control::{
+    ControlRecord, Cut, Genesis, JournalRun, JournalSeal, PolicyRecord, Put, Seal, Unrated,
+    correction_horizon_default,
+};
+
+use crate::corrections::RecordedCorrections;
 
 use crate::snapshots::history_after;
 
@@ -104,6 +110,7 @@ pub struct ControlState {
     pub(crate) unrated: BTreeSet<AccountId>,
     /// Whether the last record was a cut, or what it could not rate.
     pub(crate) is_at_cut: bool,
+    pub(crate) corrections: RecordedCorrections,
     pub(crate) records: u64,
     /// Digest of all records applied: see `snapshots`.
     pub(crate) history: [u8; 32],
@@ -118,6 +125,12 @@ impl ControlState {
     /// The first record.
     pub fn genesis(&self) -> Option<&Genesis> {
         self.genesis.as_ref()
+    }
+
+    /// The key of event identities.
+    pub(crate) fn identity_key(&self) -> IdentityKey {
+        let key = self.genesis.as_ref().and_then(|genesis| IdentityKey::from_hex(&genesis.identity_key));
+        key.unwrap_or(IdentityKey::new(0))
     }
 
     /// Settings in force.
@@ -175,6 +188,11 @@ impl ControlState {
         self.history
     }
 
+    /// Corrections of single events.
+    pub fn corrections(&self) -> &RecordedCorrections {
+        &self.corrections
+    }
+
     /// Records applied.
     pub fn records(&self) -> u64 {
         self.records
@@ -209,6 +227,17 @@ impl ControlState {
             ControlRecord::BatchAck(ack) => self.acked_batch = self.acked_batch.max(ack.batch),
             ControlRecord::JournalRun(run) => self.apply_journal_run(run)?,
             ControlRecord::JournalSeal(seal) => self.apply_journal_seal(seal)?,
+            ControlRecord::EventVoid(_)
+            | ControlRecord::EventAmend(_)
+            | ControlRecord::EventRelease(_)
+            | ControlRecord::EventDiscard(_) => {
+                if !self.corrections.apply(offset, record) {
+                    return Err(ApplyError::RecordMustFollow {
+                        record: "correction at offset",
+                        number: offset,
+                    });
+                }
+            }
             ControlRecord::ScenarioClock(clock) => {
                 if self.now.is_some_and(|now| clock.now < now) {
                     return Err(ApplyError::RecordMustFollow { record: "scenario clock", number: offset });
@@ -362,5 +391,6 @@ pub(crate) fn default_policy() -> PolicyRecord {
         future_max: policy.future_max,
         pending_per_slot_max: policy.pending_per_slot_max,
         grace: 5 * domain::time::DAY,
+        correction_horizon: correction_horizon_default(),
     }
 }

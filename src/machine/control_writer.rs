@@ -23,11 +23,13 @@ use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
 use domain::{EntityId, Timestamp};
 use engine::log::{LogError, LogWriter};
+use engine::shard::Correction;
 use engine::shard::cell::CellReport;
 use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, Put, ScenarioClock};
 
 use crate::batch::Batch;
 use crate::control::ApplyError;
+use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownEvent};
 use crate::journals::JournalBatch;
 use crate::machine::{Machine, PutError, RatedBatch, propose_put};
 use crate::stored::{StoredEntry, store};
@@ -44,11 +46,14 @@ const _: () =
     assert!(RESOURCE_BYTES_MAX <= engine::log::RECORD_BYTES_MAX && RESOURCE_BYTES_MAX <= COMMIT_BYTES_MAX);
 
 /// A barrier to be sent through the usage log and all shards.
+#[derive(Clone)]
 pub struct NewBarrier {
     /// Control-log offset that it names.
     pub control_offset: u64,
     /// The plan of that control state.
     pub plan: Arc<MeteringPlan>,
+    /// Corrections of events that count from here on, by shard and in the order of their records.
+    pub corrections: Arc<[Vec<Correction>]>,
     /// Whether shards hand over the cells that changed.
     pub is_cut: bool,
     /// Digest of the control log up to there, if the shards begin a snapshot behind the barrier.
@@ -247,10 +252,8 @@ impl ControlWriter {
         snapshot: Option<[u8; 32]>,
     ) -> Result<u64, ControlError> {
         let control_offset = self.log.next_offset();
-        let plan = self.machine.metering_plan(control_offset);
-        let passed = around
-            .pass_barrier(NewBarrier { control_offset, plan, is_cut, snapshot })
-            .map_err(ControlError::Barrier)?;
+        let barrier = NewBarrier { snapshot, ..self.machine.new_barrier(control_offset, is_cut) };
+        let passed = around.pass_barrier(barrier).map_err(ControlError::Barrier)?;
         if is_cut {
             for (shard, cells) in passed.reports {
                 self.machine.handle_reports(shard, cells);
@@ -299,6 +302,29 @@ impl ControlWriter {
             self.barrier(around, false)?;
         }
         Ok(Ok(outcomes))
+    }
+
+    /// Corrects an event, which `known` is if there is one; gives the offset of its record, or `None` if the correction was
+    /// made before. It counts when the call returns. The inner error says why it is not made.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn correct(
+        &mut self,
+        around: &mut dyn Surroundings,
+        request: CorrectionRequest,
+        known: Option<&KnownEvent>,
+    ) -> Result<Result<Option<u64>, CorrectionStatus>, ControlError> {
+        let control_end = self.log.next_offset();
+        let record = match self.machine.propose_correction(request, known, control_end, around.now()) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(Ok(None)),
+            Err(status) => return Ok(Err(status)),
+        };
+        self.append(around, std::slice::from_ref(&record))?;
+        let offset = self.machine.control().corrections().last_offset();
+        self.barrier(around, false)?;
+        Ok(Ok(offset))
     }
 
     /// One issuing cut.

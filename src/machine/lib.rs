@@ -14,6 +14,7 @@ mod cells;
 pub mod completeness;
 mod control;
 mod control_writer;
+mod corrections;
 mod cut;
 mod due;
 mod explanation;
@@ -39,6 +40,10 @@ pub use self::control::{ApplyError, ControlState};
 pub use self::control_writer::{
     AckStatus, ControlError, ControlWriter, DoneCut, DoneJournals, FinishedWork, KIND_CONTROL, NewBarrier,
     PassedBarrier, PutOutcome, RESOURCE_BYTES_MAX, Surroundings,
+};
+pub use self::corrections::{
+    Amendment, CorrectedEvents, CorrectionKind, CorrectionRequest, CorrectionStatus, KnownCorrections,
+    KnownEvent, RecordedCorrection, RecordedCorrections, name_of,
 };
 pub use self::cut::SetAside;
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};

@@ -28,7 +28,8 @@ use wire::control::{
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
-use crate::control_writer::RESOURCE_BYTES_MAX;
+use crate::control_writer::{NewBarrier, RESOURCE_BYTES_MAX};
+use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownCorrections, KnownEvent};
 use crate::cut::{Changed, CutOutcome, Rater, SetAside, affected_accounts, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
@@ -73,6 +74,7 @@ pub struct RatedBatch {
 
 /// What the server and the simulator drive.
 pub struct Machine {
+    shards: usize,
     control: ControlState,
     plan: Arc<MeteringPlan>,
     cells: Cells,
@@ -103,6 +105,7 @@ impl Machine {
     /// An empty machine for so many shards.
     pub fn new(shards: usize) -> Self {
         Self {
+            shards,
             control: ControlState::default(),
             plan: Arc::default(),
             cells: Cells::new(shards),
@@ -191,12 +194,45 @@ impl Machine {
     }
 
     /// The metering plan of the catalog as it is; `control_offset` is the end of the applied control log.
-    pub fn metering_plan(&mut self, control_offset: u64) -> Arc<MeteringPlan> {
+    fn metering_plan(&mut self, control_offset: u64) -> Arc<MeteringPlan> {
         if std::mem::take(&mut self.control.has_new_plan) {
             let policy = self.control.policy();
             self.plan = metering_plan::compile(&self.control.catalog, &policy, control_offset, &self.plan);
         }
         self.plan.clone()
+    }
+
+    /// What the next barrier brings into force; `control_offset` is the end of the applied control log.
+    pub fn new_barrier(&mut self, control_offset: u64, is_cut: bool) -> NewBarrier {
+        let key = self.control.identity_key();
+        NewBarrier {
+            control_offset,
+            plan: self.metering_plan(control_offset),
+            corrections: self.control.corrections.take_waiting(key, self.shards),
+            is_cut,
+            snapshot: None,
+        }
+    }
+
+    /// The record that a correction of an event makes at the end of the control log; `None` if it was made before. `known`
+    /// is the event, if there is one.
+    ///
+    /// # Errors
+    /// [`CorrectionStatus`].
+    pub fn propose_correction(
+        &self,
+        request: CorrectionRequest,
+        known: Option<&KnownEvent>,
+        control_end: u64,
+        now: Timestamp,
+    ) -> Result<Option<ControlRecord>, CorrectionStatus> {
+        let horizon = self.control.policy().correction_horizon;
+        self.control.corrections.propose(request, known, control_end, now, horizon)
+    }
+
+    /// The corrections that the last barrier knows, for counting the log.
+    pub fn known_corrections(&self) -> KnownCorrections {
+        KnownCorrections::of(&self.control, self.plan.clone())
     }
 
     /// The record that a new version of a resource makes; `None` if the catalog has it already.

@@ -32,6 +32,7 @@ use crate::control::ApplyError;
 use crate::journals::JournalBatch;
 use crate::machine::Machine;
 use crate::snapshots::FoundSnapshot;
+use crate::usage_log::pass_barrier_through_all;
 
 /// What happens at sealed cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,16 @@ pub trait History {
         until: u64,
         subjects: &BTreeSet<Subject>,
         fold: &mut dyn FnMut(&PreparedBatch, u64),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Calls `read` for the batches at these offsets, in log order.
+    ///
+    /// # Errors
+    /// Whatever reading the log gives.
+    fn read_batches(
+        &mut self,
+        offsets: &BTreeSet<u64>,
+        read: &mut dyn FnMut(&PreparedBatch),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
@@ -125,6 +136,14 @@ pub enum ReplayError {
         cut: u64,
         /// Offset of the barrier.
         barrier: u64,
+    },
+    /// A correction names an event that the usage log does not have there.
+    #[error(
+        "a correction before control offset {control_offset} names an event that the usage log does not have there"
+    )]
+    CorrectedEventMustExist {
+        /// The offset that the barrier names.
+        control_offset: u64,
     },
     /// Earlier usage could not be read again.
     #[error("earlier usage could not be read again for a refold")]
@@ -236,7 +255,8 @@ impl Replayer {
             // snapshot is more than it saw.
             self.machine.close_cut();
         }
-        let plan = self.machine.metering_plan(control_offset);
+        // Corrections up to there are in what the shards saved.
+        let plan = self.machine.new_barrier(control_offset, false).plan;
         let shards = found.shards.into_iter().map(|loader| loader.finish(control_offset, &plan));
         match shards.collect() {
             Ok(shards) => self.shards = shards,
@@ -415,10 +435,10 @@ impl Replayer {
     }
 }
 
-/// Takes a barrier through all shards, and folds again what a new bound or owner cuts.
+/// Takes a barrier through all shards.
 ///
 /// # Errors
-/// [`ReplayError::History`], [`ReplayError::Runs`].
+/// [`ReplayError::History`], [`ReplayError::Runs`], [`ReplayError::CorrectedEventMustExist`].
 pub(crate) fn pass_barrier(
     machine: &mut Machine,
     shards: &mut [Shard],
@@ -426,32 +446,16 @@ pub(crate) fn pass_barrier(
     control_offset: u64,
     history: &mut dyn History,
 ) -> Result<(), ReplayError> {
-    let plan = machine.metering_plan(control_offset);
-    let mut refolding = Vec::new();
-    for (index, shard) in shards.iter_mut().enumerate() {
-        if shard.handle_barrier(control_offset, &plan) {
-            refolding.push(index);
+    let barrier = machine.new_barrier(control_offset, false);
+    for (shard, corrections) in shards.iter().zip(barrier.corrections.iter()) {
+        for correction in corrections {
+            if !shard.knows(correction.event, correction.position)? {
+                return Err(ReplayError::CorrectedEventMustExist { control_offset });
+            }
         }
     }
-    if refolding.is_empty() {
-        return Ok(());
-    }
-    let subjects = refolding.iter().flat_map(|index| shards[*index].refolding().cloned()).collect();
-    let mut folded = Ok(());
-    history
-        .for_each_batch(offset, &subjects, &mut |prepared, control_offset| {
-            for index in &refolding {
-                if folded.is_ok() {
-                    folded = shards[*index].refold_batch(prepared, control_offset);
-                }
-            }
-        })
-        .map_err(ReplayError::History)?;
-    folded?;
-    for index in refolding {
-        shards[index].finish_refold();
-    }
-    Ok(())
+    pass_barrier_through_all(shards, offset, &barrier, history)
+        .map_err(|error| error.downcast().map_or_else(ReplayError::History, |runs| ReplayError::Runs(*runs)))
 }
 
 /// Merges what the shards counted since the last cut.

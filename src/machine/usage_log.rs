@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 
-use domain::plan::MeteringPlan;
 use domain::{Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::io::Storage;
@@ -19,6 +18,7 @@ use wire::AlignedBytes;
 use wire::frame::FrameStatus;
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, decode_barrier};
 
+use crate::control_writer::NewBarrier;
 use crate::replay::History;
 
 /// Earlier usage, read again from the log.
@@ -63,6 +63,46 @@ impl History for UsageHistory {
                     UsageItem::Batch(batch) => fold(&batch, control_offset),
                     UsageItem::Barrier(offset) => control_offset = offset,
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_batches(
+        &mut self,
+        offsets: &BTreeSet<u64>,
+        read: &mut dyn FnMut(&PreparedBatch),
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        // A reader starts with the segment of its first record: what lies between far ones is not read.
+        let mut rest = offsets.iter().copied().peekable();
+        while let Some(first) = rest.next() {
+            let mut last = first;
+            while let Some(next) = rest.next_if(|next| next - last <= self.options.segment_bytes) {
+                last = next;
+            }
+            self.read_between(first, last, offsets, read)?;
+        }
+        Ok(())
+    }
+}
+
+impl UsageHistory {
+    fn read_between(
+        &self,
+        first: u64,
+        last: u64,
+        offsets: &BTreeSet<u64>,
+        read: &mut dyn FnMut(&PreparedBatch),
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let mut reader = LogReader::open(&*self.log, self.options, first, Some(last + 1))?;
+        while let Some(record) = reader.next()? {
+            if !offsets.contains(&record.offset) {
+                continue;
+            }
+            let (offset, received_at) = (record.offset, record.received_at);
+            match usage_item(record.kind, offset, received_at, record.payload, self.key, self.shards)? {
+                UsageItem::Batch(batch) => read(&batch),
+                UsageItem::Barrier(_) => return Err(UsageRecordError::RecordMustBeReadable { offset }.into()),
             }
         }
         Ok(())
@@ -133,29 +173,63 @@ pub fn usage_item(
     }
 }
 
-/// Takes a barrier at `offset` through one shard, and folds again what a new bound or owner cuts; gives the cells that
-/// changed if a cut is to happen there.
+/// Takes a barrier at `offset` through one shard; gives the cells that changed if a cut is to happen there.
 ///
 /// # Errors
 /// Whatever reading earlier usage or remembered ids gives.
 pub fn pass_barrier_through(
     shard: &mut Shard,
     offset: u64,
-    control_offset: u64,
-    plan: &Arc<MeteringPlan>,
-    is_cut: bool,
+    barrier: &NewBarrier,
     history: &mut dyn History,
 ) -> Result<Vec<CellReport>, Box<dyn Error + Send + Sync>> {
-    if shard.handle_barrier(control_offset, plan) {
-        let subjects = shard.refolding().cloned().collect();
+    pass_barrier_through_all(std::slice::from_mut(shard), offset, barrier, history)?;
+    Ok(if barrier.is_cut { shard.take_reports() } else { Vec::new() })
+}
+
+/// Takes a barrier at `offset` through shards: what corrected events did is taken away, what a new bound or owner cuts is
+/// folded again, and corrections count.
+///
+/// # Errors
+/// Whatever reading earlier usage gives.
+pub(crate) fn pass_barrier_through_all(
+    shards: &mut [Shard],
+    offset: u64,
+    barrier: &NewBarrier,
+    history: &mut dyn History,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let has_corrections =
+        shards.iter().any(|shard| barrier.corrections.get(shard.index()).is_some_and(|own| !own.is_empty()));
+    if has_corrections {
+        let mut wanted = BTreeSet::new();
+        for shard in &mut *shards {
+            wanted.extend(shard.start_corrections(&barrier.corrections[shard.index()])?);
+        }
+        history.read_batches(&wanted, &mut |batch| {
+            shards.iter_mut().for_each(|shard| shard.retract_batch(batch));
+        })?;
+    }
+    let mut refolding: Vec<&mut Shard> = Vec::new();
+    for shard in &mut *shards {
+        if shard.handle_barrier(barrier.control_offset, &barrier.plan) {
+            refolding.push(shard);
+        }
+    }
+    if !refolding.is_empty() {
+        let subjects = refolding.iter().flat_map(|shard| shard.refolding().cloned()).collect();
         let mut folded = Ok(());
         history.for_each_batch(offset, &subjects, &mut |batch, before| {
-            if folded.is_ok() {
-                folded = shard.refold_batch(batch, before);
+            for shard in &mut refolding {
+                if folded.is_ok() {
+                    folded = shard.refold_batch(batch, before);
+                }
             }
         })?;
         folded?;
-        shard.finish_refold();
+        refolding.into_iter().for_each(Shard::finish_refold);
     }
-    Ok(if is_cut { shard.take_reports() } else { Vec::new() })
+    if has_corrections {
+        shards.iter_mut().for_each(Shard::finish_corrections);
+    }
+    Ok(())
 }

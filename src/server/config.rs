@@ -56,6 +56,10 @@ pub struct ServeArgs {
     /// Hours that an event may be late before it is quarantined as too_old. Written to the log when it changes.
     #[arg(long, env = "TALLYMARK_HORIZON_HOURS", default_value_t = 840, value_parser = clap::value_parser!(u32).range(1..=87_600))]
     pub horizon_hours: u32,
+    /// Hours after its arrival in which an event may be corrected; not less than the horizon. Written to the log when it
+    /// changes.
+    #[arg(long, env = "TALLYMARK_CORRECTION_HOURS", default_value_t = 9_600, value_parser = clap::value_parser!(u32).range(1..=876_000))]
+    pub correction_hours: u32,
     /// Seconds that an event may be ahead of its arrival before it is quarantined as future.
     #[arg(long, env = "TALLYMARK_FUTURE_SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub future_seconds: u32,

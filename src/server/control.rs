@@ -13,20 +13,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use domain::time::DAY;
 use domain::{EntityId, Timestamp};
+use engine::shard::EventStanding;
 use engine::snapshot::SnapshotHead;
 use machine::{
-    AckStatus, ControlError, ControlWriter, DoneCut, DoneJournals, Machine, NewBarrier, PassedBarrier,
-    PutError, Surroundings,
+    AckStatus, ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, DoneCut, DoneJournals,
+    Machine, NewBarrier, PassedBarrier, PutError, Surroundings, name_of,
 };
 pub use machine::{PutOutcome, RESOURCE_BYTES_MAX, StoredEntry};
 use tokio::sync::{mpsc, oneshot};
 use wire::control::{ClockKind, ControlRecord};
 
 use crate::clock::Clock;
+use crate::event_finder::EventFinder;
 use crate::observe::Metrics;
 use crate::snapshots::{SNAPSHOT_PARTS_MAX, SnapshotJob, Snapshots};
 use crate::threads::PeerStopped;
@@ -47,6 +49,9 @@ pub enum CommandError {
     /// The command contradicts the state.
     #[error("{0}")]
     Conflict(String),
+    /// A correction is not made.
+    #[error(transparent)]
+    Correction(#[from] CorrectionStatus),
     /// The digest belongs to another history.
     #[error("charge batch {batch} has digest {digest}; the given one belongs to another history")]
     HistoryForked {
@@ -83,6 +88,15 @@ pub struct JournalOutcome {
     pub entity: EntityId,
     /// External ids of the journals.
     pub journals: Vec<String>,
+}
+
+/// What a correction made of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CorrectionOutcome {
+    /// Offset of the record; `None` if the correction was made before.
+    pub control_offset: Option<u64>,
+    /// Where the event stands now.
+    pub standing: EventStanding,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
@@ -125,6 +139,13 @@ pub enum Command {
         /// Gets the outcome.
         reply: Reply<()>,
     },
+    /// Corrects an event.
+    Correct {
+        /// What is asked for.
+        request: Box<CorrectionRequest>,
+        /// Gets the outcome.
+        reply: Reply<CorrectionOutcome>,
+    },
     /// Moves the scenario clock, and does what falls due until then.
     AdvanceClock {
         /// The new present.
@@ -153,6 +174,8 @@ pub struct Control {
     pub writer: ControlWriter,
     /// Where its barriers go.
     pub surroundings: ControlSurroundings,
+    /// Where single events are found.
+    pub events: EventFinder,
     /// Time between issuing cuts.
     pub cut_interval: i64,
     /// What a person accepted or changed with this start; in force behind the work that a crash left open.
@@ -183,7 +206,8 @@ impl Surroundings for ControlSurroundings {
     }
 
     fn pass_barrier(&mut self, barrier: NewBarrier) -> Result<PassedBarrier, Box<dyn Error + Send + Sync>> {
-        let NewBarrier { control_offset, plan, is_cut, snapshot } = barrier;
+        let control_offset = barrier.control_offset;
+        let snapshot = barrier.snapshot;
         let (durable, offsets) = bounded(1);
         let (reached, shards) = bounded(self.shards);
         let (parts_to, parts) = bounded(SNAPSHOT_PARTS_MAX);
@@ -192,7 +216,7 @@ impl Surroundings for ControlSurroundings {
             // Before any shard lists its runs, so that none of them is taken away.
             self.snapshots.state.is_busy.store(true, Ordering::Release);
         }
-        let task = UsageTask::Barrier { control_offset, plan, is_cut, snapshot: parts_to, durable, reached };
+        let task = UsageTask::Barrier { barrier, parts: parts_to, durable, reached };
         self.usage.blocking_send(task).map_err(|_| PeerStopped("the usage log"))?;
         let offset = offsets.recv().map_err(|_| PeerStopped("the usage log"))?;
         let mut reports = Vec::with_capacity(self.shards);
@@ -286,6 +310,10 @@ impl Control {
                 let outcome = self.ack_batch(batch, digest.as_deref(), &consumer)?;
                 let _ = reply.send(outcome);
             }
+            Command::Correct { request, reply } => {
+                let outcome = self.correct(*request)?;
+                let _ = reply.send(outcome);
+            }
             Command::AdvanceClock { now, reply } => {
                 let outcome = self.advance_clock(now)?;
                 let _ = reply.send(outcome);
@@ -294,6 +322,23 @@ impl Control {
             Command::Stop => {}
         }
         Ok(())
+    }
+
+    /// Corrects an event that every shard was asked for, behind all usage that was acknowledged before.
+    fn correct(&mut self, request: CorrectionRequest) -> Result<Result<CorrectionOutcome, CommandError>> {
+        let name = name_of(self.events.key, &request.source, &request.id);
+        let around = &mut self.surroundings;
+        let known = match self.events.find(&around.usage, name)? {
+            Some(found) => Some(self.events.read(found)?),
+            None => None,
+        };
+        let recorded = self.writer.correct(around, request, known.as_ref()).map_err(cause)?;
+        let control_offset = match recorded {
+            Ok(control_offset) => control_offset,
+            Err(status) => return Ok(Err(status.into())),
+        };
+        let found = self.events.find(&around.usage, name)?.context("a corrected event is known")?;
+        Ok(Ok(CorrectionOutcome { control_offset, standing: found.standing }))
     }
 
     /// One issuing cut.

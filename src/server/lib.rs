@@ -15,6 +15,7 @@ pub mod control;
 pub mod directory;
 pub mod disk;
 pub mod edge;
+pub mod event_finder;
 pub mod ingest;
 pub mod observe;
 pub mod recovery;

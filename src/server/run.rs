@@ -30,6 +30,7 @@ use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, Cont
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, EventBudget, QUERIES_MAX, TlsListener, router};
+use crate::event_finder::EventFinder;
 use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
 use crate::runs::{RunTask, Runs};
@@ -87,6 +88,9 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let cut_interval = i64::from(args.cut_seconds) * SECOND;
     if cut_interval > CUT_INTERVAL_MAX {
         bail!("--cut-seconds is at most 31 days");
+    }
+    if args.correction_hours < args.horizon_hours {
+        bail!("--correction-hours is not less than --horizon-hours");
     }
     // The identity key and the tokens' hashes are nobody else's business.
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.data);
@@ -192,6 +196,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
             },
             usage_state: usage_state.clone(),
         },
+        events: EventFinder { directory: directory.clone(), key },
         cut_interval,
         start_records,
         served: served.clone(),
@@ -369,6 +374,7 @@ fn policy_of(args: &ServeArgs) -> PolicyRecord {
         future_max: i64::from(args.future_seconds) * SECOND,
         pending_per_slot_max: args.pending_per_slot_max,
         grace: i64::from(args.grace_hours) * HOUR,
+        correction_horizon: i64::from(args.correction_hours) * HOUR,
     }
 }
 

@@ -12,13 +12,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use domain::plan::MeteringPlan;
 use domain::{EventPosition, Subject};
+use engine::identity::EventName;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
-use engine::shard::{RunDone, RunStore, SetAside, Shard, SourceCounters};
+use engine::shard::{FoundEvent, RunDone, RunStore, SetAside, Shard, SourceCounters};
 use engine::snapshot::Section;
-use machine::{History, pass_barrier_through};
+use machine::{History, NewBarrier, pass_barrier_through};
 use wire::verdict::Verdict;
 
 use crate::runs::{RunTask, take_damaged_away};
@@ -67,16 +67,12 @@ impl VerdictSlots {
 pub struct BarrierTask {
     /// Offset of the barrier in the usage partition.
     pub offset: u64,
-    /// Control-log offset that the barrier names.
-    pub control_offset: u64,
-    /// The plan of that control state.
-    pub plan: Arc<MeteringPlan>,
+    /// The barrier.
+    pub barrier: NewBarrier,
     /// Where changed cells go if a cut is to happen here; also says that the barrier was reached.
     pub reached: Sender<(usize, Vec<CellReport>)>,
-    /// Whether cells are handed over.
-    pub is_cut: bool,
     /// Where the parts of a snapshot go if one begins here.
-    pub snapshot: Option<Sender<SnapshotPart>>,
+    pub parts: Option<Sender<SnapshotPart>>,
 }
 
 /// A part of a snapshot: whose, and the section; none once the shard has no more.
@@ -103,6 +99,8 @@ pub enum ShardTask {
     Barrier(Arc<BarrierTask>),
     /// Asks for counters.
     Snapshot(Sender<ShardSnapshot>),
+    /// Asks for an event of the shard's.
+    Find(EventName, Sender<Option<FoundEvent>>),
     /// Asks which events count.
     Counts(Box<CountsTask>),
 }
@@ -193,21 +191,15 @@ fn run_shard(
                     slots.finish_shard();
                 }
             }
+            ShardTask::Find(event, reply) => drop(reply.send(shard.find_event(event)?)),
             ShardTask::Barrier(barrier) => {
-                let BarrierTask { offset, control_offset, plan, is_cut, .. } = &*barrier;
+                let task = barrier;
                 let mut history = OpenedWhenRead(history);
-                let reports = pass_barrier_through(
-                    &mut shard,
-                    *offset,
-                    *control_offset,
-                    plan,
-                    *is_cut,
-                    &mut history,
-                )
-                .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
+                let reports = pass_barrier_through(&mut shard, task.offset, &task.barrier, &mut history)
+                    .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
                 // Nobody waits for an answer any more when the control thread has stopped.
-                let _ = barrier.reached.send((index, reports));
-                if let Some(parts) = &barrier.snapshot {
+                let _ = task.reached.send((index, reports));
+                if let Some(parts) = &task.parts {
                     shard.begin_snapshot();
                     saving = Some(Saving { parts: parts.clone(), next: None });
                 }
@@ -317,6 +309,14 @@ impl History for OpenedWhenRead<'_> {
         fold: &mut dyn FnMut(&PreparedBatch, u64),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         (self.0)()?.for_each_batch(until, subjects, fold)
+    }
+
+    fn read_batches(
+        &mut self,
+        offsets: &BTreeSet<u64>,
+        read: &mut dyn FnMut(&PreparedBatch),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        (self.0)()?.read_batches(offsets, read)
     }
 }
 

@@ -16,10 +16,12 @@ use std::time::Instant;
 use anyhow::Context;
 use crossbeam_channel::Sender;
 use domain::Timestamp;
-use domain::plan::MeteringPlan;
+use engine::identity::EventName;
 use engine::log::LogWriter;
 use engine::prepared::PreparedBatch;
+use engine::shard::FoundEvent;
 use engine::shard::cell::CellReport;
+use machine::NewBarrier;
 use tokio::sync::{mpsc, oneshot};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 
@@ -83,14 +85,10 @@ pub enum UsageTask {
     Batch(Box<IncomingBatch>, Share),
     /// Append a barrier.
     Barrier {
-        /// Control-log offset that it names.
-        control_offset: u64,
-        /// The plan of that control state.
-        plan: Arc<MeteringPlan>,
-        /// Whether cells are handed over.
-        is_cut: bool,
+        /// The barrier.
+        barrier: NewBarrier,
         /// Where the parts of a snapshot go if one begins here.
-        snapshot: Option<Sender<SnapshotPart>>,
+        parts: Option<Sender<SnapshotPart>>,
         /// Gets the barrier's offset once it is durable.
         durable: Sender<u64>,
         /// Gets one message per shard once it passed the barrier.
@@ -98,6 +96,8 @@ pub enum UsageTask {
     },
     /// Asks every shard what became of the events that came before.
     Snapshot(Sender<ShardSnapshot>),
+    /// Asks the shard of an event that came before for it.
+    Find(EventName, Sender<Option<FoundEvent>>),
     /// Asks for the offset behind everything that came before, once that is durable and with the shards.
     Position(oneshot::Sender<u64>),
     /// Sync what is queued, close the log cleanly, and stop.
@@ -133,14 +133,13 @@ pub struct UsageLog {
 
 enum Staged {
     Snapshot(Sender<ShardSnapshot>),
+    Find(EventName, Sender<Option<FoundEvent>>),
     Position(oneshot::Sender<u64>, u64),
     Batch(Box<IncomingBatch>, u64, Share),
     Barrier {
         offset: u64,
-        control_offset: u64,
-        plan: Arc<MeteringPlan>,
-        is_cut: bool,
-        snapshot: Option<Sender<SnapshotPart>>,
+        barrier: NewBarrier,
+        parts: Option<Sender<SnapshotPart>>,
         durable: Sender<u64>,
         reached: Sender<(usize, Vec<CellReport>)>,
     },
@@ -182,20 +181,14 @@ impl UsageLog {
                 let offset = self.writer.stage(KIND_USAGE_BATCH, received_at, &parts)?;
                 staged.push(Staged::Batch(batch, offset, share));
             }
-            UsageTask::Barrier { control_offset, plan, is_cut, snapshot, durable, reached } => {
+            UsageTask::Barrier { barrier, parts, durable, reached } => {
                 let now = self.clock.now().nanoseconds();
-                let offset = self.writer.stage(KIND_BARRIER, now, &[&encode_barrier(control_offset)])?;
-                staged.push(Staged::Barrier {
-                    offset,
-                    control_offset,
-                    plan,
-                    is_cut,
-                    snapshot,
-                    durable,
-                    reached,
-                });
+                let offset =
+                    self.writer.stage(KIND_BARRIER, now, &[&encode_barrier(barrier.control_offset)])?;
+                staged.push(Staged::Barrier { offset, barrier, parts, durable, reached });
             }
             UsageTask::Snapshot(reply) => staged.push(Staged::Snapshot(reply)),
+            UsageTask::Find(event, reply) => staged.push(Staged::Find(event, reply)),
             UsageTask::Position(reply) => {
                 let behind = self.writer.next_offset() + self.writer.staged_bytes() as u64;
                 staged.push(Staged::Position(reply, behind));
@@ -233,6 +226,10 @@ impl UsageLog {
                 // A query that was abandoned does not wait for its answer.
                 let _ = reply.send(behind);
             }
+            Staged::Find(event, reply) => {
+                let shard = &self.shards[event.shard(self.shards.len())];
+                hand_to(shard, ShardTask::Find(event, reply))?;
+            }
             Staged::Batch(batch, offset, _share) => {
                 let IncomingBatch { mut prepared, on_durable, on_verdicts, arrived, .. } = *batch;
                 prepared.offset = offset;
@@ -245,9 +242,9 @@ impl UsageLog {
                     hand_to(shard, ShardTask::Batch(prepared.clone(), slots.clone()))?;
                 }
             }
-            Staged::Barrier { offset, control_offset, plan, is_cut, snapshot, durable, reached } => {
+            Staged::Barrier { offset, barrier, parts, durable, reached } => {
                 let _ = durable.send(offset);
-                let task = Arc::new(BarrierTask { offset, control_offset, plan, reached, is_cut, snapshot });
+                let task = Arc::new(BarrierTask { offset, barrier, parts, reached });
                 for shard in &self.shards {
                     hand_to(shard, ShardTask::Barrier(task.clone()))?;
                 }

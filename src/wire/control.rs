@@ -7,9 +7,12 @@
 
 use std::fmt;
 
+use domain::time::DAY;
 use domain::{AccountId, EntityId, PriceId, Span, SubscriptionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::correction::{EventRestated, EventTakenBack};
 
 /// Which clock a data directory runs on; fixed by its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,14 @@ pub struct PolicyRecord {
     pub pending_per_slot_max: u32,
     /// Time after a window's or a period's end in which late usage still belongs to it.
     pub grace: i64,
+    /// Events that arrived longer ago than this are corrected no more; never less than `horizon`.
+    #[serde(default = "correction_horizon_default")]
+    pub correction_horizon: i64,
+}
+
+/// What was in force before policies said it: 400 days.
+pub const fn correction_horizon_default() -> i64 {
+    400 * DAY
 }
 
 /// A version of a catalog resource.
@@ -212,6 +223,14 @@ pub enum ControlRecord {
     JournalRun(JournalRun),
     /// Makes journals final.
     JournalSeal(JournalSeal),
+    /// An event counts no more.
+    EventVoid(EventTakenBack),
+    /// An event counts with other content.
+    EventAmend(EventRestated),
+    /// An event that was set aside is judged again.
+    EventRelease(EventRestated),
+    /// An event that was set aside stays so for good.
+    EventDiscard(EventTakenBack),
     /// Moves the scenario clock.
     ScenarioClock(ScenarioClock),
     /// A person accepted a step of the machine's clock.

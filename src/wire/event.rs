@@ -6,6 +6,7 @@
 //! Invariants: an event that [`Event::check`] passes is refused by no receiver.
 
 use std::fmt;
+use std::str::FromStr;
 
 use domain::limits::{
     EVENT_DIMENSIONS_MAX, EVENT_TIME_END, EVENT_TIME_MIN, EVENT_VALUES_MAX, OPAQUE_BYTES_MAX,
@@ -103,6 +104,57 @@ pub enum EventIdOwned {
     },
     /// To be minted by the builder that takes the event.
     Minted,
+}
+
+/// Every id has one text, and every text is of one id at most: a sequenced id is `seq:`, its epoch as 16 hex digits, `/`
+/// and its sequence; a given id is itself, with `id:` before it where it starts with `seq:` or `id:`. What is to be minted is
+/// no id yet.
+impl fmt::Display for EventIdOwned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventIdOwned::Text(id) => write_given_id(id, f),
+            EventIdOwned::Sequenced { epoch, sequence } => write_sequenced_id(*epoch, *sequence, f),
+            EventIdOwned::Minted => f.write_str("to be minted"),
+        }
+    }
+}
+
+impl FromStr for EventIdOwned {
+    type Err = EventStatus;
+
+    /// Reads the text of an id.
+    fn from_str(text: &str) -> Result<Self, EventStatus> {
+        if let Some(sequenced) = text.strip_prefix(SEQUENCED_PREFIX) {
+            return parse_sequenced_id(sequenced)
+                .filter(|id| id.to_string() == text)
+                .ok_or(EventStatus::IdMustFit);
+        }
+        let id = text.strip_prefix(GIVEN_PREFIX).unwrap_or(text);
+        check_id(id.as_bytes())?;
+        Ok(EventIdOwned::Text(id.to_string()))
+    }
+}
+
+const SEQUENCED_PREFIX: &str = "seq:";
+const GIVEN_PREFIX: &str = "id:";
+
+fn parse_sequenced_id(text: &str) -> Option<EventIdOwned> {
+    let (epoch, sequence) = text.split_once('/')?;
+    Some(EventIdOwned::Sequenced {
+        epoch: u64::from_str_radix(epoch, 16).ok()?,
+        sequence: sequence.parse().ok()?,
+    })
+}
+
+pub(crate) fn write_given_id(id: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if id.starts_with(SEQUENCED_PREFIX) || id.starts_with(GIVEN_PREFIX) {
+        f.write_str(GIVEN_PREFIX)?;
+    }
+    f.write_str(id)
+}
+
+pub(crate) fn write_sequenced_id(epoch: u64, sequence: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{SEQUENCED_PREFIX}{epoch:016x}/{sequence}")
 }
 
 /// One usage event; source and type belong to its batch.
@@ -251,4 +303,31 @@ pub fn opaque_fits(bytes: &[u8]) -> bool {
 #[inline]
 pub(crate) fn property_fits(text: &str) -> bool {
     (1..=PROPERTY_BYTES_MAX).contains(&text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_id_has_one_text_and_is_read_back_from_it() {
+        let given = |id: &str| EventIdOwned::Text(id.to_string());
+        let sequenced = EventIdOwned::Sequenced { epoch: 0x1f, sequence: 1_000 };
+        for (id, text) in [
+            (sequenced, "seq:000000000000001f/1000"),
+            (given("seq:000000000000001f/1000"), "id:seq:000000000000001f/1000"),
+            (given("id:7"), "id:id:7"),
+            (given("7"), "7"),
+            (given("a/b c№"), "a/b c№"),
+        ] {
+            assert_eq!(id.to_string(), text);
+            assert_eq!(text.parse(), Ok(id));
+        }
+        assert_eq!("id:7".parse(), Ok(given("7")), "the prefix is allowed where it is not needed");
+        for text in
+            ["", "id:", "seq:", "seq:1f/1000", "seq:000000000000001f/01", "seq:000000000000001F/1", "seq:1"]
+        {
+            assert_eq!(text.parse::<EventIdOwned>(), Err(EventStatus::IdMustFit), "{text}");
+        }
+    }
 }

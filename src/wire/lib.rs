@@ -30,6 +30,7 @@ pub mod builder;
 pub mod canonical;
 pub mod cloudevents;
 pub mod control;
+pub mod correction;
 pub mod event;
 pub mod frame;
 pub mod hello;

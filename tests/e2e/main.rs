@@ -9,6 +9,7 @@
 mod api;
 mod bad_input;
 mod certificates;
+mod corrections;
 mod documents;
 mod events;
 mod hostile;

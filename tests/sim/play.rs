@@ -732,6 +732,8 @@ fn policy_of(limits: Limits) -> PolicyRecord {
         future_max: limits.future_max * HOUR,
         pending_per_slot_max: limits.pending_per_slot_max,
         grace: limits.grace * HOUR,
+        // Longer than any plan: the simulation corrects no single events yet.
+        correction_horizon: 400 * 24 * HOUR,
     }
 }
 

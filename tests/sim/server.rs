@@ -8,7 +8,6 @@ use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use domain::plan::MeteringPlan;
 use domain::time::SECOND;
 use domain::{Subject, Timestamp};
 use engine::identity::IdentityKey;
@@ -95,9 +94,7 @@ enum Task {
 
 struct BarrierTask {
     offset: u64,
-    control_offset: u64,
-    plan: Arc<MeteringPlan>,
-    is_cut: bool,
+    barrier: NewBarrier,
 }
 
 /// A cell as its shard last reported it.
@@ -269,12 +266,7 @@ impl UsageSide {
             }
         }
         if let (Some(barrier), Some(offset)) = (barrier, barrier_offset) {
-            let task = Rc::new(BarrierTask {
-                offset,
-                control_offset: barrier.control_offset,
-                plan: barrier.plan.clone(),
-                is_cut: barrier.is_cut,
-            });
+            let task = Rc::new(BarrierTask { offset, barrier: barrier.clone() });
             for (_, queue) in &mut self.shards {
                 queue.push_back(Task::Barrier(task.clone()));
             }
@@ -302,9 +294,8 @@ impl UsageSide {
                 })?;
             }
             Task::Barrier(barrier) => {
-                let BarrierTask { offset, control_offset, plan, is_cut } = &*barrier;
-                let reports =
-                    pass_barrier_through(shard, *offset, *control_offset, plan, *is_cut, &mut self.history)?;
+                let BarrierTask { offset, barrier } = &*barrier;
+                let reports = pass_barrier_through(shard, *offset, barrier, &mut self.history)?;
                 self.reports.push((index, reports));
             }
         }

@@ -79,6 +79,7 @@ impl Shard {
         if self.saving.is_none() {
             self.sequenced.forget_contents(self.offset);
         }
+        self.corrections.on_batch(prepared.offset);
         let batch = prepared.view();
         let source = self.source(batch.source());
         let mut counters = SourceCounters::default();

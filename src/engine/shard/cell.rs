@@ -30,6 +30,14 @@ impl WideSum {
         self.high += sign + i64::from(carry);
     }
 
+    /// Takes one value away.
+    pub fn subtract(&mut self, value: i128) {
+        let (low, borrow) = self.low.overflowing_sub(value as u128);
+        let sign = if value < 0 { -1 } else { 0 };
+        self.low = low;
+        self.high -= sign + i64::from(borrow);
+    }
+
     /// Adds another sum.
     pub fn merge(&mut self, other: WideSum) {
         let (low, carry) = self.low.overflowing_add(other.low);
@@ -63,6 +71,13 @@ impl Fold {
         self.sum.add(value);
         self.count += 1;
         self.digest = self.digest.wrapping_add(identity);
+    }
+
+    /// Takes one of the events away.
+    pub fn subtract(&mut self, identity: u128, value: i128) {
+        self.sum.subtract(value);
+        self.count -= 1;
+        self.digest = self.digest.wrapping_sub(identity);
     }
 
     /// Adds another fold of other events.
@@ -127,12 +142,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_order_and_any_split_gives_the_same_sum(values in prop::collection::vec(any::<i128>(), 0..20), at in 0usize..20) {
+        fn any_order_and_any_split_gives_the_same_sum_and_what_was_added_can_be_taken_away(values in prop::collection::vec(any::<i128>(), 0..20), at in 0usize..20) {
             let at = at.min(values.len());
             let (mut left, mut right, mut whole) = (WideSum::default(), WideSum::default(), WideSum::default());
             values[..at].iter().for_each(|v| left.add(*v));
             values[at..].iter().rev().for_each(|v| right.add(*v));
             values.iter().for_each(|v| whole.add(*v));
+            values[..at].iter().for_each(|v| whole.subtract(*v));
+            prop_assert_eq!(right, whole);
+            values[..at].iter().for_each(|v| whole.add(*v));
             left.merge(right);
             prop_assert_eq!(left, whole);
         }

@@ -129,6 +129,16 @@ impl CellStore {
         is_new.then_some(number)
     }
 
+    /// Takes an event out of the cell that it was added to.
+    pub(crate) fn subtract(&mut self, key: CellKey, identity: u128, value: i128) {
+        let Ok(number) = self.cells.find(key.hash(), |cell| cell.key == key) else {
+            unreachable!("an event is taken out of a cell that it is in");
+        };
+        self.keep_page(number);
+        self.cells[number].value.fold.subtract(identity, value);
+        self.mark_changed(number);
+    }
+
     #[cold]
     fn new_cell(&mut self, key: CellKey) -> u32 {
         let vacant = self.cells.find(key.hash(), |cell| cell.key == key).expect_err("the cell is new");

@@ -1,7 +1,8 @@
 //! Counters of what became of events, per source.
 //!
-//! Owns: the equation `received = accepted + duplicate + conflict + quarantined + rejected` and
-//! `accepted = metered + unmetered + pending`. Leaves to others: showing them (`server::observe`).
+//! Owns: the equation `received = accepted + duplicate + conflict + quarantined + rejected + voided` and
+//! `accepted = metered + unmetered + pending`. A correction moves an event from one of them to another: an event that was
+//! taken back, whether it counted or was set aside, is voided. Leaves to others: showing them (`server::observe`).
 
 use wire::verdict::{QuarantineReason, Verdict};
 
@@ -24,21 +25,33 @@ pub struct SourceCounters {
     pub quarantined: [u64; QuarantineReason::ALL.len()],
     /// Refused from the frame alone.
     pub rejected: u64,
+    /// Taken back by a person, whatever became of it before.
+    pub voided: u64,
 }
 
 impl SourceCounters {
     /// Counts one verdict.
     #[inline]
     pub fn count(&mut self, verdict: Verdict) {
+        *self.of(verdict) += 1;
+    }
+
+    /// Takes one verdict back: another one is counted for the event.
+    pub fn uncount(&mut self, verdict: Verdict) {
+        *self.of(verdict) -= 1;
+    }
+
+    #[inline]
+    fn of(&mut self, verdict: Verdict) -> &mut u64 {
         match verdict {
-            Verdict::Accepted => self.metered += 1,
-            Verdict::Unmetered => self.unmetered += 1,
-            Verdict::Pending => self.pending += 1,
-            Verdict::Duplicate => self.duplicate += 1,
-            Verdict::DuplicateRestamped => self.duplicate_restamped += 1,
-            Verdict::Conflict => self.conflict += 1,
-            Verdict::Quarantined(reason) => self.quarantined[reason.ordinal()] += 1,
-            Verdict::Rejected(_) => self.rejected += 1,
+            Verdict::Accepted => &mut self.metered,
+            Verdict::Unmetered => &mut self.unmetered,
+            Verdict::Pending => &mut self.pending,
+            Verdict::Duplicate => &mut self.duplicate,
+            Verdict::DuplicateRestamped => &mut self.duplicate_restamped,
+            Verdict::Conflict => &mut self.conflict,
+            Verdict::Quarantined(reason) => &mut self.quarantined[reason.ordinal()],
+            Verdict::Rejected(_) => &mut self.rejected,
         }
     }
 
@@ -54,6 +67,7 @@ impl SourceCounters {
             *mine += theirs;
         }
         self.rejected += other.rejected;
+        self.voided += other.voided;
     }
 
     /// Events that count once: metered, unmetered or pending.
@@ -74,5 +88,6 @@ impl SourceCounters {
             + self.conflict
             + self.quarantined_total()
             + self.rejected
+            + self.voided
     }
 }

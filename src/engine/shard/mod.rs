@@ -7,6 +7,7 @@
 //! - `handle_batch` for every usage batch in log order, `handle_barrier` for every barrier in between.
 //! - If a barrier answers with subjects to fold again, `refold_batch` for every batch before that barrier, in log
 //!   order, then `finish_refold`; nothing else in between.
+//! - Around a barrier that brings corrections: see `corrections`.
 //! - `take_reports` at a barrier that a cut names.
 //! - `poll_run_job` behind every batch, until it gives nothing; what it gives is done beside the shard, and comes back by
 //!   `handle_run_done`. No batch while `must_wait_for_runs`.
@@ -20,6 +21,7 @@
 mod batch;
 pub mod cell;
 mod cells;
+mod corrections;
 mod counters;
 mod dedup;
 mod fold;
@@ -42,6 +44,8 @@ use wire::verdict::{QuarantineReason, Verdict};
 
 use self::cell::CellReport;
 use self::cells::{CellKey, CellStore, Staged};
+use self::corrections::Corrections;
+pub use self::corrections::{Change, Correction, EventStanding, FoundEvent};
 pub use self::counters::SourceCounters;
 pub use self::dedup::Retired;
 pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};
@@ -81,6 +85,7 @@ pub struct Shard {
     pending: PendingCounts,
     counters: BTreeMap<Arc<str>, SourceCounters>,
     set_aside: Vec<SetAside>,
+    corrections: Corrections,
     refolding: BTreeSet<u32>,
     /// Events of subjects that are folded again that were pending before.
     refolding_pending: BTreeSet<u128>,
@@ -113,6 +118,7 @@ impl Shard {
             pending: PendingCounts::default(),
             counters: BTreeMap::new(),
             set_aside: Vec::new(),
+            corrections: Corrections::default(),
             refolding: BTreeSet::new(),
             refolding_pending: BTreeSet::new(),
             contributions: Vec::new(),
@@ -192,14 +198,24 @@ impl Shard {
         assert!(self.refolding.is_empty(), "a refold is finished before the next barrier");
         assert!(control_offset >= self.control_offset, "barriers name the control log in order");
         self.control_offset = control_offset;
+        let unfolded = self.corrections.take_unfolded();
         if Arc::ptr_eq(&self.plan, plan) {
-            return false;
+            unfolded.into_iter().for_each(|number| self.start_refold(number));
+            return !self.refolding.is_empty();
         }
         assert!(plan.programs.starts_with(&self.plan.programs), "programs are only ever appended");
+        if plan.programs.len() > self.plan.programs.len() {
+            self.corrections.on_new_meters(control_offset);
+        }
         self.plan = plan.clone();
         self.dedup.forget(EventPosition::new(plan.forgotten.before, 0));
         for number in 0..self.subjects.len() as u32 {
             self.take_subject_plan(number);
+        }
+        for number in unfolded {
+            if !self.refolding.contains(&number) {
+                self.start_refold(number);
+            }
         }
         !self.refolding.is_empty()
     }
@@ -247,7 +263,9 @@ impl Shard {
     /// Counts an accepted event that was pending or metered as what it is now.
     fn count_again(&mut self, source: &Arc<str>, stamp: Stamp, was_pending: bool, verdict: Verdict) {
         let standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
-        if let Some(before) = self.sequenced.set_standing(stamp.position, standing)
+        if let Some(corrected) = self.corrections.standing_mut(stamp.position) {
+            *corrected = standing;
+        } else if let Some(before) = self.sequenced.set_standing(stamp.position, standing)
             && let Some(saving) = &mut self.saving
         {
             saving.moved.entry(stamp.position).or_insert(before);
@@ -256,6 +274,11 @@ impl Shard {
         let before = if was_pending { &mut counters.pending } else { &mut counters.metered };
         *before -= 1;
         counters.count(verdict);
+    }
+
+    /// Number of the shard.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// Subjects that the last barrier named to be folded again.
@@ -283,7 +306,7 @@ impl Shard {
         for &index in prepared.events_of_shard(self.index) {
             let Some(subject) = entries[batch.subject_index(usize::from(index))] else { continue };
             let (identity, position) = (prepared.identity(index), prepared.position(index));
-            if !self.counts(identity, position)? {
+            if self.corrections.has(position) || !self.counts(identity, position)? {
                 continue;
             }
             let mut contributions = std::mem::take(&mut self.contributions);
@@ -302,6 +325,7 @@ impl Shard {
 
     /// Ends a refold: every batch before the barrier was given to `refold_batch`.
     pub fn finish_refold(&mut self) {
+        self.refold_corrected();
         assert!(self.refolding_pending.is_empty(), "what was pending was folded again");
         self.refolding.clear();
     }
@@ -320,7 +344,7 @@ impl Shard {
         changed.into_iter().map(report_of).collect()
     }
 
-    /// Whether an event counts: the first with its identity, and accepted by all its meters.
+    /// Whether an event counted as it arrived: the first with its identity, and accepted by all its meters.
     ///
     /// # Errors
     /// [`RunError`]: remembered ids cannot be read.

@@ -1,6 +1,7 @@
 //! One meter counted again: events that a caller chooses, folded into cells that a caller chooses.
 //!
-//! Owns: what the meter takes of an event, in the groups that are asked for, and the cells that it adds up to.
+//! Owns: what the meter takes of an event, in the groups that are asked for, and the cells that it adds up to; whether the
+//! meters take an event at all.
 //! Leaves to others: which events count (`super::Shard::counts`), which cell an event belongs to (`machine`).
 //!
 //! Invariants: filters, values and folds are those of the shards, so a recount of what a shard counted gives its cells.
@@ -55,6 +56,20 @@ pub struct RecountedCell {
     pub group: Group,
     /// What its events come to.
     pub value: CellValue,
+}
+
+/// Whether all meters that existed at a control offset take the event of a batch that its filters let through, and there
+/// is one.
+pub fn is_metered(plan: &MeteringPlan, control_offset: u64, batch: &UsageBatch<'_>, index: usize) -> bool {
+    let mut contributions = Vec::new();
+    let taken = ResolvedPrograms::of(plan, control_offset, batch).contributions_of(
+        batch,
+        index,
+        plan,
+        &mut Groups::default(),
+        &mut contributions,
+    );
+    taken.is_ok() && !contributions.is_empty()
 }
 
 impl Recount {

@@ -76,6 +76,12 @@ impl Shard {
         let mut ready = VecDeque::new();
         let mut fields = Fields::default();
         self.save_pending(&mut fields, &mut ready);
+        self.corrections.save(&mut fields, &mut |fields| {
+            cut(fields, SectionKind::Corrections, SECTION_BYTES, &mut ready);
+        });
+        cut(&mut fields, SectionKind::Corrections, 0, &mut ready);
+        self.corrections.save_meters(&mut fields);
+        cut(&mut fields, SectionKind::Meters, 0, &mut ready);
         self.save_counters(&mut fields);
         cut(&mut fields, SectionKind::Counters, 0, &mut ready);
         for set_aside in &self.set_aside {
@@ -235,6 +241,8 @@ impl ShardLoader {
                 SectionKind::Dedup => self.take_seen(&mut fields),
                 SectionKind::Sequenced => self.shard.sequenced.load(&mut fields),
                 SectionKind::Runs => unreachable!("a list of runs was taken whole"),
+                SectionKind::Corrections => self.shard.corrections.load(&mut fields),
+                SectionKind::Meters => self.shard.corrections.load_meters(&mut fields),
             };
             taken.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
         }
@@ -333,6 +341,9 @@ impl ShardLoader {
             subject.cells.push(number as u32);
         }
         shard.cells.mark_all_changed();
+        if !shard.corrections.is_sound(shard.subjects.len(), programs, groups) {
+            return Err(broken(SectionKind::Corrections));
+        }
         for (number, event) in pending {
             let is_sound = event
                 .contributions
@@ -349,7 +360,7 @@ impl ShardLoader {
 
 impl SourceCounters {
     /// Numbers that a source has.
-    const NUMBERS: usize = 7 + QuarantineReason::ALL.len();
+    const NUMBERS: usize = 8 + QuarantineReason::ALL.len();
 
     fn numbers(&self) -> [u64; Self::NUMBERS] {
         let mut numbers = [0; Self::NUMBERS];
@@ -362,8 +373,9 @@ impl SourceCounters {
             conflict,
             quarantined,
             rejected,
+            voided,
         } = *self;
-        numbers[..7].copy_from_slice(&[
+        numbers[..8].copy_from_slice(&[
             metered,
             unmetered,
             pending,
@@ -371,8 +383,9 @@ impl SourceCounters {
             duplicate_restamped,
             conflict,
             rejected,
+            voided,
         ]);
-        numbers[7..].copy_from_slice(&quarantined);
+        numbers[8..].copy_from_slice(&quarantined);
         numbers
     }
 
@@ -386,11 +399,13 @@ impl SourceCounters {
             duplicate_restamped,
             conflict,
             rejected,
+            voided,
             quarantined @ ..,
         ] = numbers;
         (counters.metered, counters.unmetered, counters.pending) = (metered, unmetered, pending);
         (counters.duplicate, counters.duplicate_restamped) = (duplicate, duplicate_restamped);
         (counters.conflict, counters.rejected, counters.quarantined) = (conflict, rejected, quarantined);
+        counters.voided = voided;
         counters
     }
 }

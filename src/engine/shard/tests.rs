@@ -5,6 +5,7 @@
 //!
 //! An event is written `id subject time value=… dimension:…`; times are nanoseconds after a fixed instant.
 
+mod corrections;
 mod histories;
 mod world;
 

@@ -39,7 +39,7 @@ use crate::log::crc_of;
 use crate::shard::RunError;
 
 /// Version of the file's layout and of what the sections hold.
-pub const SNAPSHOT_FORMAT: u32 = 4;
+pub const SNAPSHOT_FORMAT: u32 = 5;
 /// Bytes that a section has at most.
 pub const SECTION_BYTES_MAX: usize = 64 << 20;
 /// Snapshots that are kept: the last one, and one for the case that it cannot be read.
@@ -89,6 +89,10 @@ pub enum SectionKind {
     SetAside = 6,
     /// Events that are remembered in memory, with ids that producers chose.
     Dedup = 7,
+    /// Corrected events.
+    Corrections = 8,
+    /// Which meters usage met when it arrived.
+    Meters = 9,
     /// Events that are remembered, with ids that clients minted.
     Sequenced = 10,
     /// Numbers of runs, which have the other events that are remembered.
@@ -97,7 +101,7 @@ pub enum SectionKind {
 
 impl SectionKind {
     /// All kinds.
-    pub const ALL: [SectionKind; 9] = [
+    pub const ALL: [SectionKind; 11] = [
         SectionKind::Subjects,
         SectionKind::Groups,
         SectionKind::Cells,
@@ -107,6 +111,8 @@ impl SectionKind {
         SectionKind::Dedup,
         SectionKind::Sequenced,
         SectionKind::Runs,
+        SectionKind::Corrections,
+        SectionKind::Meters,
     ];
 
     fn from_code(code: u16) -> Option<Self> {

@@ -112,7 +112,8 @@ impl Completeness {
         Self { terms, recounts, sources: Vec::new(), source_numbers: BTreeMap::new(), sequence_spans: 0 }
     }
 
-    /// Notes how far the source of a batch has come, whatever became of its events; gives its number.
+    /// Notes how far the source of a batch has come, whatever became of its events; gives its number. An event that counts
+    /// with other content came as it came.
     fn note_source(&mut self, batch: LoggedBatch<'_>) -> usize {
         let view = batch.view;
         let known = self.source_numbers.get(view.source()).copied();
@@ -121,11 +122,12 @@ impl Completeness {
             self.sources.push(Source::default());
             self.sources.len() - 1
         });
+        let Some(arrival) = batch.arrival else { return number };
         let source = &mut self.sources[number];
         let latest = (0..view.len()).map(|index| view.time(index)).max().map(Timestamp::from_nanoseconds);
         source.latest_time = source.latest_time.max(latest);
-        source.latest_received_at = source.latest_received_at.max(Some(batch.received_at));
-        source.latest_recorded_at = source.latest_recorded_at.max(Some(batch.recorded_at));
+        source.latest_received_at = source.latest_received_at.max(Some(arrival.received_at));
+        source.latest_recorded_at = source.latest_recorded_at.max(Some(arrival.recorded_at));
         if let IdColumn::Sequenced { epoch, first } = view.ids() {
             self.sequence_spans += source.sequences.add(epoch, first, view.len() as u64);
         }

@@ -415,7 +415,13 @@ impl Teller {
 }
 
 fn policy(grace: i64) -> PolicyRecord {
-    PolicyRecord { horizon: 60 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace }
+    PolicyRecord {
+        horizon: 60 * DAY,
+        future_max: HOUR,
+        pending_per_slot_max: 256,
+        grace,
+        correction_horizon: 400 * DAY,
+    }
 }
 
 fn at(text: &str) -> Timestamp {

@@ -120,6 +120,7 @@ impl Story {
             future_max: HOUR,
             pending_per_slot_max: 256,
             grace: grace * DAY,
+            correction_horizon: 400 * DAY,
         };
         let mut world = World::new(2, &policy);
         let tiers = json!([{ "up_to": "20", "unit_amount": "5" }, { "unit_amount": "3" }]);

@@ -28,8 +28,13 @@ struct Shop {
 impl Shop {
     /// An account `acme` in UTC with a plan, and no price yet.
     fn new(currency: &str) -> Self {
-        let policy =
-            PolicyRecord { horizon: 90 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 5 * DAY };
+        let policy = PolicyRecord {
+            horizon: 90 * DAY,
+            future_max: HOUR,
+            pending_per_slot_max: 256,
+            grace: 5 * DAY,
+            correction_horizon: 400 * DAY,
+        };
         let mut shop = Self { world: World::new(2, &policy), events: 0 };
         shop.put("entities", "inc", json!({ "currency": "USD", "time_zone": "UTC" }));
         let account = json!({ "name": "A", "entity": "inc", "currency": currency, "time_zone": "UTC" });

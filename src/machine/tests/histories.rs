@@ -61,6 +61,19 @@ pub(super) enum Again {
     OtherValue,
 }
 
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Void,
+    Discard,
+    Release,
+    Amend {
+        subject: Option<&'static str>,
+        time: Option<Timestamp>,
+        halves: Option<Option<i64>>,
+        group: Option<Option<&'static str>>,
+    },
+}
+
 /// What happens next.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -97,6 +110,11 @@ pub(super) enum Step {
         terms: Terms,
     },
     CountMeter,
+    /// Of an event that was sent; what is `None` is kept.
+    Correct {
+        nth: usize,
+        what: What,
+    },
     Barrier,
     /// `crashes`: one of the worlds starts again between the record and the seal.
     Cut {
@@ -203,6 +221,19 @@ fn usage() -> impl Strategy<Value = Step> {
     )
 }
 
+fn what() -> impl Strategy<Value = What> {
+    let halves = prop_oneof![4 => (-30i64..80).prop_map(Some), 1 => Just(None)];
+    let group = prop_oneof![Just(None), Just(Some("large")), Just(Some("small"))];
+    let amend = (
+        prop::option::weighted(0.3, one_of(&SUBJECTS)),
+        prop::option::weighted(0.3, moment()),
+        prop::option::of(halves),
+        prop::option::weighted(0.3, group),
+    );
+    let amend = amend.prop_map(|(subject, time, halves, group)| What::Amend { subject, time, halves, group });
+    prop_oneof![2 => Just(What::Void), 1 => Just(What::Discard), 2 => Just(What::Release), 3 => amend]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let pass = prop_oneof![6 => 1i64..48, 3 => 48i64..300, 1 => 300i64..1_500];
     let again =
@@ -221,6 +252,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(subscription, until)| Step::End { subscription, until }),
         3 => (0..PRICES, terms()).prop_map(|(price, terms)| Step::Price { price, terms }),
         1 => Just(Step::CountMeter),
+        4 => (any::<prop::sample::Index>(), what())
+            .prop_map(|(nth, what)| Step::Correct { nth: nth.index(1 << 20), what }),
         5 => Just(Step::Barrier),
         6 => prop::bool::weighted(0.2).prop_map(|crashes| Step::Cut { crashes }),
         2 => (prop_oneof![Just("e0"), Just("e1")], prop::bool::weighted(0.2))

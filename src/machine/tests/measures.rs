@@ -164,8 +164,13 @@ struct Shop {
 
 impl Shop {
     fn new(shards: usize, terms: &Value) -> Self {
-        let policy =
-            PolicyRecord { horizon: 400 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 5 * DAY };
+        let policy = PolicyRecord {
+            horizon: 400 * DAY,
+            future_max: HOUR,
+            pending_per_slot_max: 256,
+            grace: 5 * DAY,
+            correction_horizon: 400 * DAY,
+        };
         let mut shop = Self { world: World::new(shards, &policy), events: Vec::new(), hour: MONTHS[3] };
         shop.put("entities", "inc", &json!({ "currency": "USD", "time_zone": "UTC" }));
         let account = json!({ "name": "A", "entity": "inc", "currency": "USD", "time_zone": "UTC" });

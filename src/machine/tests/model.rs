@@ -114,6 +114,33 @@ struct Counted {
     meters: Vec<&'static str>,
 }
 
+/// Source and id of an event.
+pub(super) type EventKey = (&'static str, String);
+
+/// What a person does about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Correction {
+    Void,
+    Discard,
+    Release,
+    /// The content that is to count.
+    Amend(Sent),
+}
+
+/// The first event with an id.
+struct Seen {
+    arrived: Sent,
+    received_at: Timestamp,
+    /// Meters that it met when it arrived or was released.
+    meters: usize,
+    /// What counts by the last record about it.
+    content: Sent,
+    last: Option<Correction>,
+    /// As of the last barrier; `None` if it is counted.
+    verdict: Option<Verdict>,
+    is_voided: bool,
+}
+
 /// What a charge line is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -149,11 +176,15 @@ pub(super) struct Model {
     pub(super) prices: Vec<Price>,
     pub(super) meters: Vec<Meter>,
     /// Meters that the last barrier knew.
-    pub(super) known_meters: usize,
+    known_meters: usize,
     pub(super) subscriptions: BTreeMap<&'static str, Vec<Holding>>,
     pub(super) bindings: BTreeMap<&'static str, Vec<Holding>>,
-    seen: BTreeMap<(&'static str, String), Sent>,
-    counted: Vec<Counted>,
+    pub(super) correction_horizon: i64,
+    seen: BTreeMap<EventKey, Seen>,
+    counted: BTreeMap<EventKey, Counted>,
+    /// For the next barrier.
+    corrections: Vec<(EventKey, Correction)>,
+    pub(super) voided: u64,
     /// Events by verdict; counted ones that meters take are not among them.
     verdicts: BTreeMap<Verdict, u64>,
 }
@@ -183,8 +214,11 @@ impl Model {
             known_meters: 0,
             subscriptions: BTreeMap::new(),
             bindings: BTreeMap::new(),
+            correction_horizon: horizon,
             seen: BTreeMap::new(),
-            counted: Vec::new(),
+            counted: BTreeMap::new(),
+            corrections: Vec::new(),
+            voided: 0,
             verdicts: BTreeMap::new(),
         }
     }
@@ -192,10 +226,83 @@ impl Model {
     /// Decides about an event. A counted one may be accepted or pending: its owner decides later.
     pub(super) fn take(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
         let verdict = self.decide(sent, received_at);
+        self.count(verdict);
+        verdict
+    }
+
+    fn count(&mut self, verdict: Option<Verdict>) {
         if let Some(verdict) = verdict {
             *self.verdicts.entry(verdict).or_default() += 1;
         }
-        verdict
+    }
+
+    /// Records a correction for the next barrier; whether it says anything new, or the rule that it breaks.
+    pub(super) fn correct(
+        &mut self,
+        key: &EventKey,
+        correction: &Correction,
+        now: Timestamp,
+    ) -> Result<bool, &'static str> {
+        let Some(seen) = self.seen.get_mut(key) else { return Err("event_must_be_known") };
+        let reason = match seen.verdict {
+            Some(Verdict::Quarantined(reason)) if !seen.is_voided => Some(reason),
+            _ => None,
+        };
+        let is_again = seen.last.as_ref() == Some(correction);
+        match correction {
+            Correction::Void | Correction::Discard if is_again => return Ok(false),
+            Correction::Release if is_again && reason.is_none() => return Ok(false),
+            _ => {}
+        }
+        if matches!(seen.last, Some(Correction::Void | Correction::Discard)) {
+            return Err("event_must_not_be_voided");
+        }
+        if seen.received_at.plus(self.correction_horizon) < now {
+            return Err("event_must_be_within_correction_horizon");
+        }
+        match (correction, reason) {
+            (Correction::Amend(content), _) if *content == seen.content => return Ok(false),
+            (Correction::Amend(content), _) => seen.content = content.clone(),
+            (Correction::Release | Correction::Discard, None) => return Err("event_must_be_in_quarantine"),
+            (Correction::Release, Some(QuarantineReason::MissingValue | QuarantineReason::NegativeUsage)) => {
+                return Err("event_must_be_amended");
+            }
+            _ => {}
+        }
+        seen.last = Some(correction.clone());
+        self.corrections.push((key.clone(), correction.clone()));
+        Ok(true)
+    }
+
+    /// What counts of an event that was sent, if it is known.
+    pub(super) fn content(&self, key: &EventKey) -> Option<&Sent> {
+        self.seen.get(key).map(|seen| &seen.content)
+    }
+
+    /// From here on the meters are known, and corrections count.
+    pub(super) fn barrier(&mut self) {
+        self.known_meters = self.meters.len();
+        for (key, correction) in std::mem::take(&mut self.corrections) {
+            let seen = self.seen.get_mut(&key).unwrap();
+            if let Some(verdict) = seen.verdict {
+                *self.verdicts.get_mut(&verdict).unwrap() -= 1;
+            }
+            self.counted.remove(&key);
+            seen.is_voided = matches!(correction, Correction::Void | Correction::Discard);
+            if seen.is_voided {
+                self.voided += 1;
+                seen.verdict = None;
+                continue;
+            }
+            if correction == Correction::Release {
+                seen.meters = self.known_meters;
+            }
+            // Behind the last record of the event this is what counts; before it, nobody looks.
+            let (content, meters) = (seen.content.clone(), seen.meters);
+            let verdict = self.judge(&content, meters);
+            self.count(verdict);
+            self.seen.get_mut(&key).unwrap().verdict = verdict;
+        }
     }
 
     fn decide(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
@@ -203,7 +310,7 @@ impl Model {
             return Some(Verdict::Rejected(RefusalCode::TimeMustBeInRange));
         }
         let key = (sent.source, sent.id.clone());
-        if let Some(first) = self.seen.get(&key) {
+        if let Some(first) = self.seen.get(&key).map(|seen| &seen.arrived) {
             let content = |sent: &Sent| (sent.event_type, sent.subject, sent.halves, sent.group);
             return Some(match (content(first) == content(sent), first.time == sent.time) {
                 (false, _) => Verdict::Conflict,
@@ -211,17 +318,36 @@ impl Model {
                 (true, true) => Verdict::Duplicate,
             });
         }
-        self.seen.insert(key, sent.clone());
+        let verdict = self.decide_new(sent, received_at);
+        let seen = Seen {
+            arrived: sent.clone(),
+            received_at,
+            meters: self.known_meters,
+            content: sent.clone(),
+            last: None,
+            verdict,
+            is_voided: false,
+        };
+        self.seen.insert(key, seen);
+        verdict
+    }
+
+    fn decide_new(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
         if sent.time < received_at.plus(-self.horizon) {
             return Some(Verdict::Quarantined(QuarantineReason::TooOld));
         }
         if sent.time > received_at.plus(self.future_max) {
             return Some(Verdict::Quarantined(QuarantineReason::Future));
         }
-        if sent.event_type != "call" || self.known_meters == 0 {
+        self.judge(sent, self.known_meters)
+    }
+
+    /// Decides by content and the first meters.
+    fn judge(&mut self, sent: &Sent, known_meters: usize) -> Option<Verdict> {
+        if sent.event_type != "call" || known_meters == 0 {
             return Some(Verdict::Unmetered);
         }
-        let meters = &self.meters[..self.known_meters];
+        let meters = &self.meters[..known_meters];
         let mut sent = sent.clone();
         if meters.iter().any(|meter| meter.is_sum) {
             match sent.halves {
@@ -234,7 +360,8 @@ impl Model {
                 Some(_) => {}
             }
         }
-        self.counted.push(Counted { sent, meters: meters.iter().map(|meter| meter.id).collect() });
+        let meters = meters.iter().map(|meter| meter.id).collect();
+        self.counted.insert((sent.source, sent.id.clone()), Counted { sent, meters });
         None
     }
 
@@ -246,7 +373,7 @@ impl Model {
 
     /// Counted events that have an owner, and those that wait for one.
     pub(super) fn metered_and_pending(&self) -> (u64, u64) {
-        let owned = self.counted.iter().filter(|event| {
+        let owned = self.counted.values().filter(|event| {
             let sent = &event.sent;
             self.owner_at(sent.subject, sent.time).is_some()
         });
@@ -361,7 +488,7 @@ impl Model {
         };
         let meter = self.meters.iter().find(|known| known.id == meter);
         let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64)>> = BTreeMap::new();
-        for event in &self.counted {
+        for event in self.counted.values() {
             let sent = &event.sent;
             let is_ours = window.contains(sent.time)
                 && self.owner_at(sent.subject, sent.time) == Some((subscription, price.plan));

@@ -10,16 +10,16 @@ use domain::{AccountId, Currency, Decimal, EntityId, Exact, Timestamp, Zone};
 use serde_json::{Value, json};
 use wire::control::PolicyRecord;
 use wire::verdict::Verdict;
-use wire::{AlignedBytes, BatchBuilder, IdMode};
+use wire::{AlignedBytes, BatchBuilder, EventIdOwned, IdMode};
 
-use super::histories::{Again, Setup, Step, Usage, When, ZONES, end_of};
+use super::histories::{Again, Setup, Step, Usage, What, When, ZONES, end_of};
 use super::model::{
-    Account, DIGITS, DIMENSION, Holding, Key, Kind, Meter, Model, Negative, Price, Sent, Terms, Worth,
-    Worths, hour,
+    Account, Correction, DIGITS, DIMENSION, Holding, Key, Kind, Meter, Model, Negative, Price, Sent, Terms,
+    Worth, Worths, hour,
 };
 use super::what_if;
 use super::world::World;
-use crate::{Batch, JournalBatch, ReplayMode};
+use crate::{Amendment, Batch, CorrectionKind, CorrectionRequest, JournalBatch, ReplayMode};
 
 /// Shards of the worlds; the second one crashes and restarts.
 const SHARDS: [usize; 3] = [1, 2, 8];
@@ -61,6 +61,7 @@ impl Play {
             future_max: setup.future_max_hours * HOUR,
             pending_per_slot_max: 1_000,
             grace: setup.grace_hours * HOUR,
+            correction_horizon: setup.horizon_hours * HOUR,
         };
         let zone = |name: &str| Zone::new(name).unwrap();
         let account = |index: usize, id, subscriptions: &[&'static str]| {
@@ -160,6 +161,7 @@ impl Play {
                 }
             }
             Step::Price { price, terms } => self.put_price(*price, terms),
+            Step::Correct { nth, what } => self.correct(*nth, what),
             Step::CountMeter => self.put_meter(Meter { id: "calls", is_sum: false, is_grouped: true }),
             Step::Barrier => self.barrier(),
             Step::Cut { crashes } => drop(self.cut(*crashes)),
@@ -301,6 +303,46 @@ impl Play {
         self.send(&[sent]);
     }
 
+    fn correct(&mut self, nth: usize, what: &What) {
+        let Some(sent) = nth.checked_rem(self.sent.len()).map(|nth| &self.sent[nth]) else { return };
+        let key = (sent.source, sent.id.clone());
+        let before = self.model.content(&key).unwrap_or(sent).clone();
+        let (correction, kind) = match what {
+            What::Void => (Correction::Void, CorrectionKind::Void),
+            What::Discard => (Correction::Discard, CorrectionKind::Discard),
+            What::Release => (Correction::Release, CorrectionKind::Release),
+            What::Amend { subject, time, halves, group } => {
+                let amended = Sent {
+                    subject: subject.unwrap_or(before.subject),
+                    time: time.unwrap_or(before.time),
+                    halves: halves.unwrap_or(before.halves),
+                    group: group.unwrap_or(before.group),
+                    ..before
+                };
+                let value =
+                    |halves: i64| ("tokens".to_string(), Decimal::new(i128::from(halves) * 5, 1).unwrap());
+                let dimension = |text: &str| (DIMENSION.to_string(), text.to_string());
+                let amendment = Amendment {
+                    subject: subject.map(str::to_string),
+                    time: *time,
+                    values: halves.map(|halves| halves.map(value).into_iter().collect()),
+                    dimensions: group.map(|group| group.map(dimension).into_iter().collect()),
+                };
+                (Correction::Amend(amended), CorrectionKind::Amend(amendment))
+            }
+        };
+        let request = CorrectionRequest {
+            source: key.0.to_string(),
+            id: EventIdOwned::Text(key.1.clone()),
+            kind,
+            actor: "test".to_string(),
+            reason: "it was wrong".to_string(),
+        };
+        let now = self.now;
+        let recorded = self.in_all(|world| world.correct(request.clone(), now));
+        assert_eq!(recorded, self.model.correct(&key, &correction, now), "{correction:?} of {key:?}");
+    }
+
     fn send(&mut self, batch: &[Sent]) {
         let (frame, now) = (frame_of(batch), self.now);
         let codes = self.in_all(|world| world.take_usage(&frame, now));
@@ -314,7 +356,7 @@ impl Play {
 
     fn barrier(&mut self) {
         self.in_all(|world| world.barrier(false));
-        self.model.known_meters = self.model.meters.len();
+        self.model.barrier();
     }
 
     /// One of the worlds starts again from its logs, with what a crash left open.
@@ -338,7 +380,7 @@ impl Play {
         let now = self.now;
         self.cuts = [self.cuts[1], now];
         self.in_all(|world| world.start_cut(now));
-        self.model.known_meters = self.model.meters.len();
+        self.model.barrier();
         if crashes {
             self.crash();
             self.worlds[RESTARTING].rate_without_seal();
@@ -460,7 +502,8 @@ impl Play {
         assert_eq!(counters.quarantined_total(), quarantined);
         assert_eq!(counters.rejected, model.count_of(|verdict| matches!(verdict, Verdict::Rejected(_))));
         let (metered, pending) = model.metered_and_pending();
-        assert_eq!(counters.received(), metered + pending + model.count_of(|_| true));
+        assert_eq!(counters.voided, model.voided);
+        assert_eq!(counters.received(), metered + pending + model.count_of(|_| true) + model.voided);
     }
 
     fn journals(&mut self, entity: &str, crashes: bool) {

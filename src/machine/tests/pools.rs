@@ -50,8 +50,13 @@ struct Teller {
 
 impl Teller {
     fn new(is_pool: bool) -> Self {
-        let policy =
-            PolicyRecord { horizon: 90 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 3 * DAY };
+        let policy = PolicyRecord {
+            horizon: 90 * DAY,
+            future_max: HOUR,
+            pending_per_slot_max: 256,
+            grace: 3 * DAY,
+            correction_horizon: 400 * DAY,
+        };
         let mut world = World::new(2, &policy);
         let tiers = json!([{ "up_to": "20", "unit_amount": "0.5" }, { "unit_amount": "0.35" }]);
         let account = |parent: Option<&str>| {

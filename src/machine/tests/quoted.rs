@@ -109,8 +109,13 @@ fn lines_of(events: &[Event]) -> String {
 
 /// What a cut after the month charges, by price: units, the exact amount and what is billed.
 fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
-    let policy =
-        PolicyRecord { horizon: 400 * DAY, future_max: DAY, pending_per_slot_max: 1_000, grace: 5 * DAY };
+    let policy = PolicyRecord {
+        horizon: 400 * DAY,
+        future_max: DAY,
+        pending_per_slot_max: 1_000,
+        grace: 5 * DAY,
+        correction_horizon: 400 * DAY,
+    };
     let mut world = World::new(2, &policy);
     for resource in resources(plan) {
         let mut body = resource.to_json();

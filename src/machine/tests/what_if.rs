@@ -141,8 +141,13 @@ fn at(text: &str) -> Timestamp {
 /// Two accounts in two currencies, 1 for a call: 100 calls each in January, of which `acme` pays 100.00 USD and `bell`
 /// 90.00 EUR, and 10 in February, behind the last cut.
 fn world() -> World {
-    let policy =
-        PolicyRecord { horizon: 90 * DAY, future_max: HOUR, pending_per_slot_max: 256, grace: 5 * DAY };
+    let policy = PolicyRecord {
+        horizon: 90 * DAY,
+        future_max: HOUR,
+        pending_per_slot_max: 256,
+        grace: 5 * DAY,
+        correction_horizon: 400 * DAY,
+    };
     let mut world = World::new(2, &policy);
     let mut put =
         |kind: &str, id: &str, body: Value| assert_eq!(world.put(kind, id, &body), Some(1), "{body}");

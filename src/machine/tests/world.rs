@@ -12,12 +12,16 @@ use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::{Shard, SourceCounters};
 use wire::AlignedBytes;
+use wire::EventIdOwned;
 use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
+use wire::correction::EventContent;
 
 use crate::completeness::{Charged, Completeness, CompletenessTerms, Statement};
-use crate::usage_query::{Counting, Judge, LoggedBatch};
+use crate::usage_query::{Arrival, Counting, Judge, LoggedBatch, add_restated, pass_over};
 use crate::{
-    Batch, Effect, History, JournalBatch, Machine, RATING_EPOCH, ReplayMode, Replayer, Stored, WhatIf,
+    Batch, CorrectionRequest, CorrectionStatus, Effect, History, JournalBatch, KnownEvent, Machine,
+    RATING_EPOCH, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored, WhatIf, name_of,
+    pass_barrier_through,
 };
 
 /// Bytes that stand before the first record of a commit, and that a record takes: like the logs on disk, an offset is
@@ -77,6 +81,18 @@ impl History for Past<'_> {
         }
         Ok(())
     }
+
+    fn read_batches(
+        &mut self,
+        offsets: &BTreeSet<u64>,
+        read: &mut dyn FnMut(&PreparedBatch),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.for_each_batch(u64::MAX, &BTreeSet::new(), &mut |batch, _| {
+            if offsets.contains(&batch.offset) {
+                read(batch);
+            }
+        })
+    }
 }
 
 fn prepared(frame: &Arc<AlignedBytes>, offset: u64, received_at: Timestamp, shards: usize) -> PreparedBatch {
@@ -103,7 +119,7 @@ impl World {
         world.append(ControlRecord::Genesis(Genesis {
             tenant: 0,
             incarnation: 0,
-            identity_key: "0".repeat(32),
+            identity_key: format!("{:032x}", 7),
             clock: ClockKind::Scenario,
             epoch: RATING_EPOCH.to_string(),
             made_by: "a test".to_string(),
@@ -157,21 +173,42 @@ impl World {
         codes
     }
 
+    /// Records a correction of an event, for the next barrier; whether it made a record, or the rule that it breaks.
+    pub(super) fn correct(
+        &mut self,
+        request: CorrectionRequest,
+        now: Timestamp,
+    ) -> Result<bool, &'static str> {
+        let known = self.known_event(&request.source, &request.id);
+        let record = self.machine.propose_correction(request, known.as_ref(), self.logs.control_end, now);
+        let record = record.map_err(CorrectionStatus::name)?;
+        Ok(record.map(|record| self.append(record)).is_some())
+    }
+
+    fn known_event(&mut self, source: &str, id: &EventIdOwned) -> Option<KnownEvent> {
+        let event = name_of(key(), source, id);
+        let shard = event.shard(self.shards.len());
+        let found = self.shards[shard].find_event(event).unwrap()?;
+        let mut known = None;
+        let mut past = Past { usage: &self.logs.usage, shards: 1 };
+        past.read_batches(&[found.position.offset()].into(), &mut |batch| {
+            let content = EventContent::of(&batch.view(), usize::from(found.position.index()));
+            known = Some(KnownEvent { content, received_at: batch.received_at, found });
+        })
+        .unwrap();
+        known
+    }
+
     /// A barrier through all shards; gives its offset.
     pub(super) fn barrier(&mut self, is_cut: bool) -> u64 {
         let control_offset = self.logs.control_end;
-        let plan = self.machine.metering_plan(control_offset);
+        let barrier = self.machine.new_barrier(control_offset, is_cut);
         let offset = self.next_usage_offset();
         let mut past = Past { usage: &self.logs.usage, shards: self.shards.len() };
         for (index, shard) in self.shards.iter_mut().enumerate() {
-            if shard.handle_barrier(control_offset, &plan) {
-                let subjects = shard.refolding().cloned().collect();
-                let mut refold = |batch: &PreparedBatch, before| shard.refold_batch(batch, before).unwrap();
-                past.for_each_batch(offset, &subjects, &mut refold).unwrap();
-                shard.finish_refold();
-            }
+            let reports = pass_barrier_through(shard, offset, &barrier, &mut past).unwrap();
             if is_cut {
-                self.machine.handle_reports(index, shard.take_reports());
+                self.machine.handle_reports(index, reports);
             }
         }
         self.logs.usage.push(UsageRecord::Barrier { offset, control_offset });
@@ -252,6 +289,7 @@ impl World {
     /// Counts all usage before the last barrier.
     fn count(&self, counting: &mut dyn Counting) {
         let (mut control_offset, mut candidates) = (0, Vec::new());
+        let corrected = self.machine.known_corrections().events();
         let last = self.logs.usage.iter().rposition(|record| matches!(record, UsageRecord::Barrier { .. }));
         for record in &self.logs.usage[..last.unwrap_or(0)] {
             match record {
@@ -259,21 +297,24 @@ impl World {
                 UsageRecord::Batch { offset, received_at, frame } => {
                     let batch = prepared(frame, *offset, *received_at, self.shards.len());
                     let (view, refusals) = (&batch.view(), batch.refusals());
-                    let (offset, at) = (*offset, *received_at);
+                    let arrival = Arrival { received_at: *received_at, recorded_at: *received_at };
                     let logged = LoggedBatch {
                         view,
                         refusals,
-                        offset,
+                        offset: *offset,
+                        first_index: 0,
                         control_offset,
-                        received_at: at,
-                        recorded_at: at,
+                        arrival: Some(arrival),
                     };
+                    let first = candidates.len();
                     counting.select(logged, key(), &mut candidates).unwrap();
+                    pass_over(&corrected, first, &mut candidates);
                 }
             }
         }
         let mut judge = self.shards.as_slice();
         judge.judge(candidates, &mut |event| counting.add(event)).unwrap();
+        add_restated(&corrected, key(), counting).unwrap();
     }
 
     /// Counters of all sources and shards together.
@@ -309,6 +350,32 @@ impl World {
     }
 
     fn replayer(&self, mode: ReplayMode, shards: usize) -> Replayer {
+        let (replayer, summary) = self.try_replayer(mode, shards).unwrap();
+        let control = self.machine.control();
+        assert_eq!(summary.chain, control.chain_head(), "{mode:?} with {shards} shards");
+        assert_eq!(summary.journals, control.journal_digest(), "{mode:?} with {shards} shards");
+        replayer
+    }
+
+    /// Replays logs that may be damaged.
+    pub(super) fn try_replay(&self, shards: usize) -> Result<ReplaySummary, ReplayError> {
+        self.try_replayer(ReplayMode::Derive, shards).map(|(_, summary)| summary)
+    }
+
+    /// Lets the last correction in the log name another place in the usage log.
+    pub(super) fn misplace_last_correction(&mut self) {
+        let corrections = self.logs.control.iter_mut().rev().filter_map(|(_, record)| match record {
+            ControlRecord::EventVoid(taken) => Some(&mut taken.index),
+            _ => None,
+        });
+        *corrections.into_iter().next().unwrap() += 1;
+    }
+
+    fn try_replayer(
+        &self,
+        mode: ReplayMode,
+        shards: usize,
+    ) -> Result<(Replayer, ReplaySummary), ReplayError> {
         let logs = &self.logs;
         let batches =
             logs.batches.iter().map(|(digest, bytes)| (digest.clone(), Batch::decode(bytes).unwrap()));
@@ -321,14 +388,11 @@ impl World {
                     replayer.handle_batch(&prepared(frame, *offset, *received_at, shards)).unwrap();
                 }
                 UsageRecord::Barrier { offset, control_offset } => {
-                    replayer.handle_barrier(*offset, *control_offset, &mut past).unwrap();
+                    replayer.handle_barrier(*offset, *control_offset, &mut past)?;
                 }
             }
         }
-        let summary = replayer.finish().unwrap();
-        let control = self.machine.control();
-        assert_eq!(summary.chain, control.chain_head(), "{mode:?} with {shards} shards");
-        assert_eq!(summary.journals, control.journal_digest(), "{mode:?} with {shards} shards");
-        replayer
+        let summary = replayer.finish()?;
+        Ok((replayer, summary))
     }
 }

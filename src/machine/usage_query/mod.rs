@@ -6,14 +6,16 @@
 //!
 //! Calling order: [`UsageQuery::new`]; [`UsageTerms::of`] a catalog; then a [`UsageFold`] takes every batch before a
 //! position of the usage log, in log order: [`Counting::select`] names the events that count if they are the first with
-//! their id and accepted, the shards are asked whether they are, [`Counting::add`] counts them. [`scan()`] does so.
+//! their id and accepted, the shards are asked whether they are, [`Counting::add`] counts them; then what counts instead of
+//! events that were corrected. [`scan()`] does so.
 //!
 //! Owns: what may be asked, whose usage it is, windows and groups, limits. Leaves to others: asking shards (`server`),
 //! filters, values and folds (`engine`).
 //!
 //! Invariants:
 //! - Spans are half-open, times keep their nanoseconds, and a window is one of civil time in the zone of the query.
-//! - An answer is a function of the usage log before a position and the catalog; the order of events does not matter.
+//! - An answer is a function of the usage log before a position, the catalog and the corrections that its last barrier
+//!   names; the order of events does not matter.
 //! - Memory is bounded by limits of rows, texts and windows; a query that passes one is refused by its name.
 
 mod answer;
@@ -40,9 +42,11 @@ pub use self::question::{
     QUERY_WINDOWS_MAX, QueryStatus, Question, UsageQuery, UsageScope,
 };
 pub use self::scan::{
-    CHUNK_CANDIDATES_MAX, Judge, Known, OnCounted, ScanError, bytes_to_scan, control_state_before,
-    known_control_offset, plan_of, scan,
+    CHUNK_CANDIDATES_MAX, Judge, Known, OnCounted, ScanError, ScannedLog, bytes_to_scan,
+    control_state_before, known_control_offset, plan_of, scan,
 };
+#[cfg(test)]
+pub(crate) use self::scan::{add_restated, pass_over};
 pub use self::terms::UsageTerms;
 use self::terms::{Looked, Owned};
 use crate::measure::MeasureRule;
@@ -101,9 +105,18 @@ pub struct LoggedBatch<'a> {
     pub refusals: &'a [Refusal],
     /// Offset of its record.
     pub offset: u64,
+    /// Index in its record of the first event.
+    pub first_index: u16,
     /// Control offset of the barrier before it.
     pub control_offset: u64,
-    /// When it arrived.
+    /// When it arrived; nothing if this is what counts instead of an event that arrived otherwise.
+    pub arrival: Option<Arrival>,
+}
+
+/// When a batch arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When it was received.
     pub received_at: Timestamp,
     /// When its block was stamped.
     pub recorded_at: Timestamp,
@@ -118,7 +131,8 @@ impl LoggedBatch<'_> {
 
     /// Position of an event.
     pub(crate) fn position(&self, index: usize) -> EventPosition {
-        EventPosition::new(self.offset, u16::try_from(index).expect("a batch has fewer than 2^16 events"))
+        let index = u16::try_from(index).expect("a batch has fewer than 2^16 events");
+        EventPosition::new(self.offset, self.first_index + index)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reads the usage log for a query, and asks which of its events count.
 //!
-//! Owns: the order of records, questions in chunks, the position and the control state that an answer is of.
+//! Owns: the order of records, questions in chunks, corrected events passed over and counted as they are now, the position
+//! and the control state that an answer is of.
 //! Leaves to others: the fold (`super`), who is asked and how (`server`), bytes (`engine::log`).
 //!
 //! Invariants:
@@ -22,8 +23,9 @@ use wire::usage::UsageBatch;
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, decode_barrier};
 
 use super::question::QueryStatus;
-use super::{AsOf, Candidate, Counting, LoggedBatch};
+use super::{Arrival, AsOf, Candidate, Counting, LoggedBatch};
 use crate::control::ControlState;
+use crate::corrections::CorrectedEvents;
 use crate::metering_plan::compile;
 use crate::recovery::LogPlace;
 use crate::usage_log::UsageRecordError;
@@ -112,23 +114,44 @@ impl Known {
     }
 }
 
-/// Counts the usage of a log that is known into a fold; gives what the answer is of. `is_awaited` is asked at every record.
+/// The usage log that is read.
+#[derive(Clone, Copy)]
+pub struct ScannedLog<'a> {
+    /// Its directory.
+    pub storage: &'a dyn Storage,
+    /// What it is.
+    pub options: LogOptions,
+    /// The key of event identities.
+    pub key: IdentityKey,
+}
+
+impl<'a> ScannedLog<'a> {
+    fn reader(&self) -> Result<LogReader<'a>, LogError> {
+        LogReader::open(self.storage, self.options, 0, Some(0))
+    }
+
+    fn index(&self) -> Result<LogIndex<'a>, LogError> {
+        LogIndex::open(self.storage, self.options, self.key)
+    }
+}
+
+/// Counts the usage of a log that is known into a fold, without events that were corrected and with what counts instead;
+/// gives what the answer is of. `is_awaited` is asked at every record.
 ///
 /// # Errors
 /// [`ScanError`].
 pub fn scan(
-    log: &dyn Storage,
-    options: LogOptions,
-    key: IdentityKey,
+    log: ScannedLog<'_>,
     known: Known,
+    corrected: &CorrectedEvents,
     fold: &mut dyn Counting,
     judge: &mut dyn Judge,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<AsOf, ScanError> {
-    let mut reader = LogReader::open(log, options, 0, Some(0))?;
+    let mut reader = log.reader()?;
     let mut as_of = AsOf { usage_offset: known.before, control_offset: 0 };
     let mut candidates = Vec::new();
-    let parts = parts_of(log, options, key, known, fold)?;
+    let parts = parts_of(log, known, fold)?;
     let reads_to_the_end = matches!(parts.last(), Some(Part::Read(range)) if range.end == known.before);
     'parts: for part in parts {
         match part {
@@ -145,7 +168,11 @@ pub fn scan(
             }
             match record.kind {
                 KIND_BARRIER => as_of.control_offset = control_offset_of(&record)?,
-                KIND_USAGE_BATCH => select(fold, record, as_of.control_offset, key, &mut candidates)?,
+                KIND_USAGE_BATCH => {
+                    let first = candidates.len();
+                    select(fold, record, as_of.control_offset, log.key, &mut candidates)?;
+                    pass_over(corrected, first, &mut candidates);
+                }
                 kind => return Err(UsageRecordError::KindMustBeKnown { offset: record.offset, kind }.into()),
             }
             while candidates.len() >= CHUNK_CANDIDATES_MAX {
@@ -156,8 +183,9 @@ pub fn scan(
     }
     judge.judge(candidates, &mut |event| fold.add(event))?;
     judge.finish(&mut |event| fold.add(event))?;
+    add_restated(corrected, log.key, fold)?;
     if !reads_to_the_end {
-        as_of.control_offset = known_control_offset(log, options, key, known, is_awaited)?;
+        as_of.control_offset = known_control_offset(log, known, is_awaited)?;
     }
     Ok(as_of)
 }
@@ -166,31 +194,19 @@ pub fn scan(
 ///
 /// Barriers behind the last part that is read are not among the parts. Only a position tells where they end, so that a
 /// scan up to a stamp reads everything.
-fn parts_of(
-    log: &dyn Storage,
-    options: LogOptions,
-    key: IdentityKey,
-    known: Known,
-    fold: &dyn Counting,
-) -> Result<Vec<Part>, LogError> {
+fn parts_of(log: ScannedLog<'_>, known: Known, fold: &dyn Counting) -> Result<Vec<Part>, LogError> {
     let subjects = fold.subjects().filter(|_| known.recorded_by.is_none());
     let Some(subjects) = subjects else { return Ok(vec![Part::Read(0..known.before)]) };
-    let digests: Vec<u64> = subjects.iter().map(|subject| key.digest_of_subject(subject)).collect();
-    Ok(LogIndex::open(log, options, key)?.parts(Wanted::Subjects(&digests), known.before))
+    let digests: Vec<u64> = subjects.iter().map(|subject| log.key.digest_of_subject(subject)).collect();
+    Ok(log.index()?.parts(Wanted::Subjects(&digests), known.before))
 }
 
 /// Bytes of the log that a scan reads at most.
 ///
 /// # Errors
 /// [`LogError`].
-pub fn bytes_to_scan(
-    log: &dyn Storage,
-    options: LogOptions,
-    key: IdentityKey,
-    known: Known,
-    fold: &dyn Counting,
-) -> Result<u64, LogError> {
-    let parts = parts_of(log, options, key, known, fold)?;
+pub fn bytes_to_scan(log: ScannedLog<'_>, known: Known, fold: &dyn Counting) -> Result<u64, LogError> {
+    let parts = parts_of(log, known, fold)?;
     let bytes = parts.iter().map(|part| match part {
         Part::Read(range) => range.end - range.start,
         Part::Barrier(_) => 0,
@@ -216,11 +232,48 @@ fn select(
         view: &view,
         refusals: &head.refusals,
         offset,
+        first_index: 0,
         control_offset,
-        received_at: Timestamp::from_nanoseconds(record.received_at),
-        recorded_at: Timestamp::from_nanoseconds(record.recorded_at),
+        arrival: Some(Arrival {
+            received_at: Timestamp::from_nanoseconds(record.received_at),
+            recorded_at: Timestamp::from_nanoseconds(record.recorded_at),
+        }),
     };
     Ok(fold.select(batch, key, candidates)?)
+}
+
+/// Takes corrected events out of the candidates from `first` on.
+pub(crate) fn pass_over(corrected: &CorrectedEvents, first: usize, candidates: &mut Vec<Candidate>) {
+    let mut index = 0;
+    candidates.retain(|candidate| {
+        index += 1;
+        index <= first || !corrected.has(candidate.position)
+    });
+}
+
+/// Counts what counts instead of events that were corrected.
+///
+/// # Errors
+/// [`QueryStatus::RowsMustFit`].
+pub(crate) fn add_restated(
+    corrected: &CorrectedEvents,
+    key: IdentityKey,
+    fold: &mut dyn Counting,
+) -> Result<(), QueryStatus> {
+    let mut candidates = Vec::new();
+    for event in corrected.restated() {
+        let batch = LoggedBatch {
+            view: &event.view(),
+            refusals: &[],
+            offset: event.position.offset(),
+            first_index: event.position.index(),
+            control_offset: event.meters_at,
+            arrival: None,
+        };
+        fold.select(batch, key, &mut candidates)?;
+        candidates.drain(..).try_for_each(|candidate| fold.add(&candidate))?;
+    }
+    Ok(())
 }
 
 fn control_offset_of(record: &Record<'_>) -> Result<u64, UsageRecordError> {
@@ -233,15 +286,13 @@ fn control_offset_of(record: &Record<'_>) -> Result<u64, UsageRecordError> {
 /// # Errors
 /// [`ScanError`].
 pub fn known_control_offset(
-    log: &dyn Storage,
-    options: LogOptions,
-    key: IdentityKey,
+    log: ScannedLog<'_>,
     known: Known,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<u64, ScanError> {
-    let ended = LogIndex::open(log, options, key)?.ended_segments();
+    let ended = log.index()?.ended_segments();
     let newest = ended.last().map_or(0, |segment| segment.end)..known.before;
-    let mut reader = LogReader::open(log, options, 0, Some(0))?;
+    let mut reader = log.reader()?;
     let segments = ended.into_iter().chain([newest]).filter(|segment| segment.start < known.before);
     for segment in segments.collect::<Vec<_>>().into_iter().rev() {
         let mut control_offset = None;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domain::time::{DAY, HOUR, SECOND, WindowUnit};
-use domain::{AccountId, Exact, MeterId, Span, Subject, SubscriptionId, Timestamp, Zone};
+use domain::{AccountId, Decimal, Exact, MeterId, Span, Subject, SubscriptionId, Timestamp, Zone};
 use engine::identity::IdentityKey;
 use engine::log::{LogIndex, LogKind, LogOptions, LogWriter, build_index};
 use engine::prepared::PreparedBatch;
@@ -15,13 +15,18 @@ use engine::shard::Shard;
 use engine::testing::disk::{Seed, SimulatedDisk};
 use serde_json::json;
 use wire::control::{ClockKind, ControlRecord, Genesis};
+use wire::correction::{EventContent, EventRestated, EventTakenBack};
+use wire::event::EventIdOwned;
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 use wire::verdict::Verdict;
 use wire::{BatchBuilder, IdMode};
 
 use super::*;
-use crate::Machine;
 use crate::recovery::LogPlace;
+use crate::{
+    Amendment, CorrectedEvents, CorrectionKind, CorrectionRequest, History, KnownCorrections, KnownEvent,
+    Machine, UsageHistory,
+};
 
 const SOURCES: [&str; 2] = ["edge", "shop"];
 const SUBJECTS: [&str; 4] = ["k0", "k1", "k2", "k3"];
@@ -33,12 +38,16 @@ fn start() -> Timestamp {
     Timestamp::parse("2026-03-07T00:00:00Z").unwrap()
 }
 
-/// An event as it was sent, and what became of it.
+/// An event as it was sent or corrected, and what became of it.
 struct Fact {
+    /// Of its batch, or of the barrier that brought the correction.
     offset: u64,
     recorded_at: i64,
+    /// Offset and stamp of the barrier that brought the next correction of it.
+    until: Option<(u64, i64)>,
     control_offset: u64,
     source: &'static str,
+    id: String,
     subject: &'static str,
     time: Timestamp,
     hundredths: i128,
@@ -120,20 +129,14 @@ impl World {
 
     fn barrier(&mut self) {
         self.control_offset = self.control.next_offset();
-        let plan = self.machine.metering_plan(self.control_offset);
+        let barrier = self.machine.new_barrier(self.control_offset, false);
         let offset =
             self.usage.stage(KIND_BARRIER, self.now, &[&encode_barrier(self.control_offset)]).unwrap();
         let recorded_at = self.usage.commit(self.now).unwrap().recorded_at;
         self.barriers.push((offset, recorded_at, self.control_offset));
-        let mut history = crate::UsageHistory::new(
-            self.usage_place.storage.clone(),
-            self.usage_place.options,
-            IdentityKey::new(0),
-            self.shards.len(),
-        );
+        let mut history = self.history();
         for shard in &mut self.shards {
-            crate::pass_barrier_through(shard, offset, self.control_offset, &plan, false, &mut history)
-                .unwrap();
+            crate::pass_barrier_through(shard, offset, &barrier, &mut history).unwrap();
         }
     }
 
@@ -159,8 +162,10 @@ impl World {
             facts.push(Fact {
                 offset: 0,
                 recorded_at,
+                until: None,
                 control_offset,
                 source,
+                id,
                 subject,
                 time,
                 hundredths,
@@ -186,11 +191,74 @@ impl World {
         self.facts.extend(facts);
     }
 
+    /// Corrects an event, if it may be corrected so: takes it back, amends or releases it.
+    fn correct(&mut self, random: &mut Seed) {
+        let Some(fact) = self.facts.get(random.below(self.facts.len() as u64 + 1) as usize) else { return };
+        let Ok(id) = fact.id.parse::<EventIdOwned>() else { return };
+        let source = fact.source;
+        let event = crate::name_of(IdentityKey::new(0), source, &id);
+        let shard = event.shard(self.shards.len());
+        let Some(found) = self.shards[shard].find_event(event).unwrap() else { return };
+        let mut known = None;
+        self.history()
+            .read_batches(&[found.position.offset()].into(), &mut |batch| {
+                let content = EventContent::of(&batch.view(), usize::from(found.position.index()));
+                known = Some(KnownEvent { content, received_at: batch.received_at, found });
+            })
+            .unwrap();
+        let kind = match random.below(4) {
+            0 => CorrectionKind::Void,
+            1 => CorrectionKind::Release,
+            _ => CorrectionKind::Amend(amendment(random)),
+        };
+        let request =
+            CorrectionRequest { source: source.into(), id, kind, actor: "a".into(), reason: "a".into() };
+        let (end, now) = (self.control.next_offset(), Timestamp::from_nanoseconds(self.now));
+        let Ok(Some(record)) = self.machine.propose_correction(request, known.as_ref(), end, now) else {
+            return;
+        };
+        self.append(&record);
+        self.barrier();
+        let (offset, recorded_at, _) = *self.barriers.last().unwrap();
+        let (ControlRecord::EventVoid(EventTakenBack { id, .. })
+        | ControlRecord::EventAmend(EventRestated { id, .. })
+        | ControlRecord::EventRelease(EventRestated { id, .. })) = &record
+        else {
+            unreachable!("nothing else was asked for")
+        };
+        let of_event = |fact: &&mut Fact| fact.source == source && fact.id == *id && fact.until.is_none();
+        for fact in self.facts.iter_mut().filter(of_event) {
+            fact.until = Some((offset, recorded_at));
+        }
+        if let ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) = &record {
+            let content = &restated.content;
+            let hundredths = content
+                .values
+                .get("v")
+                .map(|value| value.mantissa() * 10i128.pow(2 - u32::from(value.scale())));
+            let region = content.dimensions.get("region").map(String::as_str);
+            self.facts.push(Fact {
+                offset,
+                recorded_at,
+                until: None,
+                control_offset: restated.meters_at,
+                source,
+                id: id.clone(),
+                subject: SUBJECTS.into_iter().find(|subject| *subject == content.subject).unwrap(),
+                time: content.time,
+                hundredths: hundredths.unwrap_or(0),
+                region: REGIONS.into_iter().find(|known| *known == region).unwrap(),
+                counts: content.event_type == "use" && hundredths.is_some_and(|hundredths| hundredths >= 0),
+            });
+        }
+    }
+
     fn step(&mut self, random: &mut Seed) {
         // A block has one stamp, so time moves between two commits.
         self.usage.commit(self.now).unwrap();
         self.now += random.below(3) as i64 * SECOND;
-        match random.below(10) {
+        match random.below(12) {
+            10 | 11 => self.correct(random),
             0 => {
                 let subscription = if random.below(2) == 0 { "s0" } else { "s1" };
                 let from = start().plus(random.below(20) as i64 * 4 * HOUR);
@@ -208,6 +276,16 @@ impl World {
         }
     }
 
+    fn history(&self) -> UsageHistory {
+        let LogPlace { storage, options } = &self.usage_place;
+        UsageHistory::new(storage.clone(), *options, IdentityKey::new(0), self.shards.len())
+    }
+
+    fn scanned_log(&self) -> ScannedLog<'_> {
+        let LogPlace { storage, options } = &self.usage_place;
+        ScannedLog { storage: &**storage, options: *options, key: IdentityKey::new(0) }
+    }
+
     /// Indexes some of the ended segments.
     fn index_some(&self, random: &mut Seed) {
         let (log, options) = (&*self.usage_place.storage, self.usage_place.options);
@@ -221,14 +299,14 @@ impl World {
 
     fn answer(&self, question: Question, known: Option<Known>) -> Result<(UsageAnswer, AsOf), QueryStatus> {
         let query = UsageQuery::new(question)?;
-        let (log, options) = (&*self.usage_place.storage, self.usage_place.options);
         let known = known.unwrap_or(Known { before: self.usage.next_offset(), recorded_by: None });
-        let control_offset =
-            known_control_offset(log, options, IdentityKey::new(0), known, &|| true).unwrap();
+        let control_offset = known_control_offset(self.scanned_log(), known, &|| true).unwrap();
         let state = control_state_before(&self.control_place, control_offset).unwrap();
         let mut fold = UsageFold::new(query.clone(), UsageTerms::of(state.catalog(), &query)?);
         let mut judge = self.shards.as_slice();
-        let as_of = scan(log, options, IdentityKey::new(0), known, &mut fold, &mut judge, &|| true).unwrap();
+        let corrected = KnownCorrections::of(&state, plan_of(&state)).events();
+        let log = self.scanned_log();
+        let as_of = scan(log, known, &corrected, &mut fold, &mut judge, &|| true).unwrap();
         assert_eq!(as_of.control_offset, control_offset);
         Ok((fold.finish()?, as_of))
     }
@@ -259,7 +337,11 @@ impl World {
             })
         };
         let mut rows = BTreeMap::new();
-        for fact in self.facts.iter().filter(|fact| fact.counts && is_known(fact.offset, fact.recorded_at)) {
+        let counts = |fact: &&Fact| {
+            let is_past = fact.until.is_some_and(|(offset, recorded_at)| is_known(offset, recorded_at));
+            fact.counts && is_known(fact.offset, fact.recorded_at) && !is_past
+        };
+        for fact in self.facts.iter().filter(counts) {
             let is_in_scope = match &question.scope {
                 UsageScope::All => true,
                 UsageScope::Subjects(subjects) => subjects.contains(fact.subject),
@@ -292,6 +374,19 @@ impl World {
             row.1 += 1;
         }
         Some(rows)
+    }
+}
+
+fn amendment(random: &mut Seed) -> Amendment {
+    let subject = SUBJECTS[random.below(4) as usize].to_string();
+    let value = Decimal::new(i128::from(random.below(500)) - 5, 2).unwrap();
+    // An amendment keeps the rules of events, and so its texts are not empty.
+    let region = REGIONS[random.below(3) as usize].map(|text| ("region".to_string(), text.to_string()));
+    Amendment {
+        subject: (random.below(2) == 0).then_some(subject),
+        time: (random.below(2) == 0).then(|| start().plus(random.below(45) as i64 * 4 * HOUR)),
+        values: (random.below(2) == 0).then(|| [("v".to_string(), value)].into()),
+        dimensions: (random.below(2) == 0).then(|| region.into_iter().collect()),
     }
 }
 
@@ -431,9 +526,8 @@ fn a_query_that_nobody_awaits_ends() {
     let mut fold =
         UsageFold::new(query.clone(), UsageTerms::of(world.machine.control().catalog(), &query).unwrap());
     let known = Known { before: world.usage.next_offset(), recorded_by: None };
-    let (log, options) = (&*world.usage_place.storage, world.usage_place.options);
-    let mut judge = world.shards.as_slice();
-    let ended = scan(log, options, IdentityKey::new(0), known, &mut fold, &mut judge, &|| false);
+    let (nothing, mut judge) = (CorrectedEvents::default(), world.shards.as_slice());
+    let ended = scan(world.scanned_log(), known, &nothing, &mut fold, &mut judge, &|| false);
     assert!(matches!(ended, Err(ScanError::Abandoned)), "{ended:?}");
 }
 
@@ -462,9 +556,8 @@ fn an_answer_that_is_too_large_is_refused() {
     let mut fold =
         UsageFold::new(query.clone(), UsageTerms::of(world.machine.control().catalog(), &query).unwrap());
     let known = Known { before: world.usage.next_offset(), recorded_by: None };
-    let (log, options) = (&*world.usage_place.storage, world.usage_place.options);
-    let mut judge = world.shards.as_slice();
-    let ended = scan(log, options, IdentityKey::new(0), known, &mut fold, &mut judge, &|| true);
+    let (nothing, mut judge) = (CorrectedEvents::default(), world.shards.as_slice());
+    let ended = scan(world.scanned_log(), known, &nothing, &mut fold, &mut judge, &|| true);
     assert!(matches!(ended, Err(ScanError::Query(QueryStatus::RowsMustFit))), "{ended:?}");
 }
 

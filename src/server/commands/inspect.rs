@@ -10,10 +10,10 @@ use engine::log::{LogKind, LogReader};
 use machine::{PartJoiner, ReplayMode, UsageItem, usage_item};
 use serde_json::json;
 use wire::control::ControlRecord;
-use wire::usage::EventId;
 use wire::verdict::Verdict;
 
 use crate::directory::DataDirectory;
+use crate::event_finder::LoggedEvent;
 use crate::recovery::{read_all, replay};
 
 /// What to show.
@@ -158,30 +158,12 @@ fn event_json(
     index: u16,
     verdict: Verdict,
 ) -> serde_json::Value {
-    let view = batch.view();
-    let event = usize::from(index);
-    let id: EventId<'_> = view.id(event);
-    let values: serde_json::Map<_, _> = view
-        .value_columns()
-        .iter()
-        .filter_map(|column| {
-            let value = domain::Decimal::new(column.value(event)?, column.scale());
-            let text = value.map_or_else(|status| status.to_string(), |value| value.to_string());
-            Some((column.name().to_string(), text.into()))
-        })
-        .collect();
-    let dimensions: serde_json::Map<_, _> = view
-        .dimension_columns()
-        .iter()
-        .filter_map(|column| Some((column.name().to_string(), column.text(column.index(event)?).into())))
-        .collect();
-    json!({
-        "verdict": verdict.as_str(), "reason": verdict.reason(), "offset": offset, "index": index,
-        "id": id.to_string(), "source": view.source(), "type": view.event_type(),
-        "subject": view.subject(view.subject_index(event)),
-        "time": Timestamp::from_nanoseconds(view.time(event)), "received_at": batch.received_at,
-        "values": values, "dimensions": dimensions,
-    })
+    let mut event = LoggedEvent::of(batch, index).to_json();
+    event["verdict"] = verdict.as_str().into();
+    event["reason"] = verdict.reason().into();
+    event["offset"] = offset.into();
+    event["index"] = index.into();
+    event
 }
 
 fn stored(directory: &DataDirectory, kind: LogKind, printer: &mut Printer) -> Result<()> {

@@ -5,6 +5,7 @@
 
 pub mod bill;
 pub mod catalog;
+pub mod event;
 pub mod inspect;
 pub mod quote;
 pub mod replay;

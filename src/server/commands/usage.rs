@@ -10,7 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use machine::usage_query::{Known, UsageFold, UsageTerms, control_state_before, known_control_offset, scan};
+use machine::KnownCorrections;
+use machine::usage_query::{
+    Known, ScannedLog, UsageFold, UsageTerms, control_state_before, known_control_offset, plan_of, scan,
+};
 
 use crate::directory::DataDirectory;
 use crate::recovery::read_moment;
@@ -94,17 +97,19 @@ pub fn run(args: &UsageArgs) -> Result<()> {
         Some(AsOfText::Instant(instant)) => Known { before: end, recorded_by: Some(instant) },
         None => Known { before: end, recorded_by: None },
     };
-    let (log, options) = (&*logs.usage.storage, logs.usage.options);
+    let log = ScannedLog { storage: &*logs.usage.storage, options: logs.usage.options, key };
     let is_awaited = || true;
-    let terms = if request.as_of.is_some() {
-        let control_offset = known_control_offset(log, options, key, known, &is_awaited)?;
-        UsageTerms::of(control_state_before(&logs.control, control_offset)?.catalog(), &request.query)?
+    let (terms, corrections) = if request.as_of.is_some() {
+        let control_offset = known_control_offset(log, known, &is_awaited)?;
+        let state = control_state_before(&logs.control, control_offset)?;
+        let terms = UsageTerms::of(state.catalog(), &request.query)?;
+        (terms, KnownCorrections::of(&state, plan_of(&state)))
     } else {
-        UsageTerms::of(machine.control().catalog(), &request.query)?
+        (UsageTerms::of(machine.control().catalog(), &request.query)?, machine.known_corrections())
     };
     let mut fold = UsageFold::new(request.query, terms);
     let mut judge = moment.replayer.shards.as_slice();
-    let as_of = scan(log, options, key, known, &mut fold, &mut judge, &is_awaited)?;
+    let as_of = scan(log, known, &corrections.events(), &mut fold, &mut judge, &is_awaited)?;
     let answer = fold.finish()?;
     let text = match request.format {
         Some(UsageFormat::Json) => format!("{}\n", answer.to_json(as_of)),

@@ -8,9 +8,9 @@ use axum::Json;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::response::IntoResponse;
 use domain::{AccountId, Period};
-use machine::Machine;
 use machine::completeness::{Charged, Completeness, CompletenessTerms};
 use machine::usage_query::{QueryStatus, ScanError, plan_of};
+use machine::{KnownCorrections, Machine};
 use serde::Deserialize;
 
 use super::problem::Problem;
@@ -46,21 +46,23 @@ pub(super) async fn completeness(
         let charged = Charged::of(machine, &asked, terms.time_zone.month(period).from);
         let terms =
             is_present.then(|| CompletenessTerms::of(catalog, machine.plan().clone(), &asked, period));
-        Ok((charged, terms.transpose()?))
+        Ok((charged, terms.transpose()?.map(|terms| (terms, machine.known_corrections()))))
     };
     let (end, (charged, terms)) = moment(&edge, terms_of).await?;
     let known = known(&edge, as_of, end)?;
     run(edge, permit, move |edge, is_awaited| {
-        let terms = match terms {
+        let (terms, corrections) = match terms {
             Some(terms) => terms,
             None => {
                 let state = state_at(edge, known, is_awaited)?;
-                CompletenessTerms::of(state.catalog(), plan_of(&state), &account, period)
-                    .map_err(ScanError::from)?
+                let plan = plan_of(&state);
+                let corrections = KnownCorrections::of(&state, plan.clone());
+                let terms = CompletenessTerms::of(state.catalog(), plan, &account, period);
+                (terms.map_err(ScanError::from)?, corrections)
             }
         };
         let mut completeness = Completeness::new(terms);
-        let as_of = count(edge, known, &mut completeness, is_awaited)?;
+        let as_of = count(edge, known, &corrections, &mut completeness, is_awaited)?;
         Ok(Json(completeness.finish(charged).to_json(as_of)).into_response())
     })
     .await

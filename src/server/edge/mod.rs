@@ -5,6 +5,7 @@
 //! Invariants: every error is `application/problem+json` with a stable `code`; nothing is answered before it is durable.
 
 mod completeness;
+mod corrections;
 mod events;
 mod problem;
 mod reads;
@@ -112,7 +113,12 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/v1/journal-runs", post(writes::journal_runs))
         .route("/v1/scenario-clock", post(writes::advance_clock))
         .route("/v1/counters", get(reads::counters))
-        .route("/v1/quarantine", get(reads::quarantine))
+        .route("/v1/quarantine", get(corrections::quarantine))
+        .route("/v1/events/{source}/{id}", get(corrections::event))
+        .route("/v1/events/{source}/{id}/void", post(corrections::void))
+        .route("/v1/events/{source}/{id}/amend", post(corrections::amend))
+        .route("/v1/events/{source}/{id}/release", post(corrections::release))
+        .route("/v1/events/{source}/{id}/discard", post(corrections::discard))
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Admin), require));
     Router::new()
         .merge(open)

@@ -3,7 +3,7 @@
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use billing::catalog::{CatalogStatus, Rule};
-use machine::PutError;
+use machine::{CorrectionStatus, PutError};
 use serde_json::{Value, json};
 
 use crate::control::CommandError;
@@ -100,6 +100,16 @@ impl From<CommandError> for Problem {
             }
             CommandError::NotFound(what) => Self::new(StatusCode::NOT_FOUND, "not_found", &what),
             CommandError::Conflict(what) => Self::new(StatusCode::CONFLICT, "conflict", &what),
+            CommandError::Correction(status) => {
+                let http = match status {
+                    CorrectionStatus::EventMustBeKnown => StatusCode::NOT_FOUND,
+                    CorrectionStatus::ReasonMustFit | CorrectionStatus::ContentMustFit(_) => {
+                        StatusCode::UNPROCESSABLE_ENTITY
+                    }
+                    _ => StatusCode::CONFLICT,
+                };
+                Self::new(http, status.name(), &status.to_string())
+            }
             CommandError::HistoryForked { batch, digest } => Self::history_forked(batch, &digest),
         }
     }

@@ -14,7 +14,7 @@ use engine::log::LogKind;
 use machine::{ContentReader, ExplainedWindow, InvoiceStanding};
 use serde::Deserialize;
 use serde_json::json;
-use wire::verdict::{QuarantineReason, Verdict};
+use wire::verdict::QuarantineReason;
 
 use super::problem::Problem;
 use super::{Answer, Edge, stopping};
@@ -36,7 +36,7 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Answer {
 }
 
 /// What became of every event that was acknowledged before the call: asked through the log writer, behind them.
-async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Problem> {
+pub(super) async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Problem> {
     let (reply, answers) = crossbeam_channel::bounded(edge.shards);
     edge.usage_tasks.send(UsageTask::Snapshot(reply)).await.map_err(|_| stopping())?;
     let shards = edge.shards;
@@ -84,7 +84,7 @@ pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
             let counts = json!({
                 "received": c.received(), "accepted": c.accepted(), "metered": c.metered, "unmetered": c.unmetered,
                 "pending": c.pending, "duplicate": c.duplicate, "duplicate_restamped": c.duplicate_restamped,
-                "conflict": c.conflict, "quarantined": quarantined, "rejected": c.rejected,
+                "conflict": c.conflict, "quarantined": quarantined, "rejected": c.rejected, "voided": c.voided,
             });
             (source.to_string(), counts)
         })
@@ -94,22 +94,6 @@ pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
         "p999": edge.metrics.ack_microseconds(99.9),
     });
     Ok(Json(json!({ "sources": sources, "durable_after_microseconds": latency })).into_response())
-}
-
-/// `GET /v1/quarantine`: events that did not count, by position.
-pub(super) async fn quarantine(State(edge): State<Arc<Edge>>) -> Answer {
-    let shards = shard_snapshot(&edge).await?;
-    let mut lines = String::new();
-    for set_aside in shards.set_aside {
-        let verdict = Verdict::from_code(set_aside.verdict);
-        let line = json!({
-            "offset": set_aside.position.offset(), "index": set_aside.position.index(),
-            "verdict": verdict.map(Verdict::as_str), "reason": verdict.and_then(Verdict::reason),
-        });
-        lines.push_str(&line.to_string());
-        lines.push('\n');
-    }
-    Ok(ndjson(Body::from(lines)))
 }
 
 #[derive(Deserialize)]
@@ -185,7 +169,7 @@ pub(super) async fn bill(
     })
 }
 
-fn ndjson(body: Body) -> Response {
+pub(super) fn ndjson(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 

@@ -4,7 +4,7 @@
 //! written (`usage_request`).
 //!
 //! Invariants:
-//! - Whatever was acknowledged before the request is counted, under the catalog as it is at that moment.
+//! - Whatever was acknowledged before the request is counted, under the catalog and the corrections of that moment.
 //! - A query runs on a blocking thread and never waits for a cut; shards answer it a few thousand events at a time,
 //!   between batches. At most [`QUERIES_MAX`] run together, and one ends soon after its caller is gone.
 
@@ -16,12 +16,13 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use engine::io::Storage;
 use engine::log::LogKind;
 use machine::usage_query::{
-    AsOf, Candidate, Counting, Judge, Known, OnCounted, QueryStatus, ScanError, UsageFold, UsageTerms,
-    bytes_to_scan, control_state_before, known_control_offset, scan,
+    AsOf, Candidate, Counting, Judge, Known, OnCounted, QueryStatus, ScanError, ScannedLog, UsageFold,
+    UsageTerms, bytes_to_scan, control_state_before, known_control_offset, plan_of, scan,
 };
-use machine::{ControlState, LogPlace, Machine};
+use machine::{ControlState, KnownCorrections, LogPlace, Machine};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::problem::Problem;
@@ -45,18 +46,25 @@ pub(super) async fn usage(
     let permit = permit(&edge)?;
     let query = request.as_of.is_none().then(|| request.query.clone());
     let terms_of = move |machine: &Machine| {
-        query.map(|query| UsageTerms::of(machine.control().catalog(), &query)).transpose()
+        let terms = |query| UsageTerms::of(machine.control().catalog(), &query);
+        Ok(match query {
+            Some(query) => Some((terms(query)?, machine.known_corrections())),
+            None => None,
+        })
     };
     let (end, terms) = moment(&edge, terms_of).await?;
     let known = known(&edge, request.as_of, end)?;
     run(edge, permit, move |edge, is_awaited| {
-        let terms = match terms {
+        let (terms, corrections) = match terms {
             Some(terms) => terms,
-            None => UsageTerms::of(state_at(edge, known, is_awaited)?.catalog(), &request.query)
-                .map_err(ScanError::from)?,
+            None => {
+                let state = state_at(edge, known, is_awaited)?;
+                let terms = UsageTerms::of(state.catalog(), &request.query).map_err(ScanError::from)?;
+                (terms, KnownCorrections::of(&state, plan_of(&state)))
+            }
         };
         let mut fold = UsageFold::new(request.query, terms);
-        let as_of = count(edge, known, &mut fold, is_awaited)?;
+        let as_of = count(edge, known, &corrections, &mut fold, is_awaited)?;
         let answer = fold.finish().map_err(ScanError::from)?;
         Ok(match format {
             UsageFormat::Json => Json(answer.to_json(as_of)).into_response(),
@@ -156,9 +164,8 @@ pub(super) fn state_at(
     known: Known,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<ControlState, RunError> {
-    let (log, options) =
-        (edge.directory.existing_log(LogKind::Usage)?, edge.directory.options(LogKind::Usage));
-    let control_offset = known_control_offset(&*log, options, edge.identity_key, known, is_awaited)?;
+    let log = edge.directory.existing_log(LogKind::Usage)?;
+    let control_offset = known_control_offset(scanned(edge, &*log), known, is_awaited)?;
     let control = LogPlace {
         storage: edge.directory.existing_log(LogKind::Control)?,
         options: edge.directory.options(LogKind::Control),
@@ -170,17 +177,22 @@ pub(super) fn state_at(
 pub(super) fn count(
     edge: &Edge,
     known: Known,
+    corrections: &KnownCorrections,
     counting: &mut dyn Counting,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<AsOf, RunError> {
-    let (log, options) =
-        (edge.directory.existing_log(LogKind::Usage)?, edge.directory.options(LogKind::Usage));
-    let bytes = bytes_to_scan(&*log, options, edge.identity_key, known, counting).map_err(ScanError::from)?;
+    let log = edge.directory.existing_log(LogKind::Usage)?;
+    let log = scanned(edge, &*log);
+    let bytes = bytes_to_scan(log, known, counting).map_err(ScanError::from)?;
     if bytes > edge.query_bytes_max {
         return Err(RunError::ScanMustFit { bytes, bytes_max: edge.query_bytes_max });
     }
     let mut judge = ShardJudge { queues: edge.shard_queues.clone(), shards: edge.shards, asked: None };
-    Ok(scan(&*log, options, edge.identity_key, known, counting, &mut judge, is_awaited)?)
+    Ok(scan(log, known, &corrections.events(), counting, &mut judge, is_awaited)?)
+}
+
+fn scanned<'a>(edge: &Edge, storage: &'a dyn Storage) -> ScannedLog<'a> {
+    ScannedLog { storage, options: edge.directory.options(LogKind::Usage), key: edge.identity_key }
 }
 
 /// Why a query did not run to its end.

@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::{Answer, Caller, Edge};
 use crate::control::{Command, PutOutcome};
 
-fn read_json<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Problem> {
+pub(super) fn read_json<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Problem> {
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request("body_must_be_json", &error.to_string()))

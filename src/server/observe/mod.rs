@@ -126,6 +126,7 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             ("duplicate_restamped", c.duplicate_restamped),
             ("conflict", c.conflict),
             ("rejected", c.rejected),
+            ("voided", c.voided),
         ];
         for (verdict, count) in plain {
             page.sample(

@@ -18,6 +18,8 @@ use rkyv::Archived;
 
 pub use refusals::Refusal;
 
+use crate::event::{write_given_id, write_sequenced_id};
+
 /// A checked batch that borrows the bytes of its frame.
 #[derive(Clone, Debug)]
 pub struct UsageBatch<'a> {
@@ -194,11 +196,12 @@ impl<'a> GivenIds<'a> {
     }
 }
 
+/// As [`EventIdOwned`](crate::EventIdOwned) is written.
 impl fmt::Display for EventId<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EventId::Bytes(id) => f.write_str(&String::from_utf8_lossy(id)),
-            EventId::Sequenced { epoch, sequence } => write!(f, "seq:{epoch:016x}/{sequence}"),
+            EventId::Bytes(id) => write_given_id(&String::from_utf8_lossy(id), f),
+            EventId::Sequenced { epoch, sequence } => write_sequenced_id(*epoch, *sequence, f),
         }
     }
 }

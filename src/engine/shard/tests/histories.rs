@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use domain::plan::{Forgotten, MeteringPlan};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-
 use wire::IdMode;
+use wire::verdict::QuarantineReason;
 
 use super::super::sequenced::SEQUENCED_CONTENT_BYTES;
 use super::world::{FUTURE_MAX, HORIZON, Saved, World, at, count, owned, plan, sum};
@@ -25,6 +25,9 @@ struct Sent {
     units: Option<i64>,
 }
 
+/// The epoch of a client that mints ids, if one did; and the number of the id.
+type Id = (Option<u8>, u8);
+
 #[derive(Clone, Debug)]
 enum Step {
     Batch {
@@ -39,6 +42,10 @@ enum Step {
     Forget(u8),
     /// A snapshot begins; one that is not finished is given up.
     Snapshot,
+    /// Of the event with this id, where it may be corrected so; counts from the next barrier on.
+    Void(Id),
+    Release(Id),
+    Amend(Option<u8>, Sent),
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
@@ -61,11 +68,15 @@ fn spans() -> impl Strategy<Value = Spans> {
     })
 }
 
+fn id() -> impl Strategy<Value = Id> {
+    (prop::option::of(0u8..2), 0u8..24)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let events = prop::collection::vec(sent(), 1..8);
     let minted = prop::option::of((0u8..2, 0u8..16));
     prop_oneof![
-        3 => (0i64..200, prop::bool::weighted(0.8), minted, events).prop_map(
+        4 => (0i64..200, prop::bool::weighted(0.8), minted, events).prop_map(
             |(received_at, is_metered, minted, mut events)| {
                 let numbers = minted.map(|(_, first)| first..);
                 for (event, number) in events.iter_mut().zip(numbers.into_iter().flatten()) {
@@ -74,7 +85,10 @@ fn step() -> impl Strategy<Value = Step> {
                 Step::Batch { received_at, is_metered, minted, events }
             },
         ),
-        1 => prop::collection::btree_map(0u8..3, spans(), 0..3).prop_map(Step::Barrier),
+        2 => prop::collection::btree_map(0u8..3, spans(), 0..3).prop_map(Step::Barrier),
+        1 => id().prop_map(Step::Void),
+        1 => id().prop_map(Step::Release),
+        2 => (prop::option::of(0u8..2), sent()).prop_map(|(epoch, event)| Step::Amend(epoch, event)),
         1 => Just(Step::Snapshot),
         1 => any::<u8>().prop_map(Step::Forget),
     ]
@@ -82,13 +96,23 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What came first with an id, whether it was metered, with which batch, and whether it counts.
 type First = (Sent, bool, u64, bool);
+#[derive(Clone, Debug, PartialEq)]
+enum Stands {
+    Counts(Sent),
+    Unmetered,
+    Quarantined(&'static str, Sent),
+    Voided,
+}
 
 /// What the shards should say, in the plainest way.
 #[derive(Default)]
 struct Model {
-    /// By kind of the id and epoch, and the id.
-    first: BTreeMap<(Option<u8>, u8), First>,
-    counted: Vec<Sent>,
+    first: BTreeMap<Id, First>,
+    /// What became of them, and of those that are forgotten.
+    stands: BTreeMap<Id, Stands>,
+    forgotten_stands: Vec<Stands>,
+    /// For the next barrier.
+    corrections: Vec<Step>,
     spans: BTreeMap<u8, Spans>,
     batches: u64,
     /// Batches before this are forgotten.
@@ -118,25 +142,67 @@ impl Model {
                 (false, _) => "conflict",
             };
         }
-        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches, false));
         let is_proven = epoch.is_some() || event.time >= self.proven_from;
-        if event.time < received_at - HORIZON || !is_proven {
-            return "quarantined: too_old";
+        let stands = if event.time < received_at - HORIZON || !is_proven {
+            Stands::Quarantined("quarantined: too_old", event.clone())
+        } else if event.time > received_at + FUTURE_MAX {
+            Stands::Quarantined("quarantined: future", event.clone())
+        } else {
+            judged(event, is_metered)
+        };
+        let counts = matches!(stands, Stands::Counts(_));
+        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches, counts));
+        self.stands.insert((epoch, event.id), stands);
+        self.standing((epoch, event.id))
+    }
+
+    fn standing(&self, id: Id) -> &'static str {
+        self.word(&self.stands[&id])
+    }
+
+    fn word(&self, stands: &Stands) -> &'static str {
+        match stands {
+            Stands::Counts(event) if self.slice_of(event).is_some() => "accepted",
+            Stands::Counts(_) => "pending",
+            Stands::Unmetered => "unmetered",
+            Stands::Quarantined(reason, _) => reason,
+            Stands::Voided => "voided",
         }
-        if event.time > received_at + FUTURE_MAX {
-            return "quarantined: future";
+    }
+
+    /// Whether a person may correct an event so, and has not taken it back since the last barrier.
+    fn may_correct(&self, correction: &Step) -> bool {
+        let id = corrected(correction);
+        let is_voided = self.stands.get(&id).is_none_or(|stands| *stands == Stands::Voided)
+            || self
+                .corrections
+                .iter()
+                .any(|earlier| corrected(earlier) == id && matches!(earlier, Step::Void(_)));
+        let is_quarantined = matches!(self.stands.get(&id), Some(Stands::Quarantined(..)));
+        let is_first = self.corrections.iter().all(|earlier| corrected(earlier) != id);
+        !is_voided && (!matches!(correction, Step::Release(_)) || is_quarantined && is_first)
+    }
+
+    fn barrier(&mut self, spans: &BTreeMap<u8, Spans>) {
+        self.spans.clone_from(spans);
+        for correction in std::mem::take(&mut self.corrections) {
+            let id = corrected(&correction);
+            let (_, is_metered, ..) = self.first[&id];
+            let stands = match (correction, &self.stands[&id]) {
+                (Step::Void(_), _) => Stands::Voided,
+                (Step::Amend(_, event), _) => judged(&event, is_metered),
+                (Step::Release(_), Stands::Quarantined(_, event)) => judged(event, is_metered),
+                (step, stands) => unreachable!("{step:?} of {stands:?}"),
+            };
+            self.stands.insert(id, stands);
         }
-        if !is_metered {
-            return "unmetered";
-        }
-        match event.units {
-            None => return "quarantined: missing_value",
-            Some(units) if units < 0 => return "quarantined: negative_usage",
-            Some(_) => {}
-        }
-        self.counted.push(event.clone());
-        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches, true));
-        if self.slice_of(event).is_some() { "accepted" } else { "pending" }
+    }
+
+    fn counted(&self) -> impl Iterator<Item = &Sent> {
+        self.stands.values().chain(&self.forgotten_stands).filter_map(|stands| match stands {
+            Stands::Counts(event) => Some(event),
+            _ => None,
+        })
     }
 
     fn forget(&mut self, share: u8) {
@@ -145,7 +211,10 @@ impl Model {
         // Numbers of clients are known for ever.
         let gone =
             self.first.extract_if(.., |(epoch, _), (_, _, batch, _)| epoch.is_none() && *batch < forgotten);
-        let times = gone.filter(|(_, (.., counts))| *counts).map(|(_, (event, ..))| event.time + 1);
+        let gone: Vec<(Id, First)> = gone.collect();
+        self.forgotten_stands.extend(gone.iter().filter_map(|(id, _)| self.stands.remove(id)));
+        let times =
+            gone.into_iter().filter(|(_, (.., counts))| *counts).map(|(_, (event, ..))| event.time + 1);
         self.proven_from = times.fold(self.proven_from, i64::max);
     }
 
@@ -159,7 +228,7 @@ impl Model {
 
     fn cells(&self) -> Vec<String> {
         let mut cells: BTreeMap<String, (u64, i64)> = BTreeMap::new();
-        for event in &self.counted {
+        for event in self.counted() {
             let Some(from) = self.slice_of(event) else { continue };
             let units = event.units.expect("an event without units does not count");
             for (meter, value) in [("calls", 1), ("units", units)] {
@@ -185,6 +254,29 @@ impl Model {
     }
 }
 
+fn judged(event: &Sent, is_metered: bool) -> Stands {
+    match event.units {
+        _ if !is_metered => Stands::Unmetered,
+        None => Stands::Quarantined("quarantined: missing_value", event.clone()),
+        Some(units) if units < 0 => Stands::Quarantined("quarantined: negative_usage", event.clone()),
+        Some(_) => Stands::Counts(event.clone()),
+    }
+}
+
+fn corrected(step: &Step) -> Id {
+    match step {
+        Step::Void(id) | Step::Release(id) => *id,
+        Step::Amend(epoch, event) => (*epoch, event.id),
+        Step::Batch { .. } | Step::Barrier(_) | Step::Forget(_) | Step::Snapshot => {
+            unreachable!("this corrects nothing")
+        }
+    }
+}
+
+fn written_id((epoch, number): Id) -> String {
+    epoch.map_or_else(|| format!("e{number}"), |epoch| format!("seq:{epoch:016x}/{number}"))
+}
+
 fn written(event: &Sent) -> String {
     let units = event.units.map_or(String::new(), |units| format!(" units={units}"));
     format!("k{} {}{units}", event.subject, event.time)
@@ -205,14 +297,30 @@ fn check(steps: &[Step]) {
             snapshot = Some(worlds.iter_mut().map(World::begin_snapshot).collect());
             said.clear();
         }
-        let verdicts = apply(step, &mut model, &mut worlds);
-        said.push(Said { step: step.clone(), plan: model.plan(), verdicts, cells: model.cells() });
+        let correction = correction_of(step, &model);
+        let verdicts = apply(step, correction.as_deref(), &mut model, &mut worlds);
+        said.push(Said {
+            step: step.clone(),
+            plan: model.plan(),
+            verdicts,
+            correction,
+            cells: model.cells(),
+        });
         for (world, saved) in worlds.iter_mut().zip(snapshot.iter_mut().flatten()) {
             world.poll_snapshot(saved);
         }
-        let metered = model.counted.iter().filter(|event| model.slice_of(event).is_some()).count() as u64;
+        let all = model.stands.values().chain(&model.forgotten_stands);
+        let standings: Vec<&str> = all.map(|stands| model.word(stands)).collect();
+        let standing = |wanted: &str| standings.iter().filter(|found| **found == wanted).count() as u64;
         let first = worlds[0].counters("s");
-        assert_eq!((first.metered, first.pending), (metered, model.counted.len() as u64 - metered));
+        assert_eq!(
+            (first.metered, first.pending, first.unmetered, first.voided),
+            (standing("accepted"), standing("pending"), standing("unmetered"), standing("voided"))
+        );
+        for reason in QuarantineReason::ALL {
+            assert_eq!(first.quarantined[reason.ordinal()], standing(&format!("quarantined: {reason}")));
+        }
+        assert_eq!(worlds[0].set_aside() as u64, first.quarantined_total() + first.conflict);
         for world in &mut worlds {
             assert_eq!(world.cells(), model.cells());
             assert_eq!(world.counters("s"), first);
@@ -237,6 +345,8 @@ struct Said {
     step: Step,
     plan: MeteringPlan,
     verdicts: Vec<String>,
+    /// The correction, where the event may be corrected so.
+    correction: Option<String>,
     cells: Vec<String>,
 }
 
@@ -251,6 +361,10 @@ impl Said {
                 Vec::new()
             }
             Step::Snapshot => Vec::new(),
+            Step::Void(_) | Step::Release(_) | Step::Amend(..) => {
+                self.correction.iter().for_each(|correction| world.correct("s", correction));
+                Vec::new()
+            }
         }
     }
 }
@@ -268,25 +382,44 @@ fn send(
     });
     let text_of = |event: &Sent| match minted {
         Some(_) => written(event),
-        None => format!("e{} {}", event.id, written(event)),
+        None => format!("{} {}", written_id((None, event.id)), written(event)),
     };
     let texts: Vec<String> = events.iter().map(text_of).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     world.send_with(ids, received_at, "s", if is_metered { "use" } else { "other" }, &texts)
 }
 
+/// How a step corrects an event; nothing if it does not, or may not.
+fn correction_of(step: &Step, model: &Model) -> Option<String> {
+    let correction = match step {
+        Step::Void(id) => format!("void {}", written_id(*id)),
+        Step::Release(id) => format!("release {}", written_id(*id)),
+        Step::Amend(epoch, event) => format!("amend {} {}", written_id((*epoch, event.id)), written(event)),
+        Step::Batch { .. } | Step::Barrier(_) | Step::Forget(_) | Step::Snapshot => return None,
+    };
+    model.may_correct(step).then_some(correction)
+}
+
 /// Takes a step in the model and in all worlds; gives the verdicts, which must be the same.
-fn apply(step: &Step, model: &mut Model, worlds: &mut [World]) -> Vec<String> {
+fn apply(step: &Step, correction: Option<&str>, model: &mut Model, worlds: &mut [World]) -> Vec<String> {
     match step {
         Step::Snapshot => Vec::new(),
+        Step::Void(_) | Step::Release(_) | Step::Amend(..) => {
+            if let Some(correction) = correction {
+                model.corrections.push(step.clone());
+                worlds.iter_mut().for_each(|world| world.correct("s", correction));
+            }
+            Vec::new()
+        }
         Step::Barrier(spans) => {
-            model.spans.clone_from(spans);
+            model.barrier(spans);
             for world in worlds {
                 world.barrier(model.plan());
             }
             Vec::new()
         }
         Step::Forget(share) => {
+            model.barrier(&model.spans.clone());
             model.forget(*share);
             for world in worlds {
                 world.barrier(model.plan());

@@ -12,13 +12,17 @@ use domain::plan::{
 };
 use domain::time::DAY;
 use domain::{Decimal, MeterId, Span, Subject, Timestamp};
+use wire::correction::EventContent;
+use wire::event::EventIdOwned;
 use wire::verdict::Verdict;
 use wire::{BatchBuilder, IdMode};
 
-use crate::identity::{IdentityKey, slot_of};
+use crate::identity::{EventName, IdentityKey, slot_of};
 use crate::prepared::PreparedBatch;
 use crate::shard::cell::Fold;
-use crate::shard::{RunLog, RunStore, RunWork, Shard, ShardLoader, SourceCounters};
+use crate::shard::{
+    Change, Correction, EventStanding, RunLog, RunStore, RunWork, Shard, ShardLoader, SourceCounters,
+};
 use crate::snapshot::Section;
 use crate::testing::disk::SimulatedDisk;
 
@@ -77,6 +81,15 @@ pub(super) fn sum(meter: &str) -> MeterProgram {
     MeterProgram { aggregation: Aggregation::Sum, value: Some(meter.into()), scale: SCALE, ..count(meter) }
 }
 
+fn name_of(source: &str, id: &str) -> EventName {
+    let source = IdentityKey::new(KEY).of_source(source);
+    match id.parse().unwrap() {
+        EventIdOwned::Text(id) => source.name_of_bytes(id.as_bytes()),
+        EventIdOwned::Sequenced { epoch, sequence } => source.name_of_sequence(epoch, sequence),
+        EventIdOwned::Minted => unreachable!("an id was parsed"),
+    }
+}
+
 fn slot_of_id(source: &str, id: &str) -> usize {
     slot_of(IdentityKey::new(KEY).of_source(source).identity_of_bytes(id.as_bytes()))
 }
@@ -109,6 +122,12 @@ pub(super) struct World {
     runs: Arc<RunStore>,
     /// Jobs under way, of which shard, and whether there is more to do.
     works: Vec<(usize, RunWork, bool)>,
+    /// By source and id: what counts, as long as it does.
+    contents: BTreeMap<(String, String), EventContent>,
+    /// By source and id of corrected events: the meters that existed there take them.
+    meters_at: BTreeMap<(String, String), u64>,
+    /// Corrections for the next barrier.
+    corrections: Vec<Correction>,
 }
 
 impl World {
@@ -125,6 +144,9 @@ impl World {
             plan: Arc::default(),
             sent: BTreeMap::new(),
             reported: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            meters_at: BTreeMap::new(),
+            corrections: Vec::new(),
         }
     }
 
@@ -155,6 +177,13 @@ impl World {
         let frame = Arc::new(builder.finish(1, 0));
         let (key, shards) = (IdentityKey::new(KEY), self.shards.len());
         let mut batch = PreparedBatch::prepare(frame, None, at(received_at), key, shards).unwrap();
+        let view = batch.view();
+        for index in
+            (0..view.len()).filter(|index| !batch.refusals().iter().any(|r| usize::from(r.index) == *index))
+        {
+            let id = (source.to_string(), view.id(index).to_string());
+            self.contents.entry(id).or_insert_with(|| EventContent::of(&view, index));
+        }
         batch.offset = Self::batch_offset(self.log.len() as u64);
         while self.shards.iter().any(Shard::must_wait_for_runs) {
             self.work(usize::MAX);
@@ -201,14 +230,65 @@ impl World {
         self.control_offset += 10; // as if records lay in between
         self.plan = Arc::new(MeteringPlan { control_offset: self.control_offset, ..plan });
         let mut has_refolded = false;
+        let corrections = std::mem::take(&mut self.corrections);
+        let shards = self.shards.len();
         for shard in &mut self.shards {
+            let is_own = |correction: &&Correction| correction.event.shard(shards) == shard.index();
+            let own: Vec<Correction> = corrections.iter().filter(is_own).cloned().collect();
+            let wanted = shard.start_corrections(&own).unwrap();
+            let wanted = self.log.iter().filter(|(_, batch)| wanted.contains(&batch.offset));
+            wanted.for_each(|(_, batch)| shard.retract_batch(batch));
             if shard.handle_barrier(self.control_offset, &self.plan) {
                 has_refolded = true;
                 self.log.iter().for_each(|(offset, batch)| shard.refold_batch(batch, *offset).unwrap());
                 shard.finish_refold();
             }
+            shard.finish_corrections();
         }
         has_refolded
+    }
+
+    /// Corrects an event of a source at the next barrier: `void id`, `release id` or `amend id subject time …`.
+    pub(super) fn correct(&mut self, source: &str, correction: &str) {
+        let (verb, rest) = correction.split_once(' ').expect("a correction is a verb and an id");
+        let id = rest.split(' ').next().unwrap_or_default();
+        let key = (source.to_string(), id.to_string());
+        if verb == "amend" {
+            let mut builder = BatchBuilder::new(source, &self.contents[&key].event_type, IdMode::Given);
+            push(&mut builder, rest);
+            let frame = Arc::new(builder.finish(1, 0));
+            let batch = prepared_alone(frame);
+            self.contents.insert(key.clone(), EventContent::of(&batch.view(), 0));
+        }
+        let event = name_of(source, id);
+        let shard = event.shard(self.shards.len());
+        let found = self.shards[shard].find_event(event).unwrap();
+        let found = found.expect("a shard knows an event that is corrected");
+        let meters_at = self.meters_at.entry(key.clone()).or_insert(found.meters_at);
+        if verb == "release" {
+            *meters_at = self.control_offset + 9; // where the record would be
+        }
+        let change = match verb {
+            "void" => Change::TakeBack,
+            "amend" | "release" => {
+                let frame = Arc::new(self.contents[&key].to_frame(source, &id.parse().unwrap()).unwrap());
+                Change::Restate { content: prepared_alone(frame), meters_at: *meters_at }
+            }
+            _ => panic!("{verb} is not a correction"),
+        };
+        let position = found.position;
+        self.corrections.push(Correction { source: source.into(), event, position, change });
+    }
+
+    /// Where an event stands.
+    pub(super) fn standing(&mut self, source: &str, id: &str) -> Option<String> {
+        let event = name_of(source, id);
+        let shard = event.shard(self.shards.len());
+        let found = self.shards[shard].find_event(event).unwrap()?;
+        Some(match found.standing {
+            EventStanding::Quarantined(reason) => format!("quarantined: {reason}"),
+            standing => standing.as_str().to_string(),
+        })
     }
 
     /// The control offset of the last barrier.
@@ -269,6 +349,9 @@ impl World {
             reported: BTreeMap::new(), // every cell is reported again
             runs: self.runs.clone(),
             works: Vec::new(),
+            contents: self.contents.clone(),
+            meters_at: self.meters_at.clone(),
+            corrections: self.corrections.clone(),
         };
         Saved { rest, sections: vec![Vec::new(); self.shards.len()] }
     }
@@ -299,6 +382,11 @@ impl World {
         whole
     }
 
+    /// Events of a source that were sent.
+    pub(super) fn sent(&self, source: &str) -> u64 {
+        self.sent[source]
+    }
+
     /// Events listed as set aside, over all shards.
     pub(super) fn set_aside(&self) -> usize {
         self.shards.iter().map(|shard| shard.set_aside().len()).sum()
@@ -324,6 +412,10 @@ impl Saved {
         }
         world
     }
+}
+
+fn prepared_alone(frame: Arc<wire::AlignedBytes>) -> PreparedBatch {
+    PreparedBatch::prepare(frame, None, at(0), IdentityKey::new(KEY), 1).unwrap()
 }
 
 /// Adds an event that is written `id subject time value=… dimension:…`, without `id` where it is minted.

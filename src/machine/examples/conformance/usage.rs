@@ -375,8 +375,8 @@ impl<'a> Asked<'a> {
                 refusals: batch.refusals(),
                 offset: batch.offset,
                 control_offset: 0,
-                received_at: Timestamp::MIN,
-                recorded_at: Timestamp::MIN,
+                first_index: 0,
+                arrival: None,
             };
             fold.select(logged, key, &mut candidates).map_err(refused)?;
             let mut judge = std::slice::from_ref(&shard);

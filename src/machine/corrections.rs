@@ -1,0 +1,474 @@
+//! Corrections of single events: which a person may make, and what the control log says of them.
+//!
+//! Owns: the rules of void, amend, release and discard; which corrections the next barrier brings; what a count of the log
+//! as of a control state leaves out and adds.
+//! Leaves to others: what a correction changes in a shard (`engine::shard`), finding events (the caller), records
+//! (`wire::correction`).
+//!
+//! Invariants:
+//! - A correction counts from the first barrier on that names the control log behind it; a query as of an earlier one
+//!   does not see it.
+//! - What counts instead of an event follows from its last correction and the meters alone.
+//! - A void is the last correction of its event.
+//! - A correction that was made before, with the same content and reason, makes no record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use domain::plan::MeteringPlan;
+use domain::{Decimal, EventPosition, Timestamp};
+use engine::identity::{EventName, IdentityKey};
+use engine::prepared::PreparedBatch;
+use engine::shard::recount::is_metered;
+use engine::shard::{Change, Correction, EventStanding, FoundEvent};
+use wire::AlignedBytes;
+use wire::control::ControlRecord;
+use wire::correction::{ContentStatus, EventContent, EventRestated, EventTakenBack, REASON_BYTES_MAX};
+use wire::event::EventIdOwned;
+use wire::frame::decode_frame;
+use wire::usage::UsageBatch;
+use wire::verdict::QuarantineReason;
+
+use crate::control::ControlState;
+
+/// What a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CorrectionKind {
+    /// The event counts no more, whatever became of it.
+    Void,
+    /// The event counts with other content.
+    Amend(Amendment),
+    /// The event, which was set aside, is judged again, but not by its age.
+    Release,
+    /// The event, which was set aside, stays so for good.
+    Discard,
+}
+
+impl CorrectionKind {
+    /// The word in paths and answers.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            CorrectionKind::Void => "void",
+            CorrectionKind::Amend(_) => "amend",
+            CorrectionKind::Release => "release",
+            CorrectionKind::Discard => "discard",
+        }
+    }
+}
+
+/// What is to replace the content of an event; what is not named stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amendment {
+    /// Another subject.
+    pub subject: Option<String>,
+    /// Another time.
+    pub time: Option<Timestamp>,
+    /// All values.
+    pub values: Option<BTreeMap<String, Decimal>>,
+    /// All dimensions.
+    pub dimensions: Option<BTreeMap<String, String>>,
+}
+
+/// A correction that a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CorrectionRequest {
+    /// Source of the event.
+    pub source: String,
+    /// Its id.
+    pub id: EventIdOwned,
+    /// What is asked for.
+    pub kind: CorrectionKind,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The event that a correction is about, as the usage log and its shard know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownEvent {
+    /// What it said when it arrived.
+    pub content: EventContent,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// Where it stands.
+    pub found: FoundEvent,
+}
+
+/// Why a correction is not made, in order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CorrectionStatus {
+    /// The reason is empty or longer than 1,024 bytes.
+    ReasonMustFit,
+    /// No event with this source and id is in the log.
+    EventMustBeKnown,
+    /// The event was taken back.
+    EventMustNotBeVoided,
+    /// The event arrived longer ago than corrections reach.
+    EventMustBeWithinCorrectionHorizon,
+    /// Only an event that was set aside can be released or discarded.
+    EventMustBeInQuarantine,
+    /// A meter cannot take the event as it is, however often it is judged.
+    EventMustBeAmended(QuarantineReason),
+    /// The new content breaks a rule of events.
+    ContentMustFit(ContentStatus),
+}
+
+impl CorrectionStatus {
+    /// The code in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            CorrectionStatus::ReasonMustFit => "reason_must_fit",
+            CorrectionStatus::EventMustBeKnown => "event_must_be_known",
+            CorrectionStatus::EventMustNotBeVoided => "event_must_not_be_voided",
+            CorrectionStatus::EventMustBeWithinCorrectionHorizon => "event_must_be_within_correction_horizon",
+            CorrectionStatus::EventMustBeInQuarantine => "event_must_be_in_quarantine",
+            CorrectionStatus::EventMustBeAmended(_) => "event_must_be_amended",
+            CorrectionStatus::ContentMustFit(_) => "content_must_fit",
+        }
+    }
+}
+
+impl fmt::Display for CorrectionStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CorrectionStatus::ReasonMustFit => write!(f, "a reason has 1 to {REASON_BYTES_MAX} bytes"),
+            CorrectionStatus::EventMustBeKnown => {
+                f.write_str("no event with this source and id is in the log")
+            }
+            CorrectionStatus::EventMustNotBeVoided => {
+                f.write_str("the event was taken back; send what is right under a new id")
+            }
+            CorrectionStatus::EventMustBeWithinCorrectionHorizon => {
+                f.write_str("the event arrived longer ago than corrections reach")
+            }
+            CorrectionStatus::EventMustBeInQuarantine => {
+                f.write_str("the event was not set aside; void or amend it")
+            }
+            CorrectionStatus::EventMustBeAmended(reason) => {
+                write!(f, "a meter cannot take the event as it is ({reason}); amend it")
+            }
+            CorrectionStatus::ContentMustFit(status) => fmt::Display::fmt(status, f),
+        }
+    }
+}
+
+impl std::error::Error for CorrectionStatus {}
+
+/// A correction in the control log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedCorrection {
+    /// Offset of its record: it counts from the barrier on that names a later one.
+    pub control_offset: u64,
+    /// The record.
+    pub record: ControlRecord,
+}
+
+/// Corrections by source and id of their event, in order.
+type ByEvent = BTreeMap<(String, String), Vec<RecordedCorrection>>;
+
+/// What the control log says of corrections.
+#[derive(Default)]
+pub struct RecordedCorrections {
+    /// Shared with counts of the log that run beside.
+    by_event: Arc<ByEvent>,
+    /// The records that no barrier brought yet.
+    waiting: Vec<ControlRecord>,
+    last_offset: Option<u64>,
+}
+
+impl RecordedCorrections {
+    /// The corrections of an event, in order.
+    pub fn of(&self, source: &str, id: &EventIdOwned) -> &[RecordedCorrection] {
+        self.of_text(source, &id.to_string())
+    }
+
+    /// Offset of the last record that corrects an event.
+    pub fn last_offset(&self) -> Option<u64> {
+        self.last_offset
+    }
+
+    fn of_text(&self, source: &str, id: &str) -> &[RecordedCorrection] {
+        self.by_event.get(&(source.to_string(), id.to_string())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes a record that corrects an event; whether it follows from those before it.
+    pub(crate) fn apply(&mut self, control_offset: u64, record: &ControlRecord) -> bool {
+        let (source, id) = match record {
+            ControlRecord::EventVoid(taken) | ControlRecord::EventDiscard(taken) => {
+                (&taken.source, &taken.id)
+            }
+            ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) => {
+                if restated.content.check().is_err() {
+                    return false;
+                }
+                (&restated.source, &restated.id)
+            }
+            _ => unreachable!("the record corrects an event"),
+        };
+        let is_voided = self.of_text(source, id).last().is_some_and(|last| is_taken_back(&last.record));
+        if is_voided || id.parse::<EventIdOwned>().is_err() {
+            return false;
+        }
+        let recorded = RecordedCorrection { control_offset, record: record.clone() };
+        let by_event = Arc::make_mut(&mut self.by_event);
+        by_event.entry((source.clone(), id.clone())).or_default().push(recorded);
+        self.waiting.push(record.clone());
+        self.last_offset = Some(control_offset);
+        true
+    }
+
+    /// What the next barrier brings to each of so many shards.
+    pub(crate) fn take_waiting(&mut self, key: IdentityKey, shards: usize) -> Arc<[Vec<Correction>]> {
+        let mut of_shards = vec![Vec::new(); shards];
+        for record in self.waiting.drain(..) {
+            let correction = correction_of(&record, key);
+            of_shards[correction.event.shard(shards)].push(correction);
+        }
+        of_shards.into()
+    }
+
+    /// The record that a correction makes at the end of the control log; `None` if it was made before. `known` is the event,
+    /// if there is one.
+    pub(crate) fn propose(
+        &self,
+        request: CorrectionRequest,
+        known: Option<&KnownEvent>,
+        control_end: u64,
+        now: Timestamp,
+        horizon: i64,
+    ) -> Result<Option<ControlRecord>, CorrectionStatus> {
+        let CorrectionRequest { source, id, kind, actor, reason } = request;
+        if !(1..=REASON_BYTES_MAX).contains(&reason.len()) {
+            return Err(CorrectionStatus::ReasonMustFit);
+        }
+        let known = known.ok_or(CorrectionStatus::EventMustBeKnown)?;
+        let earlier = self.of(&source, &id);
+        let last = earlier.last().map(|last| &last.record);
+        if last.is_some_and(|last| is_repeated(last, &kind, &reason, known.found.standing)) {
+            return Ok(None);
+        }
+        if last.is_some_and(is_taken_back) {
+            return Err(CorrectionStatus::EventMustNotBeVoided);
+        }
+        if known.received_at < now.plus(-horizon) {
+            return Err(CorrectionStatus::EventMustBeWithinCorrectionHorizon);
+        }
+        let FoundEvent { position, standing, meters_at } = known.found;
+        let (content, meters_at) = match last.and_then(restated_of) {
+            Some(restated) => (&restated.content, restated.meters_at),
+            None => (&known.content, meters_at),
+        };
+        let (id, offset, index) = (id.to_string(), position.offset(), position.index());
+        let restated = |content, meters_at| EventRestated {
+            source: source.clone(),
+            id: id.clone(),
+            offset,
+            index,
+            content,
+            meters_at,
+            actor: actor.clone(),
+            reason: reason.clone(),
+        };
+        let taken_back = || EventTakenBack {
+            source: source.clone(),
+            id: id.clone(),
+            offset,
+            index,
+            actor: actor.clone(),
+            reason: reason.clone(),
+        };
+        Ok(Some(match (kind, standing) {
+            (CorrectionKind::Void, _) => ControlRecord::EventVoid(taken_back()),
+            (CorrectionKind::Amend(amendment), _) => {
+                let amended = amendment.applied_to(content);
+                amended.check().map_err(CorrectionStatus::ContentMustFit)?;
+                if amended == *content {
+                    return Ok(None);
+                }
+                ControlRecord::EventAmend(restated(amended, meters_at))
+            }
+            (CorrectionKind::Release, EventStanding::Quarantined(reason)) => {
+                if !may_pass_when_judged_again(reason) {
+                    return Err(CorrectionStatus::EventMustBeAmended(reason));
+                }
+                ControlRecord::EventRelease(restated(content.clone(), control_end))
+            }
+            (CorrectionKind::Discard, EventStanding::Quarantined(_)) => {
+                ControlRecord::EventDiscard(taken_back())
+            }
+            (CorrectionKind::Release | CorrectionKind::Discard, _) => {
+                return Err(CorrectionStatus::EventMustBeInQuarantine);
+            }
+        }))
+    }
+}
+
+impl Amendment {
+    fn applied_to(self, content: &EventContent) -> EventContent {
+        let Amendment { subject, time, values, dimensions } = self;
+        EventContent {
+            event_type: content.event_type.clone(),
+            subject: subject.unwrap_or_else(|| content.subject.clone()),
+            time: time.unwrap_or(content.time),
+            values: values.unwrap_or_else(|| content.values.clone()),
+            dimensions: dimensions.unwrap_or_else(|| content.dimensions.clone()),
+        }
+    }
+}
+
+fn is_taken_back(record: &ControlRecord) -> bool {
+    matches!(record, ControlRecord::EventVoid(_) | ControlRecord::EventDiscard(_))
+}
+
+fn restated_of(record: &ControlRecord) -> Option<&EventRestated> {
+    match record {
+        ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) => Some(restated),
+        _ => None,
+    }
+}
+
+/// An amendment is compared by its content, later: it names what is to change. What was released and amended into
+/// something that a meter cannot take is set aside again.
+fn is_repeated(last: &ControlRecord, kind: &CorrectionKind, reason: &str, standing: EventStanding) -> bool {
+    match (last, kind) {
+        (ControlRecord::EventVoid(taken), CorrectionKind::Void)
+        | (ControlRecord::EventDiscard(taken), CorrectionKind::Discard) => taken.reason == reason,
+        (ControlRecord::EventRelease(released), CorrectionKind::Release) => {
+            released.reason == reason && !matches!(standing, EventStanding::Quarantined(_))
+        }
+        _ => false,
+    }
+}
+
+/// A meter never changes, so that what it could not take it cannot take.
+fn may_pass_when_judged_again(reason: QuarantineReason) -> bool {
+    matches!(reason, QuarantineReason::TooOld | QuarantineReason::Future | QuarantineReason::PendingFull)
+}
+
+fn correction_of(record: &ControlRecord, key: IdentityKey) -> Correction {
+    let (source, id) = match record {
+        ControlRecord::EventVoid(taken) | ControlRecord::EventDiscard(taken) => (&taken.source, &taken.id),
+        ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) => {
+            (&restated.source, &restated.id)
+        }
+        _ => unreachable!("the record corrects an event"),
+    };
+    let change = restated_of(record).map_or(Change::TakeBack, |restated| {
+        let frame = Arc::new(frame_of(restated));
+        let content = PreparedBatch::prepare(frame, None, Timestamp::MIN, key, 1);
+        Change::Restate { content: content.expect("a built frame is sound"), meters_at: restated.meters_at }
+    });
+    Correction {
+        source: source.as_str().into(),
+        event: name_of(key, source, &read_id(id)),
+        position: position_of(record),
+        change,
+    }
+}
+
+fn position_of(record: &ControlRecord) -> EventPosition {
+    let (offset, index) = match record {
+        ControlRecord::EventVoid(taken) | ControlRecord::EventDiscard(taken) => (taken.offset, taken.index),
+        ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) => {
+            (restated.offset, restated.index)
+        }
+        _ => unreachable!("the record corrects an event"),
+    };
+    EventPosition::new(offset, index)
+}
+
+fn frame_of(restated: &EventRestated) -> AlignedBytes {
+    let frame = restated.content.to_frame(&restated.source, &read_id(&restated.id));
+    frame.expect("content was checked when it was applied")
+}
+
+fn read_id(id: &str) -> EventIdOwned {
+    id.parse().expect("an id was read when it was applied")
+}
+
+/// An event, as shards are asked for it.
+///
+/// # Panics
+/// If the id is still to be minted: such an event is in no log.
+pub fn name_of(key: IdentityKey, source: &str, id: &EventIdOwned) -> EventName {
+    let source = key.of_source(source);
+    match id {
+        EventIdOwned::Text(id) => source.name_of_bytes(id.as_bytes()),
+        EventIdOwned::Sequenced { epoch, sequence } => source.name_of_sequence(*epoch, *sequence),
+        EventIdOwned::Minted => unreachable!("an event in the log has its id"),
+    }
+}
+
+/// The corrections that a control state knows, and its meters.
+pub struct KnownCorrections {
+    by_event: Arc<ByEvent>,
+    plan: Arc<MeteringPlan>,
+}
+
+impl KnownCorrections {
+    /// What a control state knows, whose metering plan is given.
+    pub fn of(state: &ControlState, plan: Arc<MeteringPlan>) -> Self {
+        Self { by_event: state.corrections.by_event.clone(), plan }
+    }
+
+    /// What counts instead of the corrected events.
+    pub fn events(&self) -> CorrectedEvents {
+        let mut events = CorrectedEvents::default();
+        for corrections in self.by_event.values() {
+            let last = corrections.last().expect("an event is listed with a correction");
+            events.positions.insert(position_of(&last.record));
+            events.restated.extend(restated_of(&last.record).and_then(|last| self.restated(last)));
+        }
+        events
+    }
+
+    /// The event as it counts; `None` if its content is of no meter, or some meter cannot take it.
+    fn restated(&self, restated: &EventRestated) -> Option<RestatedEvent> {
+        let event = RestatedEvent {
+            frame: frame_of(restated),
+            position: EventPosition::new(restated.offset, restated.index),
+            meters_at: restated.meters_at,
+        };
+        is_metered(&self.plan, event.meters_at, &event.view(), 0).then_some(event)
+    }
+}
+
+/// What a count of the log leaves out, and what it adds.
+#[derive(Default)]
+pub struct CorrectedEvents {
+    /// Where corrected events arrived.
+    positions: BTreeSet<EventPosition>,
+    restated: Vec<RestatedEvent>,
+}
+
+impl CorrectedEvents {
+    /// Whether what arrived does not count any more.
+    #[inline]
+    pub(crate) fn has(&self, position: EventPosition) -> bool {
+        !self.positions.is_empty() && self.positions.contains(&position)
+    }
+
+    /// What counts instead.
+    pub(crate) fn restated(&self) -> &[RestatedEvent] {
+        &self.restated
+    }
+}
+
+/// An event that counts with the content of a correction.
+pub(crate) struct RestatedEvent {
+    frame: AlignedBytes,
+    /// Where it arrived.
+    pub(crate) position: EventPosition,
+    /// The meters that existed at this control offset take it.
+    pub(crate) meters_at: u64,
+}
+
+impl RestatedEvent {
+    /// A batch of the event alone.
+    pub(crate) fn view(&self) -> UsageBatch<'_> {
+        let (header, body) = decode_frame(&self.frame).expect("a built frame is sound");
+        UsageBatch::reopen(&header, body).expect("a built frame is sound")
+    }
+}

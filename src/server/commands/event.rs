@@ -1,0 +1,182 @@
+//! `tallymark event show|void|amend|release|discard|list-quarantine`
+//!
+//! Owns: asking a server. Leaves to others: the rules of corrections (`machine::corrections`).
+
+use std::io::Write as _;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+/// `tallymark event`
+#[derive(Debug, Args)]
+pub struct EventArgs {
+    /// The server.
+    #[arg(long, env = "TALLYMARK_URL", default_value = "http://127.0.0.1:7410", global = true)]
+    url: String,
+    /// A token with the role admin.
+    #[arg(long, env = "TALLYMARK_TOKEN", default_value = "", hide_default_value = true, global = true)]
+    token: String,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show an event: what it says, where it stands, how it was corrected.
+    Show {
+        #[command(flatten)]
+        event: EventName,
+    },
+    /// Take an event back: it counts no more, and its id stays taken.
+    Void {
+        #[command(flatten)]
+        event: EventName,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Let other content count in the place of an event's; what is not named stays.
+    Amend {
+        #[command(flatten)]
+        event: EventName,
+        #[command(flatten)]
+        why: Why,
+        /// Another subject.
+        #[arg(long)]
+        subject: Option<String>,
+        /// Another time, such as 2026-02-01T06:00:00Z.
+        #[arg(long)]
+        time: Option<String>,
+        /// A value, such as tokens=12.5; those that are named are all that count. Repeat for more.
+        #[arg(long = "value", value_name = "NAME=NUMBER")]
+        values: Vec<String>,
+        /// A dimension, such as model=large; those that are named are all. Repeat for more.
+        #[arg(long = "dimension", value_name = "NAME=TEXT")]
+        dimensions: Vec<String>,
+    },
+    /// Judge an event that was set aside again, but not by its age.
+    Release {
+        #[command(flatten)]
+        event: EventName,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Set an event aside for good.
+    Discard {
+        #[command(flatten)]
+        event: EventName,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// List the events that were set aside, one JSON object a line.
+    ListQuarantine {
+        /// Offset and index of the last event of the page before, such as 4096.3.
+        #[arg(long)]
+        after: Option<String>,
+        /// At most so many.
+        #[arg(long)]
+        limit: Option<usize>,
+        /// Only those with this verdict or reason.
+        #[arg(long = "only")]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct EventName {
+    /// Source of the event.
+    source: String,
+    /// Its id; one that a client minted is written seq:, epoch as 16 hex digits, / and sequence.
+    id: String,
+}
+
+#[derive(Debug, Args)]
+struct Why {
+    /// Why; written to the log with the name of the token.
+    #[arg(long)]
+    reason: String,
+}
+
+/// Runs the command; prints what the server answers.
+///
+/// # Errors
+/// If the server does not answer or refuses.
+pub fn run(args: &EventArgs) -> Result<()> {
+    let (path, body) = match &args.action {
+        Action::Show { event } => (path_of(event, None), None),
+        Action::Void { event, why } => (path_of(event, Some("void")), Some(json!({ "reason": why.reason }))),
+        Action::Amend { event, why, subject, time, values, dimensions } => {
+            let mut body = json!({ "reason": why.reason });
+            let texts = [("subject", subject), ("time", time)];
+            for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+                body[name] = text.as_str().into();
+            }
+            for (name, pairs) in [("values", values), ("dimensions", dimensions)] {
+                if !pairs.is_empty() {
+                    body[name] = object_of(pairs)?;
+                }
+            }
+            (path_of(event, Some("amend")), Some(body))
+        }
+        Action::Release { event, why } => {
+            (path_of(event, Some("release")), Some(json!({ "reason": why.reason })))
+        }
+        Action::Discard { event, why } => {
+            (path_of(event, Some("discard")), Some(json!({ "reason": why.reason })))
+        }
+        Action::ListQuarantine { .. } => (vec!["quarantine".to_string()], None),
+    };
+    let mut url: reqwest::Url = args.url.parse().with_context(|| format!("--url {:?}", args.url))?;
+    url.path_segments_mut()
+        .ok()
+        .with_context(|| format!("--url {:?} is no base of paths", args.url))?
+        .pop_if_empty()
+        .push("v1")
+        .extend(path);
+    if let Action::ListQuarantine { after, limit, reason } = &args.action {
+        let limit = limit.map(|limit| limit.to_string());
+        let pairs = [("after", after), ("limit", &limit), ("reason", reason)];
+        for (name, text) in pairs.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+            url.query_pairs_mut().append_pair(name, text);
+        }
+    }
+    ask(args, url, body)
+}
+
+fn path_of(event: &EventName, verb: Option<&str>) -> Vec<String> {
+    // A path cannot have segments of dots alone.
+    let is_dots = event.id == "." || event.id == "..";
+    let id = if is_dots { format!("id:{}", event.id) } else { event.id.clone() };
+    let segments = ["events".to_string(), event.source.clone(), id];
+    segments.into_iter().chain(verb.map(str::to_string)).collect()
+}
+
+fn object_of(pairs: &[String]) -> Result<Value> {
+    let mut object = Map::new();
+    for pair in pairs {
+        let (name, text) = pair.split_once('=').with_context(|| format!("{pair:?} has no ="))?;
+        if object.insert(name.to_string(), text.into()).is_some() {
+            bail!("{name:?} is named twice");
+        }
+    }
+    Ok(object.into())
+}
+
+fn ask(args: &EventArgs, url: reqwest::Url, body: Option<Value>) -> Result<()> {
+    super::serve::runtime()?.block_on(async {
+        let client = reqwest::Client::new();
+        let request = match body {
+            Some(body) => client.post(url).body(body.to_string()),
+            None => client.get(url),
+        };
+        let request = request.bearer_auth(&args.token);
+        let response = request.send().await.with_context(|| format!("asking {}", args.url))?;
+        let status = response.status();
+        let text = response.text().await.with_context(|| format!("reading the answer of {}", args.url))?;
+        if !status.is_success() {
+            let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+            bail!("{}", problem["detail"].as_str().unwrap_or(&text));
+        }
+        std::io::stdout().write_all(text.as_bytes()).context("writing the answer")
+    })
+}
