@@ -344,7 +344,7 @@ impl Path {
         let mut shard = Shard::new(0);
         let _ = shard.handle_barrier(0, &plan(&producer.subjects));
         if let Some(memory) = memory {
-            shard.set_table_entries_max((memory / 8 / 128) as usize);
+            shard.set_table_entries_max((memory / 4 / 128) as usize);
         }
         let runs = memory.map(|_| Runs::start());
         let mut path = Self { producer, shard, received_at: start().plus(HOUR), offset: 0, runs };

@@ -75,9 +75,9 @@ pub struct ServeArgs {
     /// Bytes of the usage log between two snapshots, which make the next start short; 0 makes none.
     #[arg(long, env = "TALLYMARK_SNAPSHOT_BYTES", default_value_t = 1 << 30)]
     pub snapshot_bytes: u64,
-    /// Bytes of memory for remembered ids, 1 MiB to 1 TiB. An eighth has new ids until they are written to `runs`; the rest
-    /// has filters, for one id in six bytes.
-    #[arg(long, env = "TALLYMARK_DEDUP_MEMORY", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 40)))]
+    /// Bytes of memory for remembered ids, 512 KiB to 1 TiB. A quarter has new ids until they are written to `runs`; the
+    /// rest has filters, two bytes an id and twice that while all of them are merged.
+    #[arg(long, env = "TALLYMARK_DEDUP_MEMORY", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range((1 << 19)..=(1 << 40)))]
     pub dedup_memory: u64,
     /// Bytes of the usage log that one usage query may read.
     #[arg(long, env = "TALLYMARK_QUERY_BYTES_MAX", default_value_t = 16 << 30)]

@@ -69,10 +69,10 @@ pub struct Running {
 /// Tasks that wait for the thread of runs: more than all shards have under way together.
 const RUN_TASKS_MAX: usize = 8 * SHARDS_MAX;
 
-/// Ids that a shard remembers in memory before it writes a run: an eighth of what there is for all shards, at 128 bytes
+/// Ids that a shard remembers in memory before it writes a run: a quarter of what there is for all shards, at 128 bytes
 /// for an id, since a full table is written while the next one fills.
 fn dedup_table_entries(memory: u64, shards: usize) -> usize {
-    (memory / 8 / 128) as usize / shards
+    (memory / 4 / 128) as usize / shards
 }
 
 /// Rating semantics and time-zone data of this program.

@@ -33,7 +33,7 @@ async fn totals_equal_the_oracle_whenever_the_server_is_killed() {
         // Every other seed makes a snapshot whenever there is something new.
         let snapshot_bytes = if seed % 2 == 0 { "0" } else { "10000" };
         // As little memory for ids as there may be, so that most of them are on disk.
-        let settings = ["--snapshot-bytes", snapshot_bytes, "--dedup-memory", "1048576"];
+        let settings = ["--snapshot-bytes", snapshot_bytes, "--dedup-memory", "524288"];
         let arguments = ["--catalog", catalog.to_str().unwrap()];
         let mut server = Server::start(data.path(), &[&arguments[..], &settings].concat());
         let token = server.token.clone().unwrap();

@@ -8,7 +8,7 @@ use crate::process::{CATALOG, Server, call, mark_shown, tallymark, text};
 use crate::snapshots::{counters, send, started_from};
 
 /// The least memory that there may be: 1,024 ids before there is a run.
-const SETTINGS: [&str; 4] = ["--dedup-memory", "1048576", "--pending-per-slot-max", "1000"];
+const SETTINGS: [&str; 4] = ["--dedup-memory", "524288", "--pending-per-slot-max", "1000"];
 
 fn runs(data: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(data.join("runs")).unwrap();
