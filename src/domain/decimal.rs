@@ -113,10 +113,10 @@ impl Decimal {
         }
         let mut mantissa: i128 = 0;
         for byte in whole.bytes().chain(fraction.bytes()) {
-            mantissa = mantissa * 10 + i128::from(byte - b'0');
-            if mantissa > MANTISSA_MAX {
-                return Err(DecimalStatus::DecimalDigitsMustFit);
-            }
+            // Ten times the greatest mantissa does not fit 128 bits.
+            let next = mantissa.checked_mul(10).and_then(|tens| tens.checked_add(i128::from(byte - b'0')));
+            mantissa =
+                next.filter(|next| *next <= MANTISSA_MAX).ok_or(DecimalStatus::DecimalDigitsMustFit)?;
         }
         let mantissa = if text.starts_with('-') { -mantissa } else { mantissa };
         Ok(Self { mantissa, scale: fraction.len() as u8 })
@@ -275,6 +275,18 @@ mod tests {
             Decimal::parse("100000000000000000000000000000000000000"),
             Err(DecimalStatus::DecimalDigitsMustFit)
         );
+        // Beyond what 128 bits hold, too: before, in and behind the last digit.
+        for digits in 38..80 {
+            for digit in '1'..='9' {
+                let text = String::from_iter(std::iter::repeat_n(digit, digits));
+                let parsed = [text.clone(), format!("-{text}"), format!("{}.{}", &text[2..], &text[..2])];
+                for text in parsed {
+                    let fits = (digits == 38).then_some(text.clone());
+                    let parsed = Decimal::parse(&text).map(|decimal| decimal.to_string());
+                    assert_eq!(parsed, fits.ok_or(DecimalStatus::DecimalDigitsMustFit), "{text}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use domain::plan::MeteringPlan;
 use engine::identity::IdentityKey;
 use engine::io::Storage;
 use engine::log::{LogError, LogIndex, LogKind, LogOptions, LogReader, LogWriter, Wanted, build_index};
-use engine::shard::ShardLoader;
+use engine::shard::{RunLog, RunStore, ShardLoader};
 use engine::snapshot::{Section, SectionKind, SnapshotHead, SnapshotWriter, read_snapshot, snapshot_name};
 use engine::testing::disk::{SimulatedDisk, SimulatedFolder};
 use wire::usage_record::{BatchRecordHead, KIND_USAGE_BATCH};
@@ -178,7 +178,9 @@ fn load(folder: &SimulatedFolder) {
         is_refused |= taken.is_err();
         taken
     });
-    if read.is_ok() && !is_refused {
+    let log = RunLog { incarnation: 0, partition: 0, key_check: 0 };
+    let runs = RunStore::open(Arc::new(folder_with(&[])), log).expect("no fault is set");
+    if read.is_ok() && !is_refused && loader.open_runs(&runs).is_ok() {
         let _ = loader.finish(0, &Arc::new(MeteringPlan::default()));
     }
 }
