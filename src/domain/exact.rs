@@ -185,14 +185,14 @@ impl Exact {
         let (mut mantissa, mut divisor, mut scale) = (mantissa / common, divisor / common, scale);
         let (two, five) = (I256::new(2), I256::new(5));
         loop {
-            let factor = match (divisor % two == I256::ZERO, divisor % five == I256::ZERO) {
-                (true, true) => I256::ONE,
-                (true, false) => five,
-                (false, true) => two,
+            let (part, factor) = match (divisor % two == I256::ZERO, divisor % five == I256::ZERO) {
+                (true, true) => (TEN, I256::ONE),
+                (true, false) => (two, five),
+                (false, true) => (five, two),
                 (false, false) => break,
             };
             mantissa = product(mantissa, factor).ok_or(fit)?;
-            divisor = divisor * factor / TEN;
+            divisor /= part;
             scale += 1;
         }
         let divisor = u128::try_from(divisor).map_err(|_| fit)?;
@@ -780,6 +780,15 @@ mod tests {
         assert_eq!(third.compare(exact("0.3333333333")), Ok(Ordering::Greater));
         assert_eq!(exact("1.50"), exact("1.5"));
         assert_eq!(exact("1.50").to_string(), "1.5");
+    }
+
+    #[test]
+    fn a_divisor_near_256_bits_is_refused_or_reduced_and_never_wraps() {
+        let digits = "15000350333333333030033330335000350333333333030033330333301031033010310330332";
+        assert_eq!(Exact::parse(&format!("5/{digits}")), None);
+        let large = Exact::parse(digits).unwrap();
+        assert_eq!(Exact::from_integer(5).divide(large), Err(ExactStatus::AmountMustFit));
+        assert_eq!(Exact::parse(&format!("{digits}/{digits}")), Some(Exact::ONE));
     }
 
     proptest! {
