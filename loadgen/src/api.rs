@@ -1,7 +1,12 @@
 //! The load generator's HTTP client.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// How long one answer may take: a cut over all that a run sent takes minutes, a server that is stuck takes for ever.
+const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 
 pub(crate) struct Api {
     client: reqwest::Client,
@@ -10,8 +15,9 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub(crate) fn new(url: &str, token: &str) -> Self {
-        Self { client: reqwest::Client::new(), url: url.to_string(), token: token.to_string() }
+    pub(crate) fn new(url: &str, token: &str) -> Result<Self> {
+        let client = reqwest::Client::builder().timeout(ANSWER_WITHIN).build()?;
+        Ok(Self { client, url: url.to_string(), token: token.to_string() })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<String> {

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &LoadArgs, runtime: &Runtime) -> Result<Report> {
         Some(_) => None,
         None => {
             let token = args.token.as_deref().context("Tallymark needs a token; give one with --token")?;
-            let api = Api::new(&args.url, token);
+            let api = Api::new(&args.url, token)?;
             let first_batch = runtime.block_on(set_up(&api, &scenario, &run))?;
             Some((api, first_batch))
         }

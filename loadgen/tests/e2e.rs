@@ -3,8 +3,10 @@
 //! Owns: a server in this process, with a directory and ports of its own. Invariants: no assertion is about time.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use clap::Parser;
 use serde_json::Value;
@@ -19,7 +21,7 @@ struct Serve {
 }
 
 struct Server {
-    running: Running,
+    running: Arc<Running>,
     data: tempfile::TempDir,
 }
 
@@ -29,7 +31,16 @@ impl Server {
         let path = data.path().to_str().unwrap();
         let arguments = ["--data", path, "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let serve = Serve::try_parse_from(arguments).unwrap();
-        Self { running: start(&serve.args).await.unwrap(), data }
+        let running = Arc::new(start(&serve.args).await.unwrap());
+        // A server whose disk is full ends its process; in this one nobody would answer any more.
+        let watched = running.clone();
+        tokio::spawn(async move {
+            let cause = watched.failed().await;
+            // Past what a test captures, since the process ends with it.
+            let _ = writeln!(std::io::stderr(), "the server of a test failed: {cause}");
+            std::process::abort();
+        });
+        Self { running, data }
     }
 
     fn json(&self) -> PathBuf {

@@ -297,8 +297,9 @@ impl Running {
     /// Waits until a thread fails; gives the cause.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(cause) => cause.clone().unwrap_or_default(),
+        let cause = failed.wait_for(Option::is_some).await.map(|cause| cause.clone().unwrap_or_default());
+        match cause {
+            Ok(cause) => cause,
             Err(_) => std::future::pending().await,
         }
     }
