@@ -12,7 +12,8 @@ use billing::rating::{RatingStatus, SliceMeasure, explain};
 use domain::{AccountId, Span, Timestamp};
 use wire::control::RatingFailure;
 
-use crate::cut::{Affected, Charge, MergedSlice, PooledAccount, RatedWindow, Rater, SetAside, of_window};
+use crate::affected::Affected;
+use crate::cut::{Charge, MergedSlice, PooledAccount, RatedWindow, Rater, SetAside, of_window};
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans};
 

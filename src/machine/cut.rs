@@ -1,7 +1,7 @@
 //! A cut: rates the accounts that changed or fell due, and makes a batch of what differs from what was issued.
 //!
-//! Owns: which windows are rated, the join of cells and terms, the difference to issued, finality and periods.
-//! Leaves to others: what a window is worth (`billing::rating`), sealing and serving (`server`).
+//! Owns: the join of cells and terms, the difference to issued, finality and periods.
+//! Leaves to others: which windows are rated (`affected`), what one is worth (`billing::rating`), sealing (`server`).
 //!
 //! Invariants:
 //! - A batch is position − issued over the affected windows; a previous balance is never an input.
@@ -24,13 +24,13 @@ use billing::rating::account::{
 use billing::rating::models::{Flat, Model, Payment};
 use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
-use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, Subject, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
 use engine::shard::kept::CellValue;
 use wire::control::{Cut, RatingFailure, WindowFinal};
 
+use crate::affected::Affected;
 use crate::cells::{Cells, MergedCell};
-use crate::due::DueIndex;
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::measure::MeasureRule;
 use crate::metering_plan::program_index;
@@ -81,96 +81,12 @@ pub(crate) struct Rater<'a> {
     pub(crate) set_aside: RefCell<Vec<SetAside>>,
 }
 
-/// What changed since the last cut.
-pub(crate) struct Changed {
-    /// Cells by subject: program and first instant of the slice.
-    pub(crate) cells: BTreeMap<Subject, BTreeSet<(u32, Timestamp)>>,
-    /// Subjects with a level, and from when on it may be worth something else.
-    pub(crate) levels: Vec<(Subject, Timestamp)>,
-}
-
-/// Which windows of an account are rated.
-#[derive(Default)]
-pub(crate) struct Affected {
-    /// All windows: its terms changed.
-    pub(crate) all: bool,
-    /// First instants of single windows, by subscription.
-    pub(crate) windows: BTreeSet<(SubscriptionId, Timestamp)>,
-}
-
 /// What a cut found.
 pub(crate) struct CutOutcome {
     pub(crate) lines: Vec<ChargeLine>,
     pub(crate) window_finals: Vec<WindowFinal>,
     pub(crate) failures: Vec<RatingFailure>,
     pub(crate) set_aside: Vec<SetAside>,
-}
-
-/// Accounts that have a changed cell, a changed term, or a due instant since the last cut.
-pub(crate) fn affected_accounts(
-    catalog: &Catalog,
-    changed: &Changed,
-    touched: &BTreeSet<AccountId>,
-    due: &DueIndex,
-    closed_through: Timestamp,
-    cut: &Cut,
-) -> BTreeMap<AccountId, Affected> {
-    let mut affected: BTreeMap<AccountId, Affected> = BTreeMap::new();
-    for (subject, cells) in &changed.cells {
-        let Some(timeline) = catalog.subject(subject.as_str()) else { continue };
-        let mut last: Option<(&SubscriptionId, Span)> = None;
-        for (_, slice_from) in cells {
-            let Some(binding) = timeline.at(*slice_from) else { continue };
-            let is_known = last.is_some_and(|(subscription, window)| {
-                binding.subscription == *subscription && window.contains(*slice_from)
-            });
-            if is_known {
-                continue;
-            }
-            let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
-            let (account, _) = account_and_entity(catalog, subscription.account());
-            let zone = &account.time_zone;
-            let window = zone.month(zone.period_of(*slice_from));
-            let windows = &mut affected.entry(account.id.clone()).or_default().windows;
-            windows.insert((binding.subscription.clone(), window.from));
-            last = Some((&binding.subscription, window));
-        }
-    }
-    for (subject, since) in &changed.levels {
-        let Some(timeline) = catalog.subject(subject.as_str()) else { continue };
-        // A level goes on: what it is worth changes with time, and after an event in every window until now.
-        for (bound, binding) in timeline.spans() {
-            let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
-            let (account, _) = account_and_entity(catalog, subscription.account());
-            let mut window = account.time_zone.month(account.time_zone.period_of(bound.from.max(*since)));
-            while window.from <= cut.at && window.from < bound.until {
-                let windows = &mut affected.entry(account.id.clone()).or_default().windows;
-                windows.insert((binding.subscription.clone(), window.from));
-                window = account.time_zone.month(account.time_zone.period_of(window.until));
-            }
-        }
-    }
-    for account in touched {
-        affected.entry(account.clone()).or_default().all = true;
-    }
-    // From the window on that no cut before made final: a window ends once, and is final once.
-    let since = closed_through.plus(-1).max(Timestamp::MIN);
-    for account in due.due(cut.at) {
-        let (terms, _) = account_and_entity(catalog, &account);
-        let affected = affected.entry(account.clone()).or_default();
-        let mut period = terms.time_zone.period_of(since);
-        loop {
-            let window = terms.time_zone.month(period);
-            if window.from > cut.at {
-                break;
-            }
-            for subscription in catalog.subscriptions_of_account(&account) {
-                affected.windows.insert((subscription.id().clone(), window.from));
-            }
-            period = period.next();
-        }
-    }
-    affected
 }
 
 impl Rater<'_> {
@@ -336,33 +252,6 @@ impl Rater<'_> {
             bill.sort_by(|a, b| a.key.cmp(&b.key));
         }
         Ok(bill)
-    }
-
-    /// All windows of an account that were charged or have a subscription, besides the affected ones.
-    pub(crate) fn windows_of(
-        &self,
-        account: &Account,
-        affected: &Affected,
-    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
-        let mut windows = affected.windows.clone();
-        windows.extend(self.issued.windows_of(&account.id));
-        for subscription in self.catalog.subscriptions_of_account(&account.id) {
-            // Usage may run ahead of the cut as far as policy lets it; silence may not.
-            let subjects = self.catalog.subjects_of_subscription(subscription.id());
-            let used = subjects.filter_map(|subject| self.cells.last_slice_of(subject)).max();
-            let last = used.map_or(self.cut.at, |used| used.max(self.cut.at));
-            for active in active_spans(self.catalog, subscription.id()) {
-                let end = active.span.until.min(last.plus(1));
-                let mut period = account.time_zone.period_of(active.span.from);
-                let mut window = account.time_zone.month(period);
-                while window.from < end {
-                    windows.insert((subscription.id().clone(), window.from));
-                    period = period.next();
-                    window = account.time_zone.month(period);
-                }
-            }
-        }
-        windows
     }
 
     pub(crate) fn rate_window<'c>(

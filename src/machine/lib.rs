@@ -8,6 +8,7 @@
 //! - State is a function of the control log up to an offset, the cells of its barriers, and sealed batches.
 //! - Sealed is sealed: a batch that was sealed is loaded, never derived again, and every later one chains to it.
 
+mod affected;
 mod batch;
 mod bill;
 mod cells;

@@ -25,12 +25,13 @@ use wire::control::{
     ControlRecord, Cut, FAILURES_MAX, JournalRun, JournalSeal, Put, RatingFailure, Seal, Unrated,
 };
 
+use crate::affected::{Changed, affected_accounts};
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::control_writer::{NewBarrier, RESOURCE_BYTES_MAX};
 use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownCorrections, KnownEvent};
-use crate::cut::{Changed, CutOutcome, Rater, SetAside, affected_accounts, original_period};
+use crate::cut::{CutOutcome, Rater, SetAside, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
 use crate::invoicing::{InvoiceStanding, Invoicing};
