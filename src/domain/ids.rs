@@ -139,6 +139,9 @@ name!(
     /// A credit grant of an account.
     GrantId, check_catalog_id, CATALOG_ID_BYTES_MAX);
 name!(
+    /// A discount of an account.
+    DiscountId, check_catalog_id, CATALOG_ID_BYTES_MAX);
+name!(
     /// A subject as events name it: an API key, a tenant, a seat. Opaque UTF-8 of 1 to 256 bytes.
     Subject, check_opaque, OPAQUE_BYTES_MAX);
 

@@ -35,7 +35,7 @@ pub use currency::Currency;
 pub use decimal::{Decimal, DecimalStatus};
 pub use exact::{Exact, ExactStatus, Rounding};
 pub use ids::{
-    AccountId, CommitmentId, EntityId, EventPosition, GrantId, MeterId, PlanId, PriceId, Subject,
+    AccountId, CommitmentId, DiscountId, EntityId, EventPosition, GrantId, MeterId, PlanId, PriceId, Subject,
     SubscriptionId, Tenant,
 };
 pub use time::{Period, Span, Timestamp, Zone};

@@ -100,6 +100,18 @@ pub(crate) fn affected_accounts(
 }
 
 impl Rater<'_> {
+    /// The windows of all subscriptions of an account in the months of some windows: a discount of the account ties them
+    /// together.
+    pub(crate) fn months_of(
+        &self,
+        account: &AccountId,
+        windows: &BTreeSet<(SubscriptionId, Timestamp)>,
+    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
+        let months: BTreeSet<Timestamp> = windows.iter().map(|(_, window_from)| *window_from).collect();
+        let subscriptions = self.catalog.subscriptions_of_account(account);
+        subscriptions.flat_map(|of| months.iter().map(|month| (of.id().clone(), *month))).collect()
+    }
+
     /// All windows of an account that were charged or have a subscription, besides the affected ones.
     pub(crate) fn windows_of(
         &self,

@@ -289,6 +289,9 @@ impl ControlState {
             Resource::Grant(grant) => {
                 accounts.insert(grant.account.clone());
             }
+            Resource::Discount(discount) => {
+                accounts.insert(discount.account.clone());
+            }
             Resource::Subject(binding) => {
                 let bound = catalog.subject(binding.id.as_str()).into_iter().flat_map(|s| s.subscriptions());
                 let ids: Vec<_> = bound.chain([&binding.subscription]).collect();

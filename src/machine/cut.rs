@@ -145,9 +145,11 @@ impl Rater<'_> {
             let (terms, _) = account_and_entity(self.catalog, account);
             let affected = affected_of(account);
             let is_whole = affected.all || has_agreements;
-            let windows = match is_whole {
-                true => Cow::Owned(self.windows_of(terms, affected)),
-                false => Cow::Borrowed(&affected.windows),
+            let has_discounts = self.catalog.discounts_of_account(account).next().is_some();
+            let windows = match (is_whole, has_discounts) {
+                (true, _) => Cow::Owned(self.windows_of(terms, affected)),
+                (false, true) => Cow::Owned(self.months_of(account, &affected.windows)),
+                (false, false) => Cow::Borrowed(&affected.windows),
             };
             let issued = self.issued_of(account, &windows, is_whole);
             PooledAccount { terms, windows, issued }
@@ -234,6 +236,7 @@ impl Rater<'_> {
         };
         let commitments =
             pool.iter().flat_map(|member| self.catalog.commitments_of_account(&member.terms.id));
+        let discounts = pool.iter().flat_map(|member| self.catalog.discounts_of_account(&member.terms.id));
         let terms = AccountTerms {
             pool: self.catalog.pool_of(&account.id),
             currency: account.currency,
@@ -241,6 +244,7 @@ impl Rater<'_> {
             subscription_at: &subscription_at,
             commitments: commitments.collect(),
             price: &price,
+            discounts: discounts.collect(),
             grants: self.grants_of_pool(pool),
             frozen_draws,
             is_final: &|window| window.until <= self.final_through,

@@ -212,6 +212,8 @@ pub enum Resource {
     Commit(u8, i64, &'static str),
     /// A grant to the rich account: number, amount, start, days, whether it was paid for.
     Grant(u8, i64, Timestamp, Option<i64>, bool),
+    /// A discount of the rich account: whether it is a share, how much, in which month it starts, for how many.
+    Discount(bool, i64, Timestamp, Option<u8>),
     /// Something that the catalog refuses.
     Nonsense(u8),
 }

@@ -174,7 +174,11 @@ fn resource(random: &mut Random) -> Resource {
         21 | 22 => {
             let days = random.chance(60).then(|| random.range(1, 60));
             let (number, amount) = (random.below(3) as u8, random.range(0, 300));
-            Resource::Grant(number, amount, moment(random), days, random.chance(50))
+            let (from, is_paid) = (moment(random), random.chance(50));
+            match number {
+                2 => Resource::Discount(is_paid, amount, from, days.map(|days| 1 + days as u8 / 30)),
+                number => Resource::Grant(number, amount, from, days, is_paid),
+            }
         }
         _ => Resource::Nonsense(random.below(3) as u8),
     }

@@ -692,6 +692,18 @@ impl<'p> Play<'p> {
                 put_until(&mut body, days.map(|days| from.plus(days * 24 * HOUR)));
                 put("grants", &format!("grant-{number}"), body)
             }
+            Resource::Discount(is_percent, value, from, months) => {
+                let zone = domain::Zone::new(self.plan.setup.accounts[3].1).ok()?;
+                let mut period = zone.period_of(*from);
+                let mut body = json!({"account": RICH, "from": zone.month(period).from});
+                let (kind, value) = if *is_percent { ("percent", value % 101) } else { ("amount", *value) };
+                body[kind] = value.to_string().into();
+                for _ in 0..months.unwrap_or(0) {
+                    period = period.next();
+                }
+                put_until(&mut body, months.map(|_| zone.month(period).from));
+                put("discounts", &format!("discount-{kind}"), body)
+            }
             Resource::Nonsense(0) => put("prices", "p0-tokens", json!({"plan": "none"})),
             Resource::Nonsense(1) => put("planets", "mars", json!({})),
             Resource::Nonsense(_) => put("subjects", "k0", json!({"subscription": "none", "from": hour(0)})),

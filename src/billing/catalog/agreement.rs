@@ -1,17 +1,92 @@
-//! Agreements of an account beyond its subscriptions: commitments and credit grants, as files and APIs write them.
+//! Agreements of an account beyond its subscriptions: discounts, commitments and credit grants, as files and APIs write them.
 //!
 //! Owns: their fields, and the rules that they keep by themselves. Leaves to others: rules between resources (`state`),
 //! what they make of charges (`rating::commitment`, `rating::credits`, `rating::account`).
 
 use domain::{
-    AccountId, CommitmentId, Decimal, Exact, GrantId, MeterId, PriceId, SubscriptionId, Timestamp, Zone,
+    AccountId, CommitmentId, Decimal, DiscountId, Exact, GrantId, MeterId, PriceId, SubscriptionId,
+    Timestamp, Zone,
 };
 use serde::{Deserialize, Serialize};
 
+use super::price::{PriceDiscount, check_bounds};
 use super::status::Rule;
 use super::text;
 use crate::rating::commitment::{CommitmentStatus, Shape};
 use crate::rating::credits::{Grant, Recurrence, draw};
+
+/// A discount: what an account pays less in each window, over what its subscriptions leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountDiscount {
+    /// Id: not a number, since those are the discounts of a price or subscription.
+    pub id: DiscountId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// A share in percent of what earlier discounts left.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Decimal>,
+    /// Instead of a share: an amount in each window, in the account's currency, at most what is left.
+    #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Decimal>,
+    /// Lower numbers apply first, 0 if left out; of equal ones percentages do, then what started and was made first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// First instant: the start of a month in the account's zone.
+    #[serde(deserialize_with = "text::instant")]
+    pub from: Timestamp,
+    /// First instant after it, likewise; open-ended if left out.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Subscriptions that it is of; all of the account if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<SubscriptionId>,
+    /// Prices that it is of; all if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<PriceId>,
+}
+
+impl AccountDiscount {
+    /// Whether it holds in a window.
+    pub fn holds_in(&self, window_from: Timestamp) -> bool {
+        self.from <= window_from && self.until.is_none_or(|until| window_from < until)
+    }
+
+    /// What it takes.
+    ///
+    /// # Panics
+    /// If it has neither a share nor an amount; [`AccountDiscount::check`] finds that.
+    pub fn takes(&self) -> PriceDiscount {
+        match (self.percent, self.amount) {
+            (Some(percent), _) => PriceDiscount::Percent(percent),
+            (None, amount) => PriceDiscount::Amount(amount.expect("a checked discount takes something")),
+        }
+    }
+
+    /// The rules that a discount keeps by itself.
+    ///
+    /// # Errors
+    /// The first broken rule, in the order in which [`Rule`] declares them.
+    pub fn check(&self) -> Result<(), Rule> {
+        if self.until.is_some_and(|until| until <= self.from) {
+            return Err(Rule::UntilMustBeAfterFrom);
+        }
+        if self.percent.is_some() == self.amount.is_some() {
+            return Err(Rule::DiscountMustHold("a discount has either a `percent` or an `amount`"));
+        }
+        if check_bounds(&[self.takes()], None, None).is_err() {
+            return Err(Rule::DiscountMustHold(
+                "a discount has a `percent` of 0 to 100, or an `amount` of zero or more",
+            ));
+        }
+        if self.id.as_str().bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Rule::DiscountMustHold(
+                "the `id` of a discount is not a number; numbers are those of a price or subscription",
+            ));
+        }
+        Ok(())
+    }
+}
 
 /// A commitment: an amount that an account agreed to spend over a term of whole windows.
 ///

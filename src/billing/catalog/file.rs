@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::agreement::{Commitment, CreditGrant};
+use super::agreement::{AccountDiscount, Commitment, CreditGrant};
 use super::price::Price;
 use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, SubjectBinding, Subscription};
 use super::state::{Catalog, Change};
@@ -65,6 +65,8 @@ pub struct CatalogFile {
     commitment: Vec<Commitment>,
     #[serde(default)]
     grant: Vec<CreditGrant>,
+    #[serde(default)]
+    discount: Vec<AccountDiscount>,
 }
 
 impl CatalogFile {
@@ -105,6 +107,7 @@ impl CatalogFile {
         resources.extend(self.subject.iter().cloned().map(Resource::Subject));
         resources.extend(self.commitment.iter().cloned().map(Resource::from));
         resources.extend(self.grant.iter().cloned().map(Resource::from));
+        resources.extend(self.discount.iter().cloned().map(Resource::from));
         resources
     }
 }

@@ -14,7 +14,9 @@ mod status;
 mod text;
 mod timeline;
 
-pub use self::agreement::{Commitment, CreditGrant, GrantKind, GrantRollover, RecurrenceEvery};
+pub use self::agreement::{
+    AccountDiscount, Commitment, CreditGrant, GrantKind, GrantRollover, RecurrenceEvery,
+};
 pub use self::check::{Finding, Place, Report, Severity, check_file};
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
 pub use self::price::{

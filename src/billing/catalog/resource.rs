@@ -17,7 +17,7 @@ use domain::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::agreement::{Commitment, CreditGrant};
+use super::agreement::{AccountDiscount, Commitment, CreditGrant};
 use super::price::{Price, PriceDiscount, check_bounds};
 use super::status::{CatalogStatus, Rule};
 use super::text;
@@ -401,11 +401,13 @@ pub enum ResourceKind {
     Commitments,
     /// Credit grants.
     Grants,
+    /// Discounts of accounts.
+    Discounts,
 }
 
 impl ResourceKind {
     /// All kinds, in order.
-    pub const ALL: [ResourceKind; 9] = [
+    pub const ALL: [ResourceKind; 10] = [
         ResourceKind::Entities,
         ResourceKind::Accounts,
         ResourceKind::Meters,
@@ -415,6 +417,7 @@ impl ResourceKind {
         ResourceKind::Subjects,
         ResourceKind::Commitments,
         ResourceKind::Grants,
+        ResourceKind::Discounts,
     ];
 
     /// The word in URL paths.
@@ -429,6 +432,7 @@ impl ResourceKind {
             ResourceKind::Subjects => "subjects",
             ResourceKind::Commitments => "commitments",
             ResourceKind::Grants => "grants",
+            ResourceKind::Discounts => "discounts",
         }
     }
 
@@ -444,6 +448,7 @@ impl ResourceKind {
             ResourceKind::Subjects => "subject",
             ResourceKind::Commitments => "commitment",
             ResourceKind::Grants => "grant",
+            ResourceKind::Discounts => "discount",
         }
     }
 
@@ -474,6 +479,8 @@ pub enum Resource {
     Commitment(Box<Commitment>),
     /// A credit grant.
     Grant(Box<CreditGrant>),
+    /// A discount.
+    Discount(Box<AccountDiscount>),
 }
 
 impl From<Entity> for Resource {
@@ -524,6 +531,12 @@ impl From<CreditGrant> for Resource {
     }
 }
 
+impl From<AccountDiscount> for Resource {
+    fn from(resource: AccountDiscount) -> Self {
+        Resource::Discount(Box::new(resource))
+    }
+}
+
 impl From<SubjectBinding> for Resource {
     fn from(resource: SubjectBinding) -> Self {
         Resource::Subject(resource)
@@ -546,6 +559,7 @@ impl Resource {
             ResourceKind::Subjects => SubjectBinding::deserialize(deserializer)?.into(),
             ResourceKind::Commitments => Commitment::deserialize(deserializer)?.into(),
             ResourceKind::Grants => CreditGrant::deserialize(deserializer)?.into(),
+            ResourceKind::Discounts => AccountDiscount::deserialize(deserializer)?.into(),
         })
     }
 
@@ -580,6 +594,7 @@ impl Resource {
             Resource::Subject(resource) => serde_json::to_value(resource),
             Resource::Commitment(resource) => serde_json::to_value(resource),
             Resource::Grant(resource) => serde_json::to_value(resource),
+            Resource::Discount(resource) => serde_json::to_value(resource),
         }
         .expect("a resource is plain data")
     }
@@ -596,6 +611,7 @@ impl Resource {
             Resource::Subject(_) => ResourceKind::Subjects,
             Resource::Commitment(_) => ResourceKind::Commitments,
             Resource::Grant(_) => ResourceKind::Grants,
+            Resource::Discount(_) => ResourceKind::Discounts,
         }
     }
 
@@ -611,6 +627,7 @@ impl Resource {
             Resource::Subject(resource) => resource.id.as_str(),
             Resource::Commitment(resource) => resource.id.as_str(),
             Resource::Grant(resource) => resource.id.as_str(),
+            Resource::Discount(resource) => resource.id.as_str(),
         }
     }
 
@@ -629,6 +646,7 @@ impl Resource {
             Resource::Subject(binding) => binding.check(),
             Resource::Commitment(commitment) => commitment.check(),
             Resource::Grant(grant) => grant.check(),
+            Resource::Discount(discount) => discount.check(),
         }
     }
 }

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domain::{
-    AccountId, CommitmentId, Currency, Decimal, EntityId, GrantId, MeterId, PlanId, PriceId, Subject,
-    SubscriptionId, Timestamp,
+    AccountId, CommitmentId, Currency, Decimal, DiscountId, EntityId, GrantId, MeterId, PlanId, PriceId,
+    Subject, SubscriptionId, Timestamp,
 };
 
-use super::agreement::{Commitment, CreditGrant};
+use super::agreement::{AccountDiscount, Commitment, CreditGrant};
 use super::price::{Price, PriceDiscount, PricingModel};
 use super::resource::{
     Account, Aggregation, Entity, InvoiceThresholds, Meter, Plan, Resource, ResourceKind, Subscription,
@@ -77,6 +77,8 @@ pub struct Catalog {
     grants: BTreeMap<GrantId, Vec<(u64, CreditGrant)>>,
     grants_by_account: BTreeMap<AccountId, BTreeSet<GrantId>>,
     grant_bounds: BTreeMap<AccountId, Arc<[Timestamp]>>,
+    discounts: BTreeMap<DiscountId, Vec<(u64, AccountDiscount)>>,
+    discounts_by_account: BTreeMap<AccountId, BTreeSet<DiscountId>>,
 }
 
 impl Catalog {
@@ -123,17 +125,13 @@ impl Catalog {
             }
             Resource::Commitment(commitment) => self.check_commitment(commitment),
             Resource::Grant(grant) => self.check_grant(grant),
+            Resource::Discount(discount) => self.check_discount(discount),
         }
     }
 
     fn check_commitment(&self, commitment: &Commitment) -> Result<Change, Rule> {
         let account = self.account(&commitment.account).ok_or(missing("account", &commitment.account))?;
-        let zone = &account.time_zone;
-        let is_bound = |instant: Timestamp| zone.month(zone.period_of(instant)).from == instant;
-        let bounds = [Some(commitment.from), Some(commitment.until), commitment.effective_from];
-        if !bounds.into_iter().flatten().all(is_bound) {
-            return Err(Rule::TermMustFitWindows);
-        }
+        check_windows(account, [Some(commitment.from), Some(commitment.until), commitment.effective_from])?;
         check_currency(account.currency, [commitment.amount])?;
         self.check_scope(&commitment.account, &commitment.subscriptions, &commitment.prices)?;
         let Some(timeline) = self.commitments.get(&commitment.id) else { return Ok(Change::Create) };
@@ -175,6 +173,23 @@ impl Catalog {
             != (CreditGrant { voided_at: None, ..grant.clone() })
         {
             return Err(Rule::MustNotChange("all of a credit grant but when it is voided"));
+        }
+        Ok(Change::NewVersion(versions.len() as u32 + 1))
+    }
+
+    fn check_discount(&self, discount: &AccountDiscount) -> Result<Change, Rule> {
+        let account = self.account(&discount.account).ok_or(missing("account", &discount.account))?;
+        check_windows(account, [Some(discount.from), discount.until])?;
+        check_currency(account.currency, [discount.amount])?;
+        self.check_scope(&discount.account, &discount.subscriptions, &discount.prices)?;
+        let Some(versions) = self.discounts.get(&discount.id) else { return Ok(Change::Create) };
+        let (_, before) = versions.last().expect("a discount has at least one version");
+        if before == discount {
+            return Ok(Change::Unchanged);
+        }
+        let fixed = |discount: &AccountDiscount| AccountDiscount { until: None, ..discount.clone() };
+        if fixed(before) != fixed(discount) {
+            return Err(Rule::MustNotChange("all of a discount but its end"));
         }
         Ok(Change::NewVersion(versions.len() as u32 + 1))
     }
@@ -353,6 +368,11 @@ impl Catalog {
                 self.grants_by_account.entry(account).or_default().insert(id.clone());
                 self.grants.entry(id).or_default().push((control_offset, *grant));
             }
+            Resource::Discount(discount) => {
+                let (id, account) = (discount.id.clone(), discount.account.clone());
+                self.discounts_by_account.entry(account).or_default().insert(id.clone());
+                self.discounts.entry(id).or_default().push((control_offset, *discount));
+            }
         }
         Ok(change)
     }
@@ -480,6 +500,15 @@ impl Catalog {
         self.grant_bounds.get(account).map_or(&[], |bounds| bounds)
     }
 
+    /// The discounts of an account, each with the control-log offset of its creation.
+    pub fn discounts_of_account(&self, account: &AccountId) -> impl Iterator<Item = (u64, &AccountDiscount)> {
+        self.discounts_by_account.get(account).into_iter().flatten().map(|id| {
+            let versions = &self.discounts[id];
+            let (newest, first) = (versions.last(), versions.first());
+            (first.expect("a discount has a version").0, &newest.expect("a discount has a version").1)
+        })
+    }
+
     /// A credit grant.
     pub fn grant(&self, id: &str) -> Option<&CreditGrant> {
         self.grants.get(id)?.last().map(|(_, grant)| grant)
@@ -518,6 +547,10 @@ impl Catalog {
                 let versions = self.grants.get(id).into_iter().flatten().enumerate();
                 versions.map(|(index, (at, r))| version_of(index, *at, r)).collect()
             }
+            ResourceKind::Discounts => {
+                let versions = self.discounts.get(id).into_iter().flatten().enumerate();
+                versions.map(|(index, (at, r))| version_of(index, *at, r)).collect()
+            }
         }
     }
 
@@ -525,6 +558,13 @@ impl Catalog {
     pub fn newest(&self, resource: &Resource) -> Option<Resource> {
         self.versions(resource.kind(), resource.id()).pop().map(|versioned| versioned.resource)
     }
+}
+
+/// Whether instants are the starts of months in the account's zone.
+fn check_windows(account: &Account, bounds: impl IntoIterator<Item = Option<Timestamp>>) -> Result<(), Rule> {
+    let zone = &account.time_zone;
+    let is_bound = |instant: Timestamp| zone.month(zone.period_of(instant)).from == instant;
+    if bounds.into_iter().flatten().all(is_bound) { Ok(()) } else { Err(Rule::TermMustFitWindows) }
 }
 
 /// Whether agreed amounts are whole minor units, and no more than a window may be worth.

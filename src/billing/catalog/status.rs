@@ -43,6 +43,8 @@ pub enum Rule {
     TermsMustHold(TermsStatus),
     /// Discounts, a minimum or a maximum that cannot be kept; the text says which.
     BoundsMustHold(&'static str),
+    /// A discount of an account cannot be granted; the text says why.
+    DiscountMustHold(&'static str),
     /// A commitment has an amount, or a quantity and the one price that prices it.
     CommitmentMustNameAmount,
     /// A commitment's terms contradict themselves; the status says how.
@@ -51,7 +53,7 @@ pub enum Rule {
     ThresholdsMustHold(ThresholdStatus),
     /// A grant's amounts are zero or more, its rollover has something to roll into, and it recurs after whole days.
     GrantMustHold,
-    /// A commitment starts, changes and ends with a window.
+    /// A commitment or discount starts, changes and ends with a window.
     TermMustFitWindows,
     /// An amount has more fraction digits than its currency, or more minor units than can be billed.
     AmountMustFitCurrency,
@@ -99,6 +101,7 @@ impl Rule {
             Rule::PriceMustFitModel(_) => "price_must_fit_model",
             Rule::TermsMustHold(status) => status.name(),
             Rule::BoundsMustHold(_) => "bounds_must_hold",
+            Rule::DiscountMustHold(_) => "discount_must_hold",
             Rule::CommitmentMustNameAmount => "commitment_must_name_amount",
             Rule::CommitmentMustHold(_) => "commitment_must_hold",
             Rule::ThresholdsMustHold(_) => "thresholds_must_hold",
@@ -140,6 +143,7 @@ impl fmt::Display for Rule {
             Rule::PriceMustFitModel(what) => f.write_str(what),
             Rule::TermsMustHold(status) => status.fmt(f),
             Rule::BoundsMustHold(what) => f.write_str(what),
+            Rule::DiscountMustHold(what) => f.write_str(what),
             Rule::CommitmentMustNameAmount => f.write_str(
                 "a commitment names an `amount`, or a `quantity` and in `prices` the one price that prices it",
             ),
@@ -150,7 +154,7 @@ impl fmt::Display for Rule {
                  of a `meter` names no `prices`",
             ),
             Rule::TermMustFitWindows => f.write_str(
-                "a commitment starts, changes and ends at the first instant of a month in the account's time zone",
+                "a commitment or discount starts, changes and ends at the first instant of a month in the account's time zone",
             ),
             Rule::AmountMustFitCurrency => {
                 f.write_str("an agreed amount has at most the fraction digits of its currency and 10^27 minor units")

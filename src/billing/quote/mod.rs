@@ -233,6 +233,7 @@ fn add_terms(terms: &QuoteTerms<'_>, bill: &mut Bill, active: Span) -> Result<()
         currency: bill.currency,
         zone: &terms.zone,
         subscription_at: &|_, _| None,
+        discounts: Vec::new(),
         commitments: Vec::new(),
         price: &|_| None,
         grants: Vec::new(),

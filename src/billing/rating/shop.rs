@@ -155,6 +155,7 @@ impl Shop {
             currency,
             zone: &self.zone,
             subscription_at: &subscription_at,
+            discounts: self.catalog.discounts_of_account(&account).collect(),
             commitments: self.catalog.commitments_of_account(&account).collect(),
             price: &price,
             grants: self.catalog.grants_of_account(&account).collect(),

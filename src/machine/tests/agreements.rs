@@ -53,6 +53,15 @@ enum Step {
         days: Option<i64>,
         is_paid: bool,
     },
+    /// A discount of the account from a month of the year on, for so many months: a share or an amount.
+    Discount {
+        is_percent: bool,
+        number: u32,
+        priority: u32,
+        month: u32,
+        months: Option<u32>,
+        plan: Option<usize>,
+    },
     /// Another grace, in days.
     Grace(i64),
     /// Amounts at which an invoice is asked for: in minor units, rising by so much, and a step.
@@ -86,6 +95,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(amount, shape)| Step::Commit { amount, shape }),
         1 => (0u32..300, 0i64..40, prop::option::of(1i64..60), any::<bool>())
             .prop_map(|(amount, days_ago, days, is_paid)| Step::Grant { amount, days_ago, days, is_paid }),
+        1 => (any::<bool>(), 0u32..80, 0u32..3, 1u32..4, prop::option::of(1u32..3), prop::option::of(0..2usize))
+            .prop_map(|(is_percent, number, priority, month, months, plan)| {
+                Step::Discount { is_percent, number, priority, month, months, plan }
+            }),
         1 => (0i64..9).prop_map(Step::Grace),
         1 => (prop::collection::vec(1u32..9_000, 0..3), prop::option::of(1_000u32..60_000))
             .prop_map(|(rises, every)| Step::Thresholds(rises, every)),
@@ -339,6 +352,19 @@ impl Teller {
                 }
                 self.grants.insert(format!("g{index}"), *amount);
                 self.world.put("grants", &format!("g{index}"), &body);
+            }
+            Step::Discount { is_percent, number, priority, month, months, plan } => {
+                // Months of New York, before the clock changes.
+                let start = |month: u32| format!("2026-{month:02}-01T05:00:00Z");
+                let mut body = json!({ "account": "acme", "priority": priority, "from": start(*month) });
+                body[if *is_percent { "percent" } else { "amount" }] = number.to_string().into();
+                if let Some(months) = months.filter(|months| month + months < 4) {
+                    body["until"] = start(month + months).into();
+                }
+                if let Some(plan) = plan {
+                    body["subscriptions"] = json!([PLANS[*plan]]);
+                }
+                assert!(self.world.put("discounts", &format!("d{index}"), &body).is_some());
             }
             Step::Grace(days) => self.world.set_policy(&policy(days * DAY)),
             Step::Thresholds(rises, every) => {

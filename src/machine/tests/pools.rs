@@ -195,7 +195,12 @@ fn agreement() -> impl Strategy<Value = (&'static str, Value)> {
         }
         ("grants", body)
     });
-    prop_oneof![1 => commitment, 2 => grant]
+    let discount = (any::<bool>(), 0u32..60, 1u32..4).prop_map(|(is_percent, number, month)| {
+        let mut body = json!({ "from": format!("2026-{month:02}-01T00:00:00Z") });
+        body[if is_percent { "percent" } else { "amount" }] = number.to_string().into();
+        ("discounts", body)
+    });
+    prop_oneof![1 => commitment, 2 => grant, 1 => discount]
 }
 
 fn step() -> impl Strategy<Value = Step> {

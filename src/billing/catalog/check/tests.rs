@@ -136,6 +136,26 @@ fn every_mistake_is_said_at_its_place_and_what_follows_from_it_is_not() {
         ),
         (&[("\"Acme\"", "\"\"")], &["mistake text_must_fit \"\""]),
         (
+            &[(
+                "catalog = 1",
+                "catalog = 1\ndiscount = [\n{ id = \"a\", account = \"acme\", percent = \"5\", amount = \"5\", \
+                 from = \"2026-01-01T00:00:00Z\" },\n{ id = \"b\", account = \"acme\", from = \"2026-01-01T00:00:00Z\" },\n\
+                 { id = \"c\", account = \"acme\", percent = \"100.5\", from = \"2026-01-02T00:00:00Z\" },\n\
+                 { id = \"4\", account = \"acme\", percent = \"0\", from = \"2026-01-01T00:00:00Z\" },\n\
+                 { id = \"e\", account = \"acme\", amount = \"0.005\", from = \"2026-01-01T00:00:00Z\" },\n\
+                 { id = \"f\", account = \"acme\", percent = \"5\", from = \"2026-01-02T00:00:00Z\" }]",
+            )],
+            &[
+                "mistake discount_must_hold \"5\"",
+                "mistake discount_must_hold { id = \"b\", account = \"acme\", from = \"2026-01-01T00:00:00Z\" }",
+                "mistake discount_must_hold \"100.5\"",
+                "mistake discount_must_hold \"4\"",
+                "warning amount_is_zero \"0\"",
+                "mistake amount_must_fit_currency \"0.005\"",
+                "mistake term_must_fit_windows \"2026-01-02T00:00:00Z\"",
+            ],
+        ),
+        (
             &[("until = \"2027", "until = \"2026")],
             &["mistake until_must_be_after_from \"2026-01-01T00:00:00Z\""],
         ),

@@ -29,6 +29,7 @@ pub(super) fn of(entries: &[Entry<'_>], has_mistakes: bool) -> Vec<Finding> {
         steps(entry, price, &mut findings);
         out_of_reach(entry, price, &file, &mut findings);
     }
+    discounts(entries, &mut findings);
     if !has_mistakes {
         unused(entries, &file, &mut findings);
     }
@@ -173,6 +174,19 @@ fn amounts(entry: &Entry<'_>, price: &Price, findings: &mut Vec<Finding>) {
 fn negative(entry: &Entry<'_>, path: &[Step<'_>], findings: &mut Vec<Finding>) {
     let (what, remedy) = ("usage is paid out, not charged", "use `discounts` for what is taken off");
     findings.push(entry.warning("amount_is_negative", path, what, remedy));
+}
+
+/// A discount of an account that takes nothing.
+fn discounts(entries: &[Entry<'_>], findings: &mut Vec<Finding>) {
+    for entry in entries {
+        let Some(Resource::Discount(discount)) = &entry.resource else { continue };
+        for (field, takes) in [("percent", discount.percent), ("amount", discount.amount)] {
+            if takes.is_some_and(Decimal::is_zero) {
+                let (what, remedy) = ("it takes nothing off", "leave the discount out");
+                findings.push(entry.warning("amount_is_zero", &[Field(field)], what, remedy));
+            }
+        }
+    }
 }
 
 /// Rows of a matrix that no usage takes, or that share usage with another one.

@@ -70,6 +70,11 @@ pub(crate) const FILE: &str = r#"
     kind = "paid"
     amount = "5000"
     from = "2026-01-01T05:00:00Z"
+    [[discount]]
+    id = "launch"
+    account = "acme"
+    percent = "20"
+    from = "2026-01-01T05:00:00Z"
 "#;
 
 fn catalog() -> Catalog {
@@ -108,6 +113,9 @@ fn good(kind: ResourceKind) -> serde_json::Value {
         ResourceKind::Grants => json!({
             "account": "acme", "kind": "paid", "amount": "5000", "from": "2026-01-01T05:00:00Z",
         }),
+        ResourceKind::Discounts => {
+            json!({"account": "acme", "percent": "20", "from": "2026-01-01T05:00:00Z"})
+        }
     }
 }
 
@@ -213,6 +221,11 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("bounds_must_hold", Prices, "new", json!({"minimum": "-1"})),
         ("bounds_must_hold", Prices, "new", json!({"minimum": "2", "maximum": "1"})),
         ("bounds_must_hold", Subscriptions, "new", json!({"discounts": [{"amount": "-1"}]})),
+        ("discount_must_hold", Discounts, "new", json!({"percent": null, "account": "none"})),
+        ("discount_must_hold", Discounts, "new", json!({"amount": "5"})),
+        ("discount_must_hold", Discounts, "new", json!({"percent": "100.1"})),
+        ("discount_must_hold", Discounts, "new", json!({"percent": null, "amount": "-1"})),
+        ("discount_must_hold", Discounts, "12", json!({})),
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null})),
         ("commitment_must_name_amount", Commitments, "new", json!({"quantity": "5"})),
         ("commitment_must_name_amount", Commitments, "new", json!({"amount": null, "quantity": "5"})),
@@ -237,7 +250,14 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
             json!({"from": "2026-01-01T00:00:00Z", "amount": "0.001"}),
         ),
         ("term_must_fit_windows", Commitments, "new", json!({"effective_from": "2026-02-02T05:00:00Z"})),
+        ("term_must_fit_windows", Discounts, "new", json!({"until": "2026-02-02T05:00:00Z"})),
         ("amount_must_fit_currency", Prices, "new", json!({"minimum": "0.001"})),
+        (
+            "amount_must_fit_currency",
+            Discounts,
+            "new",
+            json!({"percent": null, "amount": "0.001", "prices": ["none"]}),
+        ),
         ("amount_must_fit_currency", Subscriptions, "new", json!({"maximum": "0.001"})),
         ("amount_must_fit_currency", Commitments, "new", json!({"amount": "0.001", "prices": ["none"]})),
         ("amount_must_fit_currency", Grants, "new", json!({"amount": "0.001"})),
@@ -245,6 +265,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("reference_must_exist", Grants, "new", json!({"meter": "none", "amount": "0.0001"})),
         ("reference_must_exist", Commitments, "new", json!({"prices": ["none"]})),
         ("reference_must_exist", Grants, "new", json!({"subscriptions": ["none"]})),
+        ("reference_must_exist", Discounts, "new", json!({"prices": ["none"]})),
         ("reference_must_exist", Accounts, "acme", json!({"entity": "none", "currency": "EUR"})),
         ("reference_must_exist", Accounts, "new", json!({"parent": "none"})),
         ("reference_must_exist", Prices, "pro-calls", json!({"plan": "none"})),
@@ -274,6 +295,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
             json!({"aggregation": "count", "value": null, "event_type": "other"}),
         ),
         ("must_not_change", Plans, "pro", json!({"currency": "EUR"})),
+        ("must_not_change", Discounts, "launch", json!({"percent": "10"})),
         ("must_not_change", Prices, "pro-calls", json!({"plan": "euro"})),
         ("must_not_change", Prices, "pro-calls", json!({"model": "flat", "meter": null})),
     ];
@@ -303,7 +325,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
 }
 
-const RULES: [Rule; 27] = [
+const RULES: [Rule; 28] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
@@ -319,6 +341,7 @@ const RULES: [Rule; 27] = [
     Rule::PriceMustFitModel(String::new()),
     Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
     Rule::BoundsMustHold(""),
+    Rule::DiscountMustHold(""),
     Rule::CommitmentMustNameAmount,
     Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
     Rule::ThresholdsMustHold(ThresholdStatus::ThresholdsMustRise),

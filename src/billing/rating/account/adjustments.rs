@@ -82,7 +82,8 @@ impl Bill<'_, '_> {
         Ok(())
     }
 
-    fn discount_of(&self, discount: PriceDiscount) -> Discount {
+    /// A discount to rating.
+    pub(super) fn discount_of(&self, discount: PriceDiscount) -> Discount {
         match discount {
             PriceDiscount::Percent(percent) => Discount::Percentage(percent.into()),
             PriceDiscount::Amount(amount) => Discount::Fixed(self.minor(amount)),

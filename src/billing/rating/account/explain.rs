@@ -25,6 +25,15 @@ pub enum Reason {
         /// Of this amount.
         of: i128,
     },
+    /// A discount of the account, or the part of it that this line bears.
+    AccountDiscount {
+        /// In percent; without it an amount.
+        percent: Option<Exact>,
+        /// Of this amount, over all that it is of.
+        of: i128,
+        /// What it takes in all.
+        taken: i128,
+    },
     /// What lies above a maximum.
     Maximum {
         /// The maximum.
@@ -93,6 +102,15 @@ impl BillLine {
             Reason::Charge => "charge".to_string(),
             Reason::Percent { percent, of } => format!("discount: {percent}% of {}", money(*of)),
             Reason::Amount { of } => format!("discount off {}", money(*of)),
+            Reason::AccountDiscount { percent, of, taken } => {
+                let share = percent.map_or_else(String::new, |percent| format!("{percent}% of "));
+                let off = if percent.is_some() { "" } else { "off " };
+                let part = match *taken == -self.rounded {
+                    true => String::new(),
+                    false => format!(" is {} in all, of which for this", money(*taken)),
+                };
+                format!("discount {}: {share}{off}{}{part}", self.key.term, money(*of))
+            }
             Reason::Maximum { maximum, of } => {
                 format!("at most {}, of {}", money(*maximum), money(*of))
             }

@@ -8,13 +8,14 @@
 //! 1. *charges*: the position of every price, rounded once a line;
 //! 2. of each price: its discounts in their order, then its maximum, then, once the window is final, its minimum;
 //! 3. of the subscription: its discounts, maximum and minimum, over all its prices;
-//! 4. of the account: commitments, over the windows of their term ([`commitments`]);
-//! 5. credit grants pay what is left, in order of time ([`credits`]).
+//! 4. of the account: its discounts in their order, over all its subscriptions ([`discounts`]);
+//! 5. of the account: commitments, over the windows of their term ([`commitments`]);
+//! 6. credit grants pay what is left, in order of time ([`credits`]).
 //!
 //! Grants in units come before all of it: what they cover is not priced ([`units`]).
 //!
-//! Accounts with one parent are a *pool*: they are rated together, commitments and grants of the parent hold for all of them,
-//! those of another account for itself. Each keeps its own lines: a draw has the account of what it pays, a shortfall that of
+//! Accounts with one parent are a *pool*: they are rated together, discounts, commitments and grants of the parent hold for all of them,
+//! those of another account for itself. Each keeps its own lines: a discount and a draw have the account of what it pays, a shortfall that of
 //! the commitment.
 //!
 //! Invariants:
@@ -26,6 +27,7 @@
 mod adjustments;
 mod commitments;
 mod credits;
+mod discounts;
 mod explain;
 mod units;
 
@@ -41,7 +43,7 @@ use super::allocation::spread_discount;
 use super::position::PositionLine;
 use super::proration::{Basis, Ratio, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
-use crate::catalog::{CommitmentTimeline, CreditGrant, PriceTimeline, Subscription};
+use crate::catalog::{AccountDiscount, CommitmentTimeline, CreditGrant, PriceTimeline, Subscription};
 use crate::charges::{Component, LineKey};
 
 pub use self::credits::{grant_of, is_of_charge};
@@ -84,6 +86,8 @@ pub struct AccountTerms<'a> {
     pub zone: &'a Zone,
     /// The record of a subscription that holds at an instant.
     pub subscription_at: &'a dyn Fn(&SubscriptionId, Timestamp) -> Option<&'a Subscription>,
+    /// Its discounts, each with its place in the order of creation.
+    pub discounts: Vec<(u64, &'a AccountDiscount)>,
     /// Its commitments.
     pub commitments: Vec<&'a CommitmentTimeline>,
     /// The version of a price, by id: what prices a quantity that was committed to.
@@ -153,8 +157,9 @@ struct Due {
 
 /// What an account's windows are worth, in order of their keys.
 ///
-/// Windows without commitments and grants stand alone: they may be rated a few at a time. With either, `prices` must be
-/// those of all windows of the account from the first term or grant on.
+/// Windows without discounts, commitments and grants of the account stand alone: they may be rated a few at a time. With
+/// discounts, `prices` must be those of all subscriptions in a month; with commitments or grants those of all windows of the
+/// account from the first term or grant on.
 ///
 /// # Errors
 /// [`RatingStatus`].
@@ -170,6 +175,7 @@ pub fn account_position(
     for ((subscription, _), prices) in windows {
         bill.window(subscription, &prices)?;
     }
+    bill.account_discounts()?;
     for commitment in &terms.commitments {
         bill.commitment(commitment)?;
     }

@@ -123,6 +123,7 @@ impl World {
             currency,
             zone: &zone,
             subscription_at: &subscription_at,
+            discounts: self.catalog.discounts_of_account(&account).collect(),
             commitments: self.catalog.commitments_of_account(&account).collect(),
             price: &price,
             grants: self.catalog.grants_of_account(&account).collect(),
@@ -217,6 +218,126 @@ fn terms_of_a_subscription_apply_to_what_its_prices_leave() {
     assert_eq!(
         world.shown("02-01"),
         ["01 discount 1 -5000", "01 minimum  3000", "01 discount 1 -1000", "01 total 8000"]
+    );
+}
+
+/// Two subscriptions, and what is taken off them in January.
+fn discounted(discounts: &[(&str, &str)]) -> World {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+        { id = "fee", plan = "max", model = "flat", unit_amount = "50", payment = "in_advance", window = "month" },
+    ]"#;
+    let subscriptions = r#"subscription = [
+        { id = "s1", account = "acme", plan = "pro", from = "2026-01-01T00:00:00Z" },
+        { id = "s2", account = "acme", plan = "max", from = "2026-01-01T00:00:00Z", minimum = "60" },
+    ]"#;
+    let discount = |(id, terms): &(&str, &str)| {
+        format!(r#"{{ id = "{id}", account = "acme", from = "2026-01-01T00:00:00Z", {terms} }}, "#)
+    };
+    let discounts = format!("discount = [{}]", discounts.iter().map(discount).collect::<String>());
+    World::new(&[prices, subscriptions, &discounts]).used(&[("calls", "01-03", 100)])
+}
+
+#[test]
+fn discounts_of_an_account_apply_by_priority_then_percentages_before_amounts() {
+    for (discounts, expected) in [
+        // 150 less a tenth is 135, less 50 is 85; the fee bears a third of each.
+        (
+            &[("a-fixed", r#"amount = "50""#), ("b-share", r#"percent = "10""#)][..],
+            &[
+                "01 discount a-fixed -3333",
+                "01 discount b-share -1000",
+                "01 discount a-fixed -1667",
+                "01 discount b-share -500",
+                "01 total 8500",
+            ][..],
+        ),
+        // An order that is said: 150 less 50 is 100, less a tenth is 90.
+        (
+            &[("a-fixed", r#"amount = "50""#), ("b-share", r#"percent = "10", priority = 1"#)],
+            &[
+                "01 discount a-fixed -3333",
+                "01 discount b-share -667",
+                "01 discount a-fixed -1667",
+                "01 discount b-share -333",
+                "01 total 9000",
+            ],
+        ),
+        // Percentages compound in the order of their start and creation.
+        (
+            &[("half", r#"percent = "50""#), ("fifth", r#"percent = "20""#)],
+            &[
+                "01 discount fifth -1000",
+                "01 discount half -5000",
+                "01 discount fifth -500",
+                "01 discount half -2500",
+                "01 total 6000",
+            ],
+        ),
+        (&[("all", r#"amount = "999""#)], &["01 discount all -10000", "01 discount all -5000", "01 total 0"]),
+        (&[("none", r#"amount = "0""#)], &["01 total 15000"]),
+        (
+            &[("later", r#"percent = "50", until = "2026-02-01T00:00:00Z", prices = ["fee"]"#)],
+            &["01 discount later -2500", "01 total 12500"],
+        ),
+        (&[("s1", r#"percent = "50", subscriptions = ["s1"]"#)], &["01 discount s1 -5000", "01 total 10000"]),
+        (&[("none", r#"percent = "50", subscriptions = ["s1"], prices = ["fee"]"#)], &["01 total 15000"]),
+    ] {
+        assert_eq!(discounted(discounts).shown("01-31"), expected, "{discounts:?}");
+    }
+    // The minimum of a subscription is there once the month is final, and is reduced as well; the next month is not.
+    let ends = discounted(&[("half", r#"percent = "50", until = "2026-02-01T00:00:00Z""#)]);
+    assert_eq!(
+        ends.shown("02-01"),
+        [
+            "01 discount half -5000",
+            "01 discount half -500",
+            "01 minimum  1000",
+            "01 discount half -2500",
+            "01 total 8000",
+            "02 total 5000"
+        ]
+    );
+}
+
+#[test]
+fn a_discount_of_an_account_says_what_it_is_of_and_which_part_a_line_bears() {
+    let explained = |discounts: &[(&str, &str)]| -> Vec<String> {
+        let world = discounted(discounts);
+        let currency = world.catalog.account(&AccountId::new("acme").unwrap()).unwrap().currency;
+        let lines = world.bill(instant("01-31")).into_iter();
+        let discounts = lines.filter(|line| line.key.component == Component::Discount);
+        discounts.map(|line| line.explanation(currency)).collect()
+    };
+    assert_eq!(
+        explained(&[("launch", r#"percent = "20""#)]),
+        [
+            "discount launch: 20% of 150.00 is 30.00 in all, of which for this = -20.00",
+            "discount launch: 20% of 150.00 is 30.00 in all, of which for this = -10.00"
+        ]
+    );
+    assert_eq!(
+        explained(&[("fee", r#"amount = "5", prices = ["fee"]"#)]),
+        ["discount fee: off 50.00 = -5.00"]
+    );
+}
+
+#[test]
+fn a_commitment_counts_and_a_grant_pays_what_discounts_of_the_account_leave() {
+    let terms = r#"
+        discount = [{ id = "half", account = "acme", percent = "50", from = "2026-01-01T00:00:00Z" }]
+        commitment = [{ id = "c", account = "acme", shape = "none", amount = "80", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z" }]
+        grant = [{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z" }]"#;
+    let world = World::new(&[CALLS, SUBSCRIPTION, terms]).used(&[("calls", "01-03", 100)]);
+    assert_eq!(
+        world.shown("02-01"),
+        [
+            "01 true_up c 3000",
+            "01 credit g/true_up/c -3000",
+            "01 discount half -5000",
+            "01 credit g -5000",
+            "01 total 0"
+        ]
     );
 }
 
@@ -676,6 +797,41 @@ fn a_term_whose_line_could_not_be_billed_is_refused() {
 
 proptest! {
     #![proptest_config(crate::testing::cases())]
+
+    /// Discounts one by one off the sum of a month, in the order that is said; a line takes no more than was due there, in
+    /// proportion to within a unit for each discount before it.
+    #[test]
+    fn discounts_of_an_account_take_off_a_month_what_they_take_off_its_sum(
+        calls in 0i128..300,
+        list in prop::collection::vec((any::<bool>(), 0i128..6_000, 0u32..3), 0..6),
+    ) {
+        let terms: Vec<(String, String)> = list.iter().enumerate().map(|(index, (is_percent, number, priority))| {
+            let value = Exact::new(*number, 2);
+            let takes = if *is_percent { format!("percent = \"{value}\"") } else { format!("amount = \"{value}\"") };
+            (format!("d{index}"), format!("{takes}, priority = {priority}"))
+        }).collect();
+        let terms: Vec<(&str, &str)> = terms.iter().map(|(id, terms)| (&**id, &**terms)).collect();
+        let mut world = discounted(&terms);
+        world.usage[0].2 = calls;
+        let bill = world.bill(instant("01-31"));
+        let mut ordered = list.clone();
+        // Stable: what was created first comes first.
+        ordered.sort_by_key(|(is_percent, _, priority)| (*priority, !is_percent));
+        let gross = calls * 100 + 5_000;
+        let mut left = gross;
+        for (is_percent, number, _) in &ordered {
+            // 10^-2 percent of minor units: half away from zero.
+            left -= if *is_percent { (left * number + 5_000) / 10_000 } else { *number }.min(left);
+        }
+        prop_assert_eq!(bill.iter().map(|line| line.rounded).sum::<i128>(), left);
+        for (price, charged) in [("calls", calls * 100), ("fee", 5_000)] {
+            let of_price = bill.iter().filter(|line| line.key.price.as_ref().is_some_and(|id| id.as_str() == price));
+            let kept: i128 = of_price.map(|line| line.rounded).sum();
+            prop_assert!((0..=charged).contains(&kept));
+            let exact = charged * left;
+            prop_assert!((kept * gross - exact).abs() <= gross * (2 * list.len() as i128 + 1), "{} of {}", kept, charged);
+        }
+    }
 
     /// Whatever was used when, and whenever it became known: lines and true-up equal the commitment while usage stays
     /// below it, and the year costs at least it.
