@@ -15,6 +15,10 @@ pub trait Storage: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
     /// An existing file; written only if `is_writable`.
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>>;
+    /// An existing file that is read once from front to back, past the caches of the machine where that is possible.
+    fn open_bulk(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.open(name, false)
+    }
     /// Gives a file another name, which must be free.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Takes a file away.
@@ -27,6 +31,8 @@ pub trait Storage: Send + Sync {
 pub trait StorageFile: Send {
     /// Fills the buffer from an offset; an error if the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Says that some bytes will be read soon, so that many may be on their way at once.
+    fn read_soon(&self, _offset: u64, _bytes: u64) {}
     /// Writes all bytes at an offset.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything written durable.

@@ -2,16 +2,17 @@
 //!
 //! Writes that start, end and lie in memory at multiples of a sector go past the page cache (`O_DIRECT`) where the file
 //! system takes that; all others, and those that it refuses, go through it. Both are durable by the same sync, and a
-//! reader sees both.
+//! reader sees both. Reads go through it, but those of a file that was opened for reading in bulk.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::io::{Storage, StorageFile};
-use rustix::fs::{FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with};
+use rustix::fs::{Advice, FallocateFlags, OFlags, RenameFlags, fadvise, fallocate, renameat_with};
 
 /// What a write past the page cache must be a multiple of, on every disk that we know.
 const SECTOR_BYTES: u64 = 4_096;
@@ -43,13 +44,11 @@ impl Directory {
         Self { is_direct: false, ..self }
     }
 
-    /// The file once more for writes past the page cache; `None` if the file system has no such thing.
-    fn direct(&self, name: &str) -> Option<File> {
-        let direct = || {
-            let flags = OFlags::DIRECT.bits().cast_signed();
-            OpenOptions::new().write(true).custom_flags(flags).open(self.path.join(name)).ok()
-        };
-        self.is_direct.then(direct).flatten()
+    /// The file once more, past the page cache; `None` if the file system has no such thing.
+    fn direct(&self, name: &str, is_writable: bool) -> Option<File> {
+        let flags = OFlags::DIRECT.bits().cast_signed();
+        let open = OpenOptions::new().read(true).write(is_writable).custom_flags(flags).clone();
+        self.is_direct.then(|| open.open(self.path.join(name)).ok()).flatten()
     }
 }
 
@@ -86,8 +85,35 @@ fn parent_of(path: &Path) -> &Path {
 
 struct RealFile {
     file: File,
-    /// The same file past the page cache; gone once it refused a write.
+    /// The same file past the page cache; gone once it refused something.
     direct: RefCell<Option<File>>,
+    /// Whether reads go past it, too.
+    is_bulk: bool,
+}
+
+impl RealFile {
+    /// Does something past the page cache, if it `may`; `None` if it was not done.
+    fn past_page_cache(
+        &self,
+        may: bool,
+        work: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Option<io::Result<()>> {
+        let mut direct = self.direct.borrow_mut();
+        match work(direct.as_ref().filter(|_| may)?) {
+            // It wants larger multiples, or took the flag without having such access.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                *direct = None;
+                None
+            }
+            done => Some(done),
+        }
+    }
+}
+
+/// Whether bytes start, end and lie in memory at multiples of a sector.
+fn is_of_sectors(offset: u64, bytes: &[u8]) -> bool {
+    let places = [offset, bytes.len() as u64, bytes.as_ptr().addr() as u64];
+    places.into_iter().all(|place| place.is_multiple_of(SECTOR_BYTES))
 }
 
 impl Storage for Directory {
@@ -101,13 +127,18 @@ impl Storage for Directory {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
-        Ok(Box::new(RealFile { file, direct: self.direct(name).into() }))
+        Ok(Box::new(RealFile { file, direct: self.direct(name, true).into(), is_bulk: false }))
     }
 
     fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
         let file = OpenOptions::new().read(true).write(is_writable).open(self.path.join(name))?;
-        let direct = if is_writable { self.direct(name) } else { None };
-        Ok(Box::new(RealFile { file, direct: direct.into() }))
+        let direct = if is_writable { self.direct(name, true) } else { None };
+        Ok(Box::new(RealFile { file, direct: direct.into(), is_bulk: false }))
+    }
+
+    fn open_bulk(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let file = File::open(self.path.join(name))?;
+        Ok(Box::new(RealFile { file, direct: self.direct(name, false).into(), is_bulk: true }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -138,21 +169,20 @@ impl Storage for Directory {
 
 impl StorageFile for RealFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        let may = self.is_bulk && is_of_sectors(offset, buffer);
+        let read = self.past_page_cache(may, |file| file.read_exact_at(buffer, offset));
+        read.unwrap_or_else(|| self.file.read_exact_at(buffer, offset))
+    }
+
+    fn read_soon(&self, offset: u64, bytes: u64) {
+        // Only advice: what is not on its way is read when it is wanted.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(bytes), Advice::WillNeed);
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let of_sectors = |number: u64| number.is_multiple_of(SECTOR_BYTES);
-        let is_of_sectors = [offset, bytes.len() as u64, bytes.as_ptr().addr() as u64].map(of_sectors);
-        let mut direct = self.direct.borrow_mut();
-        if let Some(file) = direct.as_ref().filter(|_| is_of_sectors == [true; 3]) {
-            match file.write_all_at(bytes, offset) {
-                // It wants larger multiples, or took the flag without having such writes.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => *direct = None,
-                written => return written,
-            }
-        }
-        self.file.write_all_at(bytes, offset)
+        let may = is_of_sectors(offset, bytes);
+        let written = self.past_page_cache(may, |file| file.write_all_at(bytes, offset));
+        written.unwrap_or_else(|| self.file.write_all_at(bytes, offset))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -278,6 +308,16 @@ mod tests {
         file.write_at(4_096, &sectors[start..start + 4_096]).unwrap();
         directory.open("a", false).unwrap().read_at(4_092, &mut buffer).unwrap();
         assert_eq!(buffer, [0, 0, 0, 0, 7, 7]);
+        let mut read = vec![0; 3 * 4_096];
+        let start = read.as_ptr().align_offset(4_096);
+        let read = &mut read[start..start + 4_096];
+        let bulk = directory.open_bulk("a").unwrap();
+        bulk.read_at(4_096, read).unwrap();
+        assert_eq!(*read, [7; 4_096]);
+        bulk.read_at(4_092, &mut buffer).unwrap();
+        assert_eq!(buffer, [0, 0, 0, 0, 7, 7]);
+        assert!(bulk.read_at(8_192, read).is_err(), "the file ends before");
+        bulk.read_soon(0, 8_192);
         file.write_at(4_090, b"over").unwrap();
         directory.open("a", false).unwrap().read_at(4_092, &mut buffer).unwrap();
         assert_eq!(&buffer, b"er\0\0\x07\x07");

@@ -27,7 +27,7 @@ use domain::limits::BATCH_BYTES_MAX;
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4_096;
 pub(super) const BLOCK_HEADER_BYTES: usize = 64;
 pub(super) const RECORD_HEADER_BYTES: usize = 32;
-pub(super) const SECTOR_BYTES: usize = 4_096;
+pub(crate) const SECTOR_BYTES: usize = 4_096;
 /// Largest payload of a record.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Largest block.

@@ -15,12 +15,13 @@ mod room;
 mod sectors;
 mod writer;
 
-pub(crate) use self::format::crc_of;
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
+pub(crate) use self::format::{SECTOR_BYTES, crc_of};
 pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index, check_index};
 pub use self::reader::{LogReader, Record, Tail};
 pub use self::recovery::Recovery;
 pub use self::room::SegmentRoom;
+pub(crate) use self::sectors::SectorBuffer;
 pub use self::writer::{Committed, LogWriter};
 
 #[cfg(test)]

@@ -4,14 +4,13 @@
 
 use std::ops::Range;
 
-use wire::AlignedBytes;
-
 use super::format::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, CLEAN_BYTES, CLEAN_FILE, CleanMarker, LogError,
     LogOptions, RECORD_HEADER_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header,
     decode_record_header, io_error, is_zero, segment_name,
 };
 use super::recovery::position_of;
+use super::sectors::SectorBuffer;
 use crate::io::{Storage, StorageFile};
 
 /// Bytes that are looked at together when zeros are expected.
@@ -56,7 +55,7 @@ pub struct LogReader<'s> {
     clean: Option<CleanMarker>,
     current: usize,
     file: Option<OpenSegment>,
-    block: AlignedBytes,
+    block: SectorBuffer,
     block_len: usize,
     block_offset: u64,
     header: Option<BlockHeader>,
@@ -68,6 +67,7 @@ pub struct LogReader<'s> {
     first_block: Option<u64>,
     tail: Tail,
     has_ended: bool,
+    is_bulk: bool,
 }
 
 struct OpenSegment {
@@ -121,7 +121,7 @@ impl<'s> LogReader<'s> {
             clean,
             current: first,
             file: None,
-            block: AlignedBytes::with_len(SECTOR_BYTES),
+            block: SectorBuffer::with_len(SECTOR_BYTES),
             block_len: 0,
             block_offset: start,
             header: None,
@@ -139,7 +139,13 @@ impl<'s> LogReader<'s> {
                 is_clean: clean.is_some(),
             },
             has_ended: false,
+            is_bulk: false,
         })
+    }
+
+    /// The same reader, for what is not read again soon.
+    pub(super) fn in_bulk(self) -> Self {
+        Self { is_bulk: true, ..self }
     }
 
     /// Goes on with the block that starts at `range.start`, and ends at `range.end` before the tail is looked at.
@@ -175,7 +181,7 @@ impl<'s> LogReader<'s> {
             if offset >= self.from {
                 let recorded_at = self.tail.last_recorded_at;
                 let block_offset = self.block_offset;
-                let payload = &self.block[payload.0..payload.1];
+                let payload = &self.block.bytes()[payload.0..payload.1];
                 return Ok(Some(Record { offset, block_offset, kind, received_at, recorded_at, payload }));
             }
         }
@@ -191,7 +197,8 @@ impl<'s> LogReader<'s> {
         let end = BLOCK_HEADER_BYTES + self.header.map_or(0, |header| header.body_bytes);
         let at = self.record_at;
         let impossible = "a record does not lie in its block";
-        let header = self.block.get(at..at + RECORD_HEADER_BYTES).filter(|_| at + RECORD_HEADER_BYTES <= end);
+        let header =
+            self.block.bytes().get(at..at + RECORD_HEADER_BYTES).filter(|_| at + RECORD_HEADER_BYTES <= end);
         let decoded = header.and_then(decode_record_header);
         let Some((payload_bytes, kind, received_at)) = decoded else {
             return Err(self.damage(at as u64, impossible));
@@ -262,7 +269,9 @@ impl<'s> LogReader<'s> {
     fn open_segment(&mut self) -> Result<bool, LogError> {
         let Some(base) = self.segments.get(self.current).copied() else { return Ok(false) };
         let name = segment_name(base);
-        let file = self.storage.open(&name, false).map_err(io_error("open", &name))?;
+        let opened =
+            if self.is_bulk { self.storage.open_bulk(&name) } else { self.storage.open(&name, false) };
+        let file = opened.map_err(io_error("open", &name))?;
         let size = file.size().map_err(io_error("measure", &name))?;
         let is_newest = self.current + 1 == self.segments.len();
         let mut header = vec![0; SEGMENT_HEADER_BYTES];
@@ -301,10 +310,7 @@ impl<'s> LogReader<'s> {
             return Ok(Err(Unreadable { what: "a block is cut off", block_bytes: None }));
         }
         let reading = "read";
-        if self.block.len() < SECTOR_BYTES {
-            self.block = AlignedBytes::with_len(SECTOR_BYTES);
-        }
-        let sector = &mut self.block.as_mut_slice()[..SECTOR_BYTES];
+        let sector = &mut self.block.bytes_mut()[..SECTOR_BYTES];
         segment.file.read_at(segment.position, sector).map_err(io_error(reading, &segment.name))?;
         let header = match BlockHeader::decode(&sector[..BLOCK_HEADER_BYTES], &self.options, offset) {
             Ok(header) => header,
@@ -315,17 +321,13 @@ impl<'s> LogReader<'s> {
         if block_bytes as u64 > left {
             return unreadable("a block is cut off");
         }
-        if self.block.len() < block_bytes {
-            let mut larger = AlignedBytes::with_len(block_bytes.next_power_of_two());
-            larger.as_mut_slice()[..SECTOR_BYTES].copy_from_slice(&self.block[..SECTOR_BYTES]);
-            self.block = larger;
-        }
-        let rest = &mut self.block.as_mut_slice()[SECTOR_BYTES..block_bytes];
+        self.block.reserve(block_bytes, SECTOR_BYTES);
+        let rest = &mut self.block.bytes_mut()[SECTOR_BYTES..block_bytes];
         segment
             .file
             .read_at(segment.position + SECTOR_BYTES as u64, rest)
             .map_err(io_error(reading, &segment.name))?;
-        if let Err(what) = header.check_body(&self.block[..block_bytes]) {
+        if let Err(what) = header.check_body(&self.block.bytes()[..block_bytes]) {
             return unreadable(what);
         }
         if header.recorded_at < self.tail.last_recorded_at || header.records == 0 {

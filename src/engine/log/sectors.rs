@@ -7,29 +7,29 @@
 use super::format::SECTOR_BYTES;
 
 /// Zeros at first, in whole sectors.
-pub(super) struct SectorBuffer {
+pub(crate) struct SectorBuffer {
     room: Vec<u8>,
     start: usize,
 }
 
 impl SectorBuffer {
-    pub(super) fn with_len(bytes: usize) -> Self {
+    pub(crate) fn with_len(bytes: usize) -> Self {
         let room = vec![0; bytes.next_multiple_of(SECTOR_BYTES) + SECTOR_BYTES];
         let start = room.as_ptr().addr().next_multiple_of(SECTOR_BYTES) - room.as_ptr().addr();
         Self { room, start }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.room[self.start..][..self.room.len() - SECTOR_BYTES]
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.room.len() - SECTOR_BYTES;
         &mut self.room[self.start..][..len]
     }
 
     /// Makes room for so many bytes; the first `kept` of them stay.
-    pub(super) fn reserve(&mut self, bytes: usize, kept: usize) {
+    pub(crate) fn reserve(&mut self, bytes: usize, kept: usize) {
         if self.bytes().len() < bytes {
             let mut larger = Self::with_len(bytes.next_power_of_two());
             larger.bytes_mut()[..kept].copy_from_slice(&self.bytes()[..kept]);

@@ -31,6 +31,8 @@ use crate::prepared::{Content, PreparedBatch, SequencedIds};
 /// Events of a group: what they read fits the first cache, and keeps the memory busy.
 const GROUP: usize = 64;
 
+const _: () = assert!(GROUP <= 64, "there is a bit for each");
+
 /// The batch and what the shard found out about it.
 struct Reading<'a> {
     prepared: &'a PreparedBatch,
@@ -110,12 +112,13 @@ impl Shard {
             }),
         };
         for indexes in own.chunks(GROUP) {
+            let mut in_runs = 0;
             if reading.sequenced.is_none() {
-                self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
+                in_runs = self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
             }
             self.look_up_subjects(indexes, &mut reading);
-            for &index in indexes {
-                let verdict = self.decide(index, &mut reading)?;
+            for (bit, &index) in indexes.iter().enumerate() {
+                let verdict = self.decide(index, in_runs >> bit & 1 != 0, &mut reading)?;
                 counters.count(verdict);
                 verdicts(index, verdict);
                 if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
@@ -152,14 +155,14 @@ impl Shard {
     }
 
     #[inline]
-    fn decide(&mut self, index: u16, reading: &mut Reading<'_>) -> Result<Verdict, RunError> {
+    fn decide(&mut self, index: u16, in_runs: bool, reading: &mut Reading<'_>) -> Result<Verdict, RunError> {
         if reading.sequenced.is_some() {
             return Ok(self.decide_sequenced(index, reading));
         }
         let prepared = reading.prepared;
         let (identity, payload_digest) = (prepared.identity(index), prepared.payload_digest(index));
         let time = reading.batch.time(usize::from(index));
-        let vacant = match self.dedup.look_up(identity)? {
+        let vacant = match self.dedup.look_up(identity, in_runs)? {
             Lookup::Unknown(vacant) => vacant,
             Lookup::Known(seen) => {
                 let before = Content { payload_digest: seen.payload_digest, time: seen.time };

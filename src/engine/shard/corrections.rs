@@ -332,7 +332,7 @@ impl Shard {
             let arrived = self.sequenced.find(run, number, self.offset);
             return Ok(arrived.map(|arrived| (arrived.position, arrived.standing)));
         }
-        Ok(match self.dedup.look_up(event.identity)? {
+        Ok(match self.dedup.look_up(event.identity, true)? {
             Lookup::Known(seen) => Some((seen.position, seen.standing)),
             Lookup::Unknown(_) => None,
         })

@@ -8,7 +8,6 @@
 //! Invariants: an index has its name only once it is whole and durable; an earlier one of that name goes before.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 
@@ -132,13 +131,13 @@ fn write_index(
         key,
         position: HEADER_BYTES as u64,
         first_offset: base,
-        subjects: BTreeSet::new(),
+        subjects: Vec::new(),
         identities: Vec::new(),
         time: NOTHING_YET,
         stretches: Vec::new(),
         barriers: Vec::new(),
     };
-    let mut reader = LogReader::open(storage, *options, base, Some(end_offset))?;
+    let mut reader = LogReader::open(storage, *options, base, Some(end_offset))?.in_bulk();
     let mut recorded_at = NOTHING_YET;
     while let Some(record) = reader.next()? {
         recorded_at = (recorded_at.0.min(record.recorded_at), record.recorded_at);
@@ -181,7 +180,8 @@ struct Builder<'f> {
     position: u64,
     /// Of the present stretch.
     first_offset: u64,
-    subjects: BTreeSet<u64>,
+    /// Of all batches, so that a subject may come more than once.
+    subjects: Vec<u64>,
     identities: Vec<u64>,
     time: (i64, i64),
     stretches: Vec<StretchEntry>,
@@ -214,7 +214,10 @@ impl Builder<'_> {
     }
 
     fn end_stretch(&mut self, end_offset: u64) -> Result<(), LogError> {
-        let subjects = filter_of(std::mem::take(&mut self.subjects).into_iter());
+        self.subjects.sort_unstable();
+        self.subjects.dedup();
+        let subjects = filter_of(self.subjects.iter().copied());
+        self.subjects.clear();
         let identities = filter_of(self.identities.iter().copied());
         let events = self.identities.len() as u64;
         self.identities.clear();

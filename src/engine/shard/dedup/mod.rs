@@ -127,9 +127,10 @@ impl Dedup {
         self.table_entries_max = entries;
     }
 
-    /// Loads what searches for these identities will read, all at once instead of one after the other.
+    /// Loads what searches for up to 64 identities will read, all at once instead of one after the other; one bit for each
+    /// that a run may have.
     #[inline]
-    pub(crate) fn touch(&self, identities: impl Iterator<Item = u128> + Clone) {
+    pub(crate) fn touch(&self, identities: impl Iterator<Item = u128> + Clone) -> u64 {
         self.table.touch(identities.clone());
         if let Some(full) = &self.full {
             full.touch(identities.clone());
@@ -139,35 +140,40 @@ impl Dedup {
             touched |= identities.clone().fold(0, |all, identity| all | run.touch(key_of(identity)));
         }
         std::hint::black_box(touched);
+        let mut in_runs = 0;
+        for run in &self.runs {
+            for (bit, identity) in identities.clone().enumerate() {
+                if run.may_hold(key_of(identity)) {
+                    in_runs |= 1 << bit;
+                    run.read_soon(key_of(identity));
+                }
+            }
+        }
+        in_runs
     }
 
-    /// What is remembered of an identity, or where it would go.
+    /// What is remembered of an identity, or where it would go. Without `in_runs`, no run has it.
     ///
     /// # Errors
     /// [`RunError`]: a run cannot be read.
     #[inline]
-    pub(crate) fn look_up(&mut self, identity: u128) -> Result<Lookup, RunError> {
+    pub(crate) fn look_up(&mut self, identity: u128, in_runs: bool) -> Result<Lookup, RunError> {
         let from = self.remembered_from;
         let vacant = match self.table.look_up(identity, |position| position >= from) {
             Ok(seen) => return Ok(Lookup::Known(seen)),
             Err(vacant) => vacant,
         };
-        if self.full.is_none() && self.runs.is_empty() {
-            return Ok(Lookup::Unknown(vacant));
-        }
-        Ok(self.find_below(identity)?.map_or(Lookup::Unknown(vacant), Lookup::Known))
-    }
-
-    /// What is remembered of an identity that is not in the table.
-    #[inline]
-    fn find_below(&mut self, identity: u128) -> Result<Option<Seen>, RunError> {
-        let from = self.remembered_from;
         if let Some(full) = &self.full
             && let Some(seen) = full.find(identity, |position| position >= from)
         {
-            return Ok(Some(seen));
+            return Ok(Lookup::Known(seen));
         }
-        let key = key_of(identity);
+        let found = if in_runs { self.find_in_runs(identity)? } else { None };
+        Ok(found.map_or(Lookup::Unknown(vacant), Lookup::Known))
+    }
+
+    fn find_in_runs(&mut self, identity: u128) -> Result<Option<Seen>, RunError> {
+        let (from, key) = (self.remembered_from, key_of(identity));
         for run in &self.runs {
             if run.may_hold(key)
                 && let Some(seen) = run.find(key, &mut self.buffer, |position| position >= from)?

@@ -188,8 +188,8 @@ impl World {
             self.work(usize::MAX);
             self.finish();
         }
-        self.dedup.touch([identity].into_iter());
-        match (self.dedup.look_up(identity).unwrap(), self.model.known(identity)) {
+        let in_runs = self.dedup.touch([identity].into_iter()) != 0;
+        match (self.dedup.look_up(identity, in_runs).unwrap(), self.model.known(identity)) {
             (Lookup::Known(known), Some(expected)) => assert_eq!(known, expected),
             (Lookup::Unknown(vacant), None) => {
                 let new = seen(self.model.next);
@@ -252,7 +252,7 @@ impl World {
 
     fn check(&mut self) {
         for (identity, events) in &self.model.events {
-            match (self.dedup.look_up(*identity).unwrap(), self.model.known(*identity)) {
+            match (self.dedup.look_up(*identity, true).unwrap(), self.model.known(*identity)) {
                 (Lookup::Known(known), Some(expected)) => assert_eq!(known, expected),
                 (Lookup::Unknown(_), None) => {}
                 (lookup, expected) => panic!("{identity:x}: {lookup:?}, but expected {expected:?}"),

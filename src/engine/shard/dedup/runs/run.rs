@@ -21,7 +21,7 @@ use super::super::Seen;
 use super::filter::Filter;
 use super::format::{BUCKET_BYTES, Bounds, HEADER_BYTES, Layout, RunEntry, RunHeader, RunLog, run_name};
 use crate::io::{Storage, StorageFile};
-use crate::log::crc_of;
+use crate::log::{SECTOR_BYTES, SectorBuffer, crc_of};
 
 /// Bytes that a reader of a whole run takes together, at least.
 const READ_BYTES: usize = 1 << 20;
@@ -148,7 +148,9 @@ impl Run {
     ) -> Result<Self, RunError> {
         let fault = |fault| RunError { number, fault };
         let in_io = RunError::at(number);
-        let file = match storage.open(&run_name(number), false) {
+        let name = run_name(number);
+        let opened = if kept == Kept::Index { storage.open_bulk(&name) } else { storage.open(&name, false) };
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(fault(RunFault::MustBeThere));
             }
@@ -254,6 +256,15 @@ impl Run {
         self.filter.may_hold(key)
     }
 
+    /// Says that a key will be looked for soon.
+    pub(crate) fn read_soon(&self, key: u128) {
+        if let Ok((from, BucketEnd { end, .. })) = self.bucket(self.header.bounds.bucket_of(key)) {
+            let bytes = self.layout.entry_bytes() as u64;
+            let at = HEADER_BYTES as u64 + u64::from(from) * bytes;
+            self.file.read_soon(at, u64::from(end.saturating_sub(from)) * bytes);
+        }
+    }
+
     /// The entry with a key that `is_it`.
     ///
     /// # Errors
@@ -311,7 +322,8 @@ pub(crate) struct RunReader {
     run: Run,
     /// The next bucket to be read.
     bucket: u64,
-    buffer: Vec<u8>,
+    /// Whole sectors, as reads past the page cache want them.
+    buffer: SectorBuffer,
     /// What is left of the buffer.
     at: usize,
     /// Buckets in the buffer: number, and where its entries end.
@@ -322,7 +334,8 @@ impl RunReader {
     /// All of a run that has its index.
     pub(crate) fn new(run: Run) -> Self {
         assert!(!run.index.is_empty(), "a run that is read whole has its index");
-        Self { run, bucket: 0, buffer: Vec::new(), at: 0, buckets: std::collections::VecDeque::new() }
+        let buffer = SectorBuffer::with_len(2 * READ_BYTES);
+        Self { run, bucket: 0, buffer, at: 0, buckets: std::collections::VecDeque::new() }
     }
 
     pub(crate) fn run(&self) -> &Run {
@@ -347,7 +360,7 @@ impl RunReader {
                 continue;
             }
             let (layout, bounds): (&Layout, &Bounds) = (&self.run.layout, &self.run.header.bounds);
-            let entry = &self.buffer[self.at..self.at + layout.entry_bytes()];
+            let entry = &self.buffer.bytes()[self.at..self.at + layout.entry_bytes()];
             self.at += layout.entry_bytes();
             let seen = layout.seen(bounds, entry).ok_or_else(|| self.run.damaged_at(HEADER_BYTES as u64))?;
             return Ok(Some(RunEntry { key: layout.key(bounds, bucket, entry), seen }));
@@ -369,19 +382,26 @@ impl RunReader {
             until += 1;
         }
         let at = HEADER_BYTES as u64 + u64::from(from) * bytes as u64;
-        self.buffer.resize((end - from) as usize * bytes, 0);
-        run.file.read_at(at, &mut self.buffer).map_err(RunError::at(run.header.number))?;
-        let mut start = 0;
+        // From the sector that they start in to the end of the one that they end in, if the file has all of that.
+        let first_sector = at - at % SECTOR_BYTES as u64;
+        let start = (at - first_sector) as usize;
+        let stop = start + (end - from) as usize * bytes;
+        let left = usize::try_from(run.header.file_bytes() - first_sector).unwrap_or(usize::MAX);
+        let read = stop.next_multiple_of(SECTOR_BYTES).min(left);
+        self.buffer.reserve(read, 0);
+        let sectors = &mut self.buffer.bytes_mut()[..read];
+        run.file.read_at(first_sector, sectors).map_err(RunError::at(run.header.number))?;
+        let mut bucket_start = start;
         for bucket in first..until {
             let BucketEnd { end, crc } = run.index[bucket as usize];
-            let stop = (end - from) as usize * bytes;
-            if crc_of(&[&self.buffer[start..stop]]) != crc {
-                return Err(run.damaged_at(at + start as u64));
+            let stop = start + (end - from) as usize * bytes;
+            if crc_of(&[&sectors[bucket_start..stop]]) != crc {
+                return Err(run.damaged_at(first_sector + bucket_start as u64));
             }
             self.buckets.push_back((bucket, stop));
-            start = stop;
+            bucket_start = stop;
         }
-        (self.at, self.bucket) = (0, until);
+        (self.at, self.bucket) = (start, until);
         Ok(true)
     }
 }

@@ -66,16 +66,22 @@ pub struct RunWork {
 }
 
 enum Source {
-    /// Entries of a table: upper half of the key, and number.
-    Table {
-        table: Arc<Memtable>,
-        order: std::vec::IntoIter<(u64, u32)>,
-    },
-    Runs {
-        readers: Vec<RunReader>,
-        heads: Vec<Option<RunEntry>>,
-    },
+    Table(Sorted),
+    Runs { readers: Vec<RunReader>, heads: Vec<Option<RunEntry>> },
 }
+
+/// A table in the order of keys.
+struct Sorted {
+    table: Arc<Memtable>,
+    /// Upper half of the key, and number.
+    order: std::vec::IntoIter<(u64, u32)>,
+    /// The next entries, the last one first.
+    gathered: Vec<RunEntry>,
+}
+
+/// Entries of a table that are read together. Each is a line of memory that no cache has, and one loop of nothing but reads has
+/// many of them under way at once.
+const GATHERED: usize = 128;
 
 impl RunWork {
     pub(crate) fn begin(store: &RunStore, job: RunJob) -> Result<Self, RunError> {
@@ -120,7 +126,8 @@ impl RunWork {
         let entries = table.len() as u64;
         let bounds = Bounds::new(entries, positions, times);
         let run = store.create_run(shard, bounds, Some(entries))?;
-        let source = Source::Table { table, order: order.into_iter() };
+        let gathered = Vec::with_capacity(GATHERED);
+        let source = Source::Table(Sorted { table, order: order.into_iter(), gathered });
         let remembered_from = EventPosition::from_bits(0);
         Ok(Self { inputs, source, remembered_from, run: Some(run), past: None })
     }
@@ -188,14 +195,26 @@ pub(crate) fn forgotten_entries(header: &RunHeader, remembered_from: EventPositi
     header.slices[..until].iter().map(|slice| slice.entries).sum()
 }
 
+impl Sorted {
+    #[inline]
+    fn next(&mut self) -> Option<RunEntry> {
+        if self.gathered.is_empty() {
+            let table = &self.table;
+            self.gathered.extend(self.order.by_ref().take(GATHERED).map(|(_, number)| {
+                let (identity, seen) = table.at(number as usize);
+                RunEntry { key: key_of(identity), seen }
+            }));
+            self.gathered.reverse();
+        }
+        self.gathered.pop()
+    }
+}
+
 impl Source {
     #[inline]
     fn next(&mut self) -> Result<Option<RunEntry>, RunError> {
         match self {
-            Source::Table { table, order } => Ok(order.next().map(|(_, number)| {
-                let (identity, seen) = table.at(number as usize);
-                RunEntry { key: key_of(identity), seen }
-            })),
+            Source::Table(sorted) => Ok(sorted.next()),
             Source::Runs { readers, heads } => {
                 let mut least: Option<(usize, RunEntry)> = None;
                 for (index, head) in heads.iter().enumerate() {

@@ -16,21 +16,26 @@ use super::format::{
 };
 use super::run::{BucketEnd, Run};
 use crate::io::{Storage, StorageFile};
-use crate::log::crc_of;
+use crate::log::{SECTOR_BYTES, SectorBuffer, crc_of};
 
 /// Bytes that are written together.
 const WRITE_BYTES: usize = 1 << 20;
 /// Bytes that are written between two syncs, so that the last one is short.
 const SYNC_BYTES: u64 = 64 << 20;
 
+const _: () = assert!(WRITE_BYTES.is_multiple_of(SECTOR_BYTES) && HEADER_BYTES.is_multiple_of(SECTOR_BYTES));
+
 /// A run in the making.
 pub(crate) struct RunWriter {
     file: Box<dyn StorageFile>,
     header: RunHeader,
     layout: Layout,
+    /// What is not written yet.
     buffer: Vec<u8>,
-    /// Where the buffer goes.
+    /// Where the buffer goes: a whole sector.
     at: u64,
+    /// What is being written, where writes past the page cache want it.
+    sectors: SectorBuffer,
     synced_at: u64,
     /// Where the entries of the present bucket start in the buffer.
     bucket_start: usize,
@@ -70,6 +75,7 @@ impl RunWriter {
             layout: bounds.layout(),
             buffer: Vec::new(),
             at: HEADER_BYTES as u64,
+            sectors: SectorBuffer::with_len(WRITE_BYTES),
             synced_at: 0,
             bucket_start: 0,
             index: Vec::with_capacity(bounds.buckets() as usize),
@@ -117,22 +123,30 @@ impl RunWriter {
         let end = u32::try_from(self.header.entries).expect("a run has at most what an index counts to");
         let crc = crc_of(&[&self.buffer[self.bucket_start..]]);
         self.index.push(BucketEnd { end, crc });
-        if self.buffer.len() >= WRITE_BYTES {
-            self.flush()?;
-        }
+        self.write_sectors()?;
         self.bucket_start = self.buffer.len();
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_at(self.at, &self.buffer)?;
-        self.at += self.buffer.len() as u64;
-        self.buffer.clear();
+    /// Writes whole sectors once there are enough.
+    fn write_sectors(&mut self) -> io::Result<()> {
+        while self.buffer.len() >= WRITE_BYTES {
+            let sectors = &mut self.sectors.bytes_mut()[..WRITE_BYTES];
+            sectors.copy_from_slice(&self.buffer[..WRITE_BYTES]);
+            self.file.write_at(self.at, sectors)?;
+            self.buffer.drain(..WRITE_BYTES);
+            self.at += WRITE_BYTES as u64;
+        }
         if self.at - self.synced_at >= SYNC_BYTES {
             self.file.sync_data()?;
             self.synced_at = self.at;
         }
         Ok(())
+    }
+
+    /// Where the next byte goes.
+    fn end(&self) -> u64 {
+        self.at + self.buffer.len() as u64
     }
 
     /// Makes the run durable and gives it its name.
@@ -143,25 +157,24 @@ impl RunWriter {
         while (self.index.len() as u64) < self.header.bounds.buckets() {
             self.end_bucket()?;
         }
-        self.flush()?;
-        assert_eq!(self.at, self.header.index_at(), "the entries lie before the index");
+        assert_eq!(self.end(), self.header.index_at(), "the entries lie before the index");
         let index: Vec<u8> = self.index.iter().flat_map(|bucket| bucket.encode()).collect();
         self.header.index_crc = crc_of(&[&index]);
-        self.file.write_at(self.at, &index)?;
-        self.at += index.len() as u64;
-        let (file, at) = (&self.file, &mut self.at);
-        self.header.filter_crc = self.filter.save(|part| -> io::Result<()> {
-            file.write_at(*at, part)?;
-            *at += part.len() as u64;
-            Ok(())
+        self.buffer.extend_from_slice(&index);
+        self.write_sectors()?;
+        let filter = std::mem::replace(&mut self.filter, Filter::none());
+        self.header.filter_crc = filter.save(|part| {
+            self.buffer.extend_from_slice(part);
+            self.write_sectors()
         })?;
-        assert_eq!(self.at, self.header.file_bytes(), "the filter lies at the end");
+        assert_eq!(self.end(), self.header.file_bytes(), "the filter lies at the end");
+        self.file.write_at(self.at, &self.buffer)?;
         self.file.write_at(0, &self.header.encode())?;
         self.file.sync_data()?;
         let number = self.header.number;
         storage.rename(&unfinished_name(number), &run_name(number))?;
         storage.sync_directory()?;
-        Ok(Run::new(self.file, self.header, self.index, self.filter))
+        Ok(Run::new(self.file, self.header, self.index, filter))
     }
 
     /// Takes the unfinished file away.
