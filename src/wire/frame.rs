@@ -28,6 +28,9 @@ pub use status::FrameStatus;
 
 /// The protocol's name in the TLS handshake.
 pub const ALPN: &[u8] = b"tallymark/1";
+/// Bytes of a datagram that both sides take; a sender uses so many where the path lets it (jumbo frames, loopback). Ten of
+/// them are handed to the kernel at once, which must be less than 64 KiB.
+pub const DATAGRAM_BYTES_MAX: u16 = 6_500;
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"TLMK";
 /// The version of the envelope that this crate speaks.

@@ -175,3 +175,29 @@ async fn frames_that_never_end_fill_the_memory_of_their_own_source_only() {
     let close: Close = held.swap_remove(0).close().await;
     assert_eq!(close.code, CloseCode::TooSlow);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_grow_to_what_the_path_and_the_server_take() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let mut config = client_config(data.path());
+    let mut transport = quinn::TransportConfig::default();
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    // More than the server says it takes: it decides.
+    discovery.upper_bound(20_000);
+    transport.mtu_discovery_config(Some(discovery));
+    config.transport_config(std::sync::Arc::new(transport));
+    let mut raw = Raw::connect_with(&server, config).await;
+    raw.hello(server.token.as_ref().unwrap()).await;
+    let found = || usize::from(raw.connection.stats().path.current_mtu);
+    let most = usize::from(wire::frame::DATAGRAM_BYTES_MAX);
+    // Discovery goes on with the packets that are sent; its last steps are small.
+    for sequence in 1..2_000 {
+        if found() > most * 9 / 10 {
+            break;
+        }
+        raw.send.write_all(&batch("jumbo", sequence)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!((most * 9 / 10..=most).contains(&found()), "{} bytes", found());
+}

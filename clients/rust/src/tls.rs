@@ -11,6 +11,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{ClientError, ClientOptions};
 
+/// Packets after which the server acknowledges at the latest.
+const PACKETS_UNACKED: u32 = 20;
+
 fn setup(error: impl std::fmt::Display) -> ClientError {
     ClientError::Setup(error.to_string())
 }
@@ -42,6 +45,13 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
     transport.stream_receive_window(VarInt::from_u32(1 << 20));
     transport.max_idle_timeout(Some(VarInt::from_u32(10_000).into()));
     transport.keep_alive_interval(Some(Duration::from_secs(3)));
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(wire::frame::DATAGRAM_BYTES_MAX);
+    transport.mtu_discovery_config(Some(discovery));
+    // Replies tell what was taken; acknowledgements of packets need not come for every second one.
+    let mut frequency = quinn::AckFrequencyConfig::default();
+    frequency.ack_eliciting_threshold(VarInt::from_u32(PACKETS_UNACKED));
+    transport.ack_frequency_config(Some(frequency));
     config.transport_config(Arc::new(transport));
     let local: SocketAddr =
         if options.address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };

@@ -40,8 +40,9 @@ pub(crate) async fn serve(listen: SocketAddr, cert: &Path) -> Result<()> {
     let _ = socket.set_send_buffer_size(8 << 20);
     socket.bind(&listen.into())?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    let endpoint =
-        quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket.into(), runtime)?;
+    let mut endpoint = quinn::EndpointConfig::default();
+    endpoint.max_udp_payload_size(wire::frame::DATAGRAM_BYTES_MAX)?;
+    let endpoint = quinn::Endpoint::new(endpoint, Some(config), socket.into(), runtime)?;
     println!("{}", endpoint.local_addr()?);
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {

@@ -117,6 +117,7 @@ pub fn endpoint(address: SocketAddr, tls: QuicServerConfig, secret: [u8; 32]) ->
     let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
     let id_key = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|index: usize| secret[index]));
+    endpoint.max_udp_payload_size(wire::frame::DATAGRAM_BYTES_MAX)?;
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
     Ok(Endpoint::new(endpoint, Some(server_config(tls)), socket.into(), runtime)?)
 }
