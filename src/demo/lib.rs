@@ -147,6 +147,8 @@ fn serve_args(data: &Path, shards: u16) -> ServeArgs {
         cut_seconds: 86_400,
         horizon_hours: 840,
         correction_hours: 9_600,
+        dedup_days: 40,
+        ids_max: None,
         future_seconds: 3_600,
         grace_hours: 120,
         pending_per_slot_max: 256,

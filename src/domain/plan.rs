@@ -313,10 +313,11 @@ impl Default for Policy {
 /// Which ids are remembered no more; part of the control state, so that replay forgets the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Ids of events before this offset of the usage log are forgotten.
+    /// Ids of events before this offset of the usage log are forgotten, if they were accepted as they arrived and nobody
+    /// corrected them. Others may still come to count otherwise, and are not.
     pub before: u64,
-    /// Every forgotten event that counts is earlier: an unknown id with an earlier time may be one of them, and is
-    /// quarantined as `too_old`.
+    /// Every forgotten event is earlier: an unknown id with an earlier time may be one of them, and is quarantined as
+    /// `too_old`.
     pub proven_from: Timestamp,
 }
 

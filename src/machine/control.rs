@@ -1,7 +1,7 @@
 //! Control state: what the records of the control log add up to.
 //!
-//! Owns: catalog, policy, cuts and what they could not rate, seals, journal runs, acks, corrections, and which accounts a record
-//! touched.
+//! Owns: catalog, policy, cuts and what they could not rate, seals, journal runs, acks, corrections, what is forgotten, and
+//! which accounts a record touched.
 //! Leaves to others: rating (`cut`), the metering plan (`metering_plan`), appending records (`control_writer`).
 //!
 //! Invariants:
@@ -11,12 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::{Catalog, CatalogStatus, Resource, ResourceKind};
-use domain::plan::Policy;
+use domain::plan::{Forgotten, Policy};
 use domain::{AccountId, EntityId, Timestamp};
 use engine::identity::IdentityKey;
+use serde_json::{Value, json};
 use wire::control::{
-    ControlRecord, Cut, Genesis, JournalRun, JournalSeal, PolicyRecord, Put, Seal, Unrated,
-    correction_horizon_default,
+    ControlRecord, Cut, ForgottenBecause, Genesis, IdsForgotten, JournalRun, JournalSeal, PolicyRecord, Put,
+    Seal, Unrated, correction_horizon_default,
 };
 
 use crate::corrections::RecordedCorrections;
@@ -111,6 +112,11 @@ pub struct ControlState {
     /// Whether the last record was a cut, or what it could not rate.
     pub(crate) is_at_cut: bool,
     pub(crate) corrections: RecordedCorrections,
+    /// The last record that forgets ids, and the instant before which a forgotten event may have happened.
+    pub(crate) forgotten: Option<(IdsForgotten, Timestamp)>,
+    pub(crate) forgotten_by_number: u64,
+    /// The largest `future_max` of settings that were in force and are not any more.
+    pub(crate) future_max_before: i64,
     pub(crate) records: u64,
     /// Digest of all records applied: see `snapshots`.
     pub(crate) history: [u8; 32],
@@ -193,6 +199,39 @@ impl ControlState {
         &self.corrections
     }
 
+    /// The last record that forgets ids.
+    pub fn forgotten(&self) -> Option<&IdsForgotten> {
+        self.forgotten.as_ref().map(|(record, _)| record)
+    }
+
+    /// The last record that forgets ids, for people and programs.
+    pub fn forgotten_json(&self) -> Value {
+        let Some((record, proven_from)) = &self.forgotten else { return Value::Null };
+        json!({
+            "before": record.before, "arrived_until": record.arrived_until, "because": record.because.as_str(),
+            "ids": record.ids, "proven_from": proven_from,
+        })
+    }
+
+    /// How often ids were forgotten because there were too many.
+    pub fn forgotten_by_number(&self) -> u64 {
+        self.forgotten_by_number
+    }
+
+    /// Which ids shards remember no more from the next barrier on.
+    pub fn forgotten_ids(&self) -> Forgotten {
+        let forgotten = self.forgotten.as_ref();
+        forgotten.map_or_else(Forgotten::default, |(record, proven_from)| Forgotten {
+            before: record.before,
+            proven_from: *proven_from,
+        })
+    }
+
+    /// How far ahead of its arrival the time of an accepted event can be, under all settings so far.
+    pub(crate) fn future_max_ever(&self) -> i64 {
+        self.future_max_before.max(self.policy().future_max)
+    }
+
     /// Records applied.
     pub fn records(&self) -> u64 {
         self.records
@@ -217,6 +256,7 @@ impl ControlState {
                     // Windows may become final at once.
                     self.touched.extend(self.catalog.accounts().map(|account| account.id.clone()));
                 }
+                self.future_max_before = self.future_max_ever();
                 self.policy = Some(policy.clone());
                 self.has_new_plan = true;
             }
@@ -238,6 +278,7 @@ impl ControlState {
                     });
                 }
             }
+            ControlRecord::IdsForgotten(forgotten) => self.apply_forgotten(forgotten)?,
             ControlRecord::ScenarioClock(clock) => {
                 if self.now.is_some_and(|now| clock.now < now) {
                     return Err(ApplyError::RecordMustFollow { record: "scenario clock", number: offset });
@@ -329,6 +370,26 @@ impl ControlState {
             self.unrated.insert(failure.account.clone());
             self.touched.insert(failure.account.clone());
         }
+        Ok(())
+    }
+
+    /// An event that was accepted is at most `future_max` ahead of its arrival, so those before the place are earlier than
+    /// what is proven from here on.
+    fn apply_forgotten(&mut self, record: &IdsForgotten) -> Result<(), ApplyError> {
+        let follows = match &self.forgotten {
+            Some((last, _)) => record.before > last.before && record.arrived_until >= last.arrived_until,
+            None => record.before > 0,
+        };
+        if !follows {
+            return Err(ApplyError::RecordMustFollow {
+                record: "forgotten ids before offset",
+                number: record.before,
+            });
+        }
+        let proven_from = record.arrived_until.plus(self.future_max_ever()).plus(1);
+        self.forgotten_by_number += u64::from(record.because == ForgottenBecause::IdsMax);
+        self.forgotten = Some((record.clone(), proven_from));
+        self.has_new_plan = true;
         Ok(())
     }
 

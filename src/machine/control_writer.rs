@@ -25,7 +25,7 @@ use domain::{EntityId, Timestamp};
 use engine::log::{LogError, LogWriter};
 use engine::shard::Correction;
 use engine::shard::cell::CellReport;
-use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, Put, ScenarioClock};
+use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, IdsForgotten, Put, ScenarioClock};
 
 use crate::batch::Batch;
 use crate::control::ApplyError;
@@ -325,6 +325,19 @@ impl ControlWriter {
         let offset = self.machine.control().corrections().last_offset();
         self.barrier(around, false)?;
         Ok(Ok(offset))
+    }
+
+    /// Forgets ids from a new barrier on.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn forget(
+        &mut self,
+        around: &mut dyn Surroundings,
+        forgotten: IdsForgotten,
+    ) -> Result<(), ControlError> {
+        self.append(around, &[ControlRecord::IdsForgotten(forgotten)])?;
+        self.barrier(around, false).map(|_| ())
     }
 
     /// One issuing cut.

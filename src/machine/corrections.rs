@@ -107,6 +107,8 @@ pub enum CorrectionStatus {
     EventMustNotBeVoided,
     /// The event arrived longer ago than corrections reach.
     EventMustBeWithinCorrectionHorizon,
+    /// An earlier event with this id, which was forgotten when this one came, counts: this one may be it.
+    EventMustNotCountAlready,
     /// Only an event that was set aside can be released or discarded.
     EventMustBeInQuarantine,
     /// A meter cannot take the event as it is, however often it is judged.
@@ -123,6 +125,7 @@ impl CorrectionStatus {
             CorrectionStatus::EventMustBeKnown => "event_must_be_known",
             CorrectionStatus::EventMustNotBeVoided => "event_must_not_be_voided",
             CorrectionStatus::EventMustBeWithinCorrectionHorizon => "event_must_be_within_correction_horizon",
+            CorrectionStatus::EventMustNotCountAlready => "event_must_not_count_already",
             CorrectionStatus::EventMustBeInQuarantine => "event_must_be_in_quarantine",
             CorrectionStatus::EventMustBeAmended(_) => "event_must_be_amended",
             CorrectionStatus::ContentMustFit(_) => "content_must_fit",
@@ -143,6 +146,9 @@ impl fmt::Display for CorrectionStatus {
             CorrectionStatus::EventMustBeWithinCorrectionHorizon => {
                 f.write_str("the event arrived longer ago than corrections reach")
             }
+            CorrectionStatus::EventMustNotCountAlready => f.write_str(
+                "an earlier event with this id counts: discard this one, or send what is right under a new id",
+            ),
             CorrectionStatus::EventMustBeInQuarantine => {
                 f.write_str("the event was not set aside; void or amend it")
             }
@@ -165,8 +171,8 @@ pub struct RecordedCorrection {
     pub record: ControlRecord,
 }
 
-/// Corrections by source and id of their event, in order.
-type ByEvent = BTreeMap<(String, String), Vec<RecordedCorrection>>;
+/// Corrections by source, id and place of their event, in order: an id that was forgotten may have come again.
+type ByEvent = BTreeMap<(String, String, EventPosition), Vec<RecordedCorrection>>;
 
 /// What the control log says of corrections.
 #[derive(Default)]
@@ -180,17 +186,14 @@ pub struct RecordedCorrections {
 
 impl RecordedCorrections {
     /// The corrections of an event, in order.
-    pub fn of(&self, source: &str, id: &EventIdOwned) -> &[RecordedCorrection] {
-        self.of_text(source, &id.to_string())
+    pub fn of(&self, source: &str, id: &EventIdOwned, position: EventPosition) -> &[RecordedCorrection] {
+        let event = (source.to_string(), id.to_string(), position);
+        self.by_event.get(&event).map_or(&[], Vec::as_slice)
     }
 
     /// Offset of the last record that corrects an event.
     pub fn last_offset(&self) -> Option<u64> {
         self.last_offset
-    }
-
-    fn of_text(&self, source: &str, id: &str) -> &[RecordedCorrection] {
-        self.by_event.get(&(source.to_string(), id.to_string())).map_or(&[], Vec::as_slice)
     }
 
     /// Takes a record that corrects an event; whether it follows from those before it.
@@ -207,13 +210,14 @@ impl RecordedCorrections {
             }
             _ => unreachable!("the record corrects an event"),
         };
-        let is_voided = self.of_text(source, id).last().is_some_and(|last| is_taken_back(&last.record));
-        if is_voided || id.parse::<EventIdOwned>().is_err() {
+        let Ok(read) = id.parse::<EventIdOwned>() else { return false };
+        let position = position_of(record);
+        if self.of(source, &read, position).last().is_some_and(|last| is_taken_back(&last.record)) {
             return false;
         }
         let recorded = RecordedCorrection { control_offset, record: record.clone() };
         let by_event = Arc::make_mut(&mut self.by_event);
-        by_event.entry((source.clone(), id.clone())).or_default().push(recorded);
+        by_event.entry((source.clone(), read.to_string(), position)).or_default().push(recorded);
         self.waiting.push(record.clone());
         self.last_offset = Some(control_offset);
         true
@@ -244,7 +248,7 @@ impl RecordedCorrections {
             return Err(CorrectionStatus::ReasonMustFit);
         }
         let known = known.ok_or(CorrectionStatus::EventMustBeKnown)?;
-        let earlier = self.of(&source, &id);
+        let earlier = self.of(&source, &id, known.found.position);
         let last = earlier.last().map(|last| &last.record);
         if last.is_some_and(|last| is_repeated(last, &kind, &reason, known.found.standing)) {
             return Ok(None);
@@ -255,7 +259,11 @@ impl RecordedCorrections {
         if known.received_at < now.plus(-horizon) {
             return Err(CorrectionStatus::EventMustBeWithinCorrectionHorizon);
         }
-        let FoundEvent { position, standing, meters_at } = known.found;
+        let FoundEvent { position, standing, meters_at, counted_before } = known.found;
+        let may_count = matches!(kind, CorrectionKind::Amend(_) | CorrectionKind::Release);
+        if may_count && counted_before.is_some() {
+            return Err(CorrectionStatus::EventMustNotCountAlready);
+        }
         let (content, meters_at) = match last.and_then(restated_of) {
             Some(restated) => (&restated.content, restated.meters_at),
             None => (&known.content, meters_at),

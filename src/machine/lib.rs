@@ -19,6 +19,7 @@ mod corrections;
 mod cut;
 mod due;
 mod explanation;
+mod forgetting;
 mod invoicing;
 mod issued;
 mod journals;
@@ -48,6 +49,7 @@ pub use self::corrections::{
 };
 pub use self::cut::SetAside;
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
+pub use self::forgetting::offset_of_newest;
 pub use self::invoicing::InvoiceStanding;
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, RatedBatch, propose_put};

@@ -197,8 +197,9 @@ impl Machine {
     /// The metering plan of the catalog as it is; `control_offset` is the end of the applied control log.
     fn metering_plan(&mut self, control_offset: u64) -> Arc<MeteringPlan> {
         if std::mem::take(&mut self.control.has_new_plan) {
-            let policy = self.control.policy();
-            self.plan = metering_plan::compile(&self.control.catalog, &policy, control_offset, &self.plan);
+            let (policy, forgotten) = (self.control.policy(), self.control.forgotten_ids());
+            self.plan =
+                metering_plan::compile(&self.control.catalog, &policy, control_offset, forgotten, &self.plan);
         }
         self.plan.clone()
     }

@@ -3,7 +3,7 @@
 //! Owns: meters to programs, ownership over time to owned spans. Leaves to others: executing it (`engine::shard`).
 //!
 //! Invariants:
-//! - The plan is a function of the catalog and the policy.
+//! - The plan is a function of the catalog, the policy and what is forgotten.
 //! - Programs stand in the order in which their meters were created, so that their indexes never change.
 //! - What did not change since the previous plan is shared with it, so that a barrier costs what changed.
 
@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use billing::catalog::{self, Catalog};
-use domain::plan::{Condition, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, SubjectPlan};
+use domain::plan::{
+    Condition, Forgotten, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, SubjectPlan,
+};
 use domain::{MeterId, Span, SubscriptionId};
 use wire::control::PolicyRecord;
 
@@ -22,6 +24,7 @@ pub(crate) fn compile(
     catalog: &Catalog,
     policy: &PolicyRecord,
     control_offset: u64,
+    forgotten: Forgotten,
     previous: &MeteringPlan,
 ) -> Arc<MeteringPlan> {
     let mut meters: Vec<(u64, &catalog::Meter)> = catalog.meters().collect();
@@ -61,7 +64,7 @@ pub(crate) fn compile(
             future_max: policy.future_max,
             pending_per_slot_max: policy.pending_per_slot_max,
         },
-        forgotten: previous.forgotten,
+        forgotten,
     })
 }
 

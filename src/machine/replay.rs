@@ -24,7 +24,7 @@ use domain::{AccountId, Subject, Timestamp};
 use engine::prepared::PreparedBatch;
 use engine::shard::{RunError, Shard};
 use engine::snapshot::{SnapshotError, SnapshotHead};
-use wire::control::{ControlRecord, JournalSeal, Seal};
+use wire::control::{ControlRecord, IdsForgotten, JournalSeal, Seal};
 use wire::verdict::Verdict;
 
 use crate::batch::Batch;
@@ -145,6 +145,26 @@ pub enum ReplayError {
         /// The offset that the barrier names.
         control_offset: u64,
     },
+    /// Ids are forgotten before a place that is still to come.
+    #[error("ids before usage offset {before} are forgotten, but the barrier that says so is at {barrier}")]
+    ForgottenMustBePast {
+        /// The place.
+        before: u64,
+        /// Offset of the barrier.
+        barrier: u64,
+    },
+    /// Usage before the place where remembering begins arrived later than its record says.
+    #[error(
+        "ids before usage offset {before} are forgotten as of {said}, but usage before it arrived at {found}"
+    )]
+    ForgottenMustBeProven {
+        /// The place.
+        before: u64,
+        /// What the record says.
+        said: Timestamp,
+        /// When the last usage before the place arrived.
+        found: Timestamp,
+    },
     /// Earlier usage could not be read again.
     #[error("earlier usage could not be read again for a refold")]
     History(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -185,6 +205,30 @@ pub struct Replayer {
     control: std::collections::VecDeque<(u64, ControlRecord)>,
     control_end: u64,
     reached: BTreeSet<u64>,
+    arrivals: Arrivals,
+}
+
+/// When the usage arrived before each of some places; of a log that is read whole.
+#[derive(Default)]
+struct Arrivals {
+    places: BTreeSet<u64>,
+    latest: Option<Timestamp>,
+    before: BTreeMap<u64, Option<Timestamp>>,
+}
+
+impl Arrivals {
+    /// Takes the next batch, or what stands in its place.
+    fn on_batch(&mut self, offset: u64, received_at: Timestamp) {
+        while self.places.first().is_some_and(|place| *place <= offset) {
+            self.before.extend(self.places.pop_first().map(|place| (place, self.latest)));
+        }
+        self.latest = self.latest.max(Some(received_at));
+    }
+
+    /// When the last usage before a place arrived.
+    fn before(&self, place: u64) -> Option<Timestamp> {
+        self.before.get(&place).copied().unwrap_or(self.latest)
+    }
 }
 
 impl Replayer {
@@ -201,6 +245,7 @@ impl Replayer {
         let mut unrated: BTreeMap<u64, BTreeSet<AccountId>> = BTreeMap::new();
         let mut last_cut = 0;
         let mut open_run = None;
+        let mut arrivals = Arrivals::default();
         for (offset, record) in &control {
             match record {
                 ControlRecord::Cut(cut) => {
@@ -214,6 +259,7 @@ impl Replayer {
                 ControlRecord::Seal(seal) => {
                     seals.insert(seal.cut, seal.clone());
                 }
+                ControlRecord::IdsForgotten(record) => _ = arrivals.places.insert(record.before),
                 ControlRecord::JournalRun(_) => open_run = Some(*offset),
                 ControlRecord::JournalSeal(seal) => {
                     journal_seals.extend(open_run.take().map(|run| (run, seal.clone())));
@@ -234,6 +280,7 @@ impl Replayer {
             control: control.into(),
             control_end,
             reached: BTreeSet::new(),
+            arrivals,
         }
     }
 
@@ -271,6 +318,7 @@ impl Replayer {
     /// # Errors
     /// [`ReplayError::Runs`].
     pub fn handle_batch(&mut self, prepared: &PreparedBatch) -> Result<(), ReplayError> {
+        self.arrivals.on_batch(prepared.offset, prepared.received_at);
         for shard in &mut self.shards {
             shard.handle_batch(prepared, &mut |_, _: Verdict| {})?;
         }
@@ -288,6 +336,10 @@ impl Replayer {
         history: &mut dyn History,
     ) -> Result<(), ReplayError> {
         self.apply_until(control_offset)?;
+        let before = self.machine.control().forgotten_ids().before;
+        if before > offset {
+            return Err(ReplayError::ForgottenMustBePast { before, barrier: offset });
+        }
         pass_barrier(&mut self.machine, &mut self.shards, offset, control_offset, history)?;
         if self.cut_barriers.contains(&offset) {
             merge_cells(&mut self.machine, &mut self.shards);
@@ -361,6 +413,16 @@ impl Replayer {
                 Ok(())
             }
             ControlRecord::JournalRun(_) => self.after_journal_run(offset),
+            // A start reads the log from a snapshot on.
+            ControlRecord::IdsForgotten(forgotten) if self.mode == ReplayMode::Derive => {
+                let IdsForgotten { before, arrived_until: said, .. } = *forgotten;
+                match self.arrivals.before(before) {
+                    Some(found) if found > said => {
+                        Err(ReplayError::ForgottenMustBeProven { before, said, found })
+                    }
+                    _ => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }

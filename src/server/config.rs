@@ -60,6 +60,14 @@ pub struct ServeArgs {
     /// changes.
     #[arg(long, env = "TALLYMARK_CORRECTION_HOURS", default_value_t = 9_600, value_parser = clap::value_parser!(u32).range(1..=876_000))]
     pub correction_hours: u32,
+    /// Days for which ids are remembered at least; from the horizon to the hours of corrections. An id that a client
+    /// numbered is remembered for ever.
+    #[arg(long, env = "TALLYMARK_DEDUP_DAYS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub dedup_days: u32,
+    /// Ids that are remembered at most: beyond, the oldest are forgotten before their days are over, with a warning, and
+    /// events as old as they are set aside. Without it, as many as the filters of --dedup-memory have room for.
+    #[arg(long, env = "TALLYMARK_IDS_MAX", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ids_max: Option<u64>,
     /// Seconds that an event may be ahead of its arrival before it is quarantined as future.
     #[arg(long, env = "TALLYMARK_FUTURE_SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub future_seconds: u32,

@@ -25,10 +25,11 @@ use machine::{
 };
 pub use machine::{PutOutcome, RESOURCE_BYTES_MAX, StoredEntry};
 use tokio::sync::{mpsc, oneshot};
-use wire::control::{ClockKind, ControlRecord};
+use wire::control::{ClockKind, ControlRecord, IdsForgotten};
 
 use crate::clock::Clock;
 use crate::event_finder::EventFinder;
+use crate::forgetting::Forgetting;
 use crate::observe::Metrics;
 use crate::snapshots::{SNAPSHOT_PARTS_MAX, SnapshotJob, Snapshots};
 use crate::threads::PeerStopped;
@@ -176,6 +177,8 @@ pub struct Control {
     pub surroundings: ControlSurroundings,
     /// Where single events are found.
     pub events: EventFinder,
+    /// When ids are forgotten.
+    pub forgetting: Forgetting,
     /// Time between issuing cuts.
     pub cut_interval: i64,
     /// What a person accepted or changed with this start; in force behind the work that a crash left open.
@@ -278,6 +281,7 @@ impl Control {
             if self.surroundings.clock.kind() == ClockKind::Real {
                 self.run_due(self.surroundings.clock.now())?;
             }
+            self.forget_if_too_many()?;
             self.snapshot_if_due(false)?;
         }
         self.snapshot_if_due(true)?;
@@ -449,6 +453,47 @@ impl Control {
         for entity in self.writer.journals_due(now) {
             self.journal_run(&entity, now, "midnight")?;
         }
+        self.forget_if_due(now)
+    }
+
+    /// Forgets ids that were remembered for as long as they are to be.
+    fn forget_if_due(&mut self, now: Timestamp) -> Result<()> {
+        let usage_end = self.surroundings.usage_state.end_offset.load(Ordering::Acquire);
+        let control = self.writer.machine().control();
+        match self.forgetting.is_due(control, now, &self.events.directory, usage_end)? {
+            Some(forgotten) => self.forget(forgotten),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the oldest ids, if there are more than there may be.
+    fn forget_if_too_many(&mut self) -> Result<()> {
+        if !self.forgetting.are_too_many() {
+            return Ok(());
+        }
+        let (reply, answers) = bounded(self.surroundings.shards);
+        self.surroundings
+            .usage
+            .blocking_send(UsageTask::Ids(reply))
+            .map_err(|_| PeerStopped("the usage log"))?;
+        let mut stretches = Vec::new();
+        for _ in 0..self.surroundings.shards {
+            stretches.extend(answers.recv().map_err(|_| PeerStopped("a shard"))?);
+        }
+        let usage_end = self.surroundings.usage_state.end_offset.load(Ordering::Acquire);
+        let control = self.writer.machine().control();
+        let directory = &self.events.directory;
+        match self.forgetting.too_many(control, stretches, directory, usage_end)? {
+            Some(forgotten) => self.forget(forgotten),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, forgotten: IdsForgotten) -> Result<()> {
+        self.writer.forget(&mut self.surroundings, forgotten).map_err(cause)?;
+        let control = self.writer.machine().control();
+        let forgotten = control.forgotten().context("ids were just forgotten")?;
+        self.forgetting.on_forgotten(forgotten, control.forgotten_ids().proven_from);
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ pub mod directory;
 pub mod disk;
 pub mod edge;
 pub mod event_finder;
+pub mod forgetting;
 pub mod ingest;
 pub mod observe;
 pub mod recovery;

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use billing::catalog::CatalogFile;
 use domain::Timestamp;
 use domain::limits::SHARDS_MAX;
-use domain::time::{HOUR, SECOND};
+use domain::time::{DAY, HOUR, SECOND};
 use engine::log::{LogKind, LogReader};
 use machine::{ControlWriter, History, LeftAside, Recovered};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -31,11 +31,12 @@ use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
 use crate::edge::{Edge, EventBudget, QUERIES_MAX, TlsListener, router};
 use crate::event_finder::EventFinder;
+use crate::forgetting::Forgetting;
 use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
 use crate::runs::{RunTask, Runs};
 use crate::segments::Segments;
-use crate::shards::Shards;
+use crate::shards::{IdCounts, Shards};
 use crate::shares::Shares;
 use crate::snapshots::{SnapshotState, Snapshots};
 use crate::threads::{OnFailure, spawn};
@@ -75,6 +76,28 @@ fn dedup_table_entries(memory: u64, shards: usize) -> usize {
     (memory / 4 / 128) as usize / shards
 }
 
+/// Ids that the filters have room for: three quarters of the memory, at four bytes for an id, since all of them may be
+/// merged.
+fn ids_max_of(memory: u64) -> u64 {
+    memory / 4 * 3 / 4
+}
+
+/// Holds the horizons against each other: an id is remembered as long as an event with it may come, and what is remembered
+/// can be corrected.
+fn check_horizons(args: &ServeArgs) -> Result<()> {
+    if args.correction_hours < args.horizon_hours {
+        bail!("--correction-hours is not less than --horizon-hours");
+    }
+    let dedup_hours = args.dedup_days * 24;
+    if dedup_hours < args.horizon_hours {
+        bail!("--dedup-days is not less than --horizon-hours");
+    }
+    if args.correction_hours < dedup_hours {
+        bail!("--correction-hours is not less than --dedup-days");
+    }
+    Ok(())
+}
+
 /// Rating semantics and time-zone data of this program.
 pub fn epoch() -> String {
     format!("{}/tz-{}", machine::RATING_EPOCH, domain::time::zone_database_version())
@@ -89,9 +112,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     if cut_interval > CUT_INTERVAL_MAX {
         bail!("--cut-seconds is at most 31 days");
     }
-    if args.correction_hours < args.horizon_hours {
-        bail!("--correction-hours is not less than --horizon-hours");
-    }
+    check_horizons(args)?;
     // The identity key and the tokens' hashes are nobody else's business.
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.data);
     made.with_context(|| format!("cannot make {}", args.data.display()))?;
@@ -156,7 +177,9 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     };
     let (run_tasks, run_queue) = crossbeam_channel::bounded(RUN_TASKS_MAX);
     let places = (&recovered.runs, &run_tasks);
-    let shard_threads = Shards::start(recovered.replayer.shards, history, places, on_failure.clone())?;
+    let ids = Arc::new(IdCounts::new(shards));
+    let ids_max = args.ids_max.unwrap_or_else(|| ids_max_of(args.dedup_memory));
+    let shard_threads = Shards::start(recovered.replayer.shards, history, places, &ids, on_failure.clone())?;
     let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
     let usage_state = Arc::new(UsageLogState::default());
     let usage_place = directory.log(LogKind::Usage)?;
@@ -197,6 +220,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
             usage_state: usage_state.clone(),
         },
         events: EventFinder { directory: directory.clone(), key },
+        forgetting: Forgetting::new(i64::from(args.dedup_days) * DAY, ids_max, ids.clone()),
         cut_interval,
         start_records,
         served: served.clone(),
@@ -252,6 +276,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         shard_queues: shard_threads.weak_queues(),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
         query_bytes_max: args.query_bytes_max,
+        ids_max,
     };
     let listener = tokio::net::TcpListener::bind(args.http)
         .await

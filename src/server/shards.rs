@@ -6,7 +6,7 @@
 //! Invariants: a queue is bounded; a full one makes the log writer wait. What a shard sees is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -87,6 +87,8 @@ pub struct ShardSnapshot {
     pub set_aside: Vec<SetAside>,
     /// Events that the dedup index remembers.
     pub remembered: u64,
+    /// Of these, the ids that no client numbered.
+    pub ids: u64,
     /// Runs on disk that the dedup index looks into.
     pub runs: usize,
 }
@@ -101,8 +103,26 @@ pub enum ShardTask {
     Snapshot(Sender<ShardSnapshot>),
     /// Asks for an event of the shard's.
     Find(EventName, Sender<Option<FoundEvent>>),
+    /// Asks for stretches of the log: offsets at which they begin, and how many ids they have.
+    Ids(Sender<Vec<(u64, u64)>>),
     /// Asks which events count.
     Counts(Box<CountsTask>),
+}
+
+/// How many ids each shard remembers.
+#[derive(Default)]
+pub struct IdCounts(Box<[AtomicU64]>);
+
+impl IdCounts {
+    /// The counts of so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self((0..shards).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Ids of all shards.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|ids| ids.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// Events of one shard, and who asks whether they count.
@@ -121,7 +141,7 @@ pub struct Shards {
 
 impl Shards {
     /// Starts one thread per shard. `history` opens the usage log for a refold, `runs` is who does what shards want done
-    /// for their runs, `on_failure` gets what ends a shard.
+    /// for their runs, `ids` is told how many ids there are, `on_failure` gets what ends a shard.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -129,17 +149,18 @@ impl Shards {
         shards: Vec<Shard>,
         history: Arc<dyn Fn() -> anyhow::Result<Box<dyn History>> + Send + Sync>,
         (store, runs): (&Arc<RunStore>, &Sender<RunTask>),
+        ids: &Arc<IdCounts>,
         on_failure: OnFailure,
     ) -> std::io::Result<Self> {
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for (index, shard) in shards.into_iter().enumerate() {
             let (queue, tasks) = bounded(SHARD_QUEUE_MAX);
-            let (history, store) = (history.clone(), store.clone());
+            let (history, store, ids) = (history.clone(), store.clone(), ids.clone());
             let (done, outcomes) = bounded(RUN_JOBS_MAX);
             let runs = ShardRuns { tasks: runs.clone(), done, outcomes };
             let thread = spawn(&format!("shard-{index}"), on_failure.clone(), move || {
-                let ended = run_shard(index, shard, &tasks, &runs, &*history);
+                let ended = run_shard(index, shard, &tasks, &runs, &*history, &ids.0[index]);
                 if let Err(error) = &ended {
                     take_damaged_away(&store, error);
                 }
@@ -176,8 +197,10 @@ fn run_shard(
     tasks: &Receiver<ShardTask>,
     runs: &ShardRuns,
     history: &dyn Fn() -> anyhow::Result<Box<dyn History>>,
+    ids: &AtomicU64,
 ) -> anyhow::Result<()> {
     let mut saving = None;
+    ids.store(shard.ids(), Ordering::Relaxed);
     while let Some(task) = next_task(index, &mut shard, tasks, &mut saving) {
         runs.serve(&mut shard)?;
         match task {
@@ -187,16 +210,19 @@ fn run_shard(
                         slots.codes[usize::from(event)].store(verdict.code(), Ordering::Relaxed);
                     }
                 })?;
+                ids.store(shard.ids(), Ordering::Relaxed);
                 if let Some(slots) = slots {
                     slots.finish_shard();
                 }
             }
+            ShardTask::Ids(reply) => _ = reply.send(shard.ids_by_offset()),
             ShardTask::Find(event, reply) => drop(reply.send(shard.find_event(event)?)),
             ShardTask::Barrier(barrier) => {
                 let task = barrier;
                 let mut history = OpenedWhenRead(history);
                 let reports = pass_barrier_through(&mut shard, task.offset, &task.barrier, &mut history)
                     .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
+                ids.store(shard.ids(), Ordering::Relaxed);
                 // Nobody waits for an answer any more when the control thread has stopped.
                 let _ = task.reached.send((index, reports));
                 if let Some(parts) = &task.parts {
@@ -209,6 +235,7 @@ fn run_shard(
                     counters: shard.counters().clone(),
                     set_aside: shard.set_aside().to_vec(),
                     remembered: shard.remembered(),
+                    ids: shard.ids(),
                     runs: shard.runs(),
                 });
             }
@@ -330,6 +357,7 @@ pub fn join_snapshots(answers: &Receiver<ShardSnapshot>, shards: usize) -> Optio
         }
         whole.set_aside.extend(part.set_aside);
         whole.remembered += part.remembered;
+        whole.ids += part.ids;
         whole.runs += part.runs;
     }
     whole.set_aside.sort_unstable();
@@ -354,7 +382,8 @@ mod tests {
         let log = RunLog { incarnation: 0, partition: 0, key_check: 0 };
         let store = Arc::new(RunStore::open(Arc::new(SimulatedDisk::default()), log).unwrap());
         let (runs, _run_tasks) = bounded(1);
-        let shards = Shards::start(vec![Shard::new(0)], history, (&store, &runs), on_failure).unwrap();
+        let ids = Arc::new(IdCounts::new(1));
+        let shards = Shards::start(vec![Shard::new(0)], history, (&store, &runs), &ids, on_failure).unwrap();
         let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
         builder.push(&Event::new(EventIdOwned::Text("1".to_string()), "key", Timestamp::MIN)).unwrap();
         let frame = Arc::new(builder.finish(1, 0));

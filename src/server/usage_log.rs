@@ -25,7 +25,7 @@ use machine::NewBarrier;
 use tokio::sync::{mpsc, oneshot};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 
-use crate::clock::Clock;
+use crate::clock::{CLOCK_STEP_MAX, Clock, ClockStepped};
 use crate::observe::Metrics;
 use crate::segments::Segments;
 use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, SnapshotPart, VerdictSlots};
@@ -98,6 +98,8 @@ pub enum UsageTask {
     Snapshot(Sender<ShardSnapshot>),
     /// Asks the shard of an event that came before for it.
     Find(EventName, Sender<Option<FoundEvent>>),
+    /// Asks every shard where its ids are in the log.
+    Ids(Sender<Vec<(u64, u64)>>),
     /// Asks for the offset behind everything that came before, once that is durable and with the shards.
     Position(oneshot::Sender<u64>),
     /// Sync what is queued, close the log cleanly, and stop.
@@ -132,6 +134,7 @@ pub struct UsageLog {
 }
 
 enum Staged {
+    Ids(Sender<Vec<(u64, u64)>>),
     Snapshot(Sender<ShardSnapshot>),
     Find(EventName, Sender<Option<FoundEvent>>),
     Position(oneshot::Sender<u64>, u64),
@@ -188,6 +191,7 @@ impl UsageLog {
                 staged.push(Staged::Barrier { offset, barrier, parts, durable, reached });
             }
             UsageTask::Snapshot(reply) => staged.push(Staged::Snapshot(reply)),
+            UsageTask::Ids(reply) => staged.push(Staged::Ids(reply)),
             UsageTask::Find(event, reply) => staged.push(Staged::Find(event, reply)),
             UsageTask::Position(reply) => {
                 let behind = self.writer.next_offset() + self.writer.staged_bytes() as u64;
@@ -202,7 +206,7 @@ impl UsageLog {
         if staged.is_empty() {
             return Ok(());
         }
-        let now: Timestamp = self.clock.checked_now()?;
+        let now: Timestamp = self.stamp(staged)?;
         let committed = self.writer.commit(now.nanoseconds()).context("the usage log cannot be written")?;
         self.state.end_offset.store(committed.end_offset, Ordering::Release);
         self.state.bytes.fetch_add(committed.bytes, Ordering::Relaxed);
@@ -214,12 +218,33 @@ impl UsageLog {
         Ok(())
     }
 
+    /// The stamp of a block: the present, and not before anything in it arrived, so that a stamp proves by when all usage
+    /// before a place had arrived.
+    fn stamp(&self, staged: &[Staged]) -> Result<Timestamp, ClockStepped> {
+        let now = self.clock.checked_now()?;
+        let arrived = staged.iter().filter_map(|item| match item {
+            Staged::Batch(batch, ..) => Some(batch.prepared.received_at),
+            _ => None,
+        });
+        let latest = arrived.max().unwrap_or(now).max(now);
+        if latest > now.plus(CLOCK_STEP_MAX) {
+            Err(ClockStepped { expected: latest, found: now })
+        } else {
+            Ok(latest)
+        }
+    }
+
     /// Acknowledges a durable item and gives it to every shard.
     fn hand_on(&self, item: Staged) -> anyhow::Result<()> {
         match item {
             Staged::Snapshot(reply) => {
                 for shard in &self.shards {
                     hand_to(shard, ShardTask::Snapshot(reply.clone()))?;
+                }
+            }
+            Staged::Ids(reply) => {
+                for shard in &self.shards {
+                    hand_to(shard, ShardTask::Ids(reply.clone()))?;
                 }
             }
             Staged::Position(reply, behind) => {

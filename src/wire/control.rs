@@ -201,6 +201,41 @@ pub struct BatchAck {
     pub consumer: String,
 }
 
+/// Why ids are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForgottenBecause {
+    /// They were remembered as long as the settings ask for.
+    DedupDays,
+    /// There are more of them than the settings allow, before that.
+    IdsMax,
+}
+
+impl ForgottenBecause {
+    /// The word in records and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ForgottenBecause::DedupDays => "dedup_days",
+            ForgottenBecause::IdsMax => "ids_max",
+        }
+    }
+}
+
+/// Ids of usage before a place in the usage log are forgotten from the next barrier on. Nothing else forgets an id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdsForgotten {
+    /// Ids of events before this offset of usage partition 0 are forgotten, if they were accepted as they arrived and
+    /// nobody corrected them.
+    pub before: u64,
+    /// Every batch before that place arrived by this instant.
+    pub arrived_until: Timestamp,
+    /// Why.
+    pub because: ForgottenBecause,
+    /// Ids that were remembered when it was decided.
+    pub ids: u64,
+}
+
 /// A record of the control log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
@@ -231,6 +266,8 @@ pub enum ControlRecord {
     EventRelease(EventRestated),
     /// An event that was set aside stays so for good.
     EventDiscard(EventTakenBack),
+    /// Ids before a place are forgotten.
+    IdsForgotten(IdsForgotten),
     /// Moves the scenario clock.
     ScenarioClock(ScenarioClock),
     /// A person accepted a step of the machine's clock.

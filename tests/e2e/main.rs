@@ -12,6 +12,7 @@ mod certificates;
 mod corrections;
 mod documents;
 mod events;
+mod forgetting;
 mod hostile;
 mod kill_nine;
 mod outbox;

@@ -9,6 +9,7 @@
 
 mod format;
 mod index;
+mod place;
 mod reader;
 mod recovery;
 mod room;
@@ -18,6 +19,7 @@ mod writer;
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
 pub(crate) use self::format::{SECTOR_BYTES, crc_of};
 pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index, check_index};
+pub use self::place::{PlaceFinder, StampedPlace};
 pub use self::reader::{LogReader, Record, Tail};
 pub use self::recovery::Recovery;
 pub use self::room::SegmentRoom;

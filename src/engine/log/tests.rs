@@ -391,3 +391,32 @@ fn what_a_failed_sync_left_in_the_cache_is_written_again_when_the_log_is_opened(
         }
     }
 }
+
+#[test]
+fn a_place_is_found_by_its_stamp_and_by_its_offset() {
+    for seed in 0..cases().min(50) {
+        let mut random = Seed::new(seed);
+        let disk = SimulatedDisk::default();
+        let (mut writer, _) = open(&disk).unwrap();
+        let mut places: Vec<StampedPlace> = Vec::new();
+        let mut recorded_at = 10;
+        for _ in 0..random.below(40) {
+            recorded_at += random.below(3) as i64;
+            writer.stage(0, 7, &[&vec![1; random.below(9_000) as usize]]).unwrap();
+            let offset = writer.commit(recorded_at).unwrap().end_offset;
+            places.push(StampedPlace { offset, recorded_until: recorded_at });
+        }
+        // The log goes on behind what is looked at.
+        let until = places.get(random.below(40) as usize).map_or(writer.next_offset(), |place| place.offset);
+        let finder = PlaceFinder::new(&disk, OPTIONS, until).unwrap();
+        places.retain(|place| place.offset <= until);
+        for stamp in 0..recorded_at + 3 {
+            let last = places.iter().rfind(|place| place.recorded_until <= stamp);
+            assert_eq!(finder.by_stamp(stamp).unwrap().as_ref(), last, "{stamp} of {places:?}");
+        }
+        for offset in (1..until + 5_000).step_by(1_024).chain(places.iter().map(|place| place.offset)) {
+            let first = places.iter().find(|place| place.offset >= offset);
+            assert_eq!(finder.by_offset(offset).unwrap().as_ref(), first, "{offset} of {places:?}");
+        }
+    }
+}

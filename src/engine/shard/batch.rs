@@ -122,8 +122,11 @@ impl Shard {
                 counters.count(verdict);
                 verdicts(index, verdict);
                 if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
-                    self.set_aside
-                        .push(SetAside { position: prepared.position(index), verdict: verdict.code() });
+                    self.set_aside.push(SetAside {
+                        position: prepared.position(index),
+                        verdict: verdict.code(),
+                        identity: prepared.identity(index),
+                    });
                 }
             }
             self.fold_staged();
@@ -162,7 +165,7 @@ impl Shard {
         let prepared = reading.prepared;
         let (identity, payload_digest) = (prepared.identity(index), prepared.payload_digest(index));
         let time = reading.batch.time(usize::from(index));
-        let vacant = match self.dedup.look_up(identity, in_runs)? {
+        let vacant = match self.look_up(identity, in_runs)? {
             Lookup::Unknown(vacant) => vacant,
             Lookup::Known(seen) => {
                 let before = Content { payload_digest: seen.payload_digest, time: seen.time };

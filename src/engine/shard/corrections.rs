@@ -27,7 +27,7 @@ use wire::verdict::{QuarantineReason, Verdict};
 
 use super::cells::CellKey;
 use super::dedup::runs::RunError;
-use super::dedup::{Lookup, Standing};
+use super::dedup::{Lookup, Seen, Standing};
 use super::fold::{Contribution, ResolvedPrograms};
 use super::kept::{class_of, code_of};
 use super::{SetAside, Shard, Stamp};
@@ -99,12 +99,14 @@ pub struct FoundEvent {
     pub standing: EventStanding,
     /// The meters that existed at this control offset were known when it arrived.
     pub meters_at: u64,
+    /// Of an event that was set aside: an earlier event with its id, forgotten when this one came, that counts.
+    pub counted_before: Option<EventPosition>,
 }
 
 /// What counts instead of the events that were corrected.
 #[derive(Default)]
 pub(crate) struct Corrections {
-    /// By where the event arrived: an id that was forgotten may come again, as another event.
+    /// By where the event arrived: an id that was forgotten may have come again, as another event.
     corrected: BTreeMap<EventPosition, Corrected>,
     /// The corrections of the barrier that is being passed, in the order of the last one of each event.
     open: Vec<Open>,
@@ -300,18 +302,46 @@ impl Shard {
         };
         let standing = match standing {
             // What arrived is remembered as it arrived; the lists say what waits now.
-            EventStanding::Metered | EventStanding::Pending if self.is_pending(identity) => {
+            EventStanding::Metered | EventStanding::Pending if self.is_pending(position) => {
                 EventStanding::Pending
             }
             EventStanding::Pending => EventStanding::Metered,
             standing => standing,
         };
         let meters_at = self.corrections.meters.control_offset_at(position.offset());
-        Ok(Some(FoundEvent { position, standing, meters_at }))
+        let is_set_aside = matches!(standing, EventStanding::Quarantined(_)) && event.minted.is_none();
+        let counted_before = if is_set_aside { self.counted_before(identity, position)? } else { None };
+        Ok(Some(FoundEvent { position, standing, meters_at, counted_before }))
     }
 
-    fn is_pending(&self, identity: u128) -> bool {
-        self.subjects.iter().any(|subject| subject.pending.iter().any(|event| event.identity == identity))
+    /// The last event before a position that has the identity, was forgotten, and counts.
+    fn counted_before(
+        &self,
+        identity: u128,
+        position: EventPosition,
+    ) -> Result<Option<EventPosition>, RunError> {
+        let earlier =
+            self.dedup.forgotten(identity)?.into_iter().rev().filter(|seen| seen.position < position);
+        let counts = |seen: &Seen| match self.corrections.corrected.get(&seen.position) {
+            Some(corrected) => matches!(corrected.stands, Stands::Unmetered | Stands::Counted(_)),
+            None => seen.standing != Standing::Quarantined,
+        };
+        Ok(earlier.map(|seen| (counts(&seen), seen.position)).find(|(counts, _)| *counts).map(|(_, at)| at))
+    }
+
+    fn is_pending(&self, position: EventPosition) -> bool {
+        self.subjects.iter().any(|subject| subject.pending.iter().any(|event| event.position == position))
+    }
+
+    /// Corrected events in a stretch of the log: where each is, and its identity.
+    pub(super) fn corrected_in(
+        &self,
+        positions: std::ops::Range<EventPosition>,
+    ) -> impl Iterator<Item = (EventPosition, u128)> {
+        self.corrections
+            .corrected
+            .range(positions)
+            .map(|(position, corrected)| (*position, corrected.identity))
     }
 
     /// Whether the first event with an id arrived at a position.
@@ -326,16 +356,18 @@ impl Shard {
         Ok(self.dedup.find_at(event.identity, position)?.is_some())
     }
 
-    /// Where the first event with an id arrived, and what became of it then.
+    /// Where the event that an id names arrived, and what became of it then: the first since the id is remembered, or the
+    /// last one that was forgotten.
     fn arrived(&mut self, event: EventName) -> Result<Option<(EventPosition, Standing)>, RunError> {
         if let Some((run, number)) = event.minted {
             let arrived = self.sequenced.find(run, number, self.offset);
             return Ok(arrived.map(|arrived| (arrived.position, arrived.standing)));
         }
-        Ok(match self.dedup.look_up(event.identity, true)? {
-            Lookup::Known(seen) => Some((seen.position, seen.standing)),
-            Lookup::Unknown(_) => None,
-        })
+        let seen = match self.look_up(event.identity, true)? {
+            Lookup::Known(seen) => Some(seen),
+            Lookup::Unknown(_) => self.dedup.forgotten(event.identity)?.pop(),
+        };
+        Ok(seen.map(|seen| (seen.position, seen.standing)))
     }
 
     /// Takes the corrections of the shard's events at the barrier that comes next. Gives the offsets of the batches that
@@ -364,6 +396,7 @@ impl Shard {
             let nothing =
                 Corrected { source: open.source.clone(), identity: open.identity, stands: Stands::Voided };
             self.corrections.corrected.insert(open.position, nothing);
+            self.hold_if_forgotten(open.identity, open.position);
         }
         self.corrections.open = open;
         Ok(wanted)
@@ -405,7 +438,8 @@ impl Shard {
             }
             let subject = self.subject_number(batch.subject(batch.subject_index(index)));
             let time = Timestamp::from_nanoseconds(batch.time(index));
-            self.take_away(open.identity, &open.source, subject, time, &contributions);
+            let stamp = Stamp { identity: open.identity, time, position: open.position };
+            self.take_away(&open.source, subject, stamp, &contributions);
         }
         self.corrections.open = open;
     }
@@ -421,23 +455,17 @@ impl Shard {
                 self.counters_of(&source).uncount(Verdict::Quarantined(reason));
             }
             Stands::Counted(Counted { subject, time, contributions, .. }) => {
-                self.take_away(identity, &source, subject, time, &contributions);
+                self.take_away(&source, subject, Stamp { identity, time, position }, &contributions);
             }
         }
     }
 
     /// Takes an event of a subject out of its cells, or from among the pending ones.
-    fn take_away(
-        &mut self,
-        identity: u128,
-        source: &Arc<str>,
-        subject: u32,
-        time: Timestamp,
-        contributions: &[Contribution],
-    ) {
+    fn take_away(&mut self, source: &Arc<str>, subject: u32, stamp: Stamp, contributions: &[Contribution]) {
+        let Stamp { identity, time, position } = stamp;
         let state = &mut self.subjects[subject];
         let Some(slice) = state.slice_of(time) else {
-            let index = state.pending.iter().position(|event| event.identity == identity);
+            let index = state.pending.iter().position(|event| event.position == position);
             let event = state.pending.remove(index.expect("an event without owner is pending"));
             self.pending.release(&event);
             self.counters_of(source).uncount(Verdict::Pending);
@@ -500,7 +528,8 @@ impl Shard {
             Verdict::Unmetered => Stands::Unmetered,
             Verdict::Quarantined(reason) => {
                 let at = self.set_aside.partition_point(|listed| listed.position < open.position);
-                self.set_aside.insert(at, SetAside { position: open.position, verdict: verdict.code() });
+                let (position, identity) = (open.position, open.identity);
+                self.set_aside.insert(at, SetAside { position, verdict: verdict.code(), identity });
                 Stands::Quarantined(reason)
             }
             _ => unreachable!("content is judged by its meters and its owner alone"),
@@ -515,7 +544,7 @@ impl Shard {
             if !self.refolding.contains(&counted.subject) {
                 continue;
             }
-            self.refolding_pending.remove(identity);
+            self.refolding_pending.remove(position);
             let Counted { subject, time, contributions, standing } = counted;
             let stamp = Stamp { identity: *identity, time: *time, position: *position };
             let verdict = self.fold_or_keep(*subject, source, stamp, contributions, false);

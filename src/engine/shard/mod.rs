@@ -15,7 +15,7 @@
 //! Invariants:
 //! - A verdict depends only on the event, the history of its id, and the control state of the last barrier; never on
 //!   the number of shards, a clock, or the iteration order of a map.
-//! - The first event with an identity counts; an event is atomic over its meters.
+//! - The first event with an identity counts, as long as the identity is remembered; an event is atomic over its meters.
 //! - A cell equals the fold of the accepted events of its slice; slices of one subject do not overlap.
 
 mod batch;
@@ -25,6 +25,7 @@ mod corrections;
 mod counters;
 mod dedup;
 mod fold;
+mod forgetting;
 mod groups;
 pub mod kept;
 mod numbered;
@@ -68,6 +69,8 @@ pub struct SetAside {
     pub position: EventPosition,
     /// Wire code of the verdict.
     pub verdict: u8,
+    /// Its identity.
+    pub identity: u128,
 }
 
 /// One shard of the engine.
@@ -86,9 +89,11 @@ pub struct Shard {
     counters: BTreeMap<Arc<str>, SourceCounters>,
     set_aside: Vec<SetAside>,
     corrections: Corrections,
+    /// Events before what is remembered whose ids stay known: see `forgetting`.
+    held: BTreeMap<u128, EventPosition>,
     refolding: BTreeSet<u32>,
     /// Events of subjects that are folded again that were pending before.
-    refolding_pending: BTreeSet<u128>,
+    refolding_pending: BTreeSet<EventPosition>,
     contributions: Vec<Contribution>,
     staged: Vec<Staged>,
     saving: Option<Saving>,
@@ -119,6 +124,7 @@ impl Shard {
             counters: BTreeMap::new(),
             set_aside: Vec::new(),
             corrections: Corrections::default(),
+            held: BTreeMap::new(),
             refolding: BTreeSet::new(),
             refolding_pending: BTreeSet::new(),
             contributions: Vec::new(),
@@ -208,7 +214,7 @@ impl Shard {
             self.corrections.on_new_meters(control_offset);
         }
         self.plan = plan.clone();
-        self.dedup.forget(EventPosition::new(plan.forgotten.before, 0));
+        self.forget(plan.forgotten.before);
         for number in 0..self.subjects.len() as u32 {
             self.take_subject_plan(number);
         }
@@ -242,7 +248,7 @@ impl Shard {
         let state = &mut self.subjects[number];
         for event in std::mem::take(&mut state.pending) {
             self.pending.release(&event);
-            self.refolding_pending.insert(event.identity);
+            self.refolding_pending.insert(event.position);
         }
         for cell in &state.cells {
             self.cells.clear(*cell);
@@ -317,7 +323,7 @@ impl Shard {
             let stamp = Stamp { identity, time, position };
             let verdict = self.fold_or_keep(subject, &source, stamp, &contributions, false);
             self.contributions = contributions;
-            let was_pending = self.refolding_pending.remove(&identity);
+            let was_pending = self.refolding_pending.remove(&position);
             self.count_again(&source, stamp, was_pending, verdict);
         }
         Ok(())

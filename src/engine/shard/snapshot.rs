@@ -85,7 +85,7 @@ impl Shard {
         self.save_counters(&mut fields);
         cut(&mut fields, SectionKind::Counters, 0, &mut ready);
         for set_aside in &self.set_aside {
-            fields.u64(set_aside.position.to_bits()).u8(set_aside.verdict);
+            fields.u64(set_aside.position.to_bits()).u8(set_aside.verdict).u128(set_aside.identity);
             cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
         }
         cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
@@ -294,7 +294,8 @@ impl ShardLoader {
 
     fn take_set_aside(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
         let (position, verdict) = (EventPosition::from_bits(fields.u64()?), fields.u8()?);
-        self.shard.set_aside.push(SetAside { position, verdict });
+        let identity = fields.u128()?;
+        self.shard.set_aside.push(SetAside { position, verdict, identity });
         Some(())
     }
 
@@ -329,7 +330,7 @@ impl ShardLoader {
         let broken = |kind| SnapshotError::SectionMustBeReadable { kind, shard: index };
         shard.control_offset = control_offset;
         shard.plan = plan.clone();
-        shard.dedup.forget(EventPosition::new(plan.forgotten.before, 0));
+        shard.forget(plan.forgotten.before);
         for state in shard.subjects.iter_mut() {
             state.set_plan(plan.subjects.get(&state.subject).cloned());
         }

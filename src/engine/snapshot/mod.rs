@@ -39,7 +39,7 @@ use crate::log::crc_of;
 use crate::shard::RunError;
 
 /// Version of the file's layout and of what the sections hold.
-pub const SNAPSHOT_FORMAT: u32 = 5;
+pub const SNAPSHOT_FORMAT: u32 = 6;
 /// Bytes that a section has at most.
 pub const SECTION_BYTES_MAX: usize = 64 << 20;
 /// Snapshots that are kept: the last one, and one for the case that it cannot be read.

@@ -59,6 +59,8 @@ pub struct Charged {
     final_batch: Option<u64>,
     /// Barrier and instant of the last cut.
     last_cut: Option<(u64, Timestamp)>,
+    /// Which ids are forgotten.
+    forgotten: Value,
 }
 
 impl Charged {
@@ -77,6 +79,7 @@ impl Charged {
             prices,
             final_batch: machine.final_batch(account, window_from),
             last_cut: control.last_cut().map(|cut| (cut.barrier, cut.at)),
+            forgotten: control.forgotten_json(),
         }
     }
 }
@@ -275,6 +278,7 @@ impl Statement {
             "as_of": { "usage_offset": as_of.usage_offset, "control_offset": as_of.control_offset },
             "last_cut": cut, "final_batch": self.charged.final_batch,
             "prices": prices.collect::<Vec<_>>(), "sources": sources.collect::<Vec<_>>(),
+            "forgotten": self.charged.forgotten,
         })
     }
 }

@@ -115,6 +115,10 @@ pub(super) enum Step {
         nth: usize,
         what: What,
     },
+    /// Lets a share of the batches so far be forgotten, in 256ths.
+    Forget {
+        share: u8,
+    },
     Barrier,
     /// `crashes`: one of the worlds starts again between the record and the seal.
     Cut {
@@ -242,7 +246,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => pass.prop_map(Step::PassHours),
         12 => usage(),
-        2 => (any::<prop::sample::Index>(), again)
+        4 => (any::<prop::sample::Index>(), again)
             .prop_map(|(nth, again)| Step::Resend { nth: nth.index(1 << 20), again }),
         4 => (one_of(&SUBJECTS[..4]), one_of(&SUBSCRIPTIONS), moment(), hours())
             .prop_map(|(subject, subscription, from, hours)| Step::Bind { subject, subscription, from, hours }),
@@ -254,6 +258,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::CountMeter),
         4 => (any::<prop::sample::Index>(), what())
             .prop_map(|(nth, what)| Step::Correct { nth: nth.index(1 << 20), what }),
+        1 => any::<u8>().prop_map(|share| Step::Forget { share }),
         5 => Just(Step::Barrier),
         6 => prop::bool::weighted(0.2).prop_map(|crashes| Step::Cut { crashes }),
         2 => (prop_oneof![Just("e0"), Just("e1")], prop::bool::weighted(0.2))

@@ -127,10 +127,15 @@ pub(super) enum Correction {
     Amend(Sent),
 }
 
-/// The first event with an id.
+/// An event whose id was not known when it came.
 struct Seen {
     arrived: Sent,
     received_at: Timestamp,
+    /// The batch that it came with.
+    batch: usize,
+    was_accepted: bool,
+    /// As of the last barrier.
+    is_corrected: bool,
     /// Meters that it met when it arrived or was released.
     meters: usize,
     /// What counts by the last record about it.
@@ -180,10 +185,15 @@ pub(super) struct Model {
     pub(super) subscriptions: BTreeMap<&'static str, Vec<Holding>>,
     pub(super) bindings: BTreeMap<&'static str, Vec<Holding>>,
     pub(super) correction_horizon: i64,
-    seen: BTreeMap<EventKey, Seen>,
-    counted: BTreeMap<EventKey, Counted>,
+    seen: Vec<Seen>,
+    /// By their place among those that were seen.
+    counted: BTreeMap<usize, Counted>,
     /// For the next barrier.
-    corrections: Vec<(EventKey, Correction)>,
+    corrections: Vec<(usize, Correction)>,
+    batches: usize,
+    /// Batches before this are forgotten, and what was accepted of them is earlier than this; also for the next barrier.
+    forgotten: (usize, Timestamp),
+    forgetting: Option<(usize, Timestamp)>,
     pub(super) voided: u64,
     /// Events by verdict; counted ones that meters take are not among them.
     verdicts: BTreeMap<Verdict, u64>,
@@ -215,7 +225,10 @@ impl Model {
             subscriptions: BTreeMap::new(),
             bindings: BTreeMap::new(),
             correction_horizon: horizon,
-            seen: BTreeMap::new(),
+            seen: Vec::new(),
+            batches: 0,
+            forgotten: (0, Timestamp::MIN),
+            forgetting: None,
             counted: BTreeMap::new(),
             corrections: Vec::new(),
             voided: 0,
@@ -243,7 +256,9 @@ impl Model {
         correction: &Correction,
         now: Timestamp,
     ) -> Result<bool, &'static str> {
-        let Some(seen) = self.seen.get_mut(key) else { return Err("event_must_be_known") };
+        let Some(named) = self.named(key) else { return Err("event_must_be_known") };
+        let has_counted = self.has_counted_before(named);
+        let seen = &mut self.seen[named];
         let reason = match seen.verdict {
             Some(Verdict::Quarantined(reason)) if !seen.is_voided => Some(reason),
             _ => None,
@@ -260,6 +275,9 @@ impl Model {
         if seen.received_at.plus(self.correction_horizon) < now {
             return Err("event_must_be_within_correction_horizon");
         }
+        if has_counted && matches!(correction, Correction::Amend(_) | Correction::Release) {
+            return Err("event_must_not_count_already");
+        }
         match (correction, reason) {
             (Correction::Amend(content), _) if *content == seen.content => return Ok(false),
             (Correction::Amend(content), _) => seen.content = content.clone(),
@@ -270,20 +288,65 @@ impl Model {
             _ => {}
         }
         seen.last = Some(correction.clone());
-        self.corrections.push((key.clone(), correction.clone()));
+        self.corrections.push((named, correction.clone()));
         Ok(true)
     }
 
     /// What counts of an event that was sent, if it is known.
     pub(super) fn content(&self, key: &EventKey) -> Option<&Sent> {
-        self.seen.get(key).map(|seen| &seen.content)
+        self.named(key).map(|named| &self.seen[named].content)
+    }
+
+    /// Lets ids of so many batches be forgotten from the next barrier on, which arrived by then.
+    pub(super) fn forget(&mut self, batches: usize, arrived_until: Timestamp) {
+        self.forgetting = Some((batches, arrived_until.plus(self.future_max).plus(1)));
+    }
+
+    /// The next batch.
+    pub(super) fn end_batch(&mut self) {
+        self.batches += 1;
+    }
+
+    /// The last event with an id that is known: not forgotten, or such that it may yet count otherwise.
+    fn known(&self, key: &EventKey) -> Option<usize> {
+        let is_known = |seen: &Seen| {
+            let is_forgotten = seen.batch < self.forgotten.0 && seen.was_accepted && !seen.is_corrected;
+            !is_forgotten && (seen.arrived.source, &seen.arrived.id) == (key.0, &key.1)
+        };
+        self.seen.iter().rposition(is_known)
+    }
+
+    /// The event that a person means by an id.
+    fn named(&self, key: &EventKey) -> Option<usize> {
+        let last =
+            || self.seen.iter().rposition(|seen| (seen.arrived.source, &seen.arrived.id) == (key.0, &key.1));
+        self.known(key).or_else(last)
+    }
+
+    /// Whether an event was set aside of whose id an earlier one counts, which was forgotten when it came.
+    fn has_counted_before(&self, named: usize) -> bool {
+        let Seen { arrived: Sent { source, id, .. }, verdict, is_voided, .. } = &self.seen[named];
+        let counts = |seen: &Seen| !seen.is_voided && matches!(seen.verdict, None | Some(Verdict::Unmetered));
+        let is_earlier =
+            |seen: &Seen| (seen.arrived.source, &seen.arrived.id) == (*source, id) && counts(seen);
+        let is_set_aside = matches!(verdict, Some(Verdict::Quarantined(_))) && !is_voided;
+        is_set_aside && self.seen[..named].iter().any(is_earlier)
+    }
+
+    /// However often an event came, it counts once.
+    pub(super) fn assert_nothing_counts_twice(&self) {
+        let mut found = BTreeSet::new();
+        for sent in self.counted.keys().map(|seen| &self.seen[*seen].arrived) {
+            assert!(found.insert((sent.source, &sent.id, sent.time)), "{sent:?} counts twice");
+        }
     }
 
     /// From here on the meters are known, and corrections count.
     pub(super) fn barrier(&mut self) {
         self.known_meters = self.meters.len();
         for (key, correction) in std::mem::take(&mut self.corrections) {
-            let seen = self.seen.get_mut(&key).unwrap();
+            let seen = &mut self.seen[key];
+            seen.is_corrected = true;
             if let Some(verdict) = seen.verdict {
                 *self.verdicts.get_mut(&verdict).unwrap() -= 1;
             }
@@ -299,10 +362,11 @@ impl Model {
             }
             // Behind the last record of the event this is what counts; before it, nobody looks.
             let (content, meters) = (seen.content.clone(), seen.meters);
-            let verdict = self.judge(&content, meters);
+            let verdict = self.judge(key, &content, meters);
             self.count(verdict);
-            self.seen.get_mut(&key).unwrap().verdict = verdict;
+            self.seen[key].verdict = verdict;
         }
+        self.forgotten = self.forgetting.take().unwrap_or(self.forgotten);
     }
 
     fn decide(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
@@ -310,7 +374,7 @@ impl Model {
             return Some(Verdict::Rejected(RefusalCode::TimeMustBeInRange));
         }
         let key = (sent.source, sent.id.clone());
-        if let Some(first) = self.seen.get(&key).map(|seen| &seen.arrived) {
+        if let Some(first) = self.known(&key).map(|known| &self.seen[known].arrived) {
             let content = |sent: &Sent| (sent.event_type, sent.subject, sent.halves, sent.group);
             return Some(match (content(first) == content(sent), first.time == sent.time) {
                 (false, _) => Verdict::Conflict,
@@ -322,28 +386,31 @@ impl Model {
         let seen = Seen {
             arrived: sent.clone(),
             received_at,
+            batch: self.batches,
+            was_accepted: matches!(verdict, None | Some(Verdict::Unmetered)),
+            is_corrected: false,
             meters: self.known_meters,
             content: sent.clone(),
             last: None,
             verdict,
             is_voided: false,
         };
-        self.seen.insert(key, seen);
+        self.seen.push(seen);
         verdict
     }
 
     fn decide_new(&mut self, sent: &Sent, received_at: Timestamp) -> Option<Verdict> {
-        if sent.time < received_at.plus(-self.horizon) {
+        if sent.time < received_at.plus(-self.horizon).max(self.forgotten.1) {
             return Some(Verdict::Quarantined(QuarantineReason::TooOld));
         }
         if sent.time > received_at.plus(self.future_max) {
             return Some(Verdict::Quarantined(QuarantineReason::Future));
         }
-        self.judge(sent, self.known_meters)
+        self.judge(self.seen.len(), sent, self.known_meters)
     }
 
     /// Decides by content and the first meters.
-    fn judge(&mut self, sent: &Sent, known_meters: usize) -> Option<Verdict> {
+    fn judge(&mut self, key: usize, sent: &Sent, known_meters: usize) -> Option<Verdict> {
         if sent.event_type != "call" || known_meters == 0 {
             return Some(Verdict::Unmetered);
         }
@@ -361,7 +428,7 @@ impl Model {
             }
         }
         let meters = meters.iter().map(|meter| meter.id).collect();
-        self.counted.insert((sent.source, sent.id.clone()), Counted { sent, meters });
+        self.counted.insert(key, Counted { sent, meters });
         None
     }
 

@@ -162,6 +162,11 @@ impl Play {
             }
             Step::Price { price, terms } => self.put_price(*price, terms),
             Step::Correct { nth, what } => self.correct(*nth, what),
+            Step::Forget { share } => {
+                if let Some((batches, arrived_until)) = self.in_all(|world| world.forget(*share)) {
+                    self.model.forget(batches, arrived_until);
+                }
+            }
             Step::CountMeter => self.put_meter(Meter { id: "calls", is_sum: false, is_grouped: true }),
             Step::Barrier => self.barrier(),
             Step::Cut { crashes } => drop(self.cut(*crashes)),
@@ -352,6 +357,7 @@ impl Play {
             let fits = expected.map_or(counted.contains(&code), |verdict| verdict.code() == code);
             assert!(fits, "the verdict of {sent:?} is {expected:?}, not code {code}");
         }
+        self.model.end_batch();
     }
 
     fn barrier(&mut self) {
@@ -415,6 +421,7 @@ impl Play {
         }
         self.check_finals(now, &unrated);
         self.check_counters();
+        self.model.assert_nothing_counts_twice();
         batch
     }
 

@@ -13,7 +13,7 @@ use engine::prepared::PreparedBatch;
 use engine::shard::{Shard, SourceCounters};
 use wire::AlignedBytes;
 use wire::EventIdOwned;
-use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
+use wire::control::{ClockKind, ControlRecord, ForgottenBecause, Genesis, IdsForgotten, PolicyRecord};
 use wire::correction::EventContent;
 
 use crate::completeness::{Charged, Completeness, CompletenessTerms, Statement};
@@ -142,6 +142,35 @@ impl World {
     pub(super) fn set_policy(&mut self, policy: &PolicyRecord) {
         self.append(ControlRecord::Policy(policy.clone()));
         self.barrier(false);
+    }
+
+    /// Lets the ids of a share of all batches be forgotten, in 256ths, from the next barrier on: how many batches that are,
+    /// and when the last of them arrived. Nothing if they are forgotten already.
+    pub(super) fn forget(&mut self, share: u8) -> Option<(usize, Timestamp)> {
+        let batches = self.logs.usage.iter().filter_map(|record| match record {
+            UsageRecord::Batch { offset, received_at, .. } => Some((*offset, *received_at)),
+            UsageRecord::Barrier { .. } => None,
+        });
+        let batches: Vec<(u64, Timestamp)> = batches.collect();
+        let number = batches.len() * usize::from(share) / 256;
+        let before = batches.get(number)?.0;
+        let arrived_until = batches[..number].iter().map(|(_, received_at)| *received_at).max()?;
+        if before <= self.machine.control().forgotten_ids().before {
+            return None;
+        }
+        let because = ForgottenBecause::IdsMax;
+        let ids = self.shards.iter().map(Shard::ids).sum();
+        self.append(ControlRecord::IdsForgotten(IdsForgotten { before, arrived_until, because, ids }));
+        Some((number, arrived_until))
+    }
+
+    /// Lets the last record that forgets ids name another place, or another instant.
+    pub(super) fn misstate_forgotten(&mut self, change: impl Fn(&mut IdsForgotten)) {
+        let forgotten = self.logs.control.iter_mut().rev().filter_map(|(_, record)| match record {
+            ControlRecord::IdsForgotten(forgotten) => Some(forgotten),
+            _ => None,
+        });
+        change(forgotten.into_iter().next().unwrap());
     }
 
     /// Puts a resource; the version that it becomes, if the catalog takes it and did not have it.

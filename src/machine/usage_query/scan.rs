@@ -333,5 +333,5 @@ pub fn control_state_before(control: &LogPlace, offset: u64) -> Result<ControlSt
 
 /// The metering plan of what a control log said.
 pub fn plan_of(state: &ControlState) -> Arc<MeteringPlan> {
-    compile(&state.catalog, &state.policy(), 0, &MeteringPlan::default())
+    compile(&state.catalog, &state.policy(), 0, state.forgotten_ids(), &MeteringPlan::default())
 }

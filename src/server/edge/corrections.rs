@@ -162,7 +162,8 @@ pub(super) async fn event(State(edge): State<Arc<Edge>>, Path((source, id)): Eve
     };
     let corrections: Vec<Value> = edge
         .read(move |machine| {
-            machine.control().corrections().of(&source, &id).iter().map(correction_json).collect()
+            let corrections = machine.control().corrections();
+            corrections.of(&source, &id, found.position).iter().map(correction_json).collect()
         })
         .await?;
     let mut answer = event.to_json();

@@ -80,6 +80,8 @@ pub struct Edge {
     pub queries: Arc<Semaphore>,
     /// Bytes of the usage log that one usage query may read.
     pub query_bytes_max: u64,
+    /// Ids that are remembered at most.
+    pub ids_max: u64,
 }
 
 type Answer = Result<Response, Problem>;

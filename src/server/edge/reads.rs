@@ -47,10 +47,12 @@ pub(super) async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Pr
 /// `GET /metrics`
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
     let shards = shard_snapshot(&edge).await?;
-    let (totals, oldest, sizes, failures) = edge
+    let (totals, oldest, sizes, failures, forgotten) = edge
         .read(|machine| {
             let oldest = machine.unacked().values().next().map(|(at, _)| *at);
-            (unbilled(machine), oldest, machine.sizes(), machine.failures().len())
+            let control = machine.control();
+            let forgotten = (control.forgotten_ids().before, control.forgotten_by_number());
+            (unbilled(machine), oldest, machine.sizes(), machine.failures().len(), forgotten)
         })
         .await?;
     let now = edge.clock.now().nanoseconds();
@@ -64,13 +66,15 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
         unbilled_age_seconds: oldest.map_or(0, |at| (now - at.nanoseconds()) / domain::time::SECOND),
         sizes,
         rating_failures: failures,
+        forgotten,
+        ids_max: edge.ids_max,
         unanswered_bytes: edge.unanswered.out(),
     };
     let page = render(&edge.metrics, &input);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
 }
 
-/// `GET /v1/counters`: what became of events, per source, with the equation that must hold.
+/// `GET /v1/counters`: what became of events, per source, with the equation that must hold, and which ids are forgotten.
 pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
     let shards = shard_snapshot(&edge).await?;
     let sources: serde_json::Map<String, serde_json::Value> = shards
@@ -93,7 +97,10 @@ pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
         "p50": edge.metrics.ack_microseconds(50.0), "p99": edge.metrics.ack_microseconds(99.0),
         "p999": edge.metrics.ack_microseconds(99.9),
     });
-    Ok(Json(json!({ "sources": sources, "durable_after_microseconds": latency })).into_response())
+    let forgotten = edge.read(|machine| machine.control().forgotten_json()).await?;
+    let ids = json!({ "remembered": shards.ids, "max": edge.ids_max, "forgotten": forgotten });
+    let answer = json!({ "sources": sources, "durable_after_microseconds": latency, "ids": ids });
+    Ok(Json(answer).into_response())
 }
 
 #[derive(Deserialize)]

@@ -110,6 +110,10 @@ pub struct MetricsInput {
     pub rating_failures: usize,
     /// Bytes of batches over QUIC that are not answered yet.
     pub unanswered_bytes: usize,
+    /// Ids before this usage offset are forgotten, and how often they were because there were too many.
+    pub forgotten: (u64, u64),
+    /// Ids that are remembered at most.
+    pub ids_max: u64,
 }
 
 /// The metrics page in the Prometheus text format.
@@ -185,6 +189,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         ("tallymark_cut_microseconds_total", "Time spent in cuts.", load(&metrics.cut_microseconds)),
         ("tallymark_charge_lines_total", "Charge lines sealed.", load(&metrics.charge_lines)),
         ("tallymark_journals_total", "Journals sealed.", load(&metrics.journals)),
+        (
+            "tallymark_ids_max_exceeded_total",
+            "Times that ids were forgotten before their days were over, because there were too many.",
+            input.forgotten.1,
+        ),
     ];
     for (name, help, count) in counters {
         page.family(name, "counter", help);
@@ -192,6 +201,13 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
     }
     let gauges = [
         ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered),
+        ("tallymark_ids", "Ids in the dedup index that no client numbered.", input.shards.ids),
+        ("tallymark_ids_max", "Ids that are remembered at most.", input.ids_max),
+        (
+            "tallymark_ids_forgotten_before_offset",
+            "Usage offset before which ids are forgotten; 0 if none are.",
+            input.forgotten.0,
+        ),
         ("tallymark_dedup_runs", "Runs on disk that the dedup index looks into.", input.shards.runs as u64),
         (
             "tallymark_unanswered_bytes",
@@ -267,6 +283,8 @@ mod tests {
             sizes: (1, 2),
             rating_failures: 0,
             unanswered_bytes: 0,
+            forgotten: (0, 0),
+            ids_max: 1,
         };
         let page = render(&Metrics::default(), &input);
         assert!(page.contains("tallymark_events_total{source=\"a\\\"b\",verdict=\"metered\"} 3\n"));

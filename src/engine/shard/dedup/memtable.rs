@@ -101,6 +101,20 @@ impl Memtable {
         (entry.identity(), entry.seen())
     }
 
+    /// Events before a position: entries lie in the order of arrival.
+    pub(crate) fn count_before(&self, position: EventPosition) -> usize {
+        let (mut from, mut until) = (0, self.len);
+        while from < until {
+            let middle = from.midpoint(until);
+            if self.at(middle).1.position < position {
+                from = middle + 1;
+            } else {
+                until = middle;
+            }
+        }
+        from
+    }
+
     /// Events remembered.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -20,6 +20,7 @@ pub(in crate::shard) mod index;
 mod memtable;
 pub(crate) mod runs;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use domain::EventPosition;
@@ -76,6 +77,9 @@ pub(crate) enum Lookup {
     Unknown(Vacant),
 }
 
+/// Stretches of a table that are told apart.
+const TABLE_STRETCHES: usize = 64;
+
 /// What is of no use any more, and takes time to drop.
 pub struct Retired {
     _table: Option<Arc<Memtable>>,
@@ -100,6 +104,8 @@ pub(crate) struct Dedup {
     /// Runs whose entries are forgotten, oldest first.
     past: Vec<Run>,
     remembered_from: EventPosition,
+    /// Entries of tables and runs that are surely forgotten.
+    forgotten_entries: u64,
     is_merging: bool,
     is_merging_past: bool,
     buffer: Vec<u8>,
@@ -114,6 +120,7 @@ impl Default for Dedup {
             runs: Vec::new(),
             past: Vec::new(),
             remembered_from: EventPosition::from_bits(0),
+            forgotten_entries: 0,
             is_merging: false,
             is_merging_past: false,
             buffer: Vec::new(),
@@ -202,6 +209,33 @@ impl Dedup {
         }
     }
 
+    /// What is forgotten of an identity and not taken away yet, in the order of the log.
+    ///
+    /// # Errors
+    /// [`RunError`]: a run cannot be read.
+    pub(crate) fn forgotten(&self, identity: u128) -> Result<Vec<Seen>, RunError> {
+        let from = self.remembered_from;
+        let found = RefCell::new(Vec::new());
+        let is_last = |position: EventPosition| {
+            if position < from {
+                found.borrow_mut().push(position);
+            }
+            false // so that the search goes on
+        };
+        self.table.find(identity, is_last);
+        if let Some(full) = &self.full {
+            full.find(identity, is_last);
+        }
+        let key = key_of(identity);
+        for run in self.past.iter().chain(self.runs.iter().filter(|run| run.may_hold(key))) {
+            run.find(key, &mut Vec::new(), is_last)?;
+        }
+        let mut positions = found.into_inner();
+        positions.sort_unstable();
+        let find_at = |position| Ok(self.find_at(identity, position)?.expect("it was found there"));
+        positions.into_iter().map(find_at).collect()
+    }
+
     /// Remembers a new event.
     #[inline]
     pub(crate) fn insert(&mut self, vacant: Vacant, seen: Seen) {
@@ -219,6 +253,24 @@ impl Dedup {
     pub(crate) fn len(&self) -> u64 {
         let full = self.full.as_ref().map_or(0, |full| full.len());
         self.runs.iter().map(Run::len).sum::<u64>() + (self.table.len() + full) as u64
+            - self.forgotten_entries
+    }
+
+    /// Stretches of the log, in no order: a position with which one begins, and the entries that it has. Together they are
+    /// all entries that are remembered, and some that are forgotten.
+    pub(crate) fn stretches(&self) -> Vec<(EventPosition, u64)> {
+        let mut stretches = Vec::new();
+        for run in &self.runs {
+            stretches.extend(run.header().stretches());
+        }
+        for table in self.full.iter().map(|full| &**full).chain([&self.table]) {
+            let step = table.len().div_ceil(TABLE_STRETCHES).max(1);
+            for first in (0..table.len()).step_by(step) {
+                let entries = step.min(table.len() - first) as u64;
+                stretches.push((table.at(first).1.position, entries));
+            }
+        }
+        stretches
     }
 
     /// The entries in memory: a full table, and the present one with its number of entries.
@@ -292,7 +344,7 @@ impl Dedup {
     /// Takes the outcome of a job; gives what it is in place of.
     pub(crate) fn handle_run_done(&mut self, done: RunDone) -> Retired {
         let RunDone { inputs, run, past } = done;
-        match inputs {
+        let retired = match inputs {
             Inputs::Table(_) => {
                 self.runs.extend(run);
                 Retired { _table: self.full.take(), runs: Vec::new() }
@@ -306,13 +358,28 @@ impl Dedup {
                 self.is_merging_past = false;
                 Retired { _table: None, runs: replace(&mut self.past, &numbers, past) }
             }
-        }
+        };
+        self.count_forgotten();
+        retired
     }
 
     /// Forgets what stands before a position of the log.
     pub(crate) fn forget(&mut self, remembered_from: EventPosition) {
         assert!(self.remembered_from <= remembered_from, "what is forgotten stays so");
         self.remembered_from = remembered_from;
+        self.count_forgotten();
+    }
+
+    /// Where what is remembered begins.
+    pub(crate) fn remembered_from(&self) -> EventPosition {
+        self.remembered_from
+    }
+
+    fn count_forgotten(&mut self) {
+        let from = self.remembered_from;
+        let in_runs: u64 = self.runs.iter().map(|run| forgotten_entries(run.header(), from)).sum();
+        let full = self.full.as_ref().map_or(0, |full| full.count_before(from));
+        self.forgotten_entries = in_runs + (full + self.table.count_before(from)) as u64;
     }
 }
 

@@ -3,8 +3,9 @@
 //! Owns: the model, which knows no shards, cells or refolds: it keeps a list of the events that counted and counts them
 //! again whenever it is asked. Leaves to others: single rules (`super`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use domain::EventPosition;
 use domain::plan::{Forgotten, MeteringPlan};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -94,8 +95,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What came first with an id, whether it was metered, with which batch, and whether it counts.
-type First = (Sent, bool, u64, bool);
 #[derive(Clone, Debug, PartialEq)]
 enum Stands {
     Counts(Sent),
@@ -104,24 +103,49 @@ enum Stands {
     Voided,
 }
 
+/// An event that was not known when it came.
+struct Arrived {
+    id: Id,
+    sent: Sent,
+    is_metered: bool,
+    /// The batch that it came with.
+    batch: u64,
+    /// Whether it was accepted then.
+    was_accepted: bool,
+    stands: Stands,
+    is_corrected: bool,
+}
+
 /// What the shards should say, in the plainest way.
 #[derive(Default)]
 struct Model {
-    first: BTreeMap<Id, First>,
-    /// What became of them, and of those that are forgotten.
-    stands: BTreeMap<Id, Stands>,
-    forgotten_stands: Vec<Stands>,
-    /// For the next barrier.
-    corrections: Vec<Step>,
+    events: Vec<Arrived>,
+    /// For the next barrier: of which event.
+    corrections: Vec<(usize, Step)>,
     spans: BTreeMap<u8, Spans>,
     batches: u64,
     /// Batches before this are forgotten.
     forgotten: u64,
-    /// Forgotten events that count are earlier.
+    /// Forgotten events that were accepted are earlier.
     proven_from: i64,
 }
 
 impl Model {
+    /// Numbers of clients are known for ever, and ids of events that may yet count otherwise.
+    fn is_known(&self, event: &Arrived) -> bool {
+        let (epoch, _) = event.id;
+        epoch.is_some() || event.batch >= self.forgotten || !event.was_accepted || event.is_corrected
+    }
+
+    fn known(&self, id: Id) -> Option<usize> {
+        self.events.iter().rposition(|event| event.id == id && self.is_known(event))
+    }
+
+    /// The event that a person means by an id.
+    fn named(&self, id: Id) -> Option<usize> {
+        self.known(id).or_else(|| self.events.iter().rposition(|event| event.id == id))
+    }
+
     fn verdict(
         &mut self,
         received_at: i64,
@@ -129,14 +153,16 @@ impl Model {
         epoch: Option<u8>,
         event: &Sent,
     ) -> &'static str {
-        if let Some((first, was_metered, batch, _)) = self.first.get(&(epoch, event.id)) {
+        let id = (epoch, event.id);
+        if let Some(known) = self.known(id) {
+            let first = &self.events[known];
             // Batches are 64 bytes of the log.
-            if epoch.is_some() && (self.batches - batch) * 64 > SEQUENCED_CONTENT_BYTES {
+            if epoch.is_some() && (self.batches - first.batch) * 64 > SEQUENCED_CONTENT_BYTES {
                 return "duplicate";
             }
-            let is_same =
-                (first.subject, first.units, *was_metered) == (event.subject, event.units, is_metered);
-            return match (is_same, first.time == event.time) {
+            let is_same = (first.sent.subject, first.sent.units, first.is_metered)
+                == (event.subject, event.units, is_metered);
+            return match (is_same, first.sent.time == event.time) {
                 (true, true) => "duplicate",
                 (true, false) => "duplicate_restamped",
                 (false, _) => "conflict",
@@ -150,14 +176,10 @@ impl Model {
         } else {
             judged(event, is_metered)
         };
-        let counts = matches!(stands, Stands::Counts(_));
-        self.first.insert((epoch, event.id), (event.clone(), is_metered, self.batches, counts));
-        self.stands.insert((epoch, event.id), stands);
-        self.standing((epoch, event.id))
-    }
-
-    fn standing(&self, id: Id) -> &'static str {
-        self.word(&self.stands[&id])
+        let was_accepted = matches!(stands, Stands::Counts(_) | Stands::Unmetered);
+        let (sent, batch) = (event.clone(), self.batches);
+        self.events.push(Arrived { id, sent, is_metered, batch, was_accepted, stands, is_corrected: false });
+        self.word(&self.events.last().expect("one was just pushed").stands)
     }
 
     fn word(&self, stands: &Stands) -> &'static str {
@@ -170,36 +192,45 @@ impl Model {
         }
     }
 
-    /// Whether a person may correct an event so, and has not taken it back since the last barrier.
-    fn may_correct(&self, correction: &Step) -> bool {
-        let id = corrected(correction);
-        let is_voided = self.stands.get(&id).is_none_or(|stands| *stands == Stands::Voided)
-            || self
-                .corrections
-                .iter()
-                .any(|earlier| corrected(earlier) == id && matches!(earlier, Step::Void(_)));
-        let is_quarantined = matches!(self.stands.get(&id), Some(Stands::Quarantined(..)));
-        let is_first = self.corrections.iter().all(|earlier| corrected(earlier) != id);
-        !is_voided && (!matches!(correction, Step::Release(_)) || is_quarantined && is_first)
+    /// The batch of an earlier event that counts and was forgotten when this one came, if this one was set aside.
+    fn counted_before(&self, event: usize) -> Option<u64> {
+        let Arrived { id, stands, .. } = &self.events[event];
+        let counts = |earlier: &&Arrived| {
+            earlier.id == *id && matches!(earlier.stands, Stands::Counts(_) | Stands::Unmetered)
+        };
+        let earlier = self.events[..event].iter().rfind(counts).map(|earlier| earlier.batch);
+        earlier.filter(|_| matches!(stands, Stands::Quarantined(..)))
+    }
+
+    /// The event that a person may correct so, and has not taken back since the last barrier.
+    fn to_correct(&self, correction: &Step) -> Option<usize> {
+        let named = self.named(corrected(correction)?)?;
+        let is_void = |step: &Step| matches!(step, Step::Void(_));
+        let mut waiting = self.corrections.iter().filter(|(event, _)| *event == named).map(|(_, step)| step);
+        let is_first = waiting.clone().next().is_none();
+        let is_voided = self.events[named].stands == Stands::Voided || waiting.any(is_void);
+        let is_quarantined = matches!(self.events[named].stands, Stands::Quarantined(..));
+        let may = is_void(correction) || self.counted_before(named).is_none();
+        let is_release = matches!(correction, Step::Release(_));
+        (!is_voided && may && (!is_release || is_quarantined && is_first)).then_some(named)
     }
 
     fn barrier(&mut self, spans: &BTreeMap<u8, Spans>) {
         self.spans.clone_from(spans);
-        for correction in std::mem::take(&mut self.corrections) {
-            let id = corrected(&correction);
-            let (_, is_metered, ..) = self.first[&id];
-            let stands = match (correction, &self.stands[&id]) {
+        for (event, correction) in std::mem::take(&mut self.corrections) {
+            let event = &mut self.events[event];
+            event.stands = match (correction, &event.stands) {
                 (Step::Void(_), _) => Stands::Voided,
-                (Step::Amend(_, event), _) => judged(&event, is_metered),
-                (Step::Release(_), Stands::Quarantined(_, event)) => judged(event, is_metered),
+                (Step::Amend(_, sent), _) => judged(&sent, event.is_metered),
+                (Step::Release(_), Stands::Quarantined(_, sent)) => judged(sent, event.is_metered),
                 (step, stands) => unreachable!("{step:?} of {stands:?}"),
             };
-            self.stands.insert(id, stands);
+            event.is_corrected = true;
         }
     }
 
     fn counted(&self) -> impl Iterator<Item = &Sent> {
-        self.stands.values().chain(&self.forgotten_stands).filter_map(|stands| match stands {
+        self.events.iter().filter_map(|event| match &event.stands {
             Stands::Counts(event) => Some(event),
             _ => None,
         })
@@ -207,15 +238,17 @@ impl Model {
 
     fn forget(&mut self, share: u8) {
         self.forgotten = self.forgotten.max(self.batches * u64::from(share) / 256);
-        let forgotten = self.forgotten;
-        // Numbers of clients are known for ever.
-        let gone =
-            self.first.extract_if(.., |(epoch, _), (_, _, batch, _)| epoch.is_none() && *batch < forgotten);
-        let gone: Vec<(Id, First)> = gone.collect();
-        self.forgotten_stands.extend(gone.iter().filter_map(|(id, _)| self.stands.remove(id)));
-        let times =
-            gone.into_iter().filter(|(_, (.., counts))| *counts).map(|(_, (event, ..))| event.time + 1);
+        let is_gone = |event: &&Arrived| event.batch < self.forgotten && event.was_accepted;
+        let times = self.events.iter().filter(is_gone).map(|event| event.sent.time + 1);
         self.proven_from = times.fold(self.proven_from, i64::max);
+    }
+
+    /// However often an event came, it counts once.
+    fn assert_nothing_counts_twice(&self) {
+        let mut counted = BTreeSet::new();
+        for event in self.events.iter().filter(|event| matches!(event.stands, Stands::Counts(_))) {
+            assert!(counted.insert((event.id, event.sent.time)), "{:?} counts twice", event.sent);
+        }
     }
 
     /// First instant of the slice that the event lies in, if somebody owns its subject then.
@@ -263,13 +296,28 @@ fn judged(event: &Sent, is_metered: bool) -> Stands {
     }
 }
 
-fn corrected(step: &Step) -> Id {
+/// The id that a step corrects the event of, if it corrects any.
+fn corrected(step: &Step) -> Option<Id> {
     match step {
-        Step::Void(id) | Step::Release(id) => *id,
-        Step::Amend(epoch, event) => (*epoch, event.id),
-        Step::Batch { .. } | Step::Barrier(_) | Step::Forget(_) | Step::Snapshot => {
-            unreachable!("this corrects nothing")
-        }
+        Step::Void(id) | Step::Release(id) => Some(*id),
+        Step::Amend(epoch, event) => Some((*epoch, event.id)),
+        Step::Batch { .. } | Step::Barrier(_) | Step::Forget(_) | Step::Snapshot => None,
+    }
+}
+
+/// Every world finds the event that an id names where the model has it, and says whether an earlier one counts.
+fn check_found(id: Id, model: &Model, worlds: &mut [World]) {
+    let named = model.named(id);
+    let batch_of = |position: EventPosition| position.offset() / 64 - 1;
+    for world in worlds {
+        let found = world.find("s", &written_id(id));
+        assert_eq!(
+            found.map(|found| (batch_of(found.position), found.counted_before.map(batch_of))),
+            named.map(|named| (model.events[named].batch, model.counted_before(named)))
+        );
+        let standing =
+            named.map(|named| model.word(&model.events[named].stands).replace("accepted", "metered"));
+        assert_eq!(world.standing("s", &written_id(id)), standing);
     }
 }
 
@@ -297,6 +345,9 @@ fn check(steps: &[Step]) {
             snapshot = Some(worlds.iter_mut().map(World::begin_snapshot).collect());
             said.clear();
         }
+        if let Some(id) = corrected(step) {
+            check_found(id, &model, &mut worlds);
+        }
         let correction = correction_of(step, &model);
         let verdicts = apply(step, correction.as_deref(), &mut model, &mut worlds);
         said.push(Said {
@@ -309,8 +360,8 @@ fn check(steps: &[Step]) {
         for (world, saved) in worlds.iter_mut().zip(snapshot.iter_mut().flatten()) {
             world.poll_snapshot(saved);
         }
-        let all = model.stands.values().chain(&model.forgotten_stands);
-        let standings: Vec<&str> = all.map(|stands| model.word(stands)).collect();
+        model.assert_nothing_counts_twice();
+        let standings: Vec<&str> = model.events.iter().map(|event| model.word(&event.stands)).collect();
         let standing = |wanted: &str| standings.iter().filter(|found| **found == wanted).count() as u64;
         let first = worlds[0].counters("s");
         assert_eq!(
@@ -337,6 +388,14 @@ fn check(steps: &[Step]) {
         assert_eq!(again.set_aside(), world.set_aside());
         // What is forgotten goes when its run is merged, and that is not a matter of the history.
         assert!(model.forgotten > 0 || again.remembered() == world.remembered());
+        // Stretches may begin before what is forgotten, and end behind it.
+        let before = model.plan().forgotten.before;
+        let known =
+            model.events.iter().filter(|event| event.id.0.is_none() && event.batch >= model.forgotten);
+        for world in [&again, &*world] {
+            let (since, ids) = world.ids_since(before);
+            assert!((since..=ids).contains(&(known.clone().count() as u64)), "{since} to {ids} ids");
+        }
     }
 }
 
@@ -397,7 +456,7 @@ fn correction_of(step: &Step, model: &Model) -> Option<String> {
         Step::Amend(epoch, event) => format!("amend {} {}", written_id((*epoch, event.id)), written(event)),
         Step::Batch { .. } | Step::Barrier(_) | Step::Forget(_) | Step::Snapshot => return None,
     };
-    model.may_correct(step).then_some(correction)
+    model.to_correct(step).map(|_| correction)
 }
 
 /// Takes a step in the model and in all worlds; gives the verdicts, which must be the same.
@@ -405,8 +464,8 @@ fn apply(step: &Step, correction: Option<&str>, model: &mut Model, worlds: &mut 
     match step {
         Step::Snapshot => Vec::new(),
         Step::Void(_) | Step::Release(_) | Step::Amend(..) => {
-            if let Some(correction) = correction {
-                model.corrections.push(step.clone());
+            if let (Some(event), Some(correction)) = (model.to_correct(step), correction) {
+                model.corrections.push((event, step.clone()));
                 worlds.iter_mut().for_each(|world| world.correct("s", correction));
             }
             Vec::new()

@@ -11,7 +11,7 @@ use domain::plan::{
     Aggregation, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, Schedule, SubjectPlan,
 };
 use domain::time::DAY;
-use domain::{Decimal, MeterId, Span, Subject, Timestamp};
+use domain::{Decimal, EventPosition, MeterId, Span, Subject, Timestamp};
 use wire::correction::EventContent;
 use wire::event::EventIdOwned;
 use wire::verdict::Verdict;
@@ -21,7 +21,8 @@ use crate::identity::{EventName, IdentityKey, slot_of};
 use crate::prepared::PreparedBatch;
 use crate::shard::cell::Fold;
 use crate::shard::{
-    Change, Correction, EventStanding, RunLog, RunStore, RunWork, Shard, ShardLoader, SourceCounters,
+    Change, Correction, EventStanding, FoundEvent, RunLog, RunStore, RunWork, Shard, ShardLoader,
+    SourceCounters,
 };
 use crate::snapshot::Section;
 use crate::testing::disk::SimulatedDisk;
@@ -122,10 +123,10 @@ pub(super) struct World {
     runs: Arc<RunStore>,
     /// Jobs under way, of which shard, and whether there is more to do.
     works: Vec<(usize, RunWork, bool)>,
-    /// By source and id: what counts, as long as it does.
-    contents: BTreeMap<(String, String), EventContent>,
-    /// By source and id of corrected events: the meters that existed there take them.
-    meters_at: BTreeMap<(String, String), u64>,
+    /// What counts, as long as it does; also of events that never do.
+    contents: BTreeMap<EventPosition, EventContent>,
+    /// Of corrected events: the meters that existed there take them.
+    meters_at: BTreeMap<EventPosition, u64>,
     /// Corrections for the next barrier.
     corrections: Vec<Correction>,
 }
@@ -177,14 +178,13 @@ impl World {
         let frame = Arc::new(builder.finish(1, 0));
         let (key, shards) = (IdentityKey::new(KEY), self.shards.len());
         let mut batch = PreparedBatch::prepare(frame, None, at(received_at), key, shards).unwrap();
+        batch.offset = Self::batch_offset(self.log.len() as u64);
         let view = batch.view();
         for index in
             (0..view.len()).filter(|index| !batch.refusals().iter().any(|r| usize::from(r.index) == *index))
         {
-            let id = (source.to_string(), view.id(index).to_string());
-            self.contents.entry(id).or_insert_with(|| EventContent::of(&view, index));
+            self.contents.insert(batch.position(index as u16), EventContent::of(&view, index));
         }
-        batch.offset = Self::batch_offset(self.log.len() as u64);
         while self.shards.iter().any(Shard::must_wait_for_runs) {
             self.work(usize::MAX);
         }
@@ -252,39 +252,42 @@ impl World {
     pub(super) fn correct(&mut self, source: &str, correction: &str) {
         let (verb, rest) = correction.split_once(' ').expect("a correction is a verb and an id");
         let id = rest.split(' ').next().unwrap_or_default();
-        let key = (source.to_string(), id.to_string());
+        let event = name_of(source, id);
+        let found = self.find(source, id).expect("a shard knows an event that is corrected");
+        let position = found.position;
         if verb == "amend" {
-            let mut builder = BatchBuilder::new(source, &self.contents[&key].event_type, IdMode::Given);
+            let mut builder = BatchBuilder::new(source, &self.contents[&position].event_type, IdMode::Given);
             push(&mut builder, rest);
             let frame = Arc::new(builder.finish(1, 0));
             let batch = prepared_alone(frame);
-            self.contents.insert(key.clone(), EventContent::of(&batch.view(), 0));
+            self.contents.insert(position, EventContent::of(&batch.view(), 0));
         }
-        let event = name_of(source, id);
-        let shard = event.shard(self.shards.len());
-        let found = self.shards[shard].find_event(event).unwrap();
-        let found = found.expect("a shard knows an event that is corrected");
-        let meters_at = self.meters_at.entry(key.clone()).or_insert(found.meters_at);
+        let meters_at = self.meters_at.entry(position).or_insert(found.meters_at);
         if verb == "release" {
             *meters_at = self.control_offset + 9; // where the record would be
         }
         let change = match verb {
             "void" => Change::TakeBack,
             "amend" | "release" => {
-                let frame = Arc::new(self.contents[&key].to_frame(source, &id.parse().unwrap()).unwrap());
+                let frame = self.contents[&position].to_frame(source, &id.parse().unwrap()).unwrap();
+                let frame = Arc::new(frame);
                 Change::Restate { content: prepared_alone(frame), meters_at: *meters_at }
             }
             _ => panic!("{verb} is not a correction"),
         };
-        let position = found.position;
         self.corrections.push(Correction { source: source.into(), event, position, change });
+    }
+
+    /// The event that an id names.
+    pub(super) fn find(&mut self, source: &str, id: &str) -> Option<FoundEvent> {
+        let event = name_of(source, id);
+        let shard = event.shard(self.shards.len());
+        self.shards[shard].find_event(event).unwrap()
     }
 
     /// Where an event stands.
     pub(super) fn standing(&mut self, source: &str, id: &str) -> Option<String> {
-        let event = name_of(source, id);
-        let shard = event.shard(self.shards.len());
-        let found = self.shards[shard].find_event(event).unwrap()?;
+        let found = self.find(source, id)?;
         Some(match found.standing {
             EventStanding::Quarantined(reason) => format!("quarantined: {reason}"),
             standing => standing.as_str().to_string(),
@@ -390,6 +393,13 @@ impl World {
     /// Events listed as set aside, over all shards.
     pub(super) fn set_aside(&self) -> usize {
         self.shards.iter().map(|shard| shard.set_aside().len()).sum()
+    }
+
+    /// Ids that are remembered, of which the log says where they are.
+    pub(super) fn ids_since(&self, offset: u64) -> (u64, u64) {
+        let stretches = self.shards.iter().flat_map(Shard::ids_by_offset);
+        let since = stretches.filter(|(from, _)| *from >= offset).map(|(_, ids)| ids).sum();
+        (since, self.shards.iter().map(Shard::ids).sum())
     }
 
     /// Ids in the dedup indexes.

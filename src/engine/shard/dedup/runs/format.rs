@@ -137,6 +137,13 @@ impl Bounds {
         slice.min(SLICES as u128 - 1) as usize
     }
 
+    /// The first position of a slice.
+    fn slice_start(&self, slice: usize) -> EventPosition {
+        let span = u128::from(self.position_span()) + 1;
+        let behind = (slice as u128 * span).div_ceil(SLICES as u128) as u64;
+        EventPosition::from_bits(self.positions.0.to_bits() + behind)
+    }
+
     pub(crate) fn layout(&self) -> Layout {
         let times = self.times.1.abs_diff(self.times.0) << STANDING_BITS | ((1 << STANDING_BITS) - 1);
         let key = 16 - (self.bucket_bits / 8) as usize;
@@ -230,6 +237,12 @@ pub(crate) struct RunHeader {
 }
 
 impl RunHeader {
+    /// The slices that have entries: where each begins, and how many.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = (EventPosition, u64)> {
+        let filled = self.slices.iter().enumerate().filter(|(_, slice)| slice.entries > 0);
+        filled.map(|(number, slice)| (self.bounds.slice_start(number), slice.entries))
+    }
+
     /// Where the index starts.
     pub(crate) fn index_at(&self) -> u64 {
         HEADER_BYTES as u64 + self.entries * self.bounds.layout().entry_bytes() as u64
