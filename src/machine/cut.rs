@@ -226,11 +226,22 @@ impl Rater<'_> {
         let account = pool[0].terms;
         let zone = &account.time_zone;
         let frozen_draws = if has_agreements {
-            let issued = pool.iter().flat_map(|member| self.issued.of_account(&member.terms.id));
-            let credits = issued.filter(|(key, _)| key.component == Component::Credit);
-            let closed =
-                credits.filter(|(key, _)| is_closed(key, zone.month(zone.period_of(key.window_from))));
-            closed.map(|(key, worth)| FrozenDraw { key: key.clone(), amount: -worth.rounded }).collect()
+            let frozen_of = |member: &PooledAccount<'_>| {
+                let closed: Vec<(&LineKey, &Worth)> = self
+                    .issued
+                    .of_account(&member.terms.id)
+                    .filter(|(key, _)| key.component == Component::Credit)
+                    .filter(|(key, _)| is_closed(key, zone.month(zone.period_of(key.window_from))))
+                    .collect();
+                let ends = self.ends_of_draws(&member.terms.id, closed.iter().map(|(key, _)| *key));
+                let frozen = closed.into_iter().zip(ends).map(|((key, worth), until)| FrozenDraw {
+                    key: key.clone(),
+                    until,
+                    amount: -worth.rounded,
+                });
+                frozen.collect::<Vec<_>>()
+            };
+            pool.iter().flat_map(frozen_of).collect()
         } else {
             Vec::new()
         };

@@ -31,6 +31,8 @@ impl Worth {
 #[derive(Default)]
 pub(crate) struct Issued {
     lines: BTreeMap<LineKey, Worth>,
+    /// Ends of the slices of draws, as they were when the draws were last charged.
+    draw_ends: BTreeMap<LineKey, Timestamp>,
 }
 
 impl Issued {
@@ -77,13 +79,35 @@ impl Issued {
     /// # Errors
     /// [`ExactStatus`] if a sum no longer fits; impossible for lines that were differences of positions that fit.
     pub(crate) fn issue(&mut self, line: &ChargeLine) -> Result<(), ExactStatus> {
-        let worth = self.lines.entry(line.key()).or_insert(Worth::NOTHING);
+        let key = line.key();
+        if matches!(line.component, Component::Credit | Component::Covered) {
+            self.draw_ends.insert(key.clone(), line.slice.until);
+        }
+        let worth = self.lines.entry(key).or_insert(Worth::NOTHING);
         worth.quantity = line.quantity_after;
         worth.precise = worth.precise.add(line.precise)?;
         worth.rounded = worth.rounded.checked_add(line.rounded_minor()).ok_or(ExactStatus::AmountMustFit)?;
         worth.event_count += line.event_count;
         worth.event_digest = u128::from_str_radix(&line.event_digest, 16).unwrap_or_default();
         Ok(())
+    }
+
+    /// The first instant after the slice that a draw paid for, as that was when the draw was last charged.
+    pub(crate) fn end_of_draw(&self, key: &LineKey) -> Timestamp {
+        self.draw_ends.get(key).copied().unwrap_or(key.slice_from)
+    }
+
+    /// First instants of the slices that were ever charged of a subscription's windows.
+    pub(crate) fn slices_of(
+        &self,
+        account: &AccountId,
+    ) -> BTreeMap<(Option<SubscriptionId>, Timestamp), BTreeSet<Timestamp>> {
+        let mut slices: BTreeMap<_, BTreeSet<Timestamp>> = BTreeMap::new();
+        for (key, _) in self.of_account(account) {
+            let window = (key.subscription.clone(), key.window_from);
+            slices.entry(window).or_default().insert(key.slice_from);
+        }
+        slices
     }
 
     /// Events that issued lines of an account's window count, and the digest of their set.

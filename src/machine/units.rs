@@ -12,7 +12,7 @@ use billing::catalog::{Account, Entity, PricingModel};
 use billing::charges::{Component, LineKey};
 use billing::rating::RatingStatus;
 use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
-use domain::{MeterId, Span, Timestamp};
+use domain::{AccountId, Exact, MeterId, Span, Timestamp};
 use engine::shard::kept::CellValue;
 
 use crate::cut::{Charge, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of};
@@ -115,13 +115,39 @@ impl Rater<'_> {
         let zone = &account.time_zone;
         let covered =
             self.issued.of_account(&account.id).filter(|(key, _)| key.component == Component::Covered);
-        let frozen = covered.filter_map(|(key, worth)| {
+        let closed = covered.filter_map(|(key, worth)| {
             let window = zone.month(zone.period_of(key.window_from));
             let original = original_period(self.catalog, entity, window, key);
             let is_closed = self.open_period(entity, original) != original;
             let units = worth.quantity;
-            (is_closed && units.is_positive()).then(|| FrozenUnits { key: key.clone(), window, units })
+            (is_closed && units.is_positive()).then_some((key, window, units))
+        });
+        let closed: Vec<(&LineKey, Span, Exact)> = closed.collect();
+        let ends = self.ends_of_draws(&account.id, closed.iter().map(|(key, ..)| *key));
+        let frozen = closed.into_iter().zip(ends).map(|((key, window, units), until)| FrozenUnits {
+            key: key.clone(),
+            window,
+            until,
+            units,
         });
         frozen.collect()
+    }
+
+    /// Ends of the slices that draws of an account paid for, as they were then: a slice that was charged since by itself is no
+    /// part of the one before it.
+    pub(crate) fn ends_of_draws<'k>(
+        &self,
+        account: &AccountId,
+        draws: impl Iterator<Item = &'k LineKey>,
+    ) -> Vec<Timestamp> {
+        let mut slices = None;
+        let end_of = |key: &LineKey| {
+            let slices = slices.get_or_insert_with(|| self.issued.slices_of(account));
+            let of_window = slices.get(&(key.subscription.clone(), key.window_from));
+            let next = of_window.and_then(|of| of.range(key.slice_from.plus(1)..).next().copied());
+            let end = self.issued.end_of_draw(key);
+            next.map_or(end, |next| next.min(end))
+        };
+        draws.map(end_of).collect()
     }
 }

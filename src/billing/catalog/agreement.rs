@@ -249,11 +249,16 @@ pub struct CreditGrant {
 }
 
 impl CreditGrant {
-    /// Instants at which it is given, given again and expires, whether it is voided or not: bounds of slices.
+    /// Instants at which it is given, given again and expires, whether it is voided or not, and its void: bounds of slices.
     pub fn bounds(&self, zone: &Zone) -> Vec<Timestamp> {
         let grant = Grant { voided_at: None, ..self.to_grant(0, |_| Exact::ZERO) };
         let drawn = draw(&[grant], &[], zone, Timestamp::END).expect("nothing is given, and nothing due");
-        drawn.lots.iter().flat_map(|lot| [lot.from, lot.until]).collect()
+        drawn.lots.iter().flat_map(|lot| [lot.from, lot.until]).chain(self.void_bound()).collect()
+    }
+
+    /// Its void, if it lies where it may be drawn.
+    pub fn void_bound(&self) -> Option<Timestamp> {
+        self.voided_at.filter(|at| self.from < *at && self.until.is_none_or(|until| *at < until))
     }
 
     /// The same to rating; `amount_of` says what an amount is in the unit in which it is drawn.

@@ -353,9 +353,11 @@ impl Catalog {
             }
             Resource::Grant(grant) => {
                 let (id, account) = (grant.id.clone(), grant.account.clone());
-                if version == 1 {
-                    let zone = &self.account(&account).expect("a grant is of an account").time_zone;
-                    let of_grant = grant.bounds(zone);
+                let zone = &self.account(&account).expect("a grant is of an account").time_zone;
+                // A void that is moved stays a bound: slices only get finer.
+                let of_grant =
+                    if version == 1 { grant.bounds(zone) } else { grant.void_bound().into_iter().collect() };
+                if !of_grant.is_empty() {
                     let children = self.accounts_by_parent.get(&account).into_iter().flatten().cloned();
                     for account in std::iter::once(account.clone()).chain(children).collect::<Vec<_>>() {
                         let mut bounds = of_grant.clone();
@@ -494,8 +496,8 @@ impl Catalog {
         })
     }
 
-    /// Instants at which lots of the credit grants of an account and its parent start or expire, sorted and each once: bounds of slices. A void
-    /// is none: what it comes too late for stays paid.
+    /// Instants at which lots of the credit grants of an account and its parent start, expire or were ever voided, sorted and
+    /// each once: bounds of slices.
     pub fn grant_bounds(&self, account: &AccountId) -> &[Timestamp] {
         self.grant_bounds.get(account).map_or(&[], |bounds| bounds)
     }

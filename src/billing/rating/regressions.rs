@@ -172,7 +172,13 @@ fn credits_are_never_computed_back_from_a_rounded_amount() {
         rollover_max: Exact::ZERO,
         voided_at: None,
     };
-    let due = |amount: &str| Due { at: at("01-02"), amount: exact(amount), grants: None, frozen: Vec::new() };
+    let due = |amount: &str| Due {
+        at: at("01-02"),
+        amount: exact(amount),
+        grants: None,
+        frozen: Vec::new(),
+        pieces: Vec::new(),
+    };
     for (dues, left) in [
         (&["1/3", "1/3", "1/3"][..], "9.34567"),
         (&["10.34566"], "0.00001"),
@@ -212,8 +218,9 @@ fn a_closed_draw_stays_with_the_line_that_it_paid() {
     let wallet = grants(&[grant("wallet", "50", "kind = \"paid\"")]);
     let first = Shop::new(&prices[..1], &wallet).used(&[("01-10", "40")]);
     let draws = first.bill(at("02-10")).into_iter().filter(|line| line.key.component == Component::Credit);
-    let draws: Vec<FrozenDraw> =
-        draws.map(|line| FrozenDraw { key: line.key, amount: -line.rounded }).collect();
+    let draws: Vec<FrozenDraw> = draws
+        .map(|line| FrozenDraw { key: line.key, until: line.slice.until, amount: -line.rounded })
+        .collect();
     assert_eq!(draws.len(), 1);
     // The price b comes later, with usage that lies before.
     let mut second = Shop::new(&prices, &wallet).used(&[("01-02", "3"), ("01-10", "40")]);

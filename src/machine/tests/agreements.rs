@@ -62,6 +62,8 @@ enum Step {
         months: Option<u32>,
         plan: Option<usize>,
     },
+    /// Voids one of the grants so far, so many hours from now.
+    Void(prop::sample::Index, i64),
     /// Another grace, in days.
     Grace(i64),
     /// Amounts at which an invoice is asked for: in minor units, rising by so much, and a step.
@@ -99,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(is_percent, number, priority, month, months, plan)| {
                 Step::Discount { is_percent, number, priority, month, months, plan }
             }),
+        1 => (any::<prop::sample::Index>(), -500i64..200).prop_map(|(index, hours)| Step::Void(index, hours)),
         1 => (0i64..9).prop_map(Step::Grace),
         1 => (prop::collection::vec(1u32..9_000, 0..3), prop::option::of(1_000u32..60_000))
             .prop_map(|(rises, every)| Step::Thresholds(rises, every)),
@@ -195,6 +198,7 @@ struct Teller {
     events: usize,
     /// Amounts of grants by id.
     grants: BTreeMap<String, u32>,
+    grant_bodies: Vec<(String, Value)>,
     currency: Currency,
     invoices: Invoices,
 }
@@ -268,6 +272,7 @@ impl Teller {
             now: at(START),
             events: 0,
             grants: BTreeMap::new(),
+            grant_bodies: Vec::new(),
             currency: Currency::from_code(story.currency).unwrap(),
             invoices: Invoices::default(),
         };
@@ -352,7 +357,14 @@ impl Teller {
                 }
                 self.grants.insert(format!("g{index}"), *amount);
                 self.world.put("grants", &format!("g{index}"), &body);
+                self.grant_bodies.push((format!("g{index}"), body));
             }
+            Step::Void(index, hours) if !self.grant_bodies.is_empty() => {
+                let (id, body) = &mut self.grant_bodies[index.index(self.grants.len())];
+                body["voided_at"] = self.now.plus(hours * HOUR).to_string().into();
+                self.world.put("grants", id, body);
+            }
+            Step::Void(..) => {}
             Step::Discount { is_percent, number, priority, month, months, plan } => {
                 // Months of New York, before the clock changes.
                 let start = |month: u32| format!("2026-{month:02}-01T05:00:00Z");

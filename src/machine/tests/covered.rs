@@ -65,7 +65,12 @@ struct Story {
     hour: i64,
     used: Vec<Used>,
     grants: Vec<Grant>,
+    /// Hours at which grants were ever voided: bounds of slices.
+    voids: BTreeSet<i64>,
     events: usize,
+    grace: i64,
+    /// What lots covered in months that the last cut closed, by month, subscription, kind and lot.
+    closed: BTreeMap<(Timestamp, String, String), i64>,
 }
 
 impl Grant {
@@ -156,7 +161,16 @@ impl Story {
             world.put("subjects", id, &json!({ "subscription": id, "from": from }));
         }
         world.barrier(false);
-        Self { world, hour: FIRST_HOUR, used: Vec::new(), grants: Vec::new(), events: 0 }
+        Self {
+            world,
+            hour: FIRST_HOUR,
+            used: Vec::new(),
+            grants: Vec::new(),
+            voids: BTreeSet::new(),
+            events: 0,
+            grace,
+            closed: BTreeMap::new(),
+        }
     }
 
     fn tell(&mut self, step: &Step) {
@@ -176,7 +190,11 @@ impl Story {
             }
             Step::Void(index, hours) if !self.grants.is_empty() => {
                 let index = index.index(self.grants.len());
-                self.grants[index].voided_at = Some(self.hour + hours);
+                let hour = self.hour + hours;
+                self.grants[index].voided_at = Some(hour);
+                if self.grants[index].hour < hour && hour < self.grants[index].until() {
+                    self.voids.insert(hour);
+                }
                 self.world.put("grants", &format!("g{index:02}"), &self.grants[index].body());
                 self.world.barrier(false);
             }
@@ -188,6 +206,26 @@ impl Story {
     fn cut(&mut self) {
         self.world.start_cut(at(self.hour));
         self.world.finish_cut();
+        self.check_closed();
+    }
+
+    /// What was covered in a closed period stays, since use there only grows.
+    fn check_closed(&mut self) {
+        let mut covered: BTreeMap<(Timestamp, String, String), i64> = BTreeMap::new();
+        for (key, worth) in self.world.machine.issued().of_account(&acme()) {
+            if key.component == Component::Covered {
+                let of = format!("{:?} {:?}", key.subscription, key.group);
+                let units: i64 = worth.quantity.to_string().parse().unwrap();
+                *covered.entry((key.window_from, of, key.term.clone())).or_default() += units;
+            }
+        }
+        for (of, before) in &self.closed {
+            assert!(covered.get(of).is_some_and(|now| now >= before), "{of:?} covered {before}: {covered:?}");
+        }
+        let end_of =
+            |from: Timestamp| MONTHS.iter().map(|hour| at(*hour)).find(|month| *month > from).unwrap();
+        covered.retain(|(from, ..), _| end_of(*from).plus(self.grace * DAY) <= at(self.hour));
+        self.closed = covered;
     }
 
     /// What every lot covers and what all months cost in cents, counted unit by unit.
@@ -197,6 +235,7 @@ impl Story {
         let mut bounds: BTreeSet<i64> =
             starts.chain(ends).chain(MONTHS).filter(|hour| *hour <= MONTHS[4]).collect();
         bounds.insert(0);
+        bounds.extend(&self.voids);
         let bounds: Vec<i64> = bounds.into_iter().filter(|hour| *hour >= 0).collect();
         let mut lots: Vec<Lot> = Vec::new();
         for (index, grant) in self.grants.iter().enumerate() {
@@ -354,6 +393,44 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<prop::sample::Index>(), -300i64..300).prop_map(|(index, hours)| Step::Void(index, hours)),
         4 => Just(Step::Cut),
     ]
+}
+
+#[test]
+fn a_void_acts_from_its_instant_also_when_it_is_recorded_late() {
+    let given = Grant {
+        amount: 100,
+        priority: 0,
+        hour: FIRST_HOUR,
+        hours: None,
+        every: None,
+        subscription: None,
+        voided_at: None,
+    };
+    let used = |hours_ago, units| Step::Use { subscription: 0, hours_ago, units, kind: 0 };
+    let covered = |story: &Story| story.issued().0.get("g00").copied().unwrap_or(0);
+    for (grace, is_cut_before, expected) in [(400, true, 30), (400, false, 30), (1, true, 50)] {
+        let mut story = Story::new(grace);
+        for step in [Step::Grant(given.clone()), Step::Pass(100), used(50, 30), used(10, 20)] {
+            story.tell(&step);
+        }
+        if is_cut_before {
+            story.cut();
+            assert_eq!(covered(&story), 50);
+        }
+        // Into February, and with a short grace January is closed.
+        story.tell(&Step::Pass(600));
+        story.cut();
+        story.cut();
+        story.grants[0].voided_at = Some(FIRST_HOUR + 70);
+        story.world.put("grants", "g00", &story.grants[0].body());
+        story.world.barrier(false);
+        story.tell(&used(600, 5));
+        story.cut();
+        // What a closed period drew stays, and nothing more is drawn from the void on.
+        assert_eq!(covered(&story), expected, "grace {grace}");
+        story.check();
+        story.world.replay(ReplayMode::Derive, 1);
+    }
 }
 
 /// `TALLYMARK_CASES` histories, 32 where it is not set.

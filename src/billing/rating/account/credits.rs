@@ -10,6 +10,9 @@
 //!
 //! What is below zero reverses what else is due of its window, of its price first: a grant pays what is left of it.
 //!
+//! A draw of a closed period paid for a slice as it was then. What that slice is now, in however many pieces and at whatever
+//! version of its price, keeps the draw as far as it is due; the rest is given back.
+//!
 //! Invariants: draws are whole minor units and never exceed what is due; draws of a closed period are taken as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,6 +104,7 @@ impl Bill<'_, '_> {
             (account, subscription, window_from, None)
         });
         let mut frozen = self.frozen_by_due(&of_money);
+        let mut pieces = self.pieces_by_due();
         let dues: Vec<credits::Due> = self
             .dues
             .iter()
@@ -109,6 +113,7 @@ impl Bill<'_, '_> {
                 amount: Exact::from_integer(due.amount.max(0)),
                 grants: payers_of(terms, &of_money, due),
                 frozen: frozen.remove(&due.key).unwrap_or_default(),
+                pieces: pieces.remove(&due.key).unwrap_or_default(),
             })
             .collect();
         assert!(frozen.is_empty(), "every closed draw paid for a due of the account");
@@ -177,6 +182,18 @@ impl Bill<'_, '_> {
         }
     }
 
+    /// Indexes of what was a part of each due that a closed draw paid for, in order of time.
+    fn pieces_by_due(&self) -> BTreeMap<LineKey, Vec<usize>> {
+        let drawn = self.terms.frozen_draws.iter().filter(|frozen| frozen.amount > 0);
+        let ends: BTreeMap<LineKey, Timestamp> =
+            drawn.map(|frozen| (due_of(&frozen.key).0, frozen.until)).collect();
+        if ends.is_empty() {
+            return BTreeMap::new();
+        }
+        let dues = self.dues.iter().enumerate().map(|(index, due)| (due.key.clone(), index));
+        pieces_of(&ends, &dues.collect())
+    }
+
     fn frozen_by_due(
         &self,
         of_money: &[&(u64, &CreditGrant)],
@@ -193,6 +210,28 @@ impl Bill<'_, '_> {
         }
         by_due
     }
+}
+
+/// What lies in the same slices as they were when something was drawn for them, in order of time: of what was drawn for
+/// `ends`, each with the end of its slice then, among the lines `now`.
+pub(super) fn pieces_of(
+    ends: &BTreeMap<LineKey, Timestamp>,
+    now: &BTreeMap<LineKey, usize>,
+) -> BTreeMap<LineKey, Vec<usize>> {
+    let family = |key: &LineKey| (key.component, key.term.clone(), key.group.clone());
+    let pieces_of = |(key, until): (&LineKey, &Timestamp)| {
+        // Keys order by slice before version, component and term.
+        let first =
+            LineKey { price_version: 0, component: Component::Charge, term: String::new(), ..key.clone() };
+        let later = now.range(first..).take_while(|(other, _)| {
+            (&other.account, &other.subscription, other.window_from, &other.price, &other.group)
+                == (&key.account, &key.subscription, key.window_from, &key.price, &key.group)
+                && other.slice_from < *until
+        });
+        let pieces = later.filter(|(other, _)| *other != key && family(other) == family(key));
+        (key.clone(), pieces.map(|(_, index)| *index).collect())
+    };
+    ends.iter().map(pieces_of).collect()
 }
 
 /// Indexes of the grants that may pay a due; all, if `None`.

@@ -72,6 +72,8 @@ pub struct RatedPrice<'a> {
 pub struct FrozenDraw {
     /// Key of its line.
     pub key: LineKey,
+    /// First instant after the slice that it paid for, as that was then.
+    pub until: Timestamp,
     /// What it paid, in minor units.
     pub amount: i128,
 }

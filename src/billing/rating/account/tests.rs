@@ -500,7 +500,9 @@ fn late_usage_of_a_closed_period_draws_on_what_is_left_and_a_reversal_gives_back
     let frozen = |world: &World| -> Vec<FrozenDraw> {
         let bill = world.bill(instant("02-10"));
         let credits = bill.into_iter().filter(|line| line.key.component == Component::Credit);
-        credits.map(|line| FrozenDraw { key: line.key, amount: -line.rounded }).collect()
+        credits
+            .map(|line| FrozenDraw { key: line.key, until: line.slice.until, amount: -line.rounded })
+            .collect()
     };
     let draws = frozen(&closed);
     assert_eq!(draws.len(), 2, "20 of the gift, 70 of the wallet");
@@ -532,6 +534,45 @@ fn late_usage_of_a_closed_period_draws_on_what_is_left_and_a_reversal_gives_back
     let mut none = month(&[("calls", "02-03", 40)]);
     none.frozen_draws = draws;
     assert_eq!(none.shown("02-10"), ["02 credit wallet -4000", "02 total 0"]);
+}
+
+#[test]
+fn a_draw_of_a_closed_period_stays_with_its_slice_in_whatever_pieces_and_at_whatever_price() {
+    let wallet = r#"grant = [{ id = "g", account = "acme", kind = "paid", amount = "500", from = "2026-01-01T00:00:00Z", voided_at = "2026-01-05T00:00:00Z" }]"#;
+    let repriced = CALLS.replace(
+        "price = [",
+        r#"price = [{ id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "2", window = "month", effective_from = "2026-01-03T00:00:00Z" }, "#,
+    );
+    let closed = World::new(&[CALLS, SUBSCRIPTION, wallet]).used(&[("calls", "01-03", 90)]);
+    let mut draws: Vec<FrozenDraw> = closed
+        .bill(instant("02-10"))
+        .into_iter()
+        .filter(|line| line.key.component == Component::Credit)
+        .map(|line| FrozenDraw { key: line.key, until: line.slice.until, amount: -line.rounded })
+        .collect();
+    // The slice went on until the 10th when it was drawn for.
+    draws[0].until = instant("01-10");
+    for (prices, usage, expected) in [
+        (
+            CALLS,
+            &[("calls", "01-03", 60), ("calls", "01-05", 30)][..],
+            &["01 credit g -6000", "01 credit g -3000", "01 total 0"][..],
+        ),
+        // What comes late is not paid after the void, but what was drawn stays as far as something is due.
+        (
+            CALLS,
+            &[("calls", "01-03", 60), ("calls", "01-05", 40)],
+            &["01 credit g -6000", "01 credit g -3000", "01 total 1000"],
+        ),
+        (CALLS, &[("calls", "01-03", 60), ("calls", "01-10", 30)], &["01 credit g -6000", "01 total 3000"]),
+        (CALLS, &[("calls", "01-06", 70)], &["01 credit g -7000", "01 total 0"]),
+        (&repriced, &[("calls", "01-03", 90)], &["01 credit g -18000", "01 total 0"]),
+        (&repriced, &[("calls", "01-06", 90)], &["01 credit g -9000", "01 total 9000"]),
+    ] {
+        let mut world = World::new(&[prices, SUBSCRIPTION, wallet]).used(usage);
+        world.frozen_draws = draws.clone();
+        assert_eq!(world.shown("01-31"), expected, "{prices} {usage:?}");
+    }
 }
 
 #[test]
@@ -599,8 +640,9 @@ fn a_draw_of_a_closed_period_is_given_back_by_the_grant_that_burns_last() {
         let month = |units| World::new(&[CALLS, SUBSCRIPTION, &grants]).used(&[("calls", "01-15", units)]);
         let closed = month(40).bill(instant("02-10")).into_iter();
         let credits = closed.filter(|line| line.key.component == Component::Credit);
-        let draws: Vec<FrozenDraw> =
-            credits.map(|line| FrozenDraw { key: line.key, amount: -line.rounded }).collect();
+        let draws: Vec<FrozenDraw> = credits
+            .map(|line| FrozenDraw { key: line.key, until: line.slice.until, amount: -line.rounded })
+            .collect();
         assert_eq!(draws.iter().map(|draw| draw.amount).sum::<i128>(), 4_000, "{first:?} {second:?}");
         let mut fewer = month(20);
         fewer.frozen_draws = draws;

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{AccountId, Exact, MeterId, Span, Timestamp, Zone};
 
-use super::credits::{grant_of, lot_of, term_of_lot};
+use super::credits::{grant_of, lot_of, pieces_of, term_of_lot};
 use super::{BillLine, Reason};
 use crate::catalog::CreditGrant;
 use crate::charges::LineKey;
@@ -44,6 +44,8 @@ pub struct FrozenUnits {
     pub key: LineKey,
     /// The tier window.
     pub window: Span,
+    /// First instant after the slice in which it covered, as that was then.
+    pub until: Timestamp,
     /// The units.
     pub units: Exact,
 }
@@ -100,6 +102,7 @@ pub fn cover_units(
     });
     let due = net_of_reversals(&uses)?;
     let mut closed: BTreeMap<(MeterId, LineKey), Vec<credits::FrozenDraw>> = BTreeMap::new();
+    let mut pieces = pieces_by_use(&uses, frozen, |term| meter_of(index_of(term)));
     for one in frozen {
         let (grant, lot) = (index_of(&one.key.term), lot_of(&one.key.term));
         let use_key = (meter_of(grant), LineKey { term: String::new(), ..one.key.clone() });
@@ -110,6 +113,7 @@ pub fn cover_units(
         amount,
         grants: Some(coverers_of(pool, &of_units, one)),
         frozen: closed.remove(&(one.meter.clone(), one.key.clone())).unwrap_or_default(),
+        pieces: pieces.remove(&(one.meter.clone(), one.key.clone())).unwrap_or_default(),
     });
     let dues: Vec<credits::Due> = dues.collect();
     let to_grant = |(created, grant): &&(u64, &CreditGrant)| grant.to_grant(*created, Exact::from);
@@ -157,6 +161,26 @@ fn add_frozen_uses(uses: &mut Vec<UnitUse>, frozen: &[FrozenUnits], meter_of: im
             uses.push(UnitUse { key, meter, window: one.window, slice, quantity: Exact::ZERO });
         }
     }
+}
+
+/// Indexes of what was a part of each use that a closed draw covered, in order of time.
+fn pieces_by_use(
+    uses: &[UnitUse],
+    frozen: &[FrozenUnits],
+    meter_of: impl Fn(&str) -> MeterId,
+) -> BTreeMap<(MeterId, LineKey), Vec<usize>> {
+    let mut ends: BTreeMap<MeterId, BTreeMap<LineKey, Timestamp>> = BTreeMap::new();
+    for one in frozen {
+        let key = LineKey { term: String::new(), ..one.key.clone() };
+        ends.entry(meter_of(&one.key.term)).or_default().insert(key, one.until);
+    }
+    let mut found = BTreeMap::new();
+    for (meter, ends) in ends {
+        let of_meter = uses.iter().enumerate().filter(|(_, one)| one.meter == meter);
+        let now = of_meter.map(|(index, one)| (one.key.clone(), index)).collect();
+        found.extend(pieces_of(&ends, &now).into_iter().map(|(key, pieces)| ((meter.clone(), key), pieces)));
+    }
+    found
 }
 
 /// What of each use there is to cover: what was reversed is taken off other use of its window and group, the latest first.
@@ -242,6 +266,7 @@ mod tests {
             .map(|(first_day, term, units)| FrozenUnits {
                 key: key(day(*first_day), term),
                 window: Span::new(day(1), day(32)),
+                until: day(first_day + 2),
                 units: Exact::parse(units).unwrap(),
             })
             .collect();
@@ -293,6 +318,23 @@ mod tests {
             &[],
             // The latest use goes first.
             &["02 g: grant g covers 5 of 6 tokens; 5 of it are left now"],
+        );
+    }
+
+    #[test]
+    fn what_a_closed_period_covered_of_a_slice_stays_with_its_pieces() {
+        // Of a slice of two days, which a void splits.
+        let grants = [grant("g", "10", r#"voided_at = "2026-01-03T00:00:00Z""#), grant("h", "10", "")];
+        check(
+            &grants,
+            &[used(2, "6"), used(3, "5"), used(4, "1")],
+            &[(2, "g", "9")],
+            &[
+                "02 g: grant g covers 6 of 6 tokens; 0 of it are left now",
+                "03 g: grant g covers 3 of 5 tokens; 0 of it are left now",
+                "03 h: grant h covers 2 of 5 tokens; 7 of it are left now",
+                "04 h: grant h covers 1 of 1 tokens; 7 of it are left now",
+            ],
         );
     }
 

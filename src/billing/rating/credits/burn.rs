@@ -20,6 +20,8 @@ pub struct Due {
     pub grants: Option<BTreeSet<usize>>,
     /// Draws that a closed period has for it, in any order: they were drawn in the order of burning.
     pub frozen: Vec<FrozenDraw>,
+    /// Indexes of dues that were a part of it when they were drawn, in order: what its own amount leaves of the draws is for them.
+    pub pieces: Vec<usize>,
 }
 
 /// A draw of a closed period.
@@ -93,8 +95,16 @@ pub fn draw(grants: &[Grant], dues: &[Due], zone: &Zone, as_of: Timestamp) -> Re
     let last = dues.iter().map(|due| due.at).fold(as_of, Timestamp::max);
     let mut sweep = Sweep::new(grants, &lots_closed(grants, dues), zone, last);
     let mut paid: Vec<Vec<Draw>> = Vec::with_capacity(dues.len());
+    let mut surplus: Vec<LotAmounts> = Vec::with_capacity(dues.len());
     for (index, due) in dues.iter().enumerate() {
-        paid.push(sweep.take_frozen(index, due)?);
+        let (draws, rest) = sweep.take_frozen(index, due)?;
+        paid.push(draws);
+        surplus.push(rest);
+    }
+    for (due, mut rest) in dues.iter().zip(surplus) {
+        for piece in &due.pieces {
+            rest = sweep.take_piece(*piece, &dues[*piece], rest, &mut paid[*piece])?;
+        }
     }
     sweep.reserve()?;
     let mut order: Vec<usize> = (0..dues.len()).collect();
@@ -124,6 +134,9 @@ fn lots_closed(grants: &[Grant], dues: &[Due]) -> Vec<usize> {
 
 /// What decides the order in which lots burn.
 type BurnOrder = (u32, Timestamp, Timestamp, u64, String, usize);
+
+/// Amounts by index of a lot.
+type LotAmounts = Vec<(usize, Exact)>;
 
 struct Lot {
     state: LotState,
@@ -179,8 +192,9 @@ impl<'a> Sweep<'a> {
         Self { grants, lots, first_lots, events, next_event: 0, usable: BTreeMap::new() }
     }
 
-    /// Takes the closed draws of a due, less what is given back because the due shrank: the last to burn first.
-    fn take_frozen(&mut self, due_index: usize, due: &Due) -> Result<Vec<Draw>, RatingStatus> {
+    /// Takes the closed draws of a due, and says what is too much because the due shrank, by lot in the order of burning: the
+    /// last to burn is given back first.
+    fn take_frozen(&mut self, due_index: usize, due: &Due) -> Result<(Vec<Draw>, LotAmounts), RatingStatus> {
         let mut closed: BTreeMap<&BurnOrder, (usize, Exact)> = BTreeMap::new();
         for frozen in &due.frozen {
             let lot = self.first_lots[frozen.grant] + frozen.lot;
@@ -191,19 +205,51 @@ impl<'a> Sweep<'a> {
         }
         let mut surplus = sum_of(due.frozen.iter().map(|draw| draw.amount))?;
         surplus = surplus.subtract(due.amount.max(Exact::ZERO)?)?.max(Exact::ZERO)?;
-        let mut kept = Vec::new();
+        let (mut kept, mut too_much) = (Vec::new(), Vec::new());
         for (lot, amount) in closed.into_values().rev() {
             let given_back = amount.min(surplus)?;
             surplus = surplus.subtract(given_back)?;
             kept.push((lot, amount.subtract(given_back)?));
+            too_much.push((lot, given_back));
         }
+        too_much.retain(|(_, amount)| amount.is_positive());
+        too_much.reverse();
         let mut draws = Vec::new();
         for (lot, amount) in kept.into_iter().rev().filter(|(_, amount)| amount.is_positive()) {
             self.spend(lot, amount)?;
             let LotState { grant, lot, .. } = self.lots[lot].state;
             draws.push(Draw { due: due_index, grant, lot, amount });
         }
-        Ok(draws)
+        Ok((draws, too_much))
+    }
+
+    /// Takes what a due can of closed draws of the due that it was a part of; what is left of them.
+    fn take_piece(
+        &mut self,
+        due_index: usize,
+        due: &Due,
+        rest: LotAmounts,
+        draws: &mut Vec<Draw>,
+    ) -> Result<LotAmounts, RatingStatus> {
+        let drawn = sum_of(draws.iter().map(|draw| draw.amount))?;
+        let mut room = due.amount.max(Exact::ZERO)?.subtract(drawn)?;
+        let mut left = Vec::new();
+        for (index, amount) in rest {
+            let taken = amount.min(room)?;
+            room = room.subtract(taken)?;
+            if taken.is_positive() {
+                self.spend(index, taken)?;
+                let LotState { grant, lot, .. } = self.lots[index].state;
+                match draws.iter_mut().find(|draw| (draw.grant, draw.lot) == (grant, lot)) {
+                    Some(draw) => draw.amount = draw.amount.add(taken)?,
+                    None => draws.push(Draw { due: due_index, grant, lot, amount: taken }),
+                }
+            }
+            if taken < amount {
+                left.push((index, amount.subtract(taken)?));
+            }
+        }
+        Ok(left)
     }
 
     fn spend(&mut self, lot: usize, amount: Exact) -> Result<(), RatingStatus> {

@@ -12,7 +12,7 @@
 //!
 //! *Closed periods.* Draws of a closed period are facts: they are taken from their lots before anything else. If a closed
 //! due shrank below its draws, they are given back in reverse order of burning; if it grew, the rest draws on what is
-//! usable and left. A rollover that later closed draws relied on stays reserved for them, whatever is voided since.
+//! usable and left. Where it was split since, its draws stay with its pieces. A rollover that later closed draws relied on stays reserved for them, whatever is voided since.
 //!
 //! *Rollover.* At a recurrence `min(max, left)` goes on into the next lot; the rest expires.
 //!

@@ -35,7 +35,7 @@ fn grant(id: &str, amount: &str, priority: u32, from: i64, until: Option<i64>) -
 }
 
 fn due(at: i64, amount: &str) -> Due {
-    Due { at: day(at), amount: exact(amount), grants: None, frozen: Vec::new() }
+    Due { at: day(at), amount: exact(amount), grants: None, frozen: Vec::new(), pieces: Vec::new() }
 }
 
 /// Draws as `due:grant#lot amount`, and what nobody paid.

@@ -55,7 +55,7 @@ pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
     let mut dues = Vec::with_capacity(cuts.len());
     for (step, ends) in cuts.windows(2).enumerate() {
         let amount = ends[1].subtract(ends[0])?;
-        dues.push(Due { at: step_at(step), amount, grants: None, frozen: Vec::new() });
+        dues.push(Due { at: step_at(step), amount, grants: None, frozen: Vec::new(), pieces: Vec::new() });
     }
     let drawn = draw(&grants, &dues, &Zone::utc(), step_at(dues.len()))?;
     let mut balances = BTreeMap::new();

@@ -78,6 +78,42 @@ fn closed_draws_are_given_back_in_reverse_burn_order_however_they_are_listed() {
 }
 
 #[test]
+fn closed_draws_stay_with_the_pieces_of_what_they_paid_for_whatever_was_voided_since() {
+    let mut grants = [grant("first", "60", 0, 1, None), grant("then", "100", 1, 1, None)];
+    let frozen = [(1, 0, "30"), (0, 0, "60")];
+    let split = |before: &str, after: &str| {
+        [Due { pieces: vec![1], ..closed(2, before, &frozen) }, due(5, after), due(6, "1")]
+    };
+    for voided_at in [None, Some(day(5))] {
+        grants[0].voided_at = voided_at;
+        // What burned first is for what came first.
+        check(
+            &grants,
+            &split("50", "40"),
+            9,
+            &["0:first#0 50", "1:first#0 10", "1:then#0 30", "2:then#0 1"],
+            &["0", "0", "0"],
+        );
+        // What the pieces do not take is given back, the last to burn first; a due that grew draws on what is left.
+        check(
+            &grants,
+            &split("50", "15"),
+            9,
+            &["0:first#0 50", "1:first#0 10", "1:then#0 5", "2:then#0 1"],
+            &["0", "0", "0"],
+        );
+    }
+    check(&grants, &split("0", "40"), 9, &["1:first#0 40", "2:then#0 1"], &["0", "0", "0"]);
+    check(&grants, &split("50", "0"), 9, &["0:first#0 50", "2:then#0 1"], &["0", "0", "0"]);
+    // Given back, and voided.
+    assert_eq!(lots(&grants, &split("50", "0"), 9)[0], "first#0 60 50 0 0 10 0");
+    // Draws of its own come first, and leave less room.
+    let own = Due { pieces: vec![1], ..closed(2, "10", &[(0, 0, "30")]) };
+    let dues = [own, closed(5, "25", &[(1, 0, "20")])];
+    check(&grants, &dues, 9, &["0:first#0 10", "1:then#0 20", "1:first#0 5"], &["0", "0"]);
+}
+
+#[test]
 fn lots_are_those_of_the_last_due_where_it_lies_after_the_cut() {
     let grants = [monthly("g", "100", 1, "0")];
     assert_eq!(lots(&grants, &[due(40, "60")], 20), ["g#0 100 0 0 100 0 0", "g#1 100 60 0 0 0 40"]);
