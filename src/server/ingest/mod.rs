@@ -51,6 +51,8 @@ pub const HANDSHAKES_MAX: usize = 2_048;
 pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 256;
 /// With so many unfinished handshakes an address must show that it receives what it is sent (Retry).
 pub const RETRY_ABOVE: usize = 128;
+/// Time between two peers that are told that their connection is gone: ten thousand hear of a restart in five seconds.
+const RESET_INTERVAL: Duration = Duration::from_micros(500);
 /// Batches of one connection that were not answered yet.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of them.
@@ -116,6 +118,8 @@ pub fn endpoint(address: SocketAddr, tls: QuicServerConfig, secret: [u8; 32]) ->
     let runtime = Arc::new(quinn::TokioRuntime);
     let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+    // Only for ids that this directory's server made, which nobody else can make.
+    endpoint.min_reset_interval(RESET_INTERVAL);
     let id_key = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|index: usize| secret[index]));
     endpoint.max_udp_payload_size(wire::frame::DATAGRAM_BYTES_MAX)?;
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
