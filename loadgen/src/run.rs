@@ -60,7 +60,12 @@ pub(crate) fn run(args: &LoadArgs, runtime: &Runtime) -> Result<Report> {
         Some(_) => None,
         None => {
             let token = args.token.as_deref().context("Tallymark needs a token; give one with --token")?;
-            let api = Api::new(&args.url, token)?;
+            let trusted_pem = match &args.cert {
+                Some(cert) => std::fs::read_to_string(cert)
+                    .with_context(|| format!("cannot read {}", cert.display()))?,
+                None => String::new(),
+            };
+            let api = Api::new(&args.url, token, &trusted_pem)?;
             let first_batch = runtime.block_on(set_up(&api, &scenario, &run))?;
             Some((api, first_batch))
         }

@@ -118,6 +118,20 @@ async fn http_speaks_tls_where_it_has_a_certificate_and_a_silent_peer_holds_nobo
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+    // Commands ask over TLS as well, if they are told whom to trust.
+    let url = server.http.replace("127.0.0.1", "localhost");
+    let (token, ca) = (server.token.clone().unwrap(), path("cert.pem"));
+    for (more, said) in [
+        (&["--ca", &ca][..], ""),
+        (&[], "asking https://localhost"),
+        (&["--ca", &path("key.pem")], "has no certificate in PEM"),
+        (&["--ca", &path("gone.pem")], "cannot read"),
+    ] {
+        let arguments = [&["event", "list-quarantine", "--url", &url, "--token", &token], more].concat();
+        let listed = tallymark(&arguments);
+        let is_told = String::from_utf8_lossy(&listed.stderr).contains(said);
+        assert!(is_told && listed.status.success() == said.is_empty(), "{more:?}: {listed:?}");
+    }
     // A request without TLS is no request.
     let mut plain = tokio::net::TcpStream::connect(&address).await.unwrap();
     plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

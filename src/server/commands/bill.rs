@@ -4,9 +4,11 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use domain::{AccountId, Period};
+
+use super::remote::Remote;
 
 /// `tallymark bill`
 #[derive(Debug, Args)]
@@ -19,35 +21,22 @@ pub struct BillArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The server.
-    #[arg(long, env = "TALLYMARK_URL", default_value = "http://127.0.0.1:7410")]
-    url: String,
-    /// A token with the role billing or admin.
-    #[arg(long, env = "TALLYMARK_TOKEN")]
-    token: String,
+    #[command(flatten)]
+    remote: Remote,
 }
 
-/// Runs the command.
+/// Runs the command; the token needs the role billing or admin.
 ///
 /// # Errors
 /// If the server does not answer, does not know the account, or refuses.
 pub fn run(args: &BillArgs) -> Result<()> {
     let account = AccountId::new(&args.account).with_context(|| format!("account {:?}", args.account))?;
-    let format = if args.json { "json" } else { "text" };
-    let mut url = format!("{}/v1/accounts/{account}/bill?format={format}", args.url.trim_end_matches('/'));
+    let mut url = args.remote.address(["accounts", account.as_str(), "bill"])?;
+    url.query_pairs_mut().append_pair("format", if args.json { "json" } else { "text" });
     if let Some(text) = &args.period {
         let period = Period::parse(text).with_context(|| format!("--period {text:?}"))?;
-        url.push_str(&format!("&period={period}"));
+        url.query_pairs_mut().append_pair("period", &period.to_string());
     }
-    super::serve::runtime()?.block_on(async {
-        let request = reqwest::Client::new().get(&url).bearer_auth(&args.token);
-        let response = request.send().await.with_context(|| format!("asking {}", args.url))?;
-        let status = response.status();
-        let text = response.text().await.with_context(|| format!("reading the answer of {}", args.url))?;
-        if !status.is_success() {
-            let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            bail!("{}", problem["detail"].as_str().unwrap_or(&text));
-        }
-        std::io::stdout().write_all(text.as_bytes()).context("writing the bill")
-    })
+    let bill = args.remote.ask(url, None)?.done()?;
+    std::io::stdout().write_all(bill.as_bytes()).context("writing the bill")
 }

@@ -11,6 +11,8 @@ use billing::catalog::{Finding, Place, Report, Severity, check_file};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use super::remote::Remote;
+
 /// `tallymark catalog`
 #[derive(Debug, Args)]
 pub struct CatalogArgs {
@@ -35,12 +37,8 @@ enum Action {
 struct Target {
     /// Catalog file (TOML).
     file: PathBuf,
-    /// The server.
-    #[arg(long, env = "TALLYMARK_URL", default_value = "http://127.0.0.1:7410")]
-    url: String,
-    /// A token with the role admin.
-    #[arg(long, env = "TALLYMARK_TOKEN")]
-    token: String,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Runs the command.
@@ -55,24 +53,22 @@ pub fn run(args: CatalogArgs) -> Result<()> {
     };
     let text = read(&target.file)?;
     refuse_mistakes(&target.file, &text)?;
-    super::serve::runtime()?.block_on(async {
-        let plan = post(&target, "plan", &text).await?;
-        let changes = plan["changes"].as_array().cloned().unwrap_or_default();
-        for change in &changes {
-            print!("{}", change_of_answer(change));
-        }
-        if changes.is_empty() {
-            println!("no changes");
-            return Ok(());
-        }
-        if is_apply {
-            let applied = post(&target, "apply", &text).await?;
-            println!("applied {} changes", applied["changed"].as_array().map_or(0, Vec::len));
-        } else {
-            println!("{} changes; `tallymark catalog apply` makes them", changes.len());
-        }
-        Ok(())
-    })
+    let plan = post(&target, "plan", &text)?;
+    let changes = plan["changes"].as_array().cloned().unwrap_or_default();
+    for change in &changes {
+        print!("{}", change_of_answer(change));
+    }
+    if changes.is_empty() {
+        println!("no changes");
+        return Ok(());
+    }
+    if is_apply {
+        let applied = post(&target, "apply", &text)?;
+        println!("applied {} changes", applied["changed"].as_array().map_or(0, Vec::len));
+    } else {
+        println!("{} changes; `tallymark catalog apply` makes them", changes.len());
+    }
+    Ok(())
 }
 
 pub(super) fn read(path: &Path) -> Result<String> {
@@ -142,13 +138,11 @@ pub(super) fn report_text(path: &Path, text: &str, findings: &[Finding]) -> Stri
     out
 }
 
-async fn post(target: &Target, action: &str, text: &str) -> Result<Value> {
-    let url = format!("{}/v1/catalog/{action}", target.url);
-    let request = reqwest::Client::new().post(&url).bearer_auth(&target.token).body(text.to_string());
-    let response = request.send().await.with_context(|| format!("{url} does not answer"))?;
-    let is_ok = response.status().is_success();
-    let body: Value = response.json().await.context("the server's answer is not JSON")?;
-    if !is_ok {
+fn post(target: &Target, action: &str, text: &str) -> Result<Value> {
+    let url = target.remote.address(["catalog", action])?;
+    let answer = target.remote.ask(url, Some(text.to_string()))?;
+    let body: Value = serde_json::from_str(&answer.text).context("the server's answer is not JSON")?;
+    if !answer.is_done {
         bail!(
             "{}: {}",
             body["code"].as_str().unwrap_or("refused"),

@@ -8,15 +8,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::remote::Remote;
+
 /// `tallymark event`
 #[derive(Debug, Args)]
 pub struct EventArgs {
-    /// The server.
-    #[arg(long, env = "TALLYMARK_URL", default_value = "http://127.0.0.1:7410", global = true)]
-    url: String,
-    /// A token with the role admin.
-    #[arg(long, env = "TALLYMARK_TOKEN", default_value = "", hide_default_value = true, global = true)]
-    token: String,
+    #[command(flatten)]
+    remote: Remote,
     #[command(subcommand)]
     action: Action,
 }
@@ -97,7 +95,7 @@ struct Why {
     reason: String,
 }
 
-/// Runs the command; prints what the server answers.
+/// Runs the command; prints what the server answers. The token needs the role admin.
 ///
 /// # Errors
 /// If the server does not answer or refuses.
@@ -126,13 +124,7 @@ pub fn run(args: &EventArgs) -> Result<()> {
         }
         Action::ListQuarantine { .. } => (vec!["quarantine".to_string()], None),
     };
-    let mut url: reqwest::Url = args.url.parse().with_context(|| format!("--url {:?}", args.url))?;
-    url.path_segments_mut()
-        .ok()
-        .with_context(|| format!("--url {:?} is no base of paths", args.url))?
-        .pop_if_empty()
-        .push("v1")
-        .extend(path);
+    let mut url = args.remote.address(path)?;
     if let Action::ListQuarantine { after, limit, reason } = &args.action {
         let limit = limit.map(|limit| limit.to_string());
         let pairs = [("after", after), ("limit", &limit), ("reason", reason)];
@@ -140,7 +132,8 @@ pub fn run(args: &EventArgs) -> Result<()> {
             url.query_pairs_mut().append_pair(name, text);
         }
     }
-    ask(args, url, body)
+    let answer = args.remote.ask(url, body.map(|body| body.to_string()))?.done()?;
+    std::io::stdout().write_all(answer.as_bytes()).context("writing the answer")
 }
 
 fn path_of(event: &EventName, verb: Option<&str>) -> Vec<String> {
@@ -160,23 +153,4 @@ fn object_of(pairs: &[String]) -> Result<Value> {
         }
     }
     Ok(object.into())
-}
-
-fn ask(args: &EventArgs, url: reqwest::Url, body: Option<Value>) -> Result<()> {
-    super::serve::runtime()?.block_on(async {
-        let client = reqwest::Client::new();
-        let request = match body {
-            Some(body) => client.post(url).body(body.to_string()),
-            None => client.get(url),
-        };
-        let request = request.bearer_auth(&args.token);
-        let response = request.send().await.with_context(|| format!("asking {}", args.url))?;
-        let status = response.status();
-        let text = response.text().await.with_context(|| format!("reading the answer of {}", args.url))?;
-        if !status.is_success() {
-            let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-            bail!("{}", problem["detail"].as_str().unwrap_or(&text));
-        }
-        std::io::stdout().write_all(text.as_bytes()).context("writing the answer")
-    })
 }

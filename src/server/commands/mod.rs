@@ -14,3 +14,5 @@ pub mod token;
 pub mod usage;
 pub mod verify;
 pub mod what_if;
+
+mod remote;
