@@ -36,6 +36,32 @@ fn a_quote_in_json_says_what_the_text_says() {
 }
 
 #[test]
+fn a_quote_of_a_subscription_says_its_agreements_and_what_it_cannot_have() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/agreements.toml");
+    let quote = |arguments: &[&str]| {
+        tallymark(
+            &[&["quote", "--catalog", path.to_str().unwrap(), "--period", "2026-02"], arguments].concat(),
+        )
+    };
+    let output = quote(&["--subscription", "globex-pro", "--quantity", "150000000", "--json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let bill = &all["bills"][0];
+    // 130 million tokens are 325.00, seats 95.00; a fifth less is 336.00, of which the wallet pays 100.00.
+    assert_eq!(bill["rounded"], "236.00");
+    assert_eq!(bill["agreed"][0]["component"], "covered");
+    assert_eq!(bill["thresholds"]["reached"], "250.00");
+    assert!(all["notes"][0].as_str().unwrap().contains("commitment globex-2026"), "{all}");
+    let said = text(&quote(&["--plan", "pro", "--quantity", "150000000"]));
+    assert!(
+        said.contains("without what accounts agreed to (discount launch-2026, commitment globex-2026, grant"),
+        "{said}"
+    );
+    let output = quote(&["--subscription", "globex-pro", "--seats", "3"]);
+    assert!(!output.status.success() && text(&output).contains("cannot be used with"), "{}", text(&output));
+}
+
+#[test]
 fn usage_comes_from_the_input_and_every_event_is_accounted_for() {
     let mut child = Command::new(binary())
         .args(["quote", "--catalog", &models(), "--plan", "market", "--usage", "-", "--type", "payment"])

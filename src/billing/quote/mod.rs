@@ -7,8 +7,9 @@
 //! Invariants:
 //! - Every amount comes from [`position`], [`explain`] and [`account_position`], as in a cut; a bill only adds them up.
 //! - A quote is of one subscription, and its window is over: everything that is owed for it is in the bill. Terms of a
-//!   price are part of it; terms of a subscription and an account (its bounds, commitments, credits) are not.
+//!   price are part of it; terms of a subscription and an account are in a quote of a subscription only ([`agreed`]).
 
+mod agreed;
 mod metering;
 mod quantity;
 mod status;
@@ -20,14 +21,18 @@ use domain::{
     AccountId, Currency, Exact, MeterId, Period, PlanId, PriceId, Span, SubscriptionId, Timestamp, Zone,
 };
 
+use self::agreed::counts_towards_threshold;
+pub use self::agreed::{Agreed, Note, ThresholdStanding, notes};
 pub use self::metering::{Metered, SetAside, Use, meter};
 pub use self::quantity::uses_of;
 pub use self::status::QuoteStatus;
 pub use self::usage::{UsageEvent, read as read_usage};
 use crate::catalog::{Catalog, PriceTimeline, PricingModel};
-use crate::charges::Component;
+use crate::charges::{Component, LineKey};
 use crate::nearest::nearest;
-use crate::rating::account::{AccountTerms, BillLine, RatedPrice, account_position};
+use crate::rating::account::{
+    AccountTerms, BillLine, CoveredUnits, RatedPrice, UnitUse, account_position, cover_units,
+};
 use crate::rating::{
     ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowExplanation, WindowTerms, explain,
     position,
@@ -124,6 +129,8 @@ pub struct QuoteTerms<'a> {
     pub seats: Option<Exact>,
     /// When the subscription is active.
     pub active: Span,
+    /// The subscription of the catalog that it is of, if it is of one; its seats go before those above.
+    pub agreed: Option<Agreed<'a>>,
 }
 
 /// What a window costs.
@@ -139,9 +146,13 @@ pub struct Bill {
     pub currency: Currency,
     /// Price by price.
     pub prices: Vec<PriceBill>,
+    /// What the subscription and its account agreed to changes, beside the prices; units that grants cover first.
+    pub agreed: Vec<BillLine>,
+    /// Where usage stands, if the account has thresholds.
+    pub thresholds: Option<ThresholdStanding>,
     /// The amount, exactly.
     pub precise: Exact,
-    /// What is billed, in minor units: the sum of what is billed for each group of each price.
+    /// What is billed, in minor units: the sum of what is billed for each group of each price, and of terms.
     pub rounded: i128,
 }
 
@@ -162,7 +173,7 @@ pub struct PriceBill {
     pub groups: Vec<GroupBill>,
     /// Units of groups that the price sets aside until it has a row for them.
     pub set_aside: Vec<(Group, Exact)>,
-    /// What discounts, the maximum and the minimum of the price change.
+    /// What discounts, the maximum and the minimum of the price change, and what the account agreed to changes of it.
     pub terms: Vec<BillLine>,
     /// The amount, exactly.
     pub precise: Exact,
@@ -190,78 +201,244 @@ pub struct GroupBill {
 /// # Errors
 /// [`QuoteStatus::PriceMustBeRatable`].
 pub fn quote(terms: &QuoteTerms<'_>, period: Period, uses: &[Use]) -> Result<Bill, QuoteStatus> {
-    let window = terms.zone.month(period);
-    let active =
-        Span::new(window.from.max(terms.active.from), window.until.min(terms.active.until.max(window.from)));
-    let active = Some(active).filter(|active| active.from < active.until);
-    let mut bill = Bill {
-        period,
-        window,
-        active,
-        currency: terms.selection.currency,
-        prices: Vec::new(),
-        precise: Exact::ZERO,
-        rounded: 0,
-    };
-    let Some(active) = active else { return Ok(bill) };
-    let mut uses: Vec<&Use> = uses.iter().filter(|one| active.contains(one.time)).collect();
-    // Stable: a percentage prices events of one instant in the order of the file.
-    uses.sort_by_key(|one| one.time);
-    let charges = terms.selection.prices.iter().map(|price| Charge { terms, price, window, active });
-    bill.prices = charges.map(|charge| charge.bill(&uses)).collect::<Result<_, _>>()?;
-    add_terms(terms, &mut bill, active)?;
-    for price in &bill.prices {
-        let unfit = || {
-            QuoteStatus::PriceMustBeRatable(
-                price.price.to_string(),
-                String::new(),
-                RatingStatus::AmountMustFit,
-            )
-        };
-        bill.precise = bill.precise.add(price.precise).map_err(|_| unfit())?;
-        bill.rounded = bill.rounded.checked_add(price.rounded).ok_or_else(unfit)?;
-    }
-    Ok(bill)
+    let bill = quote_months(terms, &[period], uses)?.pop();
+    Ok(bill.expect("a month has a bill"))
 }
 
-/// Adds what is agreed around the prices to their bills.
-fn add_terms(terms: &QuoteTerms<'_>, bill: &mut Bill, active: Span) -> Result<(), QuoteStatus> {
-    let account = AccountId::new("quote").expect("it is an id");
-    let subscription = SubscriptionId::new("quote").expect("it is an id");
-    let account_terms = AccountTerms {
-        pool: &account,
-        currency: bill.currency,
-        zone: &terms.zone,
-        subscription_at: &|_, _| None,
-        discounts: Vec::new(),
-        commitments: Vec::new(),
-        price: &|_| None,
-        grants: Vec::new(),
-        frozen_draws: Vec::new(),
-        is_final: &|_| true,
-        as_of: bill.window.until,
-    };
-    for (price, priced) in terms.selection.prices.iter().zip(&mut bill.prices) {
-        let lines = priced.groups.iter().flat_map(|of| of.lines.iter().map(|line| (of.group.clone(), *line)));
-        let rated = RatedPrice {
-            account: &account,
-            subscription: &subscription,
-            price,
-            window: bill.window,
-            active: vec![active],
-            lines: lines.collect(),
-        };
-        let fail = |status| unratable(price, &Group::new(), status);
-        for line in account_position(&account_terms, &[rated]).map_err(fail)? {
-            if line.key.component != Component::Charge {
-                priced.precise = priced.precise.add(line.precise).map_err(|status| fail(status.into()))?;
-                let unfit = fail(RatingStatus::AmountMustFit);
-                priced.rounded = priced.rounded.checked_add(line.rounded).ok_or(unfit)?;
-                priced.terms.push(line);
+/// What usage costs in months that follow each other, for an account that used nothing before: commitments, grants and
+/// thresholds go on from month to month.
+///
+/// # Errors
+/// [`QuoteStatus::PriceMustBeRatable`].
+///
+/// # Panics
+/// If there is no month.
+pub fn quote_months(
+    terms: &QuoteTerms<'_>,
+    periods: &[Period],
+    uses: &[Use],
+) -> Result<Vec<Bill>, QuoteStatus> {
+    // Stable: a percentage prices events of one instant in the order of the file.
+    let mut uses: Vec<&Use> = uses.iter().collect();
+    uses.sort_by_key(|one| one.time);
+    let mut months = Vec::new();
+    for period in periods {
+        let window = terms.zone.month(*period);
+        let mut used = Vec::new();
+        for charge in terms.charges(window) {
+            used.push(charge.used(&uses)?);
+        }
+        months.push((*period, window, used));
+    }
+    cover(terms, &mut months)?;
+    let mut bills = Vec::new();
+    for (period, window, used) in &months {
+        let charges = used.iter().map(|used| used.bill());
+        bills.push(Bill {
+            period: *period,
+            window: *window,
+            active: terms.active_in(*window),
+            currency: terms.selection.currency,
+            prices: charges.collect::<Result<_, _>>()?,
+            agreed: Vec::new(),
+            thresholds: None,
+            precise: Exact::ZERO,
+            rounded: 0,
+        });
+    }
+    add_terms(terms, &months, &mut bills)?;
+    Ok(bills)
+}
+
+/// What is quoted of a month: what was used of every price.
+type Month<'a> = (Period, Span, Vec<Used<'a>>);
+
+/// Covers use with the account's grants in units.
+fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteStatus> {
+    let Some(agreed) = &terms.agreed else { return Ok(()) };
+    let grants = agreed.grants();
+    if grants.iter().all(|(_, grant)| grant.meter.is_none()) {
+        return Ok(());
+    }
+    let mut uses: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
+    for used in months.iter().flat_map(|(_, _, used)| used) {
+        // A grant covers what one meter counts; the meters of a capacity are none of it.
+        let Some(meter) = used.charge.covered_meter() else { continue };
+        let mut of_price: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
+        for slice in used.groups.values().flat_map(BTreeMap::values) {
+            for (group, units) in &slice.groups {
+                let key = used.charge.key_of_use(agreed, group, slice.span.from);
+                let one = of_price.entry((meter.clone(), key.clone())).or_insert_with(|| UnitUse {
+                    key,
+                    meter: meter.clone(),
+                    window: used.charge.window,
+                    slice: slice.span,
+                    quantity: Exact::ZERO,
+                });
+                let sum = one.quantity.add(*units);
+                one.quantity = sum.map_err(|status| unratable(used.charge.price, group, status.into()))?;
             }
         }
+        // Another price of the meter counts the same units.
+        for (of, one) in of_price {
+            uses.entry(of).or_insert(one);
+        }
+    }
+    let as_of = months.last().map_or(Timestamp::MIN, |(_, window, _)| window.until);
+    let covered = cover_units(agreed.pool(), &grants, uses.into_values().collect(), &[], &terms.zone, as_of);
+    for used in months.iter_mut().flat_map(|(_, _, used)| used) {
+        let price = used.charge.price;
+        let fail = |status: RatingStatus| unratable(price, &Group::new(), status);
+        let covered = covered.as_ref().map_err(|status| fail(*status))?;
+        used.take_covered(agreed, covered).map_err(fail)?;
     }
     Ok(())
+}
+
+/// Adds what is agreed around the prices to bills: to that of its price, or of the whole month.
+fn add_terms(terms: &QuoteTerms<'_>, months: &[Month<'_>], bills: &mut [Bill]) -> Result<(), QuoteStatus> {
+    let nobody = AccountId::new("quote").expect("it is an id");
+    let nothing = SubscriptionId::new("quote").expect("it is an id");
+    let agreed = terms.agreed.as_ref();
+    let account = agreed.map_or(&nobody, |agreed| &agreed.account.id);
+    let subscription = agreed.map_or(&nothing, |agreed| agreed.subscription.id());
+    let (Some(first), Some(last)) = (bills.first(), bills.last()) else { return Ok(()) };
+    let (first, end) = (first.window.from, last.window.until);
+    let subscription_at =
+        |_: &SubscriptionId, at: Timestamp| agreed.and_then(|agreed| agreed.subscription.at(at));
+    let price = |id: &PriceId| agreed.and_then(|agreed| agreed.catalog.price(id));
+    let account_terms = AccountTerms {
+        pool: agreed.map_or(&nobody, Agreed::pool),
+        currency: terms.selection.currency,
+        zone: &terms.zone,
+        subscription_at: &subscription_at,
+        discounts: agreed.map(Agreed::discounts).unwrap_or_default(),
+        commitments: agreed.map(|agreed| agreed.commitments(first)).unwrap_or_default(),
+        price: &price,
+        grants: agreed.map(Agreed::grants).unwrap_or_default(),
+        frozen_draws: Vec::new(),
+        is_final: &|window| window.until <= end,
+        as_of: end,
+    };
+    let mut rated = Vec::new();
+    for ((_, window, used), bill) in months.iter().zip(bills.iter()) {
+        for (used, priced) in used.iter().zip(&bill.prices) {
+            let lines = priced.groups.iter();
+            let lines = lines.flat_map(|of| of.lines.iter().map(|line| (of.group.clone(), *line)));
+            rated.push(RatedPrice {
+                account,
+                subscription,
+                price: used.charge.price,
+                window: *window,
+                active: used.charge.active.iter().map(|term| term.span).collect(),
+                lines: lines.collect(),
+            });
+        }
+    }
+    let of_all = terms.selection.prices.first().expect("a quote is of a price");
+    let fail = |status: RatingStatus| unratable(of_all, &Group::new(), status);
+    let covered = months.iter().flat_map(|(_, _, used)| used).flat_map(|used| used.covered.iter().cloned());
+    let mut covered: Vec<BillLine> = covered.collect();
+    covered.sort_by(|a, b| a.key.cmp(&b.key));
+    covered.dedup_by(|a, b| a.key == b.key);
+    let lines = account_position(&account_terms, &rated).map_err(fail)?;
+    let mut usage = 0i128;
+    for bill in bills {
+        let before = usage;
+        let window = bill.window;
+        for line in covered.iter().chain(&lines).filter(|line| line.window == window) {
+            bill.add(line).map_err(fail)?;
+            if agreed.is_some_and(|agreed| counts_towards_threshold(agreed.catalog, line)) {
+                usage = usage.checked_add(line.rounded).ok_or(fail(RatingStatus::AmountMustFit))?;
+            }
+        }
+        bill.thresholds = agreed.and_then(|agreed| agreed.standing(before, usage));
+    }
+    Ok(())
+}
+
+impl Bill {
+    /// Takes a line of what the month is worth; a charge is in the bill of its price already.
+    fn add(&mut self, line: &BillLine) -> Result<(), RatingStatus> {
+        self.precise = self.precise.add(line.precise)?;
+        self.rounded = self.rounded.checked_add(line.rounded).ok_or(RatingStatus::AmountMustFit)?;
+        if line.key.component == Component::Charge {
+            return Ok(());
+        }
+        let of_price = self.prices.iter_mut().find(|price| Some(&price.price) == line.key.price.as_ref());
+        match of_price {
+            Some(price) => {
+                price.precise = price.precise.add(line.precise)?;
+                let sum = price.rounded.checked_add(line.rounded);
+                price.rounded = sum.ok_or(RatingStatus::AmountMustFit)?;
+                price.terms.push(line.clone());
+            }
+            None => self.agreed.push(line.clone()),
+        }
+        Ok(())
+    }
+}
+
+impl<'a> QuoteTerms<'a> {
+    /// A quote of a subscription: its seats, months and plans, and what its account agreed to.
+    ///
+    /// # Errors
+    /// [`QuoteStatus::SubscriptionMustExist`], then [`QuoteStatus::PlanMustHavePrices`].
+    pub fn of_subscription(catalog: &'a Catalog, id: &str) -> Result<Self, QuoteStatus> {
+        let all = || catalog.accounts().flat_map(|account| catalog.subscriptions_of_account(&account.id));
+        let unknown = || {
+            let near = nearest(id, all().map(|of| of.id().as_str()));
+            QuoteStatus::SubscriptionMustExist(id.to_string(), owned(&near))
+        };
+        let subscription = all().find(|of| of.id().as_str() == id).ok_or_else(unknown)?;
+        let account = catalog.account(subscription.account()).expect("a subscription is of an account");
+        let spans = subscription.spans();
+        let plans: BTreeSet<&PlanId> = spans.iter().map(|(_, record)| &record.plan).collect();
+        let prices: Vec<&PriceTimeline> =
+            plans.iter().flat_map(|plan| catalog.prices_of_plan(plan)).collect();
+        if prices.is_empty() {
+            let plan = plans.first().map_or(String::new(), |plan| plan.to_string());
+            return Err(QuoteStatus::PlanMustHavePrices(plan));
+        }
+        let selection = Selection { prices, currency: account.currency };
+        let from = spans.first().map_or(Timestamp::MIN, |(span, _)| span.from);
+        let until = spans.last().map_or(Timestamp::END, |(span, _)| span.until);
+        let agreed = Some(Agreed { catalog, subscription, account });
+        let zone = account.time_zone.clone();
+        Ok(Self { selection, zone, seats: None, active: Span::new(from, until), agreed })
+    }
+
+    /// Where the subscription is active in a window.
+    fn active_in(&self, window: Span) -> Option<Span> {
+        let active = Span::new(
+            window.from.max(self.active.from),
+            window.until.min(self.active.until.max(window.from)),
+        );
+        Some(active).filter(|active| active.from < active.until)
+    }
+
+    /// The prices that are charged in a window, each where it is.
+    fn charges(&self, window: Span) -> Vec<Charge<'_>> {
+        let Some(all) = self.active_in(window) else { return Vec::new() };
+        let mut charges = Vec::new();
+        for price in &self.selection.prices {
+            let active = match &self.agreed {
+                None => vec![ActiveTerm { span: all, seats: self.seats }],
+                Some(agreed) => agreed.active_of(price),
+            };
+            let inside = |term: ActiveTerm| {
+                let span =
+                    Span::new(term.span.from.max(all.from), term.span.until.min(all.until).max(all.from));
+                (span.from < span.until).then_some(ActiveTerm { span, ..term })
+            };
+            let active: Vec<ActiveTerm> = active.into_iter().filter_map(inside).collect();
+            if !active.is_empty() {
+                let bounds = self.agreed.as_ref().map_or_else(|| price.changes(), |of| of.bounds(price));
+                charges.push(Charge { terms: self, price, window, active, bounds });
+            }
+        }
+        charges
+    }
 }
 
 fn unratable(price: &PriceTimeline, group: &Group, status: RatingStatus) -> QuoteStatus {
@@ -278,102 +455,108 @@ struct Charge<'a> {
     terms: &'a QuoteTerms<'a>,
     price: &'a PriceTimeline,
     window: Span,
-    active: Span,
+    /// Where it is charged there: somewhere.
+    active: Vec<ActiveTerm>,
+    /// Instants at which slices end.
+    bounds: Vec<Timestamp>,
+}
+
+/// What was used of a price in a window.
+struct Used<'a> {
+    charge: Charge<'a>,
+    /// By group and slice.
+    groups: BTreeMap<Group, BTreeMap<Timestamp, Slice>>,
+    /// What the price sets aside, by group.
+    set_aside: BTreeMap<Group, Exact>,
+    /// Lines of what grants in units cover.
+    covered: Vec<BillLine>,
 }
 
 /// What was used in a slice.
 struct Slice {
     span: Span,
     quantities: Vec<Exact>,
+    /// What of the first quantity each group of the meter has.
+    groups: BTreeMap<Group, Exact>,
+    /// Units that grants cover, and that are no longer in the quantity.
+    covered: Exact,
     /// Single events, in order of time, for a price that asks for them.
     sequence: Vec<Exact>,
     event_count: u64,
 }
 
-impl Charge<'_> {
-    fn bill(&self, uses: &[&Use]) -> Result<PriceBill, QuoteStatus> {
-        let (start, price) = (self.active.from, self.price);
-        let version = price.version_at(start);
-        let (mut groups, set_aside) = self.slices(uses)?;
-        if groups.is_empty() {
-            // Nothing was used: what is owed for silence is one line without a group.
-            groups.insert(Group::new(), BTreeMap::new());
+impl<'a> Charge<'a> {
+    /// The meter whose units grants may cover.
+    fn covered_meter(&self) -> Option<&'a MeterId> {
+        self.price.meter().filter(|_| self.price.model() != PricingModel::Capacity)
+    }
+
+    /// The key of what was used of a group in a slice.
+    fn key_of_use(&self, agreed: &Agreed<'_>, group: &Group, slice_from: Timestamp) -> LineKey {
+        LineKey {
+            account: agreed.account.id.clone(),
+            subscription: Some(agreed.subscription.id().clone()),
+            price: None,
+            window_from: self.window.from,
+            group: group.clone(),
+            slice_from,
+            price_version: 0,
+            component: Component::Covered,
+            term: String::new(),
         }
-        let mut bill = PriceBill {
-            price: price.id().clone(),
-            model: price.model(),
-            version: version.map(|version| version.version),
-            version_count: price.versions().len(),
-            next_version_at: price.changes().into_iter().find(|change| *change > start),
-            groups: Vec::new(),
-            set_aside: set_aside.into_iter().collect(),
-            terms: Vec::new(),
-            precise: Exact::ZERO,
-            rounded: 0,
-        };
-        for (group, slices) in groups {
-            let slices: Vec<Slice> = slices.into_values().collect();
-            let rated = self.group(&group, &slices).map_err(|status| unratable(price, &group, status))?;
-            let unfit = unratable(price, &group, RatingStatus::AmountMustFit);
-            bill.precise = bill.precise.add(rated.explanation.precise).map_err(|_| unfit.clone())?;
-            bill.rounded = bill.rounded.checked_add(rated.explanation.rounded).ok_or(unfit)?;
-            bill.groups.push(rated);
-        }
-        Ok(bill)
     }
 
     /// What was used, by group and slice; and what the price sets aside, by group.
-    #[expect(clippy::type_complexity, reason = "used once, right above")]
-    fn slices(
-        &self,
-        uses: &[&Use],
-    ) -> Result<(BTreeMap<Group, BTreeMap<Timestamp, Slice>>, BTreeMap<Group, Exact>), QuoteStatus> {
+    fn used(self, uses: &[&Use]) -> Result<Used<'a>, QuoteStatus> {
         let meters: Vec<&MeterId> = self.price.meters().collect();
         let is_capacity = self.price.model() == PricingModel::Capacity;
-        let (mut groups, mut set_aside) = (BTreeMap::new(), BTreeMap::new());
+        let mut used =
+            Used { charge: self, groups: BTreeMap::new(), set_aside: BTreeMap::new(), covered: Vec::new() };
         for one in uses {
             for (index, _) in meters.iter().enumerate().filter(|(_, meter)| ***meter == one.meter) {
                 // The meters of a capacity are counted together, whatever their groups.
                 let own = if is_capacity { Group::new() } else { one.group.clone() };
-                let fail = |status: RatingStatus| unratable(self.price, &own, status);
-                let span = self.slice_of(one.time);
-                let Some(group) = self.price.counted_group(span.from, own.clone()).map_err(fail)? else {
-                    let aside: &mut Exact = set_aside.entry(own.clone()).or_default();
+                let price = used.charge.price;
+                let fail = |status: RatingStatus| unratable(price, &own, status);
+                let Some(span) = used.charge.slice_of(one.time) else { continue };
+                let Some(group) = price.counted_group(span.from, own.clone()).map_err(fail)? else {
+                    let aside = used.set_aside.entry(own.clone()).or_default();
                     *aside = aside.add(one.value).map_err(|status| fail(status.into()))?;
                     continue;
                 };
-                let slices: &mut BTreeMap<Timestamp, Slice> = groups.entry(group).or_default();
-                let slice = slices.entry(span.from).or_insert_with(|| Slice {
+                let slice = used.groups.entry(group).or_default().entry(span.from).or_insert_with(|| Slice {
                     span,
                     quantities: vec![Exact::ZERO; meters.len()],
+                    groups: BTreeMap::new(),
+                    covered: Exact::ZERO,
                     sequence: Vec::new(),
                     event_count: 0,
                 });
-                let quantity = &mut slice.quantities[index];
-                *quantity = quantity.add(one.value).map_err(|status| fail(status.into()))?;
+                let of_group = slice.groups.entry(own.clone()).or_default();
+                for sum in [&mut slice.quantities[index], of_group] {
+                    *sum = sum.add(one.value).map_err(|status| fail(status.into()))?;
+                }
                 slice.sequence.push(one.value);
                 slice.event_count += 1;
             }
         }
-        Ok((groups, set_aside))
+        Ok(used)
     }
 
-    /// The slice that an instant falls into: between two changes of the price.
-    fn slice_of(&self, instant: Timestamp) -> Span {
-        let changes = self.price.changes();
-        let after = changes.partition_point(|change| *change <= instant);
-        let from =
-            after.checked_sub(1).map_or(self.active.from, |before| changes[before].max(self.active.from));
-        let until = changes.get(after).map_or(self.active.until, |change| (*change).min(self.active.until));
-        Span::new(from, until)
+    /// The slice that an instant falls into, if the price is charged then: between two bounds.
+    fn slice_of(&self, instant: Timestamp) -> Option<Span> {
+        let active = self.active.iter().find(|term| term.span.contains(instant))?.span;
+        let after = self.bounds.partition_point(|bound| *bound <= instant);
+        let from = after.checked_sub(1).map_or(active.from, |before| self.bounds[before].max(active.from));
+        let until = self.bounds.get(after).map_or(active.until, |bound| (*bound).min(active.until));
+        Some(Span::new(from, until))
     }
 
-    fn group(&self, group: &Group, slices: &[Slice]) -> Result<GroupBill, RatingStatus> {
-        let active = [ActiveTerm { span: self.active, seats: self.terms.seats }];
+    fn group(&self, group: &Group, slices: &[&Slice]) -> Result<GroupBill, RatingStatus> {
         let terms = WindowTerms {
             price: self.price,
             window: self.window,
-            active: &active,
+            active: &self.active,
             group,
             zone: &self.terms.zone,
             currency: self.terms.selection.currency,
@@ -387,6 +570,9 @@ impl Charge<'_> {
             for ((_, sum), quantity) in quantities.iter_mut().zip(&slice.quantities) {
                 *sum = sum.add(*quantity)?;
             }
+            if let Some((_, sum)) = quantities.first_mut() {
+                *sum = sum.add(slice.covered)?;
+            }
         }
         Ok(GroupBill {
             group: group.clone(),
@@ -395,6 +581,55 @@ impl Charge<'_> {
             lines: position(&terms, &measures)?,
             explanation: explain(&terms, &measures)?,
         })
+    }
+}
+
+impl Used<'_> {
+    /// Takes covered units off what is priced.
+    fn take_covered(&mut self, agreed: &Agreed<'_>, covered: &CoveredUnits) -> Result<(), RatingStatus> {
+        let Some(meter) = self.charge.covered_meter() else { return Ok(()) };
+        for slice in self.groups.values_mut().flat_map(BTreeMap::values_mut) {
+            for group in slice.groups.keys() {
+                let key = self.charge.key_of_use(agreed, group, slice.span.from);
+                let units = covered.of(meter, &key);
+                slice.quantities[0] = slice.quantities[0].subtract(units)?;
+                slice.covered = slice.covered.add(units)?;
+                let lines = covered.lines.iter();
+                self.covered.extend(
+                    lines.filter(|line| LineKey { term: String::new(), ..line.key.clone() } == key).cloned(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn bill(&self) -> Result<PriceBill, QuoteStatus> {
+        let (start, price) = (self.charge.active[0].span.from, self.charge.price);
+        let version = price.version_at(start);
+        let mut bill = PriceBill {
+            price: price.id().clone(),
+            model: price.model(),
+            version: version.map(|version| version.version),
+            version_count: price.versions().len(),
+            next_version_at: price.changes().into_iter().find(|change| *change > start),
+            groups: Vec::new(),
+            set_aside: self.set_aside.clone().into_iter().collect(),
+            terms: Vec::new(),
+            precise: Exact::ZERO,
+            rounded: 0,
+        };
+        // Nothing was used: what is owed for silence is one line without a group.
+        let silence = BTreeMap::from([(Group::new(), BTreeMap::new())]);
+        for (group, slices) in if self.groups.is_empty() { &silence } else { &self.groups } {
+            let slices: Vec<&Slice> = slices.values().collect();
+            let rated =
+                self.charge.group(group, &slices).map_err(|status| unratable(price, group, status))?;
+            let unfit = unratable(price, group, RatingStatus::AmountMustFit);
+            bill.precise = bill.precise.add(rated.explanation.precise).map_err(|_| unfit.clone())?;
+            bill.rounded = bill.rounded.checked_add(rated.explanation.rounded).ok_or(unfit)?;
+            bill.groups.push(rated);
+        }
+        Ok(bill)
     }
 }
 
@@ -408,7 +643,7 @@ impl Slice {
         SliceMeasure {
             slice: self.span,
             measure,
-            covered: Exact::ZERO,
+            covered: self.covered,
             event_count: self.event_count,
             event_digest: 0,
         }

@@ -14,6 +14,8 @@ pub enum QuoteStatus {
     PlanMustExist(String, Vec<String>),
     /// A plan has no price.
     PlanMustHavePrices(String),
+    /// There is no such subscription; with the names nearest to it.
+    SubscriptionMustExist(String, Vec<String>),
     /// There is no such price; with the names nearest to it.
     PriceMustExist(String, Vec<String>),
     /// A bill has one currency: a price in the first and a price in another.
@@ -49,6 +51,7 @@ impl fmt::Display for QuoteStatus {
             QuoteStatus::PlanMustHavePrices(id) => {
                 write!(f, "the plan {id} has no price; add a [[price]] with plan = \"{id}\"")
             }
+            QuoteStatus::SubscriptionMustExist(id, near) => write_unknown(f, "subscription", id, near),
             QuoteStatus::PriceMustExist(id, near) => write_unknown(f, "price", id, near),
             QuoteStatus::CurrenciesMustMatch([(first, one), (second, other)]) => write!(
                 f,

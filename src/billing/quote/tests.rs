@@ -48,7 +48,7 @@ fn price(id: &str, fields: &str) -> String {
 
 fn terms<'a>(selection: &Selection<'a>) -> QuoteTerms<'a> {
     let active = Span::new(Timestamp::MIN, Timestamp::END);
-    QuoteTerms { selection: selection.clone(), zone: Zone::utc(), seats: None, active }
+    QuoteTerms { selection: selection.clone(), zone: Zone::utc(), seats: None, active, agreed: None }
 }
 
 fn may() -> Period {
@@ -292,4 +292,146 @@ fn what_is_wrong_is_said_with_what_belongs_there() {
     let selection = Selection::of_prices(&catalog, &["pro-calls".to_string()]).unwrap();
     let uses = uses_of(&catalog, &selection, &["1@model=a@b".to_string()], Timestamp::MIN).unwrap();
     assert_eq!(uses[0][0].group, Group::from(email), "an @ inside a text stays there");
+}
+
+/// An account that subscribes to the plan of two prices, and what it agreed to.
+fn agreed(more: &str) -> Catalog {
+    let calls =
+        price("calls", "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"1\"; maximum = \"900\"");
+    let fee = price("fee", "model = \"flat\"; unit_amount = \"10\"; proration = \"days\"");
+    catalog(&format!(
+        "{calls}{fee}
+        [[entity]]
+        id = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"
+        [[account]]
+        id = \"acme\"
+        name = \"Acme\"
+        entity = \"inc\"
+        currency = \"USD\"
+        time_zone = \"America/New_York\"
+        thresholds = {{ amounts = [\"50.00\", \"90.00\"] }}
+        [[subscription]]
+        id = \"s1\"
+        account = \"acme\"
+        plan = \"pro\"
+        seats = \"2\"
+        from = \"2026-05-01T04:00:00Z\"
+        minimum = \"30\"
+        {more}"
+    ))
+}
+
+/// Terms and amounts of the months of a subscription with tokens used at instants, and the notes.
+fn agreed_bills(catalog: &Catalog, months: &[&str], used: &[(&str, i64)]) -> (Vec<String>, Vec<String>) {
+    let terms = QuoteTerms::of_subscription(catalog, "s1").unwrap();
+    let uses: Vec<Use> = used
+        .iter()
+        .map(|(time, units)| Use {
+            meter: MeterId::new("tokens").unwrap(),
+            group: Group::new(),
+            time: at(time),
+            value: Exact::from_integer((*units).into()),
+        })
+        .collect();
+    let periods: Vec<Period> = months.iter().map(|month| Period::parse(month).unwrap()).collect();
+    let bills = quote_months(&terms, &periods, &uses).unwrap();
+    let mut shown = Vec::new();
+    for bill in &bills {
+        let lines = bill.prices.iter().flat_map(|price| &price.terms).chain(&bill.agreed);
+        shown.extend(lines.map(|line| format!("{} {}", bill.period, line.explanation(bill.currency))));
+        let standing = bill.thresholds.unwrap();
+        let reached = standing.reached.map_or(String::new(), |at| format!(" reached {at}"));
+        shown.push(format!("{} total {} usage {}{reached}", bill.period, bill.rounded, standing.usage));
+    }
+    let said = notes(catalog, &terms, bills[0].window.from);
+    (shown, said.iter().map(Note::to_string).collect())
+}
+
+#[test]
+fn a_quote_of_a_subscription_has_its_own_terms_and_those_of_its_account() {
+    let nothing = agreed("");
+    // Two seats of 10.00, and 10 are missing to the minimum.
+    assert_eq!(
+        agreed_bills(&nothing, &["2026-05"], &[]),
+        (
+            vec![
+                "2026-05 at least 30.00, of which 20.00 was used = 10.00".to_string(),
+                "2026-05 total 3000 usage 0".to_string()
+            ],
+            vec![
+                "as if nothing had been charged before: thresholds count all usage of the account"
+                    .to_string()
+            ]
+        )
+    );
+    let catalog = agreed(
+        "[[grant]]
+        id = \"free\"
+        account = \"acme\"
+        kind = \"promotional\"
+        meter = \"tokens\"
+        amount = \"20\"
+        from = \"2026-04-01T00:00:00Z\"
+        [[grant]]
+        id = \"wallet\"
+        account = \"acme\"
+        kind = \"paid\"
+        amount = \"50\"
+        from = \"2026-05-10T00:00:00Z\"
+        [[discount]]
+        id = \"half\"
+        account = \"acme\"
+        percent = \"50\"
+        from = \"2026-06-01T04:00:00Z\"
+        [[commitment]]
+        id = \"annual\"
+        account = \"acme\"
+        shape = \"cumulative\"
+        amount = \"1200\"
+        from = \"2026-01-01T05:00:00Z\"
+        until = \"2027-01-01T05:00:00Z\"
+        [[subscription]]
+        id = \"s2\"
+        account = \"acme\"
+        plan = \"pro\"
+        from = \"2026-05-01T04:00:00Z\"",
+    );
+    let used = [("2026-05-05T00:00:00Z", 50), ("2026-05-12T00:00:00Z", 30), ("2026-06-02T00:00:00Z", 40)];
+    let (shown, said) = agreed_bills(&catalog, &["2026-05", "2026-06"], &used);
+    assert_eq!(
+        shown,
+        [
+            "2026-05 credit wallet pays 30.00 of 30.00; 0.00 of it is left now = -30.00",
+            "2026-05 grant free covers 20 of 50 tokens; 0 of it are left now",
+            "2026-05 total 5000 usage 6000 reached 5000",
+            "2026-06 discount half: 50% of 60.00 is 30.00 in all, of which for this = -20.00",
+            "2026-06 credit wallet pays 20.00 of 20.00; 0.00 of it is left now = -20.00",
+            "2026-06 discount half: 50% of 60.00 is 30.00 in all, of which for this = -10.00",
+            "2026-06 total 1000 usage 8000",
+        ]
+    );
+    assert_eq!(
+        said,
+        [
+            "as if nothing else of acme and its pool were charged: without s2",
+            "without the commitment annual: it carries over what months before left; quote all of them from 2026-01-01T05:00:00Z \
+             on, with --usage",
+            "as if nothing had been drawn on the grant free since it started at 2026-04-01T00:00:00Z",
+            "as if nothing had been charged before: thresholds count all usage of the account",
+        ]
+    );
+    // A quote of the plan names what it has not.
+    let selection = Selection::of_plan(&catalog, "pro").unwrap();
+    let said = notes(&catalog, &terms(&selection), at("2026-05-01T00:00:00Z"));
+    assert_eq!(
+        said.iter().map(Note::to_string).collect::<Vec<_>>(),
+        [
+            "without what accounts agreed to (discount half, commitment annual, grant free, grant wallet): a quote of a \
+          --subscription has it"
+        ]
+    );
+    let unknown = QuoteTerms::of_subscription(&catalog, "s3").unwrap_err();
+    assert_eq!(unknown.to_string(), "the catalog has no subscription \"s3\"; it has s1, s2");
 }

@@ -225,7 +225,7 @@ impl Shop {
     pub(super) fn quoted(&self, month: &str) -> (i128, Exact) {
         let selection = Selection::of_plan(&self.catalog, "pro").unwrap();
         let active = Span::new(Timestamp::MIN, Timestamp::END);
-        let terms = QuoteTerms { selection, zone: self.zone.clone(), seats: None, active };
+        let terms = QuoteTerms { selection, zone: self.zone.clone(), seats: None, active, agreed: None };
         let bill = quote(&terms, Period::parse(month).unwrap(), &self.uses).unwrap();
         (bill.rounded, bill.precise)
     }

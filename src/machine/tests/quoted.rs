@@ -7,15 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use billing::catalog::{Catalog, CatalogFile, Meter, PricingModel, Resource};
-use billing::quote::{QuoteTerms, Selection, meter, quote, read_usage};
+use billing::charges::{Component, LineKey};
+use billing::quote::{QuoteTerms, Selection, Use, meter, quote, quote_months, read_usage};
 use domain::time::{DAY, HOUR};
 use domain::{Decimal, Exact, Period, Span, Timestamp, Zone};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
+use serde_json::{Value, json};
 use wire::control::PolicyRecord;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
+use super::what_if::resource;
 use super::world::World;
+use crate::Batch;
 
 const MODELS: &str = include_str!("../../../docs/reference/pricing-models.toml");
 const ZONE: &str = "America/New_York";
@@ -107,8 +111,8 @@ fn lines_of(events: &[Event]) -> String {
     events.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What a cut after the month charges, by price: units, the exact amount and what is billed.
-fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
+/// A world after a cut after the month.
+fn cut_of(resources: Vec<Resource>, events: &[Event]) -> (World, Batch) {
     let policy = PolicyRecord {
         horizon: 400 * DAY,
         future_max: DAY,
@@ -117,7 +121,7 @@ fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
         correction_horizon: 400 * DAY,
     };
     let mut world = World::new(2, &policy);
-    for resource in resources(plan) {
+    for resource in resources {
         let mut body = resource.to_json();
         body.as_object_mut().unwrap().remove("id");
         world.put(resource.kind().as_str(), resource.id(), &body).unwrap();
@@ -131,6 +135,12 @@ fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
     }
     world.start_cut(now);
     let batch = world.finish_cut().expect("something is owed");
+    (world, batch)
+}
+
+/// What a cut after the month charges, by price: units, the exact amount and what is billed.
+fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
+    let (_, batch) = cut_of(resources(plan), events);
     let window = Zone::new(ZONE).unwrap().month(Period::parse("2026-03").unwrap());
     let mut sums = BTreeMap::new();
     for line in batch.lines.iter().filter(|line| line.window == window) {
@@ -141,24 +151,34 @@ fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
     sums
 }
 
-/// What a quote of the same usage says.
-fn quoted(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
+fn catalog_of(resources: Vec<Resource>) -> Catalog {
     let mut catalog = Catalog::default();
-    for (offset, resource) in resources(plan).into_iter().enumerate() {
+    for (offset, resource) in resources.into_iter().enumerate() {
         catalog.apply(resource, offset as u64).unwrap();
     }
+    catalog
+}
+
+fn uses_of(catalog: &Catalog, events: &[Event]) -> Vec<Use> {
     let mut meters: Vec<(u64, &Meter)> = catalog.meters().collect();
     meters.sort_by_key(|(created, _)| *created);
     let meters: Vec<&Meter> = meters.into_iter().map(|(_, meter)| meter).collect();
     let read = if events.is_empty() { Vec::new() } else { read_usage(&lines_of(events), None).unwrap() };
-    let metered = meter(&meters, &read);
+    meter(&meters, &read).uses
+}
+
+/// What a quote of the same usage says.
+fn quoted(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
+    let catalog = catalog_of(resources(plan));
+    let uses = uses_of(&catalog, events);
     let terms = QuoteTerms {
         selection: Selection::of_plan(&catalog, plan).unwrap(),
         zone: Zone::new(ZONE).unwrap(),
         seats: Some(Exact::from_integer(5)),
         active: Span::new(Timestamp::MIN, Timestamp::END),
+        agreed: None,
     };
-    let bill = quote(&terms, Period::parse("2026-03").unwrap(), &metered.uses).unwrap();
+    let bill = quote(&terms, Period::parse("2026-03").unwrap(), &uses).unwrap();
     bill.prices.iter().map(|price| (price.price.to_string(), (price.precise, price.rounded))).collect()
 }
 
@@ -177,6 +197,92 @@ proptest! {
             prop_assert_eq!(*quoted, charged, "{}", price);
         }
         prop_assert!(charged.keys().all(|price| quoted.contains_key(price)), "{:?}", charged);
+    }
+}
+
+/// An agreement of the account with the documented catalog's subscription.
+fn agreement() -> impl Strategy<Value = (&'static str, Value)> {
+    let months = ["2026-01-01T05:00:00Z", "2026-03-01T05:00:00Z", "2026-04-01T04:00:00Z"];
+    let discount = (any::<bool>(), 0u32..60, 0u32..2, 0usize..2).prop_map(
+        move |(is_percent, number, priority, month)| {
+            let mut body = json!({ "account": "globex", "priority": priority, "from": months[month] });
+            body[if is_percent { "percent" } else { "amount" }] = number.to_string().into();
+            ("discounts", body)
+        },
+    );
+    let shape =
+        prop::sample::select(vec!["none", "roll_forward", "cumulative", "year_end", "prepaid_drawdown"]);
+    let commitment = (0u32..90_000, shape).prop_map(move |(amount, shape)| {
+        let body = json!({
+            "account": "globex", "shape": shape, "amount": amount.to_string(), "overage_factor": "1.5",
+            "from": months[0], "until": months[2],
+        });
+        ("commitments", body)
+    });
+    let of = prop::sample::select(vec![None, None, Some("requests"), Some("emails"), Some("tokens")]);
+    let grant = (
+        0u32..5_000,
+        0i64..80 * 24,
+        prop::option::of(1i64..40),
+        of,
+        prop::option::of(1u32..20),
+        any::<bool>(),
+    );
+    let grant = grant.prop_map(|(amount, hour, days, meter, every, is_voided)| {
+        let from = Timestamp::parse("2026-01-05T00:00:00Z").unwrap().plus(hour * HOUR);
+        let mut body = json!({
+            "account": "globex", "kind": "paid", "amount": amount.to_string(), "from": from.to_string(),
+        });
+        if let Some(days) = days {
+            body["until"] = from.plus(days * DAY).to_string().into();
+        }
+        if let Some(meter) = meter {
+            body["meter"] = meter.into();
+        }
+        if let Some(days) = every {
+            body["every"] = json!({ "days": days });
+            body["rollover"] = json!({ "max": "100" });
+        }
+        if is_voided {
+            body["voided_at"] = from.plus(DAY * 9 / 2).to_string().into();
+        }
+        ("grants", body)
+    });
+    prop_oneof![1 => discount, 1 => commitment, 3 => grant]
+}
+
+/// What is worth something, by key: units and minor units.
+type Worths = BTreeMap<LineKey, (Exact, i128)>;
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// A quote of a subscription from its first month on is what the cut finds, line by line.
+    #[test]
+    fn a_quote_of_a_subscription_has_the_terms_that_a_cut_charges(
+        events in prop::collection::vec(event(), 0..40), agreed in prop::collection::vec(agreement(), 0..6),
+    ) {
+        let mut all = resources("pro");
+        for (index, (kind, body)) in agreed.into_iter().enumerate() {
+            all.push(resource(kind, &format!("x{index}"), body));
+        }
+        let (world, _) = cut_of(all.clone(), &events);
+        let end = Timestamp::parse("2026-04-01T04:00:00Z").unwrap();
+        let account = domain::AccountId::new("globex").unwrap();
+        let issued = world.machine.issued().of_account(&account);
+        let mut issued: Worths =
+            issued.filter(|(key, _)| key.window_from < end).map(|(key, worth)| (key.clone(), (worth.quantity, worth.rounded))).collect();
+        issued.retain(|key, (quantity, rounded)| key.component != Component::Charge && (!quantity.is_zero() || *rounded != 0));
+
+        let catalog = catalog_of(all);
+        let terms = QuoteTerms::of_subscription(&catalog, "globex-pro").unwrap();
+        let months = ["2025-12", "2026-01", "2026-02", "2026-03"].map(|month| Period::parse(month).unwrap());
+        let bills = quote_months(&terms, &months, &uses_of(&catalog, &events)).unwrap();
+        let lines = bills.iter().flat_map(|bill| bill.agreed.iter().chain(bill.prices.iter().flat_map(|price| &price.terms)));
+        let quoted: Worths = lines.map(|line| (line.key.clone(), (line.quantity, line.rounded))).collect();
+        prop_assert_eq!(quoted, issued);
+        let charged: i128 = world.machine.issued().of_account(&account).filter(|(key, _)| key.window_from < end).map(|(_, worth)| worth.rounded).sum();
+        prop_assert_eq!(bills.iter().map(|bill| bill.rounded).sum::<i128>(), charged);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `tallymark quote`: the bill of a price or a plan with its explanation, without a server.
+//! `tallymark quote`: the bill of a price, a plan or a subscription with its explanation, without a server.
 //!
 //! Owns: arguments, and how a bill looks. Leaves to others: what is in it (`billing::quote`).
 
@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use billing::catalog::{Catalog, CatalogFile, Meter, PricingModel};
 use billing::quote::{
-    Bill, GroupBill, Metered, PriceBill, QuoteTerms, Selection, Use, group_text, meter, quote, read_usage,
-    uses_of,
+    Bill, GroupBill, Metered, Note, PriceBill, QuoteTerms, Selection, ThresholdStanding, Use, group_text,
+    meter, notes, quote, quote_months, read_usage, uses_of,
 };
+use billing::rating::account::BillLine;
 use billing::rating::{grouped, money_text, total_text};
 use clap::{ArgGroup, Args};
 use domain::{Decimal, Exact, Period, Span, Timestamp, Zone};
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 /// Prices, meters and plans are those of a catalog file; neither a server nor a data directory is needed. Amounts come
 /// from the functions that rate a cut, so a bill of the same usage says the same.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, group = ArgGroup::new("what").required(true).args(["price", "plan"]))]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("what").required(true).args(["price", "plan", "subscription"]))]
 pub struct QuoteArgs {
     /// Catalog file (TOML).
     #[arg(long, value_name = "FILE", env = "TALLYMARK_CATALOG")]
@@ -33,6 +34,10 @@ pub struct QuoteArgs {
     /// All prices of a plan.
     #[arg(long, value_name = "ID")]
     plan: Option<String>,
+    /// A subscription of the file: its plans, seats and time zone, its bounds, and what its account agreed to (discounts,
+    /// commitments, credit grants, thresholds), as if nothing else had been used.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["seats", "from", "until", "zone"])]
+    subscription: Option<String>,
     /// What was used: N, METER=N, or METER=N@DIMENSION=TEXT for a group; may be given several times. 0,100,1000 gives a
     /// table.
     #[arg(long, value_name = "[METER=]N", allow_hyphen_values = true)]
@@ -73,7 +78,8 @@ Examples:
   tallymark quote --catalog catalog.toml --price storage --quantity 0,100,1000,5000
   tallymark quote --catalog catalog.toml --plan pro --seats 5 --quantity tokens=1200000
   tallymark quote --catalog catalog.toml --price calls --quantity 10@model=large@region=eu
-  tallymark quote --catalog catalog.toml --plan pro --usage events.csv --period 2026-02";
+  tallymark quote --catalog catalog.toml --plan pro --usage events.csv --period 2026-02
+  tallymark quote --catalog catalog.toml --subscription globex-pro --usage events.csv";
 
 fn decimal(text: &str) -> Result<Decimal, String> {
     Decimal::parse(text).map_err(|status| status.to_string())
@@ -85,9 +91,12 @@ fn decimal(text: &str) -> Result<Decimal, String> {
 /// If the catalog or the usage cannot be read, or there is nothing to quote.
 pub fn run(args: &QuoteArgs) -> Result<()> {
     let catalog = read_catalog(&args.catalog)?;
-    let selection = match &args.plan {
-        Some(plan) => Selection::of_plan(&catalog, plan)?,
-        None => Selection::of_prices(&catalog, &args.price)?,
+    let selection = match (&args.plan, &args.subscription) {
+        (_, Some(subscription)) => {
+            return run_quote(args, &catalog, &QuoteTerms::of_subscription(&catalog, subscription)?);
+        }
+        (Some(plan), None) => Selection::of_plan(&catalog, plan)?,
+        (None, None) => Selection::of_prices(&catalog, &args.price)?,
     };
     if args.seats.is_some_and(Decimal::is_negative) {
         bail!("seats must be zero or more");
@@ -97,10 +106,13 @@ pub fn run(args: &QuoteArgs) -> Result<()> {
         bail!("--until must be after --from");
     }
     let (seats, zone) = (args.seats.map(Exact::from), args.zone.clone());
-    let terms = QuoteTerms { selection, zone, seats, active };
+    run_quote(args, &catalog, &QuoteTerms { selection, zone, seats, active, agreed: None })
+}
+
+fn run_quote(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>) -> Result<()> {
     let text = match &args.usage {
-        Some(path) => of_usage(args, &catalog, &terms, path)?,
-        None => of_quantities(args, &catalog, &terms)?,
+        Some(path) => of_usage(args, catalog, terms, path)?,
+        None => of_quantities(args, catalog, terms)?,
     };
     // A reader that went away, such as `head`, has seen enough.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -134,11 +146,21 @@ fn of_quantities(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>) ->
     let rows = uses_of(catalog, &terms.selection, &args.quantity, at)?;
     let bill_of = |uses: &Vec<Use>| quote(terms, terms.zone.period_of(at), uses);
     let bills = rows.iter().map(bill_of).collect::<Result<Vec<Bill>, _>>()?;
+    let notes = notes(catalog, terms, terms.zone.month(terms.zone.period_of(at)).from);
     Ok(match bills.as_slice() {
-        _ if args.json => json_text(&bills, None),
-        [bill] => bill_text(args, bill),
-        bills => table_text(args, &rows, bills),
+        _ if args.json => json_text(&bills, None, &notes),
+        [bill] => bill_text(args, terms, bill) + &notes_text(&notes),
+        bills => table_text(args, terms, &rows, bills) + &notes_text(&notes),
     })
+}
+
+/// What a quote leaves out or takes for granted, below its bills.
+fn notes_text(notes: &[Note]) -> String {
+    if notes.is_empty() {
+        return String::new();
+    }
+    let lines: String = notes.iter().map(|note| format!("  {note}\n")).collect();
+    format!("\nnote\n{lines}")
 }
 
 fn of_usage(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>, path: &Path) -> Result<String> {
@@ -153,19 +175,18 @@ fn of_usage(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>, path: &
     meters.sort_by_key(|(created, _)| *created);
     let meters: Vec<&Meter> = meters.into_iter().map(|(_, meter)| meter).collect();
     let metered = meter(&meters, &events);
-    let mut bills = Vec::new();
-    for period in periods_of(args, terms, &meters, &metered)? {
-        bills.push(quote(terms, period, &metered.uses)?);
-    }
+    let bills = quote_months(terms, &periods_of(args, terms, &meters, &metered)?, &metered.uses)?;
+    let first = bills.first().map_or(Timestamp::MIN, |bill| bill.window.from);
+    let notes = notes(catalog, terms, first);
     if args.json {
-        return Ok(json_text(&bills, Some(&metered)));
+        return Ok(json_text(&bills, Some(&metered), &notes));
     }
     let mut out = metered_text(&meters, &metered);
     for bill in &bills {
         out.push('\n');
-        out.push_str(&bill_text(args, bill));
+        out.push_str(&bill_text(args, terms, bill));
     }
-    Ok(out)
+    Ok(out + &notes_text(&notes))
 }
 
 /// The months that are billed: the one that was asked for, or all from the first use to the last.
@@ -225,10 +246,11 @@ fn metered_text(meters: &[&Meter], metered: &Metered) -> String {
 }
 
 /// What a quote is of: `plan pro in 2026-02 (UTC), 5 seats`.
-fn title(args: &QuoteArgs, bill: &Bill) -> String {
-    let what = match &args.plan {
-        Some(plan) => format!("plan {plan}"),
-        None => format!("price {}", args.price.join(", ")),
+fn title(args: &QuoteArgs, terms: &QuoteTerms<'_>, bill: &Bill) -> String {
+    let what = match (&args.plan, &terms.agreed) {
+        (_, Some(agreed)) => format!("subscription {} of {}", agreed.subscription.id(), agreed.account.id),
+        (Some(plan), None) => format!("plan {plan}"),
+        (None, None) => format!("price {}", args.price.join(", ")),
     };
     let seats = args.seats.map_or_else(String::new, |seats| format!(", {seats} seats"));
     let active = match bill.active {
@@ -237,11 +259,11 @@ fn title(args: &QuoteArgs, bill: &Bill) -> String {
         }
         _ => String::new(),
     };
-    format!("{what} in {} ({}){seats}{active}\n", bill.period, args.zone.name())
+    format!("{what} in {} ({}){seats}{active}\n", bill.period, terms.zone.name())
 }
 
-fn bill_text(args: &QuoteArgs, bill: &Bill) -> String {
-    let mut out = title(args, bill);
+fn bill_text(args: &QuoteArgs, terms: &QuoteTerms<'_>, bill: &Bill) -> String {
+    let mut out = title(args, terms, bill);
     if bill.active.is_none() {
         out.push_str("\n  the subscription is not active in this month: nothing is owed\n");
         return out;
@@ -250,8 +272,22 @@ fn bill_text(args: &QuoteArgs, bill: &Bill) -> String {
         out.push('\n');
         write_price(&mut out, bill, price);
     }
-    if bill.prices.len() > 1 {
+    if !bill.agreed.is_empty() {
+        out.push_str("\n  agreed besides the prices\n");
+    }
+    for line in &bill.agreed {
+        let group = if line.key.group.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", group_text(&line.key.group))
+        };
+        let _ = writeln!(out, "    {group}{}", line.explanation(bill.currency));
+    }
+    if bill.prices.len() > 1 || !bill.agreed.is_empty() {
         let _ = writeln!(out, "\ntotal {}", total_text(bill.currency, bill.precise, bill.rounded));
+    }
+    if let Some(standing) = bill.thresholds {
+        let _ = writeln!(out, "\n  {}", threshold_text(bill, standing));
     }
     out
 }
@@ -333,9 +369,21 @@ fn write_group(out: &mut String, bill: &Bill, group: &GroupBill, indent: &str) {
     }
 }
 
+/// How far usage is from the next invoice: of an account with thresholds.
+fn threshold_text(bill: &Bill, standing: ThresholdStanding) -> String {
+    let money = |minor: i128| grouped(&bill.currency.format_minor(minor));
+    let usage = money(standing.usage);
+    let reached = standing.reached.map(|at| {
+        format!("usage of {usage} reaches the threshold of {}: billing is asked for an invoice", money(at))
+    });
+    let next = standing.next.map(|at| format!("the next threshold is {}", money(at)));
+    let first = reached.unwrap_or_else(|| format!("usage of {usage} reaches no threshold"));
+    [Some(first), next].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 /// A row of quantities, each with what it costs.
-fn table_text(args: &QuoteArgs, rows: &[Vec<Use>], bills: &[Bill]) -> String {
-    let mut out = bills.first().map(|bill| title(args, bill)).unwrap_or_default();
+fn table_text(args: &QuoteArgs, terms: &QuoteTerms<'_>, rows: &[Vec<Use>], bills: &[Bill]) -> String {
+    let mut out = bills.first().map(|bill| title(args, terms, bill)).unwrap_or_default();
     let mut cells = vec![["quantity".to_string(), "exactly".to_string(), "billed".to_string()]];
     for (uses, bill) in rows.iter().zip(bills) {
         let quantity = uses.first().map_or_else(|| "0".to_string(), |one| one.value.to_string());
@@ -355,9 +403,10 @@ fn table_text(args: &QuoteArgs, rows: &[Vec<Use>], bills: &[Bill]) -> String {
     out
 }
 
-fn json_text(bills: &[Bill], metered: Option<&Metered>) -> String {
+fn json_text(bills: &[Bill], metered: Option<&Metered>, notes: &[Note]) -> String {
     let bills: Vec<Value> = bills.iter().map(bill_json).collect();
-    let mut all = json!({ "bills": bills });
+    let notes: Vec<String> = notes.iter().map(Note::to_string).collect();
+    let mut all = json!({ "bills": bills, "notes": notes });
     if let Some(metered) = metered {
         let aside: Vec<Value> = metered
             .set_aside
@@ -392,14 +441,18 @@ fn bill_json(bill: &Bill) -> Value {
             "precise": of.explanation.precise, "rounded": minor(of.explanation.rounded),
         })
     };
+    let term_json = |line: &BillLine| {
+        json!({
+            "component": line.key.component, "term": line.key.term, "group": line.key.group,
+            "explanation": line.explanation(bill.currency), "quantity": line.quantity, "rounded": minor(line.rounded),
+        })
+    };
+    let thresholds = bill.thresholds.map(|of| {
+        json!({ "usage": minor(of.usage), "reached": of.reached.map(minor), "next": of.next.map(minor) })
+    });
     let price_json = |price: &PriceBill| {
         let aside = price.set_aside.iter().map(|(group, units)| json!({ "group": group, "quantity": units }));
-        let terms = price.terms.iter().map(|line| {
-            json!({
-                "component": line.key.component, "explanation": line.explanation(bill.currency),
-                "rounded": minor(line.rounded),
-            })
-        });
+        let terms = price.terms.iter().map(term_json);
         json!({
             "price": price.price, "model": price.model, "version": price.version,
             "next_version_at": price.next_version_at,
@@ -411,6 +464,7 @@ fn bill_json(bill: &Bill) -> Value {
     json!({
         "period": bill.period, "window": span(bill.window), "active": bill.active.map(span),
         "currency": bill.currency, "prices": bill.prices.iter().map(price_json).collect::<Vec<_>>(),
+        "agreed": bill.agreed.iter().map(term_json).collect::<Vec<_>>(), "thresholds": thresholds,
         "precise": bill.precise, "rounded": minor(bill.rounded),
     })
 }

@@ -214,6 +214,7 @@ fn documented_and_tested_catalogs_fit_the_schema() {
         ("README.md", include_str!("../../../../README.md"), 1),
         ("first-bill.md", include_str!("../../../../docs/guides/first-bill.md"), 1),
         ("pricing-models.toml", include_str!("../../../../docs/reference/pricing-models.toml"), 1),
+        ("agreements.toml", include_str!("../../../../docs/reference/agreements.toml"), 1),
         ("tests/e2e/process.rs", include_str!("../../../../tests/e2e/process.rs"), 1),
         ("catalog/state/tests.rs", include_str!("../state/tests.rs"), 1),
     ] {
