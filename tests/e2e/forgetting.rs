@@ -66,7 +66,9 @@ async fn too_many_ids_are_forgotten_and_what_may_have_counted_is_set_aside() {
     };
     let forgotten = &found["forgotten"];
     assert_eq!((&forgotten["because"], &forgotten["ids"]), (&"ids_max".into(), &1_200.into()), "{found}");
-    assert_eq!((&found["remembered"], &found["max"]), (&600.into(), &1_000.into()), "{found}");
+    // The oldest batches go whole, until there is an eighth of room; how many events they have is a matter of time.
+    let remembered = found["remembered"].as_u64().unwrap();
+    assert!((600..=875).contains(&remembered) && found["max"] == 1_000, "{found}");
     assert_eq!(forgotten["arrived_until"], start().to_string());
     assert_eq!(forgotten["proven_from"], start().plus(HOUR + 1).to_string());
     let page = call("GET", &server.url("/metrics"), &token, "").await.1;
@@ -104,6 +106,56 @@ async fn too_many_ids_are_forgotten_and_what_may_have_counted_is_set_aside() {
     assert_eq!((&found["forgotten"]["because"], &found["remembered"]), (&"dedup_days".into(), &0.into()));
     assert_eq!(send_one(&server, data, &token, day, 601).await, (3, 3));
     assert_eq!(send_one(&server, data, &token, start(), 0).await, (4, 3), "what was set aside stays known");
+    assert_eq!(server.terminate(), Some(0));
+    check(data);
+}
+
+/// Ids lie in runs on disk, and so does what is forgotten of them: it is asked when a person corrects an event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_forgotten_of_runs_is_found_when_a_person_asks() {
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path();
+    let more = ["--dedup-memory", "524288", "--ids-max", "2500", "--pending-per-slot-max", "1000"];
+    let settings = [&["--clock", "scenario"][..], &more].concat();
+    let server = Server::start(data, &settings);
+    let token = server.token.clone().unwrap();
+    mark_shown(data);
+    assert_eq!(call("POST", &server.url("/v1/catalog/apply"), &token, CATALOG).await.0, 200);
+    send(&server, data, &token, start(), 0, 1_500).await;
+    advance(&server, &token, start().plus(DAY)).await;
+    send(&server, data, &token, start().plus(DAY), 1_500, 1_500).await;
+    while ids(&server, &token).await["forgotten"].is_null() {
+        // The control thread looks twice a second.
+    }
+    let why = r#"{"reason": "it was sent twice"}"#;
+    assert_eq!(send_one(&server, data, &token, start(), 1).await, (0, 1));
+    let (status, said) = call_json("POST", &server.url("/v1/events/shop/e1/release"), &token, why).await;
+    assert_eq!((status, &said["code"]), (409, &"event_must_not_count_already".into()), "{said}");
+    let (_, shown) = call_json("GET", &server.url("/v1/events/shop/e1"), &token, "").await;
+    let earlier = &shown["counted_before"];
+    assert!(earlier["offset"].as_u64() < shown["offset"].as_u64() && earlier["index"] == 1, "{shown}");
+    let (status, said) = call_json("POST", &server.url("/v1/events/shop/e2/void"), &token, why).await;
+    assert_eq!((status, &said["standing"]), (200, &"voided".into()), "{said}");
+    assert_eq!(
+        send_one(&server, data, &token, start(), 2).await,
+        (1, 1),
+        "who corrects an event remembers it"
+    );
+    server.kill();
+    check(data);
+    for folder in ["snapshots", "runs"] {
+        std::fs::remove_dir_all(data.join(folder)).unwrap();
+    }
+    let server = Server::start(data, &settings);
+    assert_eq!(send_one(&server, data, &token, start(), 2).await, (2, 1));
+    assert_eq!(send_one(&server, data, &token, start(), 3).await, (2, 2));
+    assert_eq!(send_one(&server, data, &token, start().plus(DAY), 2_999).await, (3, 2));
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    assert_eq!(
+        charged(&server, &token).await.0["calls"],
+        2_399,
+        "four of five have an owner, less the voided one"
+    );
     assert_eq!(server.terminate(), Some(0));
     check(data);
 }

@@ -170,6 +170,9 @@ pub(super) async fn event(State(edge): State<Arc<Edge>>, Path((source, id)): Eve
     answer["offset"] = found.position.offset().into();
     answer["index"] = found.position.index().into();
     answer["corrections"] = corrections.into();
+    let counted_before =
+        found.counted_before.map(|earlier| json!({ "offset": earlier.offset(), "index": earlier.index() }));
+    answer["counted_before"] = counted_before.into();
     add_standing(&mut answer, found.standing);
     Ok(Json(answer).into_response())
 }
