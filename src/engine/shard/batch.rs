@@ -181,7 +181,8 @@ impl Shard {
     #[inline]
     fn decide_sequenced(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
         let sequenced = reading.sequenced.as_mut().expect("the batch has sequenced ids");
-        sequenced.unseen.pop_front_if(|passed| passed.end <= u32::from(index));
+        // A shard may have no event in some of the ranges.
+        while sequenced.unseen.pop_front_if(|passed| passed.end <= u32::from(index)).is_some() {}
         if sequenced.unseen.front().is_none_or(|next| u32::from(index) < next.start) {
             let ids = sequenced.ids;
             let number = ids.first + u64::from(index);

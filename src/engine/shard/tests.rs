@@ -10,6 +10,7 @@ mod histories;
 mod world;
 
 use domain::plan::{Condition, MeteringPlan, NegativeUsage, Test};
+use wire::IdMode;
 
 use super::SourceCounters;
 use world::{World, count, ids_of_one_slot, is_slot_of, owned, plan, sum};
@@ -238,6 +239,30 @@ fn refused_events_are_counted_by_the_first_shard_alone() {
         let counters = SourceCounters { metered: 2, rejected: 2, ..SourceCounters::default() };
         assert_eq!(world.counters("s"), counters);
         assert_eq!(world.remembered(), 2, "a refused id may be sent again");
+    }
+}
+
+/// A batch of numbered events with refused ones in between was cut into stretches; sent again, a shard without an event in
+/// one of them took what it knew for new, and counted it twice.
+#[test]
+fn numbered_events_count_once_whichever_of_them_are_refused() {
+    let long = "y".repeat(257);
+    for shards in [1, 2, 4, 8] {
+        let mut world = World::new(shards);
+        world.barrier(one_slice());
+        let texts: Vec<String> = (0..24)
+            .map(|number| format!("{} 50 units=1", if number % 3 == 1 { &long } else { "k" }))
+            .collect();
+        let events: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let ids = IdMode::Sequenced { epoch: 7, first: 100 };
+        for taken in ["accepted", "duplicate", "duplicate"] {
+            let verdicts = world.send_with(ids, 50, "s", "use", &events);
+            for (number, verdict) in verdicts.iter().enumerate() {
+                let expected = if number % 3 == 1 { "rejected: subject_must_fit" } else { taken };
+                assert_eq!(verdict, expected, "event {number}, {shards} shards");
+            }
+        }
+        assert_eq!(world.cells(), ["k units from 0: 16 events, 16"]);
     }
 }
 
