@@ -341,6 +341,8 @@ pub fn recover(
     let (batch_entries, journal_entries) = contents.entries(&records);
     let control_end = control.next_offset();
     let runs = Arc::new(runs_of(logs, key).map_err(RecoveryError::Runs)?);
+    // A snapshot that names a run which is gone must not find another one in its place later.
+    runs.avoid(&runs_named(&*logs.snapshots).map_err(RecoveryError::Runs)?);
     let start = Start { logs, shards, table_entries_max, key, records, control_end, contents, runs };
     let (Started { replayer, usage, recovery: fourth, snapshot }, left_aside) = start.start()?;
     let found = [first, second, third, fourth];

@@ -2,7 +2,7 @@
 //!
 //! Owns: numbers of runs, and taking away what nobody names. Leaves to others: who names a run (shards and snapshots).
 //!
-//! Invariants: a number is used once, so a name never means another run.
+//! Invariants: a number that anybody names is used once, so a name never means another run.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -34,6 +34,12 @@ impl RunStore {
         let numbers = storage.list()?.into_iter().filter_map(|name| number_of_name(&name));
         let next = numbers.map(|(number, _)| number + 1).max().unwrap_or(1);
         Ok(Self { storage, log, next: AtomicU64::new(next) })
+    }
+
+    /// Gives none of these numbers to a run, though no file may have it any more. Before any job begins.
+    pub fn avoid(&self, numbers: &BTreeSet<u64>) {
+        let next = numbers.last().map_or(0, |last| last.saturating_add(1));
+        self.next.fetch_max(next, Ordering::Relaxed);
     }
 
     /// Starts a job.

@@ -80,6 +80,18 @@ fn a_run_of_another_log_shard_or_number_is_not_believed() {
     assert!(matches!(fault_of(opened), RunFault::MustBeOfThisLog));
 }
 
+/// A run that a snapshot named was gone, and after a restart another run got its number: the snapshot found that one in its
+/// place.
+#[test]
+fn a_number_that_is_named_is_not_given_to_another_run() {
+    let (disk, left) = (disk(10), std::collections::BTreeSet::from([7, 4]));
+    let store = store(&disk, LOG);
+    store.avoid(&left);
+    let job =
+        RunJob { shard: 0, inputs: Inputs::Runs(vec![1]), remembered_from: EventPosition::from_bits(0) };
+    assert_eq!(store.work_off(job).unwrap().run.map(|run| run.number()), Some(8));
+}
+
 #[test]
 fn a_run_that_is_cut_off_or_too_long_is_torn() {
     let disk = disk(300);
