@@ -22,9 +22,10 @@ use billing::catalog::{Catalog, CatalogStatus, Resource, ResourceKind};
 use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
 use domain::{EntityId, Timestamp};
-use engine::log::{LogError, LogWriter};
+use engine::log::{LogError, LogOptions, LogWriter};
 use engine::shard::Correction;
 use engine::shard::cell::CellReport;
+use engine::snapshot::SnapshotHead;
 use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, IdsForgotten, Put, ScenarioClock};
 
 use crate::batch::Batch;
@@ -58,6 +59,21 @@ pub struct NewBarrier {
     pub is_cut: bool,
     /// Digest of the control log up to there, if the shards begin a snapshot behind the barrier.
     pub snapshot: Option<[u8; 32]>,
+}
+
+impl NewBarrier {
+    /// The head of the snapshot that shards begin behind the barrier, if they do: so many shards, of a log, where the barrier
+    /// is at an offset.
+    pub fn snapshot_head(&self, log: LogOptions, shards: usize, usage_offset: u64) -> Option<SnapshotHead> {
+        Some(SnapshotHead {
+            incarnation: log.incarnation,
+            partition: u32::from(log.partition),
+            shards: shards as u32, // at most SHARDS_MAX
+            usage_offset,
+            control_offset: self.control_offset,
+            history: self.snapshot?,
+        })
+    }
 }
 
 /// A barrier that is durable and that every shard passed.

@@ -13,6 +13,7 @@
 //! - A correction that was made before, with the same content and reason, makes no record.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use wire::usage::UsageBatch;
 use wire::verdict::QuarantineReason;
 
 use crate::control::ControlState;
+use crate::replay::History;
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +96,22 @@ pub struct KnownEvent {
     pub received_at: Timestamp,
     /// Where it stands.
     pub found: FoundEvent,
+}
+
+impl KnownEvent {
+    /// Reads an event that a shard knows again from the log.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn read(history: &mut dyn History, found: FoundEvent) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let mut read = None;
+        history.read_batches(&BTreeSet::from([found.position.offset()]), &mut |batch| {
+            let content = EventContent::of(&batch.view(), usize::from(found.position.index()));
+            read = Some((content, batch.received_at));
+        })?;
+        let (content, received_at) = read.expect("an event that a shard knows is in the log");
+        Ok(Self { content, received_at, found })
+    }
 }
 
 /// Why a correction is not made, in order of precedence.
@@ -160,7 +178,7 @@ impl fmt::Display for CorrectionStatus {
     }
 }
 
-impl std::error::Error for CorrectionStatus {}
+impl Error for CorrectionStatus {}
 
 /// A correction in the control log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ mod metering_plan;
 mod owners;
 mod recovery;
 mod replay;
+mod retired_runs;
 mod snapshots;
 mod stored;
 mod units;
@@ -58,6 +59,7 @@ pub use self::recovery::{
     genesis_of, read_moment, recover, replay,
 };
 pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
+pub use self::retired_runs::{RetiredRuns, take_damaged_run_away};
 pub use self::snapshots::LeftAside;
 pub use self::stored::{
     ContentReader, KIND_STORED_PART, PartJoiner, StoredContent, StoredEntry, StoredError,

@@ -18,7 +18,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use domain::time::DAY;
 use domain::{EntityId, Timestamp};
 use engine::shard::EventStanding;
-use engine::snapshot::SnapshotHead;
 use machine::{
     AckStatus, ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, DoneCut, DoneJournals,
     Machine, NewBarrier, PassedBarrier, PutError, Surroundings, name_of,
@@ -209,13 +208,12 @@ impl Surroundings for ControlSurroundings {
     }
 
     fn pass_barrier(&mut self, barrier: NewBarrier) -> Result<PassedBarrier, Box<dyn Error + Send + Sync>> {
-        let control_offset = barrier.control_offset;
-        let snapshot = barrier.snapshot;
+        let sent = barrier.clone();
         let (durable, offsets) = bounded(1);
         let (reached, shards) = bounded(self.shards);
         let (parts_to, parts) = bounded(SNAPSHOT_PARTS_MAX);
-        let parts_to = snapshot.is_some().then_some(parts_to);
-        if snapshot.is_some() {
+        let parts_to = barrier.snapshot.is_some().then_some(parts_to);
+        if parts_to.is_some() {
             // Before any shard lists its runs, so that none of them is taken away.
             self.snapshots.state.is_busy.store(true, Ordering::Release);
         }
@@ -226,18 +224,7 @@ impl Surroundings for ControlSurroundings {
         for _ in 0..self.shards {
             reports.push(shards.recv().map_err(|_| PeerStopped("a shard"))?);
         }
-        if let Some(history) = snapshot {
-            let (incarnation, partition) = self.snapshots.log;
-            let shards = self.shards as u32; // at most SHARDS_MAX
-            let partition = u32::from(partition);
-            let head = SnapshotHead {
-                incarnation,
-                partition,
-                shards,
-                usage_offset: offset,
-                control_offset,
-                history,
-            };
+        if let Some(head) = sent.snapshot_head(self.snapshots.log, self.shards, offset) {
             self.snapshots
                 .jobs
                 .send(SnapshotJob { head, parts })

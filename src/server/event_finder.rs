@@ -4,8 +4,9 @@
 //! Leaves to others: decisions (`engine::shard`), bytes (`machine`).
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use crossbeam_channel::bounded;
 use domain::{EventPosition, Timestamp};
 use engine::identity::{EventName, IdentityKey};
@@ -85,9 +86,8 @@ impl EventFinder {
     /// # Errors
     /// If the log cannot be read.
     pub fn read(&self, found: FoundEvent) -> Result<KnownEvent> {
-        let mut events = self.read_all(&[found.position])?;
-        let event = events.remove(&found.position).context("an event that a shard knows is in the log")?;
-        Ok(KnownEvent { content: event.content, received_at: event.received_at, found })
+        let mut history = self.directory.history(self.key, 1)?;
+        KnownEvent::read(&mut history, found).map_err(cannot_be_read_again)
     }
 
     /// Reads events again from the log.
@@ -104,7 +104,11 @@ impl EventFinder {
                     events.insert(*position, LoggedEvent::of(batch, position.index()));
                 }
             })
-            .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
+            .map_err(cannot_be_read_again)?;
         Ok(events)
     }
+}
+
+fn cannot_be_read_again(error: Box<dyn Error + Send + Sync>) -> anyhow::Error {
+    anyhow::anyhow!(error).context("earlier usage cannot be read again")
 }

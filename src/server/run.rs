@@ -215,7 +215,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
                 jobs: snapshot_jobs,
                 state: snapshot_state.clone(),
                 every_bytes: args.snapshot_bytes,
-                log: (usage_options.incarnation, usage_options.partition),
+                log: usage_options,
             },
             usage_state: usage_state.clone(),
         },

@@ -1,14 +1,11 @@
 //! What is done to runs of remembered ids beside the shards: full tables are written, runs merged, old ones taken away.
 //!
-//! Owns: the thread and its queue, that a full table comes before a merge, and when a file goes. Leaves to others: how a job
-//! is done and what it is for (`engine::shard`).
-//!
-//! A run that its shard has no more stays while a snapshot names it: a start may come back to it.
+//! Owns: the thread and its queue, that a full table comes before a merge. Leaves to others: how a job is done and what it
+//! is for (`engine::shard`), when a file goes (`machine::RetiredRuns`).
 //!
 //! Invariants: no shard waits for a merge while it has room for another run; nothing is taken away that a shard or a
 //! snapshot names, or may come to name while one is made.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,7 +13,7 @@ use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use engine::io::Storage;
 use engine::shard::{Retired, RunDone, RunJob, RunStore, RunWork};
-use engine::snapshot::runs_named;
+use machine::RetiredRuns;
 
 use crate::snapshots::SnapshotState;
 
@@ -71,7 +68,7 @@ impl Runs {
 
     fn serve(&self, tasks: &Receiver<RunTask>) -> Result<()> {
         let mut works: Vec<Work> = Vec::new();
-        let mut retired = BTreeSet::new();
+        let mut retired = RetiredRuns::default();
         loop {
             let task = match works.is_empty() {
                 true => tasks.recv().map_err(|_| TryRecvError::Disconnected),
@@ -83,7 +80,7 @@ impl Runs {
                     works.push(Work { work: self.store.begin(job)?, is_urgent, done });
                 }
                 // What it holds is dropped here, and not by the shard.
-                Ok(RunTask::Retired(old)) => retired.extend(old.numbers()),
+                Ok(RunTask::Retired(old)) => retired.add(old),
                 Ok(RunTask::SnapshotEnded | RunTask::AreYouThere) => {}
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => {
@@ -107,27 +104,20 @@ impl Runs {
         Ok(())
     }
 
-    fn take_away(&self, retired: &mut BTreeSet<u64>) -> Result<()> {
-        if retired.is_empty() || self.snapshot_state.is_busy.load(Ordering::Acquire) {
+    fn take_away(&self, retired: &mut RetiredRuns) -> Result<()> {
+        if self.snapshot_state.is_busy.load(Ordering::Acquire) {
             return Ok(());
         }
-        let named = runs_named(&*self.snapshots).context("the snapshots cannot be read")?;
-        for number in std::mem::take(retired) {
-            if named.contains(&number) {
-                retired.insert(number);
-            } else {
-                self.store.remove(number).context("an old run of remembered ids cannot be taken away")?;
-            }
-        }
-        Ok(())
+        let taken = retired.take_away(&self.store, &*self.snapshots);
+        taken.context("an old run of remembered ids cannot be taken away")
     }
 }
 
 /// Takes away the run whose file is at fault, if that is what an error says: the next start does without it.
 pub fn take_damaged_away(store: &RunStore, error: &anyhow::Error) {
-    let Some(run) = machine::fault_of_run(error.as_ref()) else { return };
+    let Some((run, removed)) = machine::take_damaged_run_away(store, error.as_ref()) else { return };
     tracing::error!("{run}; it is taken away, and the next start makes it again from the logs");
-    if let Err(error) = store.remove(run.number) {
+    if let Err(error) = removed {
         tracing::error!("it cannot be taken away: {error}");
     }
 }

@@ -17,7 +17,7 @@ use engine::identity::EventName;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
 use engine::shard::{FoundEvent, RunDone, RunStore, SetAside, Shard, SourceCounters};
-use engine::snapshot::Section;
+use engine::snapshot::SnapshotPart;
 use machine::{History, NewBarrier, pass_barrier_through};
 use wire::verdict::Verdict;
 
@@ -74,9 +74,6 @@ pub struct BarrierTask {
     /// Where the parts of a snapshot go if one begins here.
     pub parts: Option<Sender<SnapshotPart>>,
 }
-
-/// A part of a snapshot: whose, and the section; none once the shard has no more.
-pub type SnapshotPart = (u16, Option<Section>);
 
 /// What became of all events of one shard so far.
 #[derive(Clone, Debug, Default)]

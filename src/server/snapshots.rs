@@ -12,10 +12,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
-use engine::snapshot::{SnapshotHead, SnapshotWriter};
+use engine::log::LogOptions;
+use engine::snapshot::{SnapshotHead, SnapshotPart, SnapshotWork};
 
 use crate::disk::Directory;
-use crate::shards::SnapshotPart;
 
 /// Parts of a snapshot that wait for the disk, of all shards.
 pub const SNAPSHOT_PARTS_MAX: usize = 16;
@@ -45,8 +45,8 @@ pub struct Snapshots {
     pub state: Arc<SnapshotState>,
     /// Bytes of the usage log after which the next one is due; 0 for never.
     pub every_bytes: u64,
-    /// Incarnation and partition of the usage log.
-    pub log: (u32, u16),
+    /// What the usage log is.
+    pub log: LogOptions,
 }
 
 impl Snapshots {
@@ -91,23 +91,17 @@ pub fn run(
 }
 
 fn save(storage: &Directory, job: SnapshotJob) -> Result<u64> {
-    let mut writer = SnapshotWriter::create(storage, &job.head).context("its file cannot be made")?;
-    match save_parts(&mut writer, &job) {
-        Ok(()) => writer.finish(storage).context("it cannot be made durable"),
+    let mut work = SnapshotWork::begin(storage, &job.head).context("its file cannot be made")?;
+    match save_parts(&mut work, &job) {
+        Ok(()) => work.finish(storage).context("it cannot be made durable"),
         Err(error) => {
-            writer.abandon(storage).context("its unfinished file cannot be taken away")?;
+            work.give_up(storage).context("its unfinished file cannot be taken away")?;
             Err(error)
         }
     }
 }
 
-fn save_parts(writer: &mut SnapshotWriter, job: &SnapshotJob) -> Result<()> {
-    let mut shards_left = job.head.shards;
-    while shards_left > 0 {
-        match job.parts.recv().context("a shard has stopped")? {
-            (shard, Some(section)) => writer.write(shard, &section).context("it cannot be written")?,
-            (_, None) => shards_left -= 1,
-        }
-    }
+fn save_parts(work: &mut SnapshotWork, job: &SnapshotJob) -> Result<()> {
+    while work.take(job.parts.recv().context("a shard has stopped")?).context("it cannot be written")? {}
     Ok(())
 }

@@ -21,6 +21,7 @@ use engine::log::LogWriter;
 use engine::prepared::PreparedBatch;
 use engine::shard::FoundEvent;
 use engine::shard::cell::CellReport;
+use engine::snapshot::SnapshotPart;
 use machine::NewBarrier;
 use tokio::sync::{mpsc, oneshot};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
@@ -28,7 +29,7 @@ use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode
 use crate::clock::{CLOCK_STEP_MAX, Clock, ClockStepped};
 use crate::observe::Metrics;
 use crate::segments::Segments;
-use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, SnapshotPart, VerdictSlots};
+use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, VerdictSlots};
 use crate::shares::{Share, Shares};
 use crate::threads::PeerStopped;
 

@@ -47,6 +47,8 @@ pub struct Limits {
     pub future_max: i64,
     /// Waiting events of one source in one slot.
     pub pending_per_slot_max: u32,
+    /// So long after they arrived events can be corrected.
+    pub correction: i64,
     /// Time until a window is final.
     pub grace: i64,
 }
@@ -69,6 +71,10 @@ pub struct Setup {
     pub shards: usize,
     /// Bytes of a segment.
     pub segment_bytes: u64,
+    /// Bytes that given ids have at least: with long ones a commit has more than one sector.
+    pub id_bytes: usize,
+    /// Ids that a shard remembers in memory.
+    pub table_entries: usize,
     /// Limits.
     pub limits: Limits,
     /// Currency of all accounts.
@@ -148,6 +154,45 @@ pub enum Again {
     OtherValue,
 }
 
+/// Which event somebody means.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// One of all that were made.
+    Made(u64),
+    /// One of those that stand in quarantine.
+    SetAside(u64),
+    /// One of those that were corrected.
+    Corrected(u64),
+    /// One that nobody made.
+    Nobodys,
+}
+
+/// What somebody wants to become of an event.
+#[derive(Clone, Copy, Debug)]
+pub enum Ask {
+    /// It counts no more.
+    Void,
+    /// It counts with other content.
+    Amend(Amend),
+    /// It leaves quarantine.
+    Release,
+    /// It stays in quarantine.
+    Discard,
+}
+
+/// What is to be different.
+#[derive(Clone, Copy, Debug)]
+pub struct Amend {
+    /// Its subject; empty for one that no event may have.
+    pub subject: Option<&'static str>,
+    /// When it happened.
+    pub when: Option<When>,
+    /// Its value in halves of a unit, if it is to have one, and what is wrong with it.
+    pub halves: Option<(Option<i64>, Flaw)>,
+    /// Its dimension, if it is to have one.
+    pub group: Option<Option<&'static str>>,
+}
+
 /// How a server dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -161,6 +206,23 @@ pub enum Death {
     SyncError(bool),
     /// The disk is full but for so many bytes.
     Full(u64),
+}
+
+/// What happens to a derived file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A bit of it flips.
+    Flipped,
+    /// It is cut off.
+    Cut,
+    /// It is gone.
+    Missing,
+    /// It holds what another one of its kind holds.
+    Mistaken,
+    /// Beside it comes one of a server that went on with a copy of the directory.
+    Foreign,
+    /// All that were ever put aside come back where they are missing; now all are put aside.
+    Restored,
 }
 
 /// A tier of a price.
@@ -280,6 +342,26 @@ pub enum Action {
         /// Whether with the digest of another history.
         is_forked: bool,
     },
+    /// Somebody corrects an event.
+    Correct {
+        /// Which.
+        target: Target,
+        /// How.
+        ask: Ask,
+        /// Which of a few reasons.
+        reason: u8,
+        /// Whether the same is asked for again.
+        is_twice: bool,
+    },
+    /// The shards begin a snapshot, unless one is being made.
+    Snapshot,
+    /// Something happens to a file that is derived: a snapshot, or a run of remembered ids.
+    Damage {
+        /// What.
+        damage: Damage,
+        /// Decides which file, and where.
+        salt: u64,
+    },
     /// Somebody reads the directory beside the running server.
     Peek,
     /// The server stops cleanly and starts with other settings.
@@ -288,6 +370,8 @@ pub enum Action {
         shards: usize,
         /// Limits, if they change.
         limits: Option<Limits>,
+        /// Whether a snapshot is made before it stops.
+        is_saved: bool,
     },
     /// The server dies on its way, after so many operations of its disk, and starts again.
     Crash {
@@ -352,9 +436,16 @@ impl fmt::Display for Action {
             Action::Ack { nth, is_forked } => {
                 write!(f, "billing acks batch {nth}{}", if *is_forked { " of another history" } else { "" })
             }
+            Action::Correct { target, ask, reason, is_twice } => {
+                let twice = if *is_twice { ", twice" } else { "" };
+                write!(f, "correct {target:?}: {ask:?}, for reason {reason}{twice}")
+            }
+            Action::Snapshot => f.write_str("a snapshot begins"),
+            Action::Damage { damage, salt } => write!(f, "a derived file is {damage:?}, salt {salt:#x}"),
             Action::Peek => f.write_str("somebody reads beside the server"),
-            Action::Restart { shards, limits } => {
-                write!(f, "clean restart with {shards} shards")?;
+            Action::Restart { shards, limits, is_saved } => {
+                let saved = if *is_saved { "a snapshot and a " } else { "" };
+                write!(f, "{saved}clean restart with {shards} shards")?;
                 limits.map_or(Ok(()), |limits| write!(f, " and {limits:?}"))
             }
             Action::Crash { after, death, salt, again, shards } => {

@@ -9,19 +9,20 @@
 use std::collections::BTreeMap;
 
 use domain::Timestamp;
-use engine::identity::{IdentityKey, shard_of_slot, slot_of};
+use engine::identity::{EventName, IdentityKey, shard_of_slot, slot_of};
 use engine::log::LogReader;
-use engine::shard::SourceCounters;
 use engine::shard::cell::Fold;
+use engine::shard::{EventStanding, SourceCounters};
 use engine::testing::disk::SimulatedDisk;
-use machine::LogPlace;
+use machine::{LogPlace, name_of};
 use serde_json::Value;
 use wire::verdict::Verdict;
 
 use crate::books::{Books, Sealed, chains};
-use crate::producers::Producers;
-use crate::recount::{Recount, UsageRecord, recount};
-use crate::server::{CellKey, Said, Server, logs_of};
+use crate::corrections::{Asked, event_id};
+use crate::producers::{Id, Producers};
+use crate::recount::{Counted, Logged, Recount, Stands, UsageRecord, recount};
+use crate::server::{CellKey, Said, Server, UsageSide, logs_of};
 
 const REFUSALS_AT: usize = 4;
 const HEAD_BYTES: usize = 16;
@@ -47,15 +48,23 @@ pub(crate) struct Auditor {
     verdicts: BTreeMap<(u64, u16), Verdict>,
     /// Control records that a server said are durable, as a person would recognize them.
     promised: Vec<Promise>,
+    /// Corrections that somebody asked for, by who did; what became of some the server could not say any more.
+    pub(crate) asked: BTreeMap<String, Asked>,
     pub(crate) books: Books,
 }
 
 /// What a server promised of its control log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Promise {
-    Put { kind: String, id: String, version: u64 },
+    Put {
+        kind: String,
+        id: String,
+        version: u64,
+    },
     Cut(u64),
     Acked(u64),
+    /// A correction that an actor asked for.
+    Corrected(String),
 }
 
 impl Promise {
@@ -66,6 +75,10 @@ impl Promise {
                     && record["kind"] == kind.as_str()
                     && record["id"] == id.as_str()
                     && record["version"] == *version
+            }
+            Promise::Corrected(actor) => {
+                let is_correction = record["record"].as_str().is_some_and(|text| text.starts_with("event_"));
+                is_correction && record["actor"] == actor.as_str()
             }
             Promise::Cut(number) => record["record"] == "cut" && record["number"] == *number,
             Promise::Acked(batch) => {
@@ -84,6 +97,7 @@ impl Auditor {
             acked: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             promised: Vec::new(),
+            asked: BTreeMap::new(),
             books: Books::default(),
         }
     }
@@ -101,6 +115,11 @@ impl Auditor {
             }
         }
         Ok(())
+    }
+
+    /// An event, as shards are asked for it.
+    pub(crate) fn name_of(&self, source: &str, id: &Id) -> EventName {
+        name_of(self.key, source, &event_id(id))
     }
 
     pub(crate) fn promise(&mut self, promise: Promise) {
@@ -143,20 +162,56 @@ impl Auditor {
         Ok(Read { usage, control, batches, journals })
     }
 
+    /// What became of every event by now.
+    pub(crate) fn recount(&self, disk: &SimulatedDisk, producers: &Producers) -> Result<Recount, String> {
+        Ok(recount(self.logged(&self.read(disk, producers)?, producers), self.key, None))
+    }
+
+    fn logged<'a>(&'a self, read: &'a Read, producers: &'a Producers) -> Logged<'a> {
+        Logged { usage: &read.usage, control: &read.control, batches: &producers.batches, asked: &self.asked }
+    }
+
     /// After a start, and whenever a server is at rest: nothing that was promised is lost, nothing counts twice, and
     /// what was sealed is what it was.
     pub(crate) fn check_state(
         &mut self,
         disk: &SimulatedDisk,
         producers: &Producers,
-        counters: &BTreeMap<std::sync::Arc<str>, SourceCounters>,
+        usage: &mut UsageSide,
     ) -> Audit {
         let read = self.read(disk, producers)?;
         self.check_promises(&read)?;
         self.books.take(&read.batches, &read.journals)?;
-        let recount = recount(&read.usage, &read.control, &producers.batches, self.key, None);
-        self.check_counters(&recount, counters)?;
-        self.check_verdicts(&recount)
+        let recount = recount(self.logged(&read, producers), self.key, None);
+        self.check_counters(&recount, &usage.counters())?;
+        self.check_verdicts(&recount)?;
+        let is: Vec<_> =
+            usage.set_aside().iter().map(|a| (a.position.offset(), a.position.index(), a.verdict)).collect();
+        if is != recount.set_aside() {
+            return Err(format!("set aside is {is:?}, by the log {:?}", recount.set_aside()));
+        }
+        self.check_events(&recount, usage)
+    }
+
+    /// Shards know every event where it arrived, and where it stands.
+    fn check_events(&self, recount: &Recount, usage: &mut UsageSide) -> Audit {
+        for ((source, id), event) in &recount.events {
+            let found = usage.find(self.name_of(source, id));
+            let found = found.map_err(|error| format!("{source} {id:?} cannot be found: {error}"))?;
+            let is = found.map(|found| (found.position.offset(), found.position.index(), found.standing));
+            let standing = match event.stands {
+                Stands::Counts { .. } if recount.is_waiting(&event.sent) => EventStanding::Pending,
+                Stands::Counts { .. } => EventStanding::Metered,
+                Stands::Unmetered => EventStanding::Unmetered,
+                Stands::SetAside(reason) => EventStanding::Quarantined(reason),
+                Stands::TakenBack => EventStanding::Voided,
+            };
+            let should = (event.place.0, event.place.1, standing);
+            if is != Some(should) {
+                return Err(format!("{source} {id:?} is known as {is:?}, by the log it is {should:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn check_promises(&self, read: &Read) -> Audit {
@@ -226,8 +281,8 @@ impl Auditor {
         if let Some(failure) = machine.failures().next() {
             return Err(format!("amounts of this world fit, but {failure}"));
         }
-        let recount = recount(&read.usage, &read.control, &producers.batches, self.key, Some(barrier));
-        let expected = recount.known.worths(&recount.counted, at);
+        let recount = recount(self.logged(&read, producers), self.key, Some(barrier));
+        let expected = recount.known.worths(&recount.counted(), at);
         let issued = &self.books.issued;
         for key in issued.keys().chain(expected.keys()) {
             let (is, should) = (issued.get(key), expected.get(key));
@@ -244,10 +299,11 @@ impl Auditor {
 
 /// Cells that were reported: each is the fold of the first events of its shard from the start of its slice on.
 fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shards: usize) -> Audit {
+    let counted = recount.counted();
     for ((shard, (subject, program, group, slice_from)), fold) in cells {
         let meter = &recount.known.meters[*program as usize];
-        let is_ours = |event: &&crate::recount::Counted| {
-            let sent = &event.sent;
+        let is_ours = |event: &&Counted<'_>| {
+            let sent = event.sent;
             let text = meter.is_grouped.then_some(sent.group).flatten();
             sent.subject == subject.as_str()
                 && sent.time >= *slice_from
@@ -256,7 +312,7 @@ fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shar
                 && group.first().and_then(|text| text.as_deref()) == text
                 && recount.known.owner_at(sent.subject, sent.time).is_some()
         };
-        let mut events: Vec<_> = recount.counted.iter().filter(is_ours).collect();
+        let mut events: Vec<_> = counted.iter().filter(is_ours).collect();
         events.sort_by_key(|event| event.sent.time);
         let count = fold.count as usize;
         let name = || format!("cell {subject} {} {group:?} from {slice_from} of shard {shard}", meter.id);
@@ -273,7 +329,7 @@ fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shar
             return Err(format!("{} sums {:?}, its {count} events {sum}", name(), fold.sum.value()));
         }
         let Some(last) = inside.last() else { continue };
-        let owner = |event: &crate::recount::Counted| {
+        let owner = |event: &Counted<'_>| {
             recount.known.owner_at(event.sent.subject, event.sent.time).expect("owned events were chosen")
         };
         let (subscription, plan) = owner(last);

@@ -4,8 +4,8 @@ use domain::time::HOUR;
 use domain::{Period, Timestamp, Zone};
 
 use crate::actions::{
-    Action, Again, Death, ENTITIES, Flaw, GROUPS, Limits, Negative, NewEvent, Plan, Resource, SOURCES,
-    SUBJECTS, SUBSCRIPTIONS, Setup, Terms, Tier, Way, When, ZONES,
+    Action, Again, Amend, Ask, Damage, Death, ENTITIES, Flaw, GROUPS, Limits, Negative, NewEvent, Plan,
+    Resource, SOURCES, SUBJECTS, SUBSCRIPTIONS, Setup, Target, Terms, Tier, Way, When, ZONES,
 };
 use crate::prices::{PRICES, hour};
 use crate::random::Random;
@@ -20,8 +20,10 @@ pub(crate) fn plan_of(seed: u64) -> Plan {
     let mut actions = vec![first_terms(&mut random)];
     let length = 20 + random.below(90);
     let faults = random.pick(&[0, 4, 10, 20]);
+    // A snapshot is of so many shards: with others the logs are read.
+    let steady = random.chance(60).then_some(setup.shards);
     for _ in 0..length {
-        actions.push(action(&mut random, faults));
+        actions.push(action(&mut random, faults, steady));
     }
     Plan { seed, setup, actions }
 }
@@ -30,6 +32,8 @@ fn setup(random: &mut Random) -> Setup {
     Setup {
         shards: shards(random),
         segment_bytes: random.pick(&[24 << 10, 64 << 10, 256 << 10]),
+        id_bytes: random.pick(&[1, 1, 250]),
+        table_entries: random.pick(&[3, 3, 6, 6, 20, 1_000]),
         limits: limits(random),
         currency: random.pick(&["USD", "JPY", "KWD"]),
         negative: random.pick(&[Negative::Reject, Negative::Zero, Negative::Signed, Negative::Signed]),
@@ -49,6 +53,7 @@ fn limits(random: &mut Random) -> Limits {
         horizon: random.pick(&[35 * 24, 35 * 24, 120 * 24]),
         future_max: random.pick(&[1, 72, 40 * 24]),
         pending_per_slot_max: random.pick(&[1, 2, 1_000, 1_000]),
+        correction: random.pick(&[120 * 24, 400 * 24, 400 * 24]),
         grace: random.pick(&[0, 2 * 24, 5 * 24, 40 * 24]),
     }
 }
@@ -113,19 +118,30 @@ fn way(random: &mut Random) -> Way {
     }
 }
 
-fn event(random: &mut Random) -> NewEvent {
-    let when = match random.below(12) {
+fn when(random: &mut Random) -> When {
+    match random.below(12) {
         0 => When::HoursAgo(random.range(-50 * 24, 130 * 24)),
         1 | 2 => When::At(moment(random)),
         // Before the years that events may have.
         3 if random.chance(20) => When::HoursAgo(24 * 366 * 30),
         _ => When::HoursAgo(random.range(-2, 34 * 24)),
-    };
-    let halves = match random.below(15) {
+    }
+}
+
+fn halves(random: &mut Random) -> Option<i64> {
+    match random.below(15) {
         0 => None,
         1 | 2 => Some(random.range(-30, 0)),
         _ => Some(random.range(0, 80)),
-    };
+    }
+}
+
+fn group(random: &mut Random) -> Option<&'static str> {
+    random.chance(66).then(|| random.pick(&GROUPS))
+}
+
+fn event(random: &mut Random) -> NewEvent {
+    let (when, halves) = (when(random), halves(random));
     let flaw = match random.below(60) {
         0 => Flaw::Fine,
         1 => Flaw::Huge,
@@ -133,8 +149,39 @@ fn event(random: &mut Random) -> NewEvent {
         3 => Flaw::LongText,
         _ => Flaw::None,
     };
-    let group = random.chance(66).then(|| random.pick(&GROUPS));
+    let group = group(random);
     NewEvent { subject: random.pick(&SUBJECTS), when, halves, group, flaw }
+}
+
+fn amend(random: &mut Random) -> Amend {
+    let subject = random.chance(40).then(|| if random.chance(5) { "" } else { random.pick(&SUBJECTS) });
+    let flaw = match random.below(20) {
+        0 => Flaw::Fine,
+        1 => Flaw::Huge,
+        _ => Flaw::None,
+    };
+    Amend {
+        subject,
+        when: random.chance(30).then(|| when(random)),
+        halves: random.chance(50).then(|| (halves(random), flaw)),
+        group: random.chance(30).then(|| group(random)),
+    }
+}
+
+fn correct(random: &mut Random) -> Action {
+    let nth = random.below(1 << 20);
+    let target = match random.below(20) {
+        0 => Target::Nobodys,
+        1..=4 => Target::SetAside(nth),
+        5..=9 => Target::Corrected(nth),
+        _ => Target::Made(nth),
+    };
+    let ask = match (random.below(10), target) {
+        (0..=5, Target::SetAside(_)) | (0, _) => random.pick(&[Ask::Release, Ask::Release, Ask::Discard]),
+        (1..=3, _) => Ask::Void,
+        _ => Ask::Amend(amend(random)),
+    };
+    Action::Correct { target, ask, reason: random.below(3) as u8, is_twice: random.chance(15) }
 }
 
 fn produce(random: &mut Random) -> Action {
@@ -184,7 +231,7 @@ fn resource(random: &mut Random) -> Resource {
     }
 }
 
-fn crash(random: &mut Random) -> Action {
+fn crash(random: &mut Random, steady: Option<usize>) -> Action {
     let death = match random.below(10) {
         0..=3 => Death::Power,
         4 | 5 => Death::Kill,
@@ -197,15 +244,15 @@ fn crash(random: &mut Random) -> Action {
         death,
         salt: random.next() >> 20,
         again: random.chance(25).then(|| 1 + random.below(14)),
-        shards: shards(random),
+        shards: steady.unwrap_or_else(|| shards(random)),
     }
 }
 
-fn action(random: &mut Random, faults: u64) -> Action {
+fn action(random: &mut Random, faults: u64, steady: Option<usize>) -> Action {
     if random.below(100) < faults {
-        return crash(random);
+        return crash(random, steady);
     }
-    match random.below(60) {
+    match random.below(74) {
         0..=8 => Action::Pass {
             seconds: match random.below(10) {
                 0 => random.range(300, 1_500) * HOUR / domain::time::SECOND,
@@ -236,9 +283,27 @@ fn action(random: &mut Random, faults: u64) -> Action {
         52 | 53 => Action::Journals { entity: random.pick(&ENTITIES) },
         54 | 55 => Action::Ack { nth: random.below(1 << 20), is_forked: random.chance(20) },
         56 => Action::Peek,
-        57 | 58 => {
-            Action::Restart { shards: shards(random), limits: random.chance(40).then(|| limits(random)) }
-        }
+        57 | 58 => Action::Restart {
+            shards: steady.unwrap_or_else(|| shards(random)),
+            limits: random.chance(40).then(|| limits(random)),
+            is_saved: random.chance(50),
+        },
+        59..=65 => correct(random),
+        66..=69 => Action::Snapshot,
+        70..=72 => Action::Damage {
+            damage: random.pick(&[
+                Damage::Flipped,
+                Damage::Flipped,
+                Damage::Cut,
+                Damage::Missing,
+                Damage::Missing,
+                Damage::Mistaken,
+                Damage::Foreign,
+                Damage::Restored,
+                Damage::Restored,
+            ]),
+            salt: random.next() >> 20,
+        },
         _ => Action::Flip { salt: random.next() >> 20 },
     }
 }

@@ -12,6 +12,7 @@
 mod actions;
 mod auditor;
 mod books;
+mod corrections;
 mod generate;
 mod minimize;
 mod play;

@@ -2,26 +2,29 @@
 //!
 //! Owns: doing actions, dying and starting, the trace of a run. Leaves to others: what is right (`auditor`).
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use domain::time::{HOUR, SECOND};
 use domain::{Decimal, EntityId, Timestamp};
 use engine::identity::IdentityKey;
 use engine::testing::disk::{Faults, SimulatedDisk};
-use machine::{DoneCut, ReplayMode, Surroundings, read_moment, replay};
+use machine::{DoneCut, ReplayMode, Surroundings, read_moment, replay, take_damaged_run_away};
 use serde_json::{Value, json};
 use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
 
 use crate::actions::{
-    ACCOUNTS, Action, DIMENSION, Death, ENTITIES, GROUPS, Limits, Negative, Plan, RICH, Resource,
-    SUBSCRIPTIONS, Terms, account_of,
+    ACCOUNTS, Action, Amend, Ask, DIMENSION, Damage, Death, ENTITIES, GROUPS, Limits, Negative, Plan, RICH,
+    Resource, SOURCES, SUBSCRIPTIONS, Target, Terms, account_of,
 };
 use crate::auditor::{Auditor, Promise};
+use crate::corrections::{Amended, Answer, Asked, What};
 use crate::prices::{Kind, PRICES, hour};
-use crate::producers::Producers;
+use crate::producers::{Id, Producers, value_of};
 use crate::random::Random;
-use crate::server::{Clock, Said, Server, Stopped, logs_of};
+use crate::recount::{Event, Recount, Stands};
+use crate::server::{Clock, Reached, Said, Server, Stopped, in_shard, logs_of};
 
 /// Worlds start three weeks into January and end within the auditor's months.
 const START: i64 = 20 * 24;
@@ -50,8 +53,52 @@ pub struct Outcome {
     pub events: u64,
     /// Sealed charge batches.
     pub batches: u64,
+    /// Corrections that were recorded.
+    pub corrections: u64,
+    /// Snapshots that were finished.
+    pub snapshots: u64,
+    /// Starts from a snapshot.
+    pub from_snapshots: u64,
+    /// Snapshots that a start left aside.
+    pub left_aside: u64,
+    /// Runs of remembered ids that were written or merged beside running shards.
+    pub runs: u64,
     /// Flipped bits that were refused.
     pub refused_flips: u64,
+}
+
+impl Outcome {
+    /// Adds another run; the digests in any order.
+    pub fn add(&mut self, other: &Outcome) {
+        self.digest ^= other.digest;
+        for (mine, theirs) in [
+            (&mut self.starts, other.starts),
+            (&mut self.deaths, other.deaths),
+            (&mut self.events, other.events),
+            (&mut self.batches, other.batches),
+            (&mut self.corrections, other.corrections),
+            (&mut self.snapshots, other.snapshots),
+            (&mut self.from_snapshots, other.from_snapshots),
+            (&mut self.left_aside, other.left_aside),
+            (&mut self.runs, other.runs),
+            (&mut self.refused_flips, other.refused_flips),
+        ] {
+            *mine += theirs;
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { digest, starts, deaths, events, batches, corrections, runs, .. } = self;
+        let Outcome { snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
+        write!(
+            f,
+            "{starts} starts ({deaths} after a death, {from_snapshots} from a snapshot), {events} events, {corrections} \
+             corrections, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, \
+             {refused_flips} flipped bits refused; digest {digest:016x}"
+        )
+    }
 }
 
 /// What happened, in words; kept only where somebody will read it.
@@ -115,6 +162,14 @@ struct Play<'p> {
     step: u64,
     producers: Producers,
     auditor: Auditor,
+    /// Derived files that were put aside, with their bytes.
+    put_aside: BTreeMap<String, Vec<u8>>,
+    /// Whether the running server may find a run damaged.
+    is_damaged: bool,
+    /// Whether anything ever happened to a derived file.
+    was_damaged: bool,
+    /// Where the last snapshot that was finished is of, and how many shards.
+    finished_snapshot: Option<(u64, usize)>,
     /// How the server will die, and what follows.
     armed: Option<(Death, u64, Option<u64>, usize)>,
     outcome: Outcome,
@@ -160,8 +215,12 @@ impl<'p> Play<'p> {
             limits: plan.setup.limits,
             clock: Clock::new(hour(START)),
             step: 0,
-            producers: Producers::default(),
+            producers: Producers::new(plan.setup.id_bytes),
             auditor: Auditor::new(plan.setup.segment_bytes, key),
+            put_aside: BTreeMap::new(),
+            is_damaged: false,
+            was_damaged: false,
+            finished_snapshot: None,
             armed: None,
             outcome: Outcome::default(),
         }
@@ -178,6 +237,8 @@ impl<'p> Play<'p> {
         }
         *at = None;
         self.finish()?;
+        let reached = self.server().usage.reached;
+        self.add_reached(reached);
         self.outcome.digest = self.trace.digest;
         self.outcome.batches = self.auditor.books.batch_count() as u64;
         self.outcome.events = self.producers.batches.iter().map(|batch| batch.events.len() as u64).sum();
@@ -226,7 +287,14 @@ impl<'p> Play<'p> {
     fn do_action(&mut self, action: &Action) -> Done {
         self.step += 1;
         match self.act(action) {
-            Ok(()) => self.take_said()?,
+            Ok(()) => {
+                self.take_said()?;
+                if self.disk.has_failed() {
+                    // It was a snapshot that failed, and nobody died of that.
+                    self.armed = None;
+                    self.disk.set_faults(Faults::default());
+                }
+            }
             Err(Halt::Wrong(what)) => return Err(what),
             Err(Halt::Died(stopped)) => {
                 self.take_said()?;
@@ -309,12 +377,19 @@ impl<'p> Play<'p> {
             Action::Due => self.run_due()?,
             Action::Journals { entity } => self.journals(entity)?,
             Action::Ack { nth, is_forked } => self.ack(*nth, *is_forked)?,
+            Action::Correct { target, ask, reason, is_twice } => {
+                for time in 0..1 + u8::from(*is_twice) {
+                    self.correct(*target, ask, *reason, time)?;
+                }
+            }
             Action::Peek => {
                 let logs = logs_of(&self.disk, self.plan.setup.segment_bytes);
                 read_moment(&logs, 1 + self.step as usize % 4)
                     .map_err(|error| format!("a reader beside the server fails: {error}"))?;
             }
-            Action::Restart { shards, limits } => self.restart(*shards, *limits)?,
+            Action::Snapshot => self.server().begin_snapshot()?,
+            Action::Damage { damage, salt } => self.damage(*damage, *salt),
+            Action::Restart { shards, limits, is_saved } => self.restart(*shards, *limits, *is_saved)?,
             Action::Crash { after, death, salt, again, shards } => {
                 self.armed = Some((*death, *salt, *again, *shards));
                 let used: u64 = self.disk.files().iter().map(|(_, bytes)| *bytes as u64).sum();
@@ -414,9 +489,137 @@ impl<'p> Play<'p> {
         Ok(())
     }
 
-    fn restart(&mut self, shards: usize, limits: Option<Limits>) -> Result<(), Halt> {
+    /// Somebody asks for a correction; the answer must be that of the auditor, who recounts the log for it.
+    fn correct(&mut self, target: Target, ask: &Ask, reason: u8, time: u8) -> Result<(), Halt> {
+        let recount = self.auditor.recount(&self.disk, &self.producers)?;
+        let Some((source, id)) = self.event_of(target, &recount) else { return Ok(()) };
+        let now = self.server().usage.present();
+        let reason = format!("reason {reason}");
+        let asked = Asked { source, id: id.clone(), what: what_of(ask, now), reason };
+        let horizon = recount.known.correction_horizon;
+        let expected = asked.answer(recount.events.get(&(source, id)), now, horizon);
+        let actor = format!("person {}.{time}", self.step);
+        let request = asked.request(actor.clone());
+        self.trace.say(&format!("     {request:?}"));
+        self.auditor.asked.insert(actor.clone(), asked);
+        let answer = match self.server().correct(request)? {
+            Ok(Some(_)) => Answer::Recorded,
+            Ok(None) => Answer::Known,
+            Err(status) => Answer::Refused(status.name()),
+        };
+        self.trace.say(&format!("     {answer:?}"));
+        if expected.is_some_and(|expected| expected != answer) {
+            return Err(format!("a correction is answered {answer:?}, and not as the log says").into());
+        }
+        if answer == Answer::Recorded {
+            self.outcome.corrections += 1;
+            self.auditor.promise(Promise::Corrected(actor));
+        }
+        Ok(())
+    }
+
+    fn event_of(&self, target: Target, recount: &Recount) -> Option<(&'static str, Id)> {
+        let nth_of = |nth: u64, of: &dyn Fn(&Event) -> bool| {
+            let matching: Vec<_> = recount.events.iter().filter(|(_, event)| of(event)).collect();
+            let at = nth.checked_rem(matching.len() as u64)?;
+            Some(matching[at as usize].0.clone())
+        };
+        match target {
+            Target::Made(nth) => self.producers.nth_made(nth),
+            Target::SetAside(nth) => nth_of(nth, &|event| matches!(event.stands, Stands::SetAside(_))),
+            Target::Corrected(nth) => nth_of(nth, &|event| event.corrected.is_some()),
+            Target::Nobodys => Some((SOURCES[0], Id::Given("nobody's".to_string()))),
+        }
+    }
+
+    /// Something happens to a snapshot or a run. The logs are whole, so nothing may come of it but a start that takes longer.
+    fn damage(&mut self, damage: Damage, salt: u64) {
+        let mut random = Random::new(salt);
+        let files: Vec<(String, usize)> =
+            self.disk.files().into_iter().filter(|(name, _)| is_derived(name)).collect();
+        self.is_damaged |= !files.is_empty() || matches!(damage, Damage::Foreign | Damage::Restored);
+        self.was_damaged = true;
+        if damage == Damage::Restored {
+            for (name, bytes) in &self.put_aside {
+                if files.iter().all(|(known, _)| known != name) {
+                    self.disk.replace(name, bytes);
+                    self.trace.say(&format!("     {name} is back"));
+                }
+            }
+            self.put_aside.extend(files.into_iter().map(|(name, _)| {
+                let bytes = self.disk.content(&name);
+                (name, bytes)
+            }));
+            return;
+        }
+        if damage == Damage::Foreign {
+            self.bring_foreign(&files);
+            return;
+        }
+        if files.is_empty() {
+            return;
+        }
+        let mut chosen = random.below(files.len() as u64) as usize;
+        if random.chance(50) {
+            // The newest of its kind is what the next start begins with.
+            let kind = &files[chosen].0[..4];
+            chosen = files.iter().rposition(|(name, _)| name.starts_with(kind)).unwrap_or(chosen);
+        }
+        let (name, bytes) = files[chosen].clone();
+        self.trace.say(&format!("     {name} of {bytes} bytes"));
+        let at = if bytes == 0 { 0 } else { random.below(bytes as u64) as usize };
+        match damage {
+            Damage::Flipped => {
+                let mut content = self.disk.content(&name);
+                if let Some(byte) = content.get_mut(at) {
+                    *byte ^= 1 << random.below(8);
+                }
+                self.disk.replace(&name, &content);
+            }
+            Damage::Foreign | Damage::Restored => {}
+            Damage::Cut => self.disk.replace(&name, &self.disk.content(&name)[..at]),
+            Damage::Missing => self.disk.lose(&name),
+            Damage::Mistaken => {
+                let kind = &name[..4];
+                let others: Vec<_> = files.iter().filter(|(other, _)| other.starts_with(kind)).collect();
+                let other = &others[random.below(others.len() as u64) as usize].0;
+                self.disk.replace(&name, &self.disk.content(other));
+            }
+        }
+    }
+
+    /// Somebody starts on a copy of the directory, and what is derived there comes here where it is missing.
+    fn bring_foreign(&mut self, files: &[(String, usize)]) {
+        let copy = self.disk.copy();
+        let Ok(mut server) = self.start_on(&copy) else { return };
+        if let Some(batch) = self.producers.batches.first() {
+            server.usage.arrive(0, &batch.frame, true);
+        }
+        let name = vec![("accounts".to_string(), RICH.to_string(), self.account(RICH, "elsewhere"))];
+        let go_on = || -> Result<(), Stopped> {
+            let _ = server.control.put(&mut server.usage, name, "another").map_err(Stopped::Control)?;
+            server.usage.work(8)?;
+            server.begin_snapshot()?;
+            server.usage.settle().and_then(|()| server.usage.save_all()).map_err(in_shard)
+        };
+        if go_on().is_ok() {
+            for (name, _) in copy.files().into_iter().filter(|(name, _)| is_derived(name)) {
+                if files.iter().all(|(known, _)| *known != name) {
+                    self.trace.say(&format!("     {name} came"));
+                    self.disk.replace(&name, &copy.content(&name));
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self, shards: usize, limits: Option<Limits>, is_saved: bool) -> Result<(), Halt> {
+        if self.armed.is_none() && !self.is_damaged {
+            // What it knows is what the next start makes anew.
+            self.check_state()?;
+        }
         let server = self.server.take().expect("a server runs");
-        let (clock, said, stopped) = server.stop();
+        let (clock, said, reached, stopped) = server.stop(is_saved);
+        self.add_reached(reached);
         self.clock = clock;
         self.note(said)?;
         self.shards = shards;
@@ -427,13 +630,25 @@ impl<'p> Play<'p> {
         Ok(())
     }
 
-    /// The server died, of what was armed or by itself.
+    fn add_reached(&mut self, reached: Reached) {
+        self.finished_snapshot = reached.last_snapshot.map(|at| (at, self.shards)).or(self.finished_snapshot);
+        self.outcome.snapshots += reached.snapshots;
+        self.outcome.runs += reached.runs;
+    }
+
+    /// The server died, of what was armed, of a run that was damaged, or by itself.
     fn die(&mut self, stopped: &Stopped) -> Done {
-        let Some((death, salt, again, shards)) = self.armed.take() else {
+        let of_run = (self.is_damaged && stopped.is_of_run()).then_some((Death::Kill, 0, None, self.shards));
+        let Some((death, salt, again, shards)) = self.armed.take().or(of_run) else {
             return Err(format!("the server stops by itself: {stopped}"));
         };
         self.trace.say(&format!("     died: {stopped}"));
-        self.server = None;
+        if let Some(server) = self.server.take() {
+            if let Some((run, removed)) = take_damaged_run_away(&server.usage.runs, stopped.error()) {
+                self.trace.say(&format!("     {run}: {removed:?}"));
+            }
+            self.add_reached(server.usage.reached);
+        }
         self.outcome.deaths += 1;
         let is_dark = match death {
             Death::Power => true,
@@ -454,6 +669,21 @@ impl<'p> Play<'p> {
 
     /// Starts a server and audits it.
     fn start(&mut self) -> Done {
+        let started = self.start_on(&self.disk);
+        match started {
+            Ok(server) => {
+                // Entries of a run are not read before somebody asks for them.
+                self.is_damaged &= server.snapshot.is_some();
+                self.server = Some(server);
+            }
+            Err(stopped) if self.armed.is_some() => return self.die(&stopped),
+            Err(stopped) => return Err(format!("the server refuses to start: {stopped}")),
+        }
+        self.outcome.starts += 1;
+        self.after_start()
+    }
+
+    fn start_on(&self, disk: &SimulatedDisk) -> Result<Server, Stopped> {
         let genesis = ControlRecord::Genesis(Genesis {
             tenant: 0,
             incarnation: 0,
@@ -464,10 +694,10 @@ impl<'p> Play<'p> {
         });
         let policy = policy_of(self.limits);
         let first = [genesis, ControlRecord::Policy(policy_of(self.plan.setup.limits))];
-        let started = Server::start(
-            &self.disk,
+        Server::start(
+            disk,
             self.plan.setup.segment_bytes,
-            self.shards,
+            (self.shards, self.plan.setup.table_entries),
             self.clock,
             Random::new(self.plan.seed ^ self.step),
             &first,
@@ -475,19 +705,13 @@ impl<'p> Play<'p> {
                 let changes = control.policy() != policy;
                 changes.then(|| ControlRecord::Policy(policy.clone())).into_iter().collect()
             },
-        );
-        match started {
-            Ok(server) => self.server = Some(server),
-            Err(stopped) if self.armed.is_some() => return self.die(&stopped),
-            Err(stopped) => return Err(format!("the server refuses to start: {stopped}")),
-        }
-        self.outcome.starts += 1;
-        self.after_start()
+        )
     }
 
     fn after_start(&mut self) -> Done {
         let server = self.server();
         let finished = std::mem::take(&mut server.finished);
+        let (snapshot, left_aside) = (server.snapshot, std::mem::take(&mut server.left_aside));
         let control = server.control.machine().control();
         let state = format!(
             "     started: {} seals, chain {}, journals {}",
@@ -496,6 +720,25 @@ impl<'p> Play<'p> {
             control.journal_digest()
         );
         self.trace.say(&state);
+        self.outcome.from_snapshots += u64::from(snapshot.is_some());
+        self.outcome.left_aside += left_aside.len() as u64;
+        if let Some(offset) = snapshot {
+            self.trace.say(&format!("     from the snapshot at {offset}"));
+        }
+        for aside in left_aside {
+            self.trace
+                .say(&format!("     the snapshot at {} is left aside: {}", aside.usage_offset, aside.error));
+        }
+        if let Some((finished, shards)) = self.finished_snapshot
+            && (shards, self.was_damaged) == (self.shards, false)
+            && snapshot.is_none_or(|snapshot| snapshot < finished)
+        {
+            return Err(format!("the snapshot at {finished} was finished, and the start does without it"));
+        }
+        if snapshot.is_none() {
+            // A start from the logs takes all runs away, and with them what snapshots name.
+            self.finished_snapshot = None;
+        }
         self.check_state()?;
         if let Some(done) = finished.cut {
             self.after_cut(&done)?;
@@ -508,18 +751,33 @@ impl<'p> Play<'p> {
 
     fn check_state(&mut self) -> Done {
         let server = self.server.as_mut().expect("a server runs");
-        server.usage.settle().map_err(|error| format!("a shard fails: {error}"))?;
+        if let Err(stopped) = server.usage.settle().map_err(in_shard) {
+            return self.die(&stopped);
+        }
         self.take_said()?;
-        let counters = self.server().usage.counters();
-        self.auditor.check_state(&self.disk, &self.producers, &counters)
+        if self.is_damaged
+            && let Err(stopped) = self.ask_for_all()?
+        {
+            return self.die(&stopped);
+        }
+        let server = self.server.as_mut().expect("a server runs");
+        self.auditor.check_state(&self.disk, &self.producers, &mut server.usage)
+    }
+
+    /// Asks shards for every event, which reads all runs.
+    fn ask_for_all(&mut self) -> Result<Result<(), Stopped>, String> {
+        let recount = self.auditor.recount(&self.disk, &self.producers)?;
+        let usage = &mut self.server.as_mut().expect("a server runs").usage;
+        let mut names = recount.events.keys().map(|(source, id)| self.auditor.name_of(source, id));
+        Ok(names.try_for_each(|name| usage.find(name).map(|_| ()).map_err(in_shard)))
     }
 
     /// A bit of a copy of the directory flips. Whoever starts on it is told, or finds the same state.
     fn flip(&mut self, salt: u64) -> Result<(), Halt> {
         let mut random = Random::new(salt);
         let copy = self.disk.copy();
-        // Runs are derived, and a replay does without them.
-        let is_truth = |(name, bytes): &(String, usize)| *bytes > 0 && !name.starts_with("runs/");
+        // A replay does without what is derived.
+        let is_truth = |(name, bytes): &(String, usize)| *bytes > 0 && !is_derived(name);
         let files: Vec<(String, usize)> = copy.files().into_iter().filter(is_truth).collect();
         let (name, bytes) = files[random.below(files.len() as u64) as usize].clone();
         // Most of a file is room for more; half of all flips hit its start.
@@ -569,6 +827,14 @@ impl<'p> Play<'p> {
         self.trace.say("end");
         self.armed = None;
         self.disk.set_faults(Faults::default());
+        if self.is_damaged {
+            // Whatever is derived may be deleted while no server runs.
+            self.server = None;
+            for (name, _) in self.disk.files().iter().filter(|(name, _)| is_derived(name)) {
+                self.disk.lose(name);
+            }
+            self.start()?;
+        }
         let may_not_die = |halt: Halt| match halt {
             Halt::Wrong(what) => what,
             Halt::Died(stopped) => format!("the server stops by itself: {stopped}"),
@@ -608,10 +874,19 @@ impl<'p> Play<'p> {
                 return Err(format!("replay with {shards} shards gives {summary:?}"));
             }
         }
+        // Once from a snapshot, once from the logs.
+        self.restart(self.shards, None, true).map_err(may_not_die)?;
         let shards = 1 + self.shards % 8;
-        self.restart(shards, None).map_err(may_not_die)?;
+        self.restart(shards, None, false).map_err(may_not_die)?;
         self.trace.say(&format!("{chain} {journals}"));
         Ok(())
+    }
+
+    fn account(&self, account: &str, name: &str) -> Value {
+        let index = ACCOUNTS.iter().position(|known| *known == account).expect("an account of every world");
+        let (entity, zone) = self.plan.setup.accounts[index];
+        let currency = self.plan.setup.currency;
+        json!({"name": name, "entity": ENTITIES[entity], "currency": currency, "time_zone": zone})
     }
 
     /// Kind, id and body of a resource.
@@ -668,13 +943,7 @@ impl<'p> Play<'p> {
                 put("subjects", subject, body)
             }
             Resource::Rename(account, number) => {
-                let index = ACCOUNTS.iter().position(|known| known == account)?;
-                let (entity, zone) = self.plan.setup.accounts[index];
-                let body = json!({
-                    "name": format!("{account} {number}"), "entity": ENTITIES[entity],
-                    "currency": self.plan.setup.currency, "time_zone": zone,
-                });
-                put("accounts", account, body)
+                put("accounts", account, self.account(account, &format!("{account} {number}")))
             }
             Resource::Commit(number, amount, shape) => {
                 let zone = domain::Zone::new(self.plan.setup.accounts[3].1).ok()?;
@@ -711,6 +980,10 @@ impl<'p> Play<'p> {
     }
 }
 
+fn is_derived(name: &str) -> bool {
+    name.starts_with("snapshots/") || name.starts_with("runs/")
+}
+
 fn all_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -744,8 +1017,7 @@ fn policy_of(limits: Limits) -> PolicyRecord {
         future_max: limits.future_max * HOUR,
         pending_per_slot_max: limits.pending_per_slot_max,
         grace: limits.grace * HOUR,
-        // Longer than any plan: the simulation corrects no single events yet.
-        correction_horizon: 400 * 24 * HOUR,
+        correction_horizon: limits.correction * HOUR,
     }
 }
 
@@ -755,6 +1027,20 @@ fn faults_of(death: Death, after: u64, used: u64) -> Faults {
         Death::WriteError(_) => Faults { fail_write: Some(after), ..Faults::default() },
         Death::SyncError(_) => Faults { fail_sync: Some(after), ..Faults::default() },
         Death::Full(left) => Faults { bytes_max: Some(used + left), ..Faults::default() },
+    }
+}
+
+fn what_of(ask: &Ask, now: Timestamp) -> What {
+    match ask {
+        Ask::Void => What::Void,
+        Ask::Release => What::Release,
+        Ask::Discard => What::Discard,
+        Ask::Amend(Amend { subject, when, halves, group }) => What::Amend(Amended {
+            subject: *subject,
+            time: when.map(|when| when.instant(now)),
+            value: halves.map(|(halves, flaw)| (value_of(halves, flaw), flaw)),
+            group: *group,
+        }),
     }
 }
 

@@ -96,6 +96,7 @@ struct Account {
 pub(crate) struct Known {
     pub(crate) horizon: i64,
     pub(crate) future_max: i64,
+    pub(crate) correction_horizon: i64,
     pub(crate) pending_per_slot_max: u64,
     /// In the order in which they were made.
     pub(crate) meters: Vec<Meter>,
@@ -158,6 +159,7 @@ impl Known {
             Some("policy") => {
                 self.horizon = record["horizon"].as_i64().expect("a duration");
                 self.future_max = record["future_max"].as_i64().expect("a duration");
+                self.correction_horizon = record["correction_horizon"].as_i64().expect("a duration");
                 self.pending_per_slot_max = record["pending_per_slot_max"].as_u64().expect("a number");
             }
             Some("put") => self.apply_put(&text(&record["kind"]), text(&record["id"]), &record["body"]),
@@ -244,7 +246,7 @@ impl Known {
     }
 
     /// Everything of the plain plans that is worth something as of an instant.
-    pub(crate) fn worths(&self, counted: &[Counted], as_of: Timestamp) -> Worths {
+    pub(crate) fn worths(&self, counted: &[Counted<'_>], as_of: Timestamp) -> Worths {
         let mut worths = Worths::new();
         for (subscription, (account, _)) in &self.subscriptions {
             if account == RICH {
@@ -319,11 +321,11 @@ impl Charge<'_> {
         worths.insert(self.key(None, self.window.from, version), Worth { exact, minor, ..Worth::default() });
     }
 
-    fn add_usage(&self, worths: &mut Worths, meter: &str, counted: &[Counted]) {
+    fn add_usage(&self, worths: &mut Worths, meter: &str, counted: &[Counted<'_>]) {
         let meter = self.known.meters.iter().find(|known| known.id == meter);
         let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64)>> = BTreeMap::new();
         for event in counted {
-            let sent = &event.sent;
+            let sent = event.sent;
             let is_ours = self.window.contains(sent.time)
                 && self.known.owner_at(sent.subject, sent.time) == Some((self.subscription, self.plan));
             let Some(meter) = meter.filter(|meter| is_ours && event.meters.contains(&meter.id)) else {

@@ -55,6 +55,8 @@ struct Message {
 
 #[derive(Default)]
 pub(crate) struct Producers {
+    /// Bytes that a given id has at least.
+    id_bytes: usize,
     pub(crate) batches: Vec<Batch>,
     /// Batches by frame.
     by_frame: BTreeMap<Vec<u8>, usize>,
@@ -66,6 +68,11 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
+    /// Producers whose ids have at least so many bytes.
+    pub(crate) fn new(id_bytes: usize) -> Self {
+        Self { id_bytes, ..Self::default() }
+    }
+
     /// Makes a batch and sends it.
     pub(crate) fn produce(
         &mut self,
@@ -94,7 +101,7 @@ impl Producers {
                 None => {
                     let number = self.ids.entry(source).or_default();
                     *number += 1;
-                    Id::Given(format!("{number}"))
+                    Id::Given(format!("{number:0>width$}", width = self.id_bytes))
                 }
             };
             events.push(sent(source, id, event_type, &event, now));
@@ -122,6 +129,13 @@ impl Producers {
             }
         }
         Some(self.add(vec![event]))
+    }
+
+    /// Source and id of one of all events that were made.
+    pub(crate) fn nth_made(&self, nth: u64) -> Option<(&'static str, Id)> {
+        let (batch, index) = *self.made.get(nth.checked_rem(self.made.len() as u64)? as usize)?;
+        let sent = &self.batches[batch].events[index];
+        Some((sent.source, sent.id.clone()))
     }
 
     fn add(&mut self, events: Vec<Sent>) -> usize {
@@ -187,23 +201,35 @@ impl Producers {
 }
 
 fn sent(source: &'static str, id: Id, event_type: &'static str, event: &NewEvent, now: Timestamp) -> Sent {
-    let value = match event.flaw {
-        Flaw::Fine => Some((123, 20)),
-        Flaw::Huge => Some((10i128.pow(30), 0)),
-        _ => event.halves.map(|halves| (i128::from(halves) * 5, 1)),
-    };
+    let value = value_of(event.halves, event.flaw);
     Sent {
         source,
         id,
         event_type,
         subject: event.subject,
-        time: match event.when {
-            When::HoursAgo(hours) => now.plus(-hours * HOUR),
-            When::At(time) => time,
-        },
+        time: event.when.instant(now),
         value,
         group: event.group,
         flaw: event.flaw,
+    }
+}
+
+/// Mantissa and scale of a value.
+pub(crate) fn value_of(halves: Option<i64>, flaw: Flaw) -> Option<(i128, u8)> {
+    match flaw {
+        Flaw::Fine => Some((123, 20)),
+        Flaw::Huge => Some((10i128.pow(30), 0)),
+        _ => halves.map(|halves| (i128::from(halves) * 5, 1)),
+    }
+}
+
+impl When {
+    /// Seen from an instant.
+    pub(crate) fn instant(self, now: Timestamp) -> Timestamp {
+        match self {
+            When::HoursAgo(hours) => now.plus(-hours * HOUR),
+            When::At(time) => time,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
-//! What became of every event, recounted from the usage log with naive code.
+//! What became of every event, recounted from the usage log and the corrections in the control log with naive code.
 //!
 //! Owns: verdicts, counters, who waits for an owner, what counts in which meter. Leaves to others: bytes of logs
-//! (`auditor`), what it costs (`prices`).
+//! (`auditor`), what it costs (`prices`), what was asked for (`corrections`).
 //!
 //! The order of rules is that of `schemas/wire.md`: refused, known (duplicate, restamped, conflict), too old, future,
-//! what a meter cannot take, unmetered, owned or pending.
+//! what a meter cannot take, unmetered, owned or pending. A correction counts from the barrier on that names a later
+//! control offset: the event is taken out of whatever it is in, and judged by its new content, by the meters of its old one,
+//! whatever its age is and however many events wait. A released one is judged by the meters of its release.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +17,8 @@ use serde_json::Value;
 use wire::verdict::{QuarantineReason, RefusalCode, Verdict};
 
 use crate::actions::Flaw;
-use crate::prices::Known;
+use crate::corrections::{Asked, event_id};
+use crate::prices::{Known, Meter};
 use crate::producers::{Batch, Id, Sent};
 
 /// A record of the usage log, as the auditor reads it.
@@ -27,54 +30,84 @@ pub(crate) enum UsageRecord {
     Barrier { offset: u64, control_offset: u64 },
 }
 
-/// An event that counts.
-pub(crate) struct Counted {
+/// All that is recounted.
+#[derive(Clone, Copy)]
+pub(crate) struct Logged<'a> {
+    pub(crate) usage: &'a [UsageRecord],
+    pub(crate) control: &'a [(u64, Value)],
+    pub(crate) batches: &'a [Batch],
+    /// What people asked for, by the actor of the record.
+    pub(crate) asked: &'a BTreeMap<String, Asked>,
+}
+
+/// The first event with an id, as it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    /// Offset of its batch, and index there.
+    pub(crate) place: (u64, u16),
+    pub(crate) received_at: Timestamp,
+    /// What it says, by the last correction.
     pub(crate) sent: Sent,
     pub(crate) identity: u128,
+    /// So many of the first meters take it.
+    meters: usize,
+    pub(crate) stands: Stands,
+    /// Kind and reason of the last correction.
+    pub(crate) corrected: Option<(String, String)>,
+}
+
+/// Where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// In these meters, or waiting for an owner; its value in halves.
+    Counts {
+        halves: i64,
+        meters: Vec<String>,
+    },
+    Unmetered,
+    SetAside(QuarantineReason),
+    TakenBack,
+}
+
+/// An event that counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted<'r> {
+    pub(crate) sent: &'r Sent,
+    pub(crate) identity: u128,
     pub(crate) halves: i64,
-    pub(crate) meters: Vec<String>,
+    pub(crate) meters: &'r [String],
 }
 
 /// The result.
+#[derive(Default)]
 pub(crate) struct Recount {
     pub(crate) known: Known,
-    pub(crate) counted: Vec<Counted>,
-    /// By offset of the batch and index in it.
+    pub(crate) events: BTreeMap<(&'static str, Id), Event>,
+    /// By offset of the batch and index in it, as events arrived.
     pub(crate) verdicts: BTreeMap<(u64, u16), Verdict>,
-    /// Of all but counted events.
-    not_counted: BTreeMap<(&'static str, Verdict), u64>,
+    /// Events that are no first ones, and refused ones.
+    others: BTreeMap<(&'static str, Verdict), u64>,
 }
 
 struct Recounting<'a> {
     key: IdentityKey,
-    batches: &'a [Batch],
+    logged: Logged<'a>,
     control: std::slice::Iter<'a, (u64, Value)>,
     next_control: Option<&'a (u64, Value)>,
-    seen: BTreeMap<(&'static str, &'a Id), &'a Sent>,
+    /// First events as they arrived: that is what a repeat is compared with.
+    arrived: BTreeMap<(&'static str, &'a Id), &'a Sent>,
     /// Events that wait, by source and slot.
     waiting: BTreeMap<(&'static str, usize), u64>,
     result: Recount,
 }
 
 /// Recounts the usage log, all of it or up to the barrier at an offset.
-pub(crate) fn recount(
-    usage: &[UsageRecord],
-    control: &[(u64, Value)],
-    batches: &[Batch],
-    key: IdentityKey,
-    until: Option<u64>,
-) -> Recount {
-    let mut control = control.iter();
+pub(crate) fn recount(logged: Logged<'_>, key: IdentityKey, until: Option<u64>) -> Recount {
+    let mut control = logged.control.iter();
     let next_control = control.next();
-    let result = Recount {
-        known: Known::default(),
-        counted: Vec::new(),
-        verdicts: BTreeMap::new(),
-        not_counted: BTreeMap::new(),
-    };
-    let (seen, waiting) = (BTreeMap::new(), BTreeMap::new());
-    let mut recounting = Recounting { key, batches, control, next_control, seen, waiting, result };
-    for record in usage {
+    let (arrived, waiting, result) = (BTreeMap::new(), BTreeMap::new(), Recount::default());
+    let mut recounting = Recounting { key, logged, control, next_control, arrived, waiting, result };
+    for record in logged.usage {
         match record {
             UsageRecord::Barrier { offset, control_offset } => {
                 recounting.take_barrier(*control_offset);
@@ -95,10 +128,14 @@ impl<'a> Recounting<'a> {
     fn take_barrier(&mut self, control_offset: u64) {
         while let Some((_, record)) = self.next_control.filter(|(offset, _)| *offset < control_offset) {
             self.result.known.apply(record);
+            let kind = record["record"].as_str().and_then(|record| record.strip_prefix("event_"));
+            if let Some(kind) = kind {
+                self.correct(kind, record);
+            }
             self.next_control = self.control.next();
         }
         self.waiting.clear();
-        for event in &self.result.counted {
+        for event in self.result.counted() {
             if self.result.known.owner_at(event.sent.subject, event.sent.time).is_none() {
                 let place = (event.sent.source, slot_of(event.identity));
                 *self.waiting.entry(place).or_default() += 1;
@@ -106,98 +143,174 @@ impl<'a> Recounting<'a> {
         }
     }
 
-    fn take_batch(&mut self, offset: u64, received_at: Timestamp, batch: usize) {
-        let batches = self.batches;
-        for (index, sent) in batches[batch].events.iter().enumerate() {
-            let verdict = self.verdict_of(sent, received_at);
-            self.result.verdicts.insert((offset, index as u16), verdict);
-            if !matches!(verdict, Verdict::Accepted | Verdict::Pending) {
-                *self.result.not_counted.entry((sent.source, verdict)).or_default() += 1;
+    fn correct(&mut self, kind: &str, record: &Value) {
+        let text = |field: &str| record[field].as_str().expect("a text");
+        let asked = &self.logged.asked[text("actor")];
+        assert_eq!((text("source"), text("id")), (asked.source, event_id(&asked.id).to_string().as_str()));
+        let known = &self.result.known;
+        let event = self.result.events.get_mut(&(asked.source, asked.id.clone()));
+        let event = event.expect("only what arrived is corrected");
+        let place = (record["offset"].as_u64(), record["index"].as_u64());
+        assert_eq!(
+            place,
+            (Some(event.place.0), Some(event.place.1.into())),
+            "the first with its id is corrected"
+        );
+        assert_ne!(event.stands, Stands::TakenBack, "what was taken back is not corrected");
+        assert_eq!(kind, asked.kind(), "what was asked for is recorded");
+        match kind {
+            "void" | "discard" => event.stands = Stands::TakenBack,
+            _ => {
+                event.sent = asked.applied_to(&event.sent);
+                if kind == "release" {
+                    event.meters = known.meters.len();
+                }
+                event.stands = stands_of(&event.sent, &known.meters[..event.meters]);
             }
+        }
+        event.corrected = Some((kind.to_string(), text("reason").to_string()));
+    }
+
+    fn take_batch(&mut self, offset: u64, received_at: Timestamp, batch: usize) {
+        let batches = self.logged.batches;
+        for (index, sent) in batches[batch].events.iter().enumerate() {
+            let place = (offset, index as u16);
+            let verdict = self.verdict_of(sent, received_at, place);
+            self.result.verdicts.insert(place, verdict);
         }
     }
 
-    fn verdict_of(&mut self, sent: &'a Sent, received_at: Timestamp) -> Verdict {
-        if let Some(refusal) = refusal_of(sent) {
-            return Verdict::Rejected(refusal);
+    fn verdict_of(&mut self, sent: &'a Sent, received_at: Timestamp, place: (u64, u16)) -> Verdict {
+        if let Some(verdict) = self.other(sent) {
+            *self.result.others.entry((sent.source, verdict)).or_default() += 1;
+            return verdict;
         }
-        if let Some(first) = self.seen.get(&(sent.source, &sent.id)) {
-            return match (is_same_content(first, sent), first.time == sent.time) {
-                (false, _) => Verdict::Conflict,
-                (true, false) => Verdict::DuplicateRestamped,
-                (true, true) => Verdict::Duplicate,
-            };
-        }
-        self.seen.insert((sent.source, &sent.id), sent);
+        self.arrived.insert((sent.source, &sent.id), sent);
         let known = &self.result.known;
-        if sent.time < received_at.plus(-known.horizon) {
-            return Verdict::Quarantined(QuarantineReason::TooOld);
-        }
-        if sent.time > received_at.plus(known.future_max) {
-            return Verdict::Quarantined(QuarantineReason::Future);
-        }
-        let (halves, meters) = match self.measured(sent) {
-            Err(reason) => return Verdict::Quarantined(reason),
-            Ok((_, meters)) if meters.is_empty() => return Verdict::Unmetered,
-            Ok(measured) => measured,
-        };
         let identity = identity_of(self.key, sent);
-        let verdict = if known.owner_at(sent.subject, sent.time).is_some() {
-            Verdict::Accepted
+        let (verdict, stands) = if sent.time < received_at.plus(-known.horizon) {
+            set_aside(QuarantineReason::TooOld)
+        } else if sent.time > received_at.plus(known.future_max) {
+            set_aside(QuarantineReason::Future)
         } else {
-            let waiting = self.waiting.entry((sent.source, slot_of(identity))).or_default();
-            if *waiting >= known.pending_per_slot_max {
-                return Verdict::Quarantined(QuarantineReason::PendingFull);
+            match stands_of(sent, &known.meters) {
+                Stands::SetAside(reason) => set_aside(reason),
+                Stands::Counts { .. } if known.owner_at(sent.subject, sent.time).is_none() => {
+                    let waiting = self.waiting.entry((sent.source, slot_of(identity))).or_default();
+                    if *waiting >= known.pending_per_slot_max {
+                        set_aside(QuarantineReason::PendingFull)
+                    } else {
+                        *waiting += 1;
+                        (Verdict::Pending, stands_of(sent, &known.meters))
+                    }
+                }
+                stands @ Stands::Counts { .. } => (Verdict::Accepted, stands),
+                stands => (Verdict::Unmetered, stands),
             }
-            *waiting += 1;
-            Verdict::Pending
         };
-        self.result.counted.push(Counted { sent: sent.clone(), identity, halves, meters });
+        let (sent, meters) = (sent.clone(), known.meters.len());
+        let id = (sent.source, sent.id.clone());
+        let event = Event { place, received_at, sent, identity, meters, stands, corrected: None };
+        self.result.events.insert(id, event);
         verdict
     }
 
-    /// What the meters of the last barrier make of an event: its value in halves, and which of them count it.
-    fn measured(&self, sent: &Sent) -> Result<(i64, Vec<String>), QuarantineReason> {
-        let mut halves = halves_of(sent);
-        let mut taken = Vec::new();
-        for meter in &self.result.known.meters {
-            let passes = meter.filter.as_ref().is_none_or(|wanted| sent.group == Some(wanted));
-            if sent.event_type != "call" || !passes {
-                continue;
-            }
-            if meter.is_sum {
-                match (sent.flaw, halves) {
-                    (Flaw::Fine, _) => return Err(QuarantineReason::ValueScale),
-                    (Flaw::Huge, _) => return Err(QuarantineReason::ValueRange),
-                    (_, None) => return Err(QuarantineReason::MissingValue),
-                    (_, Some(value)) if value < 0 && meter.negative == "reject" => {
-                        return Err(QuarantineReason::NegativeUsage);
-                    }
-                    (_, Some(value)) if value < 0 && meter.negative == "zero" => halves = Some(0),
-                    _ => {}
-                }
-            }
-            taken.push(meter.id.clone());
+    /// The verdict of an event that is refused, or not the first with its id.
+    fn other(&self, sent: &Sent) -> Option<Verdict> {
+        if let Some(refusal) = refusal_of(sent) {
+            return Some(Verdict::Rejected(refusal));
         }
-        Ok((halves.unwrap_or(0), taken))
+        let first = self.arrived.get(&(sent.source, &sent.id))?;
+        Some(match (is_same_content(first, sent), first.time == sent.time) {
+            (false, _) => Verdict::Conflict,
+            (true, false) => Verdict::DuplicateRestamped,
+            (true, true) => Verdict::Duplicate,
+        })
     }
 }
 
+fn set_aside(reason: QuarantineReason) -> (Verdict, Stands) {
+    (Verdict::Quarantined(reason), Stands::SetAside(reason))
+}
+
+/// What meters make of content: its value in halves, and which of them count it.
+fn stands_of(sent: &Sent, known: &[Meter]) -> Stands {
+    let mut halves = halves_of(sent);
+    let mut meters = Vec::new();
+    for meter in known {
+        let passes = meter.filter.as_ref().is_none_or(|wanted| sent.group == Some(wanted));
+        if sent.event_type != "call" || !passes {
+            continue;
+        }
+        if meter.is_sum {
+            match (sent.flaw, halves) {
+                (Flaw::Fine, _) => return Stands::SetAside(QuarantineReason::ValueScale),
+                (Flaw::Huge, _) => return Stands::SetAside(QuarantineReason::ValueRange),
+                (_, None) => return Stands::SetAside(QuarantineReason::MissingValue),
+                (_, Some(value)) if value < 0 && meter.negative == "reject" => {
+                    return Stands::SetAside(QuarantineReason::NegativeUsage);
+                }
+                (_, Some(value)) if value < 0 && meter.negative == "zero" => halves = Some(0),
+                _ => {}
+            }
+        }
+        meters.push(meter.id.clone());
+    }
+    if meters.is_empty() { Stands::Unmetered } else { Stands::Counts { halves: halves.unwrap_or(0), meters } }
+}
+
 impl Recount {
+    /// Events that count, owned or waiting.
+    pub(crate) fn counted(&self) -> Vec<Counted<'_>> {
+        let counted = self.events.values().filter_map(|event| match &event.stands {
+            Stands::Counts { halves, meters } => {
+                Some(Counted { sent: &event.sent, identity: event.identity, halves: *halves, meters })
+            }
+            _ => None,
+        });
+        counted.collect()
+    }
+
+    /// Whether an event that counts waits for an owner.
+    pub(crate) fn is_waiting(&self, sent: &Sent) -> bool {
+        self.known.owner_at(sent.subject, sent.time).is_none()
+    }
+
     /// Counters of a source.
     pub(crate) fn counters(&self) -> BTreeMap<&'static str, SourceCounters> {
         let mut counters: BTreeMap<&'static str, SourceCounters> = BTreeMap::new();
-        for ((source, verdict), count) in &self.not_counted {
+        for ((source, verdict), count) in &self.others {
             for _ in 0..*count {
                 counters.entry(source).or_default().count(*verdict);
             }
         }
-        for event in &self.counted {
-            let is_owned = self.known.owner_at(event.sent.subject, event.sent.time).is_some();
-            let verdict = if is_owned { Verdict::Accepted } else { Verdict::Pending };
-            counters.entry(event.sent.source).or_default().count(verdict);
+        for event in self.events.values() {
+            let counters = counters.entry(event.sent.source).or_default();
+            match &event.stands {
+                Stands::Counts { .. } if self.is_waiting(&event.sent) => counters.pending += 1,
+                Stands::Counts { .. } => counters.metered += 1,
+                Stands::Unmetered => counters.unmetered += 1,
+                Stands::SetAside(reason) => counters.count(Verdict::Quarantined(*reason)),
+                Stands::TakenBack => counters.voided += 1,
+            }
         }
         counters
+    }
+
+    /// Place and wire code of everything that is set aside, in the order of the log: conflicts, and what stands in
+    /// quarantine.
+    pub(crate) fn set_aside(&self) -> Vec<(u64, u16, u8)> {
+        let conflicts = self.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Conflict);
+        let conflicts = conflicts.map(|(place, verdict)| (place.0, place.1, verdict.code()));
+        let quarantined = self.events.values().filter_map(|event| match event.stands {
+            Stands::SetAside(reason) => {
+                Some((event.place.0, event.place.1, Verdict::Quarantined(reason).code()))
+            }
+            _ => None,
+        });
+        let mut all: Vec<_> = conflicts.chain(quarantined).collect();
+        all.sort_unstable();
+        all
     }
 }
 
@@ -211,7 +324,7 @@ fn refusal_of(sent: &Sent) -> Option<RefusalCode> {
     (sent.flaw == Flaw::LongText).then_some(RefusalCode::DimensionMustFit)
 }
 
-fn is_same_content(first: &Sent, again: &Sent) -> bool {
+pub(crate) fn is_same_content(first: &Sent, again: &Sent) -> bool {
     let content = |sent: &Sent| (sent.event_type, sent.subject, number(sent.value), sent.group);
     content(first) == content(again)
 }

@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use domain::time::SECOND;
 use domain::{Subject, Timestamp};
-use engine::identity::IdentityKey;
+use engine::identity::{EventName, IdentityKey};
+use engine::io::Storage;
 use engine::log::{LogError, LogKind, LogOptions, LogWriter};
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::{Fold, Group};
-use engine::shard::{RunStore, RunWork, Shard, SourceCounters};
+use engine::shard::{FoundEvent, RunError, RunStore, RunWork, SetAside, Shard, SourceCounters};
+use engine::snapshot::{SnapshotHead, SnapshotPart, SnapshotWork};
 use engine::testing::disk::SimulatedDisk;
 use machine::{
-    ControlError, ControlWriter, FinishedWork, LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError,
-    Surroundings, UsageHistory, pass_barrier_through, recover,
+    ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, FinishedWork, KnownEvent, LeftAside,
+    LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError, RetiredRuns, Surroundings, UsageHistory,
+    name_of, pass_barrier_through, recover,
 };
 use wire::AlignedBytes;
 use wire::control::ControlRecord;
@@ -28,8 +31,8 @@ use wire::verdict::Verdict;
 use crate::random::Random;
 
 const MILLISECOND: i64 = SECOND / 1_000;
-/// Ids that a shard remembers in memory.
-const TABLE_ENTRIES: usize = 20;
+/// Parts of a snapshot that wait for the disk.
+const PARTS_MAX: usize = 4;
 
 /// The logs of a disk.
 pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
@@ -117,9 +120,36 @@ pub(crate) struct UsageSide {
     pub(crate) last_barrier: u64,
     /// What shards handed over at the barrier that is under way.
     reports: Vec<(usize, Vec<engine::shard::cell::CellReport>)>,
-    runs: Arc<RunStore>,
+    pub(crate) runs: Arc<RunStore>,
     /// What is done for the runs of shards, and whether there is more to do.
     works: Vec<(usize, RunWork, bool)>,
+    retired: RetiredRuns,
+    logs: Logs,
+    snapshot: Option<Snapshot>,
+    pub(crate) reached: Reached,
+}
+
+/// How much a server did of what only some do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reached {
+    pub(crate) snapshots: u64,
+    /// Usage offset of the last one.
+    pub(crate) last_snapshot: Option<u64>,
+    pub(crate) runs: u64,
+}
+
+/// A snapshot that is being made.
+#[derive(Default)]
+struct Snapshot {
+    /// What it is of, once its barrier passed.
+    head: Option<SnapshotHead>,
+    work: Option<SnapshotWork>,
+    /// Shards that have more, and the part of each that had no room.
+    saving: BTreeMap<usize, Option<SnapshotPart>>,
+    /// Parts on their way to the disk.
+    parts: VecDeque<SnapshotPart>,
+    /// The disk did not take it.
+    is_given_up: bool,
 }
 
 /// A running server.
@@ -128,6 +158,10 @@ pub(crate) struct Server {
     pub(crate) usage: UsageSide,
     /// What the start found open.
     pub(crate) finished: FinishedWork,
+    /// Usage offset of the snapshot that it started from.
+    pub(crate) snapshot: Option<u64>,
+    /// Snapshots that did not fit.
+    pub(crate) left_aside: Vec<LeftAside>,
 }
 
 /// Why a server does not run.
@@ -138,13 +172,36 @@ pub(crate) enum Stopped {
     Usage(LogError),
 }
 
-impl std::fmt::Display for Stopped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut source: Option<&dyn Error> = Some(match self {
+pub(crate) fn in_shard(error: Box<dyn Error + Send + Sync>) -> Stopped {
+    Stopped::Control(ControlError::Barrier(error))
+}
+
+impl Stopped {
+    /// The error itself.
+    pub(crate) fn error(&self) -> &(dyn Error + 'static) {
+        match self {
             Stopped::Recovery(error) => error,
             Stopped::Control(error) => error,
             Stopped::Usage(error) => error,
-        });
+        }
+    }
+
+    /// Whether a run of remembered ids is what cannot be read or written.
+    pub(crate) fn is_of_run(&self) -> bool {
+        let mut source = Some(self.error());
+        while let Some(error) = source {
+            if error.is::<RunError>() {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut source: Option<&dyn Error> = Some(self.error());
         let mut separator = "";
         while let Some(error) = source {
             write!(f, "{separator}{error}")?;
@@ -159,7 +216,7 @@ impl Server {
     pub(crate) fn start(
         disk: &SimulatedDisk,
         segment_bytes: u64,
-        shards: usize,
+        (shards, table_entries): (usize, usize),
         clock: Clock,
         order: Random,
         first_records: &[ControlRecord],
@@ -167,7 +224,7 @@ impl Server {
     ) -> Result<Self, Stopped> {
         let logs = logs_of(disk, segment_bytes);
         let now = clock.now.nanoseconds();
-        let recovered = recover(&logs, shards, TABLE_ENTRIES, || Ok((now, first_records.to_vec())));
+        let recovered = recover(&logs, shards, table_entries, || Ok((now, first_records.to_vec())));
         let recovered = recovered.map_err(Stopped::Recovery)?;
         let key = recovered.key;
         let records = start_records(recovered.replayer.machine.control());
@@ -186,6 +243,10 @@ impl Server {
             reports: Vec::new(),
             runs: recovered.runs,
             works: Vec::new(),
+            retired: RetiredRuns::default(),
+            logs,
+            snapshot: None,
+            reached: Reached::default(),
         };
         let control = ControlWriter::new(
             recovered.replayer.machine,
@@ -193,25 +254,52 @@ impl Server {
             recovered.charges,
             recovered.journals,
         );
-        let mut server = Self { control, usage, finished: FinishedWork::default() };
+        let (snapshot, left_aside) = (recovered.snapshot, recovered.left_aside);
+        let mut server = Self { control, usage, finished: FinishedWork::default(), snapshot, left_aside };
         server.finished = server.control.start(&mut server.usage, &records).map_err(Stopped::Control)?;
         Ok(server)
     }
 
-    /// Stops as the real one does: what arrived is committed and applied, then all logs are closed. Gives what is left.
-    pub(crate) fn stop(self) -> (Clock, Vec<Said>, Result<(), Stopped>) {
+    /// Begins a snapshot, unless one is being made.
+    pub(crate) fn begin_snapshot(&mut self) -> Result<(), Stopped> {
+        if self.usage.snapshot.is_some() {
+            return Ok(());
+        }
+        self.control.begin_snapshot(&mut self.usage).map_err(Stopped::Control)
+    }
+
+    /// Stops as the real one does: a last snapshot if there is to be one, what arrived is committed and applied, then all logs
+    /// are closed. Gives what is left.
+    pub(crate) fn stop(mut self, is_saved: bool) -> (Clock, Vec<Said>, Reached, Result<(), Stopped>) {
+        let begun = if is_saved { self.begin_snapshot() } else { Ok(()) };
         let Self { control, mut usage, .. } = self;
         let close = || -> Result<(), Stopped> {
+            begun?;
             control.close_cleanly().map_err(Stopped::Control)?;
             while usage.has_incoming() {
                 usage.commit(None).map_err(Stopped::Usage)?;
             }
-            usage.settle().map_err(|error| Stopped::Control(ControlError::Barrier(error)))
+            usage.settle().and_then(|()| usage.save_all()).map_err(in_shard)
         };
         let closed = close();
-        let UsageSide { writer, clock, said, .. } = usage;
+        let UsageSide { writer, clock, said, reached, .. } = usage;
         let closed = closed.and_then(|()| writer.close_cleanly().map_err(Stopped::Usage));
-        (clock, said, closed)
+        (clock, said, reached, closed)
+    }
+}
+
+impl Server {
+    /// Corrects an event as the real one does: finds it, reads it again, and records the correction. Gives the offset of the
+    /// record, if it made one.
+    pub(crate) fn correct(
+        &mut self,
+        request: CorrectionRequest,
+    ) -> Result<Result<Option<u64>, CorrectionStatus>, Stopped> {
+        let name = name_of(self.usage.key, &request.source, &request.id);
+        let found = self.usage.find(name).map_err(in_shard)?;
+        let known = found.map(|found| KnownEvent::read(&mut self.usage.history, found)).transpose();
+        let known = known.map_err(in_shard)?;
+        self.control.correct(&mut self.usage, request, known.as_ref()).map_err(Stopped::Control)
     }
 }
 
@@ -282,6 +370,15 @@ impl UsageSide {
             return Ok(false);
         }
         let index = self.order.pick(&busy);
+        self.step_of(index)?;
+        if self.order.chance(20) {
+            self.save_some()?;
+        }
+        Ok(true)
+    }
+
+    /// A shard does the next of its tasks; it has one.
+    fn step_of(&mut self, index: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
         while self.order.chance(50) || self.shards[index].0.must_wait_for_runs() {
             self.work_on_runs()?;
         }
@@ -297,9 +394,34 @@ impl UsageSide {
                 let BarrierTask { offset, barrier } = &*barrier;
                 let reports = pass_barrier_through(shard, *offset, barrier, &mut self.history)?;
                 self.reports.push((index, reports));
+                if barrier.snapshot.is_some() {
+                    shard.begin_snapshot();
+                    let snapshot = self.snapshot.as_mut().expect("a snapshot was asked for");
+                    snapshot.saving.insert(index, None);
+                }
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// What the shard of an event knows of it, behind all that was committed.
+    pub(crate) fn find(
+        &mut self,
+        event: EventName,
+    ) -> Result<Option<FoundEvent>, Box<dyn Error + Send + Sync>> {
+        let index = event.shard(self.shards.len());
+        while !self.shards[index].1.is_empty() {
+            self.step_of(index)?;
+        }
+        Ok(self.shards[index].0.find_event(event)?)
+    }
+
+    /// Everything that shards set aside.
+    pub(crate) fn set_aside(&self) -> Vec<SetAside> {
+        let mut all: Vec<SetAside> =
+            self.shards.iter().flat_map(|(shard, _)| shard.set_aside().iter().copied()).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Begins what shards want done for their runs, goes on with some of it, and hands over what is done. Nothing names a
@@ -316,10 +438,46 @@ impl UsageSide {
                 self.works.push((index, work, has_more));
                 continue;
             }
-            let retired = self.shards[index].0.handle_run_done(work.finish(&self.runs)?);
-            for number in retired.numbers() {
-                self.runs.remove(number)?;
+            self.reached.runs += 1;
+            self.retired.add(self.shards[index].0.handle_run_done(work.finish(&self.runs)?));
+            self.take_retired_away()?;
+        }
+        Ok(())
+    }
+
+    fn take_retired_away(&mut self) -> std::io::Result<()> {
+        match self.snapshot {
+            Some(_) => Ok(()),
+            None => self.retired.take_away(&self.runs, &*self.logs.snapshots),
+        }
+    }
+
+    /// Shards hand over parts of the snapshot that is being made, and some of them are written.
+    fn save_some(&mut self) -> std::io::Result<()> {
+        let Some(snapshot) = &mut self.snapshot else { return Ok(()) };
+        for (index, (shard, _)) in self.shards.iter_mut().enumerate() {
+            if snapshot.saving.contains_key(&index) && self.order.chance(40) {
+                snapshot.take_part_of(index, shard);
             }
+        }
+        let parts = if self.order.chance(50) { self.order.below(3) } else { 0 };
+        for _ in 0..parts {
+            if snapshot.write_part(&*self.logs.snapshots) {
+                if let Some(head) = snapshot.head.filter(|_| !snapshot.is_given_up) {
+                    self.reached.snapshots += 1;
+                    self.reached.last_snapshot = Some(head.usage_offset);
+                }
+                self.snapshot = None;
+                return self.take_retired_away();
+            }
+        }
+        Ok(())
+    }
+
+    /// The snapshot that is being made is written, or given up.
+    pub(crate) fn save_all(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        while self.snapshot.is_some() {
+            self.save_some()?;
         }
         Ok(())
     }
@@ -330,7 +488,8 @@ impl UsageSide {
             if self.has_incoming() && self.order.chance(25) {
                 self.commit(None).map_err(Stopped::Usage)?;
             } else {
-                self.step().map_err(|error| Stopped::Control(ControlError::Barrier(error)))?;
+                self.step().map_err(in_shard)?;
+                self.save_some().map_err(|error| in_shard(error.into()))?;
             }
         }
         Ok(())
@@ -354,12 +513,63 @@ impl UsageSide {
     }
 }
 
+impl Snapshot {
+    /// The next part of a shard, or the one that had no room before.
+    fn take_part_of(&mut self, index: usize, shard: &mut Shard) {
+        if self.is_given_up {
+            shard.give_up_snapshot();
+            self.saving.remove(&index);
+            return;
+        }
+        let waiting = self.saving.get_mut(&index).expect("the shard has more");
+        let part = waiting.take().unwrap_or_else(|| (index as u16, shard.poll_snapshot()));
+        if self.parts.len() == PARTS_MAX {
+            *waiting = Some(part);
+            return;
+        }
+        if part.1.is_none() {
+            self.saving.remove(&index);
+        }
+        self.parts.push_back(part);
+    }
+
+    /// Writes a part, if there is one; whether the snapshot has ended.
+    fn write_part(&mut self, storage: &dyn Storage) -> bool {
+        if self.is_given_up {
+            return self.saving.is_empty();
+        }
+        let Some(head) = self.head else { return false };
+        let Some(part) = self.parts.pop_front() else { return false };
+        let work = self.work.take().map_or_else(|| SnapshotWork::begin(storage, &head), Ok);
+        let Ok(mut work) = work else {
+            self.is_given_up = true;
+            return false;
+        };
+        match work.take(part) {
+            Ok(true) => self.work = Some(work),
+            Ok(false) => {
+                self.is_given_up = work.finish(storage).is_err();
+                return true;
+            }
+            Err(_) => {
+                // What cannot be taken away is left aside by every start.
+                let _ = work.give_up(storage);
+                self.is_given_up = true;
+            }
+        }
+        false
+    }
+}
+
 impl Surroundings for UsageSide {
     fn now(&mut self) -> Timestamp {
         self.present()
     }
 
     fn pass_barrier(&mut self, barrier: NewBarrier) -> Result<PassedBarrier, Box<dyn Error + Send + Sync>> {
+        if barrier.snapshot.is_some() {
+            self.snapshot = Some(Snapshot::default());
+        }
         // Batches go on arriving and being committed before, with and behind the barrier.
         if self.has_incoming() && self.order.chance(30) {
             self.commit(None)?;
@@ -373,6 +583,9 @@ impl Surroundings for UsageSide {
             self.step()?;
         }
         let reports = std::mem::take(&mut self.reports);
+        if let Some(head) = barrier.snapshot_head(self.logs.usage.options, self.shards.len(), offset) {
+            self.snapshot.as_mut().expect("a snapshot was asked for").head = Some(head);
+        }
         if barrier.is_cut {
             self.last_barrier = offset;
             for (shard, cells) in &reports {

@@ -274,6 +274,57 @@ impl SnapshotWriter {
     }
 }
 
+/// A part of a snapshot: whose, and the section; none once the shard has no more.
+pub type SnapshotPart = (u16, Option<Section>);
+
+/// A snapshot on its way to the disk, from the parts of all shards.
+///
+/// Calling order: [`SnapshotWork::begin`], [`SnapshotWork::take`] until it says that there are no more, [`SnapshotWork::finish`];
+/// or [`SnapshotWork::give_up`] when something fails before. Parts of one shard come in their order, shards in any.
+pub struct SnapshotWork {
+    writer: SnapshotWriter,
+    shards_left: u32,
+}
+
+impl SnapshotWork {
+    /// Starts the file.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn begin(storage: &dyn Storage, head: &SnapshotHead) -> io::Result<Self> {
+        Ok(Self { writer: SnapshotWriter::create(storage, head)?, shards_left: head.shards })
+    }
+
+    /// Writes a part; whether there are more.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn take(&mut self, part: SnapshotPart) -> io::Result<bool> {
+        match part {
+            (shard, Some(section)) => self.writer.write(shard, &section)?,
+            (_, None) => self.shards_left -= 1,
+        }
+        Ok(self.shards_left > 0)
+    }
+
+    /// Makes the snapshot durable; gives its bytes.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn finish(self, storage: &dyn Storage) -> io::Result<u64> {
+        assert_eq!(self.shards_left, 0, "a snapshot has the parts of all shards");
+        self.writer.finish(storage)
+    }
+
+    /// Takes the unfinished file away.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn give_up(self, storage: &dyn Storage) -> io::Result<()> {
+        self.writer.abandon(storage)
+    }
+}
+
 /// Usage offsets of all files that are named like snapshots, ascending.
 ///
 /// # Errors

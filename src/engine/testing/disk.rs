@@ -156,6 +156,13 @@ impl SimulatedDisk {
         (disk.writes, disk.syncs, disk.operations) = (0, 0, 0);
     }
 
+    /// Whether the write or sync that was to fail has failed.
+    pub fn has_failed(&self) -> bool {
+        let disk = self.disk();
+        let is_passed = |number: Option<u64>, count: u64| number.is_some_and(|number| number <= count);
+        is_passed(disk.faults.fail_write, disk.writes) || is_passed(disk.faults.fail_sync, disk.syncs)
+    }
+
     /// Syncs since the disk was made.
     pub fn syncs_ever(&self) -> u64 {
         self.disk().syncs_ever
@@ -201,6 +208,27 @@ impl SimulatedDisk {
             .iter()
             .map(|(name, content)| (name.clone(), content.lock().expect("unpoisoned").now.len()))
             .collect()
+    }
+
+    /// What a file holds.
+    pub fn content(&self, name: &str) -> Vec<u8> {
+        self.disk().files[name].lock().expect("unpoisoned").now.clone()
+    }
+
+    /// Gives a file other content, durably; makes it if there is none.
+    pub fn replace(&self, name: &str, bytes: &[u8]) {
+        let mut disk = self.disk();
+        let content = disk.files.entry(name.to_string()).or_default().clone();
+        disk.durable_names.insert(name.to_string(), content.clone());
+        *content.lock().expect("unpoisoned") =
+            Content { now: bytes.to_vec(), durable: bytes.to_vec(), dirty: BTreeSet::new() };
+    }
+
+    /// Takes a file away, durably.
+    pub fn lose(&self, name: &str) {
+        let mut disk = self.disk();
+        disk.files.remove(name);
+        disk.durable_names.remove(name);
     }
 
     /// Flips one bit, durably.
