@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use server::commands::{bill, catalog, event, inspect, quote, replay, serve, token, usage, verify, what_if};
+use server::commands::{
+    bill, catalog, event, inspect, lineage, quote, replay, serve, token, usage, verify, what_if,
+};
 use server::config::ServeArgs;
 
 /// Usage metering and rating: every event counts once, every cent explains itself.
@@ -34,6 +36,10 @@ enum Command {
     WhatIf(what_if::WhatIfArgs),
     /// Correct single events: void, amend, release or discard one, and list what was set aside.
     Event(event::EventArgs),
+    /// Say where an event landed: its arrivals, its owner, the charge lines and journals that count it.
+    Where(lineage::WhereArgs),
+    /// Go back from a journal to its charge lines, or from a charge line to its events.
+    Trace(lineage::TraceArgs),
     /// Show what an account owes, and how that comes about.
     Bill(bill::BillArgs),
     /// Count what was used, in windows and groups, from the logs of a directory.
@@ -53,6 +59,8 @@ fn main() -> ExitCode {
         Command::Quote(args) => quote::run(&args),
         Command::WhatIf(args) => what_if::run(&args),
         Command::Event(args) => event::run(&args),
+        Command::Where(args) => lineage::run_where(&args),
+        Command::Trace(args) => lineage::run_trace(&args),
         Command::Bill(args) => bill::run(&args),
         Command::Usage(args) => usage::run(&args),
         Command::Token(args) => token::run(args),

@@ -153,6 +153,49 @@ impl Batch {
     }
 }
 
+/// The head of a batch and one of its charge lines, by its number; the others are not read.
+///
+/// # Errors
+/// [`BatchError`].
+pub fn read_line(bytes: &[u8], number: u32) -> Result<(BatchHead, Option<ChargeLine>), BatchError> {
+    let texts = || bytes.split(|byte| *byte == b'\n');
+    let read = |index: usize, text: &[u8]| {
+        serde_json::from_slice(text).map_err(|source| BatchError::LineMustBeKnown { line: index + 1, source })
+    };
+    let BatchLine::Batch(head) = read(0, texts().next().unwrap_or_default())? else {
+        return Err(BatchError::HeadMustExist);
+    };
+    let index = number as usize;
+    let is_there = (1..=head.lines).contains(&u64::from(number));
+    let text = texts().nth(index).filter(|_| is_there);
+    match text.map(|text| read(index, text)).transpose()? {
+        Some(BatchLine::Charge(line)) if line.line == number => Ok((head, Some(line))),
+        None => Ok((head, None)),
+        Some(_) => Err(BatchError::HeadMustMatchLines { number: head.number }),
+    }
+}
+
+/// The charge lines of a batch whose text has one of some needles; what the others say is not read.
+///
+/// # Errors
+/// [`BatchError::LineMustBeKnown`].
+pub(crate) fn lines_with(bytes: &[u8], needles: &[String]) -> Result<Vec<ChargeLine>, BatchError> {
+    let mut lines = Vec::new();
+    for (index, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let may_be =
+            str::from_utf8(text).is_ok_and(|text| needles.iter().any(|needle| text.contains(needle)));
+        if !may_be {
+            continue;
+        }
+        let line = serde_json::from_slice(text)
+            .map_err(|source| BatchError::LineMustBeKnown { line: index + 1, source })?;
+        if let BatchLine::Charge(line) = line {
+            lines.push(line);
+        }
+    }
+    Ok(lines)
+}
+
 /// Sum of the rounded amounts per currency, as text.
 pub(crate) fn totals_of(lines: &[ChargeLine]) -> BTreeMap<String, String> {
     let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();

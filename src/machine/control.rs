@@ -118,6 +118,8 @@ pub struct ControlState {
     /// The largest `future_max` of settings that were in force and are not any more.
     pub(crate) future_max_before: i64,
     pub(crate) records: u64,
+    /// Offset of the last record.
+    pub(crate) last_offset: u64,
     /// Digest of all records applied: see `snapshots`.
     pub(crate) history: [u8; 32],
 }
@@ -189,6 +191,11 @@ impl ControlState {
         self.journal_seals
     }
 
+    /// Offset of the last record applied.
+    pub fn last_offset(&self) -> u64 {
+        self.last_offset
+    }
+
     /// Digest of all records applied.
     pub fn history(&self) -> [u8; 32] {
         self.history
@@ -244,6 +251,7 @@ impl ControlState {
             return Err(ApplyError::GenesisMustBeFirst);
         }
         self.records += 1;
+        self.last_offset = offset;
         self.history = history_after(self.history, offset, record);
         let was_at_cut = std::mem::take(&mut self.is_at_cut);
         match record {

@@ -277,7 +277,7 @@ impl RecordedCorrections {
         if known.received_at < now.plus(-horizon) {
             return Err(CorrectionStatus::EventMustBeWithinCorrectionHorizon);
         }
-        let FoundEvent { position, standing, meters_at, counted_before } = known.found;
+        let FoundEvent { position, standing, meters_at, counted_before, .. } = known.found;
         let may_count = matches!(kind, CorrectionKind::Amend(_) | CorrectionKind::Release);
         if may_count && counted_before.is_some() {
             return Err(CorrectionStatus::EventMustNotCountAlready);
@@ -348,7 +348,7 @@ fn is_taken_back(record: &ControlRecord) -> bool {
     matches!(record, ControlRecord::EventVoid(_) | ControlRecord::EventDiscard(_))
 }
 
-fn restated_of(record: &ControlRecord) -> Option<&EventRestated> {
+pub(crate) fn restated_of(record: &ControlRecord) -> Option<&EventRestated> {
     match record {
         ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) => Some(restated),
         _ => None,

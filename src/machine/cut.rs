@@ -31,6 +31,7 @@ use wire::control::{Cut, RatingFailure, WindowFinal};
 
 use crate::affected::Affected;
 use crate::cells::{Cells, MergedCell};
+use crate::groups::{counted_texts, texts_of_group};
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::measure::MeasureRule;
 use crate::metering_plan::program_index;
@@ -730,17 +731,12 @@ pub(crate) fn counted_group(
     meter: &PricedMeter<'_>,
     group: &Group,
 ) -> Result<Option<GroupTexts>, RatingStatus> {
-    // The dimensions of a capacity are counted together, whatever their groups.
-    if price.model() == PricingModel::Capacity {
-        return price.counted_group(slice.from, GroupTexts::new());
-    }
-    price.counted_group(slice.from, texts_of(meter, group))
+    counted_texts(price, slice, || texts_of_group(meter.group_by, group))
 }
 
 /// The texts of a meter's group.
 pub(crate) fn texts_of(meter: &PricedMeter<'_>, group: &Group) -> GroupTexts {
-    let texts = meter.group_by.iter().zip(group.iter());
-    texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string()))).collect()
+    texts_of_group(meter.group_by, group)
 }
 
 /// The quantities of a group's slices, in order of time.

@@ -20,10 +20,12 @@ mod cut;
 mod due;
 mod explanation;
 mod forgetting;
+mod groups;
 mod invoicing;
 mod issued;
 mod journals;
 mod levels;
+pub mod lineage;
 mod machine;
 mod measure;
 mod metering_plan;
@@ -38,7 +40,7 @@ mod usage_log;
 pub mod usage_query;
 mod what_if;
 
-pub use self::batch::{Batch, BatchError, BatchHead, chain_digest};
+pub use self::batch::{Batch, BatchError, BatchHead, chain_digest, read_line};
 pub use self::control::{ApplyError, ControlState};
 pub use self::control_writer::{
     AckStatus, ControlError, ControlWriter, DoneCut, DoneJournals, FinishedWork, KIND_CONTROL, NewBarrier,

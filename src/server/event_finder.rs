@@ -66,7 +66,7 @@ impl LoggedEvent {
 }
 
 /// Content as JSON: instants and decimals are text.
-pub fn content_json(content: &EventContent) -> Value {
+fn content_json(content: &EventContent) -> Value {
     serde_json::to_value(content).expect("content is plain data")
 }
 

@@ -15,6 +15,7 @@ mod events;
 mod forgetting;
 mod hostile;
 mod kill_nine;
+mod lineage;
 mod outbox;
 mod process;
 mod quote;

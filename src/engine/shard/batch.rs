@@ -24,6 +24,7 @@ use super::dedup::runs::RunError;
 use super::dedup::{Lookup, Seen, Standing};
 use super::fold::ResolvedPrograms;
 use super::sequence::Item;
+use super::sequenced::is_compared;
 use super::subjects::Wanted;
 use super::{SetAside, Shard, Stamp};
 use crate::prepared::{Content, PreparedBatch, SequencedIds};
@@ -266,6 +267,22 @@ impl Shard {
         self.cells.add_all(&self.staged, |subject, cell| subjects[subject].cells.push(cell));
         self.staged.clear();
     }
+}
+
+/// The verdict of an event of a batch whose id came first as an event of another one, or of the same.
+pub fn verdict_of_again(
+    (first, first_index): (&PreparedBatch, u16),
+    (again, again_index): (&PreparedBatch, u16),
+) -> Verdict {
+    let content = |batch: &PreparedBatch, index: u16| Content {
+        payload_digest: batch.payload_digest(index),
+        time: batch.view().time(usize::from(index)),
+    };
+    let is_numbered = first.sequenced().is_some();
+    if is_numbered && !is_compared(first.position(first_index), again.offset) {
+        return Verdict::Duplicate;
+    }
+    verdict_of_repeat(content(first, first_index), content(again, again_index))
 }
 
 /// The verdict of an event whose id came before.

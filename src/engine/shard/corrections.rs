@@ -97,10 +97,23 @@ pub struct FoundEvent {
     pub position: EventPosition,
     /// What became of it.
     pub standing: EventStanding,
+    /// What became of it when it arrived, before any correction.
+    pub arrived_as: ArrivedAs,
     /// The meters that existed at this control offset were known when it arrived.
     pub meters_at: u64,
     /// Of an event that was set aside: an earlier event with its id, forgotten when this one came, that counts.
     pub counted_before: Option<EventPosition>,
+}
+
+/// What became of an event when it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArrivedAs {
+    /// Accepted, and taken by a meter.
+    Accepted,
+    /// Accepted, but no meter took it.
+    Unmetered,
+    /// Set aside.
+    Quarantined,
 }
 
 /// What counts instead of the events that were corrected.
@@ -291,6 +304,11 @@ impl Shard {
     pub fn find_event(&mut self, event: EventName) -> Result<Option<FoundEvent>, RunError> {
         let identity = event.identity;
         let Some((position, standing)) = self.arrived(event)? else { return Ok(None) };
+        let arrived_as = match standing {
+            Standing::Metered | Standing::Pending => ArrivedAs::Accepted,
+            Standing::Unmetered => ArrivedAs::Unmetered,
+            Standing::Quarantined => ArrivedAs::Quarantined,
+        };
         let standing = match self.corrections.corrected.get(&position).map(|corrected| &corrected.stands) {
             Some(Stands::Voided) => EventStanding::Voided,
             Some(Stands::Unmetered) => EventStanding::Unmetered,
@@ -311,7 +329,7 @@ impl Shard {
         let meters_at = self.corrections.meters.control_offset_at(position.offset());
         let is_set_aside = matches!(standing, EventStanding::Quarantined(_)) && event.minted.is_none();
         let counted_before = if is_set_aside { self.counted_before(identity, position)? } else { None };
-        Ok(Some(FoundEvent { position, standing, meters_at, counted_before }))
+        Ok(Some(FoundEvent { position, standing, arrived_as, meters_at, counted_before }))
     }
 
     /// The last event before a position that has the identity, was forgotten, and counts.

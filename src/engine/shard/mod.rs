@@ -43,10 +43,11 @@ use domain::plan::MeteringPlan;
 use domain::{EventPosition, Span, Subject, Timestamp};
 use wire::verdict::{QuarantineReason, Verdict};
 
+pub use self::batch::verdict_of_again;
 use self::cell::CellReport;
 use self::cells::{CellKey, CellStore, Staged};
 use self::corrections::Corrections;
-pub use self::corrections::{Change, Correction, EventStanding, FoundEvent};
+pub use self::corrections::{ArrivedAs, Change, Correction, EventStanding, FoundEvent};
 pub use self::counters::SourceCounters;
 pub use self::dedup::Retired;
 pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};

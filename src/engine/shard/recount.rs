@@ -1,10 +1,12 @@
 //! One meter counted again: events that a caller chooses, folded into cells that a caller chooses.
 //!
-//! Owns: what the meter takes of an event, in the groups that are asked for, and the cells that it adds up to; whether the
-//! meters take an event at all.
+//! Owns: what the meter takes of an event, in the groups that are asked for, and the cells that it adds up to; which meters
+//! take an event at all.
 //! Leaves to others: which events count (`super::Shard::counts`), which cell an event belongs to (`machine`).
 //!
 //! Invariants: filters, values and folds are those of the shards, so a recount of what a shard counted gives its cells.
+
+use std::sync::Arc;
 
 use domain::plan::{MeterProgram, MeteringPlan};
 use domain::{EventPosition, Timestamp};
@@ -61,15 +63,22 @@ pub struct RecountedCell {
 /// Whether all meters that existed at a control offset take the event of a batch that its filters let through, and there
 /// is one.
 pub fn is_metered(plan: &MeteringPlan, control_offset: u64, batch: &UsageBatch<'_>, index: usize) -> bool {
-    let mut contributions = Vec::new();
-    let taken = ResolvedPrograms::of(plan, control_offset, batch).contributions_of(
-        batch,
-        index,
-        plan,
-        &mut Groups::default(),
-        &mut contributions,
-    );
-    taken.is_ok() && !contributions.is_empty()
+    groups_of(plan, control_offset, batch, index).is_some_and(|groups| !groups.is_empty())
+}
+
+/// Which programs of a plan take an event of a batch, by their index, and in which group: of those that existed at a
+/// control offset. `None` if one of them cannot take the event, so that none does.
+pub fn groups_of(
+    plan: &MeteringPlan,
+    control_offset: u64,
+    batch: &UsageBatch<'_>,
+    index: usize,
+) -> Option<Vec<(u32, Group)>> {
+    let (mut groups, mut contributions) = (Groups::default(), Vec::new());
+    let mut programs = ResolvedPrograms::of(plan, control_offset, batch);
+    programs.contributions_of(batch, index, plan, &mut groups, &mut contributions).ok()?;
+    let group_of = |taken: &Contribution| (taken.program, groups.group(taken.group).clone());
+    Some(contributions.iter().map(group_of).collect())
 }
 
 impl Recount {
@@ -100,6 +109,16 @@ impl Recount {
             open.0.contributions_of(batch, index, &self.plan, &mut self.groups, &mut self.contributions);
         taken.ok()?;
         self.contributions.first().map(|contribution| Share(*contribution))
+    }
+
+    /// The dimensions that the meter groups by.
+    pub fn group_names(&self) -> &[Arc<str>] {
+        &self.plan.programs[0].group_by
+    }
+
+    /// The group that a share counts in.
+    pub fn group_of(&self, share: Share) -> &Group {
+        self.groups.group(share.0.group)
     }
 
     /// Counts an event.

@@ -272,7 +272,7 @@ impl Sequenced {
 }
 
 /// Whether the content of an event is compared with that of a repeat in the batch at an offset of the log.
-fn is_compared(position: EventPosition, offset: u64) -> bool {
+pub(super) fn is_compared(position: EventPosition, offset: u64) -> bool {
     position.offset() + SEQUENCED_CONTENT_BYTES >= offset
 }
 

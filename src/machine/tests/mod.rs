@@ -3,7 +3,8 @@
 //! `world` drives them as the server does, `model` says what must come out, `play` does a history in several worlds at
 //! once and compares, `histories` makes the histories up, `found` keeps those that found something. `quoted` compares a
 //! cut with a quote of the same usage, `what_if` what terms would change with what they then do change. `disputed` are bills
-//! that were once wrong; `corrections` says which corrections are refused, `forgotten` what comes of an end of remembering.
+//! that were once wrong; `corrections` says which corrections are refused, `forgotten` what comes of an end of remembering;
+//! `lineage` follows every event of a history to its lines and back.
 
 mod agreements;
 mod corrections;
@@ -12,6 +13,7 @@ mod disputed;
 mod forgotten;
 mod found;
 mod histories;
+mod lineage;
 mod measures;
 mod model;
 mod play;

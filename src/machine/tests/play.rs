@@ -13,6 +13,7 @@ use wire::verdict::Verdict;
 use wire::{AlignedBytes, BatchBuilder, EventIdOwned, IdMode};
 
 use super::histories::{Again, Setup, Step, Usage, What, When, ZONES, end_of};
+use super::lineage;
 use super::model::{
     Account, Correction, DIGITS, DIMENSION, Holding, Key, Kind, Meter, Model, Negative, Price, Sent, Terms,
     Worth, Worths, hour,
@@ -552,6 +553,8 @@ impl Play {
 
     fn finish(mut self) {
         what_if::check_trials(&self.worlds[0], self.now);
+        self.barrier();
+        lineage::check(&mut self.worlds[RESTARTING], false);
         self.cut(false);
         // Silence: months end, then their grace.
         self.step(&Step::PassHours(45 * 24));
@@ -562,6 +565,7 @@ impl Play {
             self.journals(entity, false);
         }
         assert!(self.unposted.is_empty());
+        lineage::check(&mut self.worlds[RESTARTING], true);
         for shards in [1, 2, 8] {
             let replayed = self.worlds[0].replay(ReplayMode::Derive, shards);
             assert_eq!(replayed.counters(), self.worlds[0].counters());

@@ -7,21 +7,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::Resource;
-use domain::{AccountId, EntityId, Period, Subject, Timestamp};
+use billing::charges::ChargeLine;
+use billing::ledger::Journal;
+use domain::{AccountId, EntityId, EventPosition, Period, Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
-use engine::shard::{Shard, SourceCounters};
+use engine::shard::{ArrivedAs, FoundEvent, Shard, SourceCounters};
 use wire::AlignedBytes;
 use wire::EventIdOwned;
 use wire::control::{ClockKind, ControlRecord, ForgottenBecause, Genesis, IdsForgotten, PolicyRecord};
 use wire::correction::EventContent;
 
 use crate::completeness::{Charged, Completeness, CompletenessTerms, Statement};
-use crate::usage_query::{Arrival, Counting, Judge, LoggedBatch, add_restated, pass_over};
+use crate::lineage::{Arrivals, ArrivedEvent, EventLineage, LineEvents, LinePage, RestsOn, Trail, UnderLine};
+use crate::usage_query::{Arrival, Counting, Judge, LoggedBatch, add_restated, pass_over, plan_of};
 use crate::{
-    Batch, CorrectionRequest, CorrectionStatus, Effect, History, JournalBatch, KnownEvent, Machine,
-    RATING_EPOCH, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored, WhatIf, name_of,
-    pass_barrier_through,
+    Batch, ControlState, CorrectionRequest, CorrectionStatus, Effect, History, JournalBatch,
+    KnownCorrections, KnownEvent, Machine, RATING_EPOCH, ReplayError, ReplayMode, ReplaySummary, Replayer,
+    Stored, WhatIf, name_of, pass_barrier_through,
 };
 
 /// Bytes that stand before the first record of a commit, and that a record takes: like the logs on disk, an offset is
@@ -40,6 +43,14 @@ enum UsageRecord {
     Barrier { offset: u64, control_offset: u64 },
 }
 
+impl UsageRecord {
+    fn offset(&self) -> u64 {
+        match self {
+            UsageRecord::Batch { offset, .. } | UsageRecord::Barrier { offset, .. } => *offset,
+        }
+    }
+}
+
 /// What is on disk.
 #[derive(Clone, Default)]
 struct Logs {
@@ -50,6 +61,8 @@ struct Logs {
     /// Bytes by digest.
     batches: BTreeMap<String, Vec<u8>>,
     journals: BTreeMap<String, Vec<u8>>,
+    /// Wire codes that shards gave, by batch.
+    verdicts: BTreeMap<u64, Vec<u8>>,
 }
 
 /// A usage log, prepared for so many shards.
@@ -199,6 +212,7 @@ impl World {
             shard.handle_batch(&batch, &mut on_verdict).unwrap();
         }
         self.logs.usage.push(UsageRecord::Batch { offset, received_at, frame: frame.clone() });
+        self.logs.verdicts.insert(offset, codes.clone());
         codes
     }
 
@@ -317,10 +331,15 @@ impl World {
 
     /// Counts all usage before the last barrier.
     fn count(&self, counting: &mut dyn Counting) {
+        let last = self.logs.usage.iter().rfind(|record| matches!(record, UsageRecord::Barrier { .. }));
+        self.count_before(last.map_or(0, UsageRecord::offset), &self.machine.known_corrections(), counting);
+    }
+
+    /// Counts all usage before an offset, with what was corrected by then.
+    fn count_before(&self, until: u64, corrections: &KnownCorrections, counting: &mut dyn Counting) {
         let (mut control_offset, mut candidates) = (0, Vec::new());
-        let corrected = self.machine.known_corrections().events();
-        let last = self.logs.usage.iter().rposition(|record| matches!(record, UsageRecord::Barrier { .. }));
-        for record in &self.logs.usage[..last.unwrap_or(0)] {
+        let corrected = corrections.events();
+        for record in self.logs.usage.iter().take_while(|record| record.offset() < until) {
             match record {
                 UsageRecord::Barrier { control_offset: named, .. } => control_offset = *named,
                 UsageRecord::Batch { offset, received_at, frame } => {
@@ -344,6 +363,111 @@ impl World {
         let mut judge = self.shards.as_slice();
         judge.judge(candidates, &mut |event| counting.add(event)).unwrap();
         add_restated(&corrected, key(), counting).unwrap();
+    }
+
+    /// All sealed batches.
+    pub(super) fn sealed_batches(&self) -> Vec<Batch> {
+        let seals = self.machine.control().seals().iter();
+        seals.map(|seal| Batch::decode(&self.logs.batches[&seal.digest]).unwrap()).collect()
+    }
+
+    /// The journals of a sealed run.
+    fn journals_of(&self, index: usize) -> Vec<Journal> {
+        let seals = self.logs.control.iter().filter_map(|(_, record)| match record {
+            ControlRecord::JournalSeal(seal) => Some(&self.logs.journals[&seal.digest]),
+            _ => None,
+        });
+        let bytes = seals.into_iter().nth(index).unwrap();
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+
+    /// All sealed journals.
+    pub(super) fn sealed_journals(&self) -> Vec<Journal> {
+        (0..self.machine.control().journal_seals() as usize).flat_map(|run| self.journals_of(run)).collect()
+    }
+
+    /// Sources and ids of all events that arrived and have one, each once.
+    pub(super) fn event_names(&self) -> BTreeSet<(String, String)> {
+        let mut names = BTreeSet::new();
+        for record in &self.logs.usage {
+            let UsageRecord::Batch { offset, received_at, frame } = record else { continue };
+            let batch = prepared(frame, *offset, *received_at, 1);
+            let view = batch.view();
+            names
+                .extend((0..view.len()).map(|index| (view.source().to_string(), view.id(index).to_string())));
+        }
+        names
+    }
+
+    /// The wire code of the verdict of an event.
+    pub(super) fn verdict_code(&self, position: EventPosition) -> u8 {
+        self.logs.verdicts[&position.offset()][usize::from(position.index())]
+    }
+
+    /// What became of an event, by the logs; none if no shard knows it.
+    pub(super) fn lineage(
+        &mut self,
+        source: &str,
+        id: &EventIdOwned,
+        page: LinePage,
+    ) -> Option<(FoundEvent, EventLineage)> {
+        let event = name_of(key(), source, id);
+        let shard = event.shard(self.shards.len());
+        let found = self.shards[shard].find_event(event).unwrap()?;
+        let mut arrivals = Arrivals::new(source, id, Some(found.position));
+        for record in &self.logs.usage {
+            if let UsageRecord::Batch { offset, received_at, frame } = record {
+                arrivals.take(&prepared(frame, *offset, *received_at, 1), *received_at);
+            }
+        }
+        let mut trail = Trail::new(ArrivedEvent {
+            source: source.to_string(),
+            id: id.clone(),
+            position: found.position,
+            content: arrivals.content().unwrap(),
+            is_accepted: found.arrived_as == ArrivedAs::Accepted,
+            meters_at: found.meters_at,
+        });
+        for (offset, record) in &self.logs.control {
+            trail.take(*offset, record).unwrap();
+        }
+        let mut story = trail.finish().with_page(page);
+        for number in story.batches() {
+            let seal = &self.machine.control().seals()[number as usize - 1];
+            story.take_batch(&self.logs.batches[&seal.digest]).unwrap();
+        }
+        for run in story.runs() {
+            story.take_run(&run, &self.journals_of(run.index));
+        }
+        let (arrivals, left_out) = arrivals.finish();
+        Some((found, story.finish(arrivals, left_out)))
+    }
+
+    /// What is under a line of a sealed batch, of the log as the batch's cut knew it.
+    pub(super) fn under(
+        &self,
+        batch: &Batch,
+        line: &ChargeLine,
+        after: Option<EventPosition>,
+        limit: usize,
+    ) -> UnderLine {
+        let barrier = batch.head.barrier;
+        let named = self.logs.usage.iter().find(|record| record.offset() == barrier);
+        let Some(UsageRecord::Barrier { control_offset, .. }) = named else {
+            panic!("a cut names a barrier")
+        };
+        let mut state = ControlState::default();
+        for (offset, record) in self.logs.control.iter().filter(|(offset, _)| offset < control_offset) {
+            state.apply(*offset, record).unwrap();
+        }
+        let rests_on = RestsOn::of(state.catalog(), line);
+        let Some(mut events) = LineEvents::new(state.catalog(), line, after, limit) else {
+            return UnderLine::nothing(line.clone(), rests_on);
+        };
+        let corrections = KnownCorrections::of(&state, plan_of(&state));
+        self.count_before(barrier, &corrections, &mut events);
+        events.finish(line.clone(), rests_on)
     }
 
     /// Counters of all sources and shards together.

@@ -18,10 +18,11 @@ use wire::control::{ClockKind, ControlRecord, Genesis};
 use wire::correction::{EventContent, EventRestated, EventTakenBack};
 use wire::event::EventIdOwned;
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
-use wire::verdict::Verdict;
+use wire::verdict::{RefusalCode, Verdict};
 use wire::{BatchBuilder, IdMode};
 
 use super::*;
+use crate::lineage::{Arrivals, Repeat};
 use crate::recovery::LogPlace;
 use crate::{
     Amendment, CorrectedEvents, CorrectionKind, CorrectionRequest, History, KnownCorrections, KnownEvent,
@@ -66,6 +67,7 @@ struct World {
     barriers: Vec<(u64, i64, u64)>,
     control_offset: u64,
     now: i64,
+    verdicts: BTreeMap<EventPosition, Verdict>,
 }
 
 fn place(kind: LogKind) -> (LogWriter, LogPlace) {
@@ -90,6 +92,7 @@ impl World {
             barriers: Vec::new(),
             control_offset: 0,
             now: start().plus(5 * DAY).nanoseconds(),
+            verdicts: BTreeMap::new(),
         };
         world.append(&ControlRecord::Genesis(Genesis {
             tenant: 0,
@@ -173,6 +176,20 @@ impl World {
                 counts,
             });
         }
+        let offset = self.take(builder, random, &mut |index, verdict| {
+            facts[usize::from(index)].counts &= matches!(verdict, Verdict::Accepted | Verdict::Pending);
+        });
+        facts.iter_mut().for_each(|fact| fact.offset = offset);
+        self.facts.extend(facts);
+    }
+
+    /// Logs and judges a batch; gives its offset.
+    fn take(
+        &mut self,
+        mut builder: BatchBuilder,
+        random: &mut Seed,
+        on_verdict: &mut dyn FnMut(u16, Verdict),
+    ) -> u64 {
         let frame = Arc::new(builder.finish(1, 0));
         let (key, now) = (IdentityKey::new(0), Timestamp::from_nanoseconds(self.now));
         let mut batch = PreparedBatch::prepare(frame.clone(), None, now, key, self.shards.len()).unwrap();
@@ -183,12 +200,24 @@ impl World {
         }
         for shard in &mut self.shards {
             let handled = shard.handle_batch(&batch, &mut |index, verdict| {
-                facts[usize::from(index)].counts &= matches!(verdict, Verdict::Accepted | Verdict::Pending);
+                self.verdicts.insert(batch.position(index), verdict);
+                on_verdict(index, verdict);
             });
             handled.unwrap();
         }
-        facts.iter_mut().for_each(|fact| fact.offset = batch.offset);
-        self.facts.extend(facts);
+        batch.offset
+    }
+
+    /// A batch of events that a client numbered, some of which came before, with the same content or other.
+    fn send_numbered(&mut self, random: &mut Seed) {
+        let ids = IdMode::Sequenced { epoch: random.below(2), first: random.below(20) };
+        let mut builder = BatchBuilder::new(SOURCES[random.below(2) as usize], "use", ids);
+        for _ in 0..=random.below(4) {
+            let time = start().plus(random.below(2) as i64 * HOUR).nanoseconds();
+            let value = [("v", i128::from(random.below(2)), 0)];
+            builder.push_parts(b"", SUBJECTS[random.below(2) as usize], time, &value, &[]).unwrap();
+        }
+        self.take(builder, random, &mut |_, _| {});
     }
 
     /// Corrects an event, if it may be corrected so: takes it back, amends or releases it.
@@ -502,6 +531,48 @@ fn check_empty_rows(world: &World, asked: Question, known: Option<Known>, answer
     assert_eq!(shown.rows.len(), groups * windows);
     let used = |rows: &[UsageRow]| rows.iter().filter(|row| row.event_count > 0).cloned().collect::<Vec<_>>();
     assert_eq!(used(&shown.rows), used(&answer.rows));
+}
+
+/// Indexes lead to every arrival of an id, given or numbered, each with the verdict that the shards gave it.
+#[test]
+fn every_arrival_of_an_id_is_found_with_its_verdict() {
+    // Every id of a history is asked for: a few histories are many questions.
+    for seed in 0..cases().div_ceil(4) {
+        let mut random = Seed::new(seed);
+        let mut world = World::new(1 + random.below(4) as usize);
+        for _ in 0..40 + random.below(40) {
+            world.step(&mut random);
+            world.send_numbered(&mut random);
+        }
+        world.usage.commit(world.now).unwrap();
+        world.index_some(&mut random);
+        let given = (0..120).map(|id| EventIdOwned::Text(id.to_string()));
+        let numbered =
+            (0..2).flat_map(|epoch| (0..25).map(move |sequence| EventIdOwned::Sequenced { epoch, sequence }));
+        let ids: Vec<EventIdOwned> = given.chain(numbered).collect();
+        let mut found = 0;
+        for (source, id) in SOURCES.iter().flat_map(|source| ids.iter().map(move |id| (*source, id))) {
+            let event = crate::name_of(IdentityKey::new(0), source, id);
+            let shard = event.shard(world.shards.len());
+            let first = world.shards[shard].find_event(event).unwrap().map(|found| found.position);
+            let mut arrivals = Arrivals::new(source, id, first);
+            arrivals.read(world.scanned_log(), world.usage.next_offset(), &|| true).unwrap();
+            let (arrivals, left_out) = arrivals.finish();
+            for arrival in &arrivals {
+                let verdict = world.verdicts.get(&arrival.position).copied();
+                match arrival.repeat {
+                    Repeat::First => assert_eq!(Some(arrival.position), first, "seed {seed}"),
+                    Repeat::Not(repeat) => assert_eq!(Some(repeat), verdict, "seed {seed}, {source} {id}"),
+                    Repeat::Forgotten => panic!("nothing is forgotten here"),
+                }
+            }
+            assert_eq!(left_out, 0);
+            found += arrivals.iter().filter(|arrival| world.verdicts.contains_key(&arrival.position)).count();
+        }
+        let has_id = |verdict: &&Verdict| **verdict != Verdict::Rejected(RefusalCode::IdMustFit);
+        let expected = world.verdicts.values().filter(has_id).count();
+        assert_eq!(found, expected, "seed {seed}: every arrival is one of some id");
+    }
 }
 
 fn everything() -> Question {

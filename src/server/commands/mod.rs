@@ -7,6 +7,7 @@ pub mod bill;
 pub mod catalog;
 pub mod event;
 pub mod inspect;
+pub mod lineage;
 pub mod quote;
 pub mod replay;
 pub mod serve;

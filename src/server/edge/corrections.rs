@@ -17,7 +17,6 @@ use engine::shard::EventStanding;
 use machine::{Amendment, CorrectionKind, CorrectionRequest, RecordedCorrection, name_of};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use wire::control::ControlRecord;
 use wire::event::EventIdOwned;
 use wire::verdict::Verdict;
 
@@ -26,7 +25,7 @@ use super::reads::{ndjson, shard_snapshot};
 use super::writes::read_json;
 use super::{Answer, Caller, Edge, stopping};
 use crate::control::Command;
-use crate::event_finder::{EventFinder, LoggedEvent, content_json};
+use crate::event_finder::{EventFinder, LoggedEvent};
 
 /// Events that were set aside in one answer.
 const QUARANTINE_PAGE_MAX: usize = 10_000;
@@ -80,7 +79,7 @@ pub(super) async fn amend(edge: State<Arc<Edge>>, caller: Caller, path: EventPat
 
 type EventPath = Path<(String, String)>;
 
-fn event_id(text: &str) -> Result<EventIdOwned, Problem> {
+pub(super) fn event_id(text: &str) -> Result<EventIdOwned, Problem> {
     let unreadable = |_| {
         let detail = format!(
             "{text:?} is no id of an event: 1 to 256 bytes, or seq: with 16 hex digits, / and a number"
@@ -122,25 +121,8 @@ fn add_standing(answer: &mut Value, standing: EventStanding) {
     };
 }
 
-fn correction_json(recorded: &RecordedCorrection) -> Value {
-    let (correction, actor, reason, content) = match &recorded.record {
-        ControlRecord::EventVoid(taken) => ("void", &taken.actor, &taken.reason, None),
-        ControlRecord::EventDiscard(taken) => ("discard", &taken.actor, &taken.reason, None),
-        ControlRecord::EventAmend(restated) => {
-            ("amend", &restated.actor, &restated.reason, Some(&restated.content))
-        }
-        ControlRecord::EventRelease(restated) => ("release", &restated.actor, &restated.reason, None),
-        _ => unreachable!("the record corrects an event"),
-    };
-    let content = content.map(content_json);
-    json!({
-        "correction": correction, "control_offset": recorded.control_offset, "actor": actor, "reason": reason,
-        "content": content,
-    })
-}
-
 impl Edge {
-    fn event_finder(&self) -> EventFinder {
+    pub(super) fn event_finder(&self) -> EventFinder {
         EventFinder { directory: self.directory.clone(), key: self.identity_key }
     }
 }
@@ -163,7 +145,7 @@ pub(super) async fn event(State(edge): State<Arc<Edge>>, Path((source, id)): Eve
     let corrections: Vec<Value> = edge
         .read(move |machine| {
             let corrections = machine.control().corrections();
-            corrections.of(&source, &id, found.position).iter().map(correction_json).collect()
+            corrections.of(&source, &id, found.position).iter().map(RecordedCorrection::to_json).collect()
         })
         .await?;
     let mut answer = event.to_json();
@@ -231,7 +213,7 @@ fn set_aside_json(position: EventPosition, verdict: Verdict, event: &LoggedEvent
     line
 }
 
-fn position_of(text: &str) -> Result<EventPosition, Problem> {
+pub(super) fn position_of(text: &str) -> Result<EventPosition, Problem> {
     let position = text.split_once('.').and_then(|(offset, index)| {
         let offset = offset.parse().ok().filter(|offset: &u64| *offset < 1 << 48)?;
         Some(EventPosition::new(offset, index.parse().ok()?))

@@ -7,6 +7,7 @@
 mod completeness;
 mod corrections;
 mod events;
+mod lineage;
 mod problem;
 mod reads;
 mod tls_listener;
@@ -106,6 +107,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     let finance = Router::new()
         .route("/v1/journals", get(reads::journals))
         .route("/v1/journals.hledger", get(reads::journals_hledger))
+        .route("/v1/journals/{external_id}/charges", get(lineage::journal_charges))
         .layer(middleware::from_fn_with_state((edge.clone(), Role::Finance), require));
     let admin = Router::new()
         .route("/v1/{kind}/{id}", put(writes::put_resource))
@@ -116,6 +118,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/v1/scenario-clock", post(writes::advance_clock))
         .route("/v1/counters", get(reads::counters))
         .route("/v1/quarantine", get(corrections::quarantine))
+        .route("/v1/where", get(lineage::whereabouts))
+        .route("/v1/charge-batches/{number}/lines/{line}/events", get(lineage::line_events))
         .route("/v1/events/{source}/{id}", get(corrections::event))
         .route("/v1/events/{source}/{id}/void", post(corrections::void))
         .route("/v1/events/{source}/{id}/amend", post(corrections::amend))

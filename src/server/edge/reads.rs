@@ -232,7 +232,7 @@ fn stream(
 }
 
 /// Reads entries in order until `visit` says that it wants no more.
-fn for_each_content(
+pub(super) fn for_each_content(
     edge: &Edge,
     kind: LogKind,
     entries: &[StoredEntry],

@@ -191,7 +191,7 @@ pub(super) fn count(
     Ok(scan(log, known, &corrections.events(), counting, &mut judge, is_awaited)?)
 }
 
-fn scanned<'a>(edge: &Edge, storage: &'a dyn Storage) -> ScannedLog<'a> {
+pub(super) fn scanned<'a>(edge: &Edge, storage: &'a dyn Storage) -> ScannedLog<'a> {
     ScannedLog { storage, options: edge.directory.options(LogKind::Usage), key: edge.identity_key }
 }
 

@@ -22,7 +22,7 @@ use crate::prepared::PreparedBatch;
 use crate::shard::cell::Fold;
 use crate::shard::{
     Change, Correction, EventStanding, FoundEvent, RunLog, RunStore, RunWork, Shard, ShardLoader,
-    SourceCounters,
+    SourceCounters, verdict_of_again,
 };
 use crate::snapshot::Section;
 use crate::testing::disk::SimulatedDisk;
@@ -197,10 +197,26 @@ impl World {
             handled.unwrap();
         }
         self.work(STEP_ENTRIES);
+        self.check_repeats(source, &batch, &verdicts);
         self.log.push((self.control_offset, batch));
         *self.sent.entry(source.to_string()).or_default() += events.len() as u64;
         assert_eq!(self.counters(source).received(), self.sent[source], "nothing vanishes");
         verdicts.into_iter().map(|verdict| verdict.expect("every event gets a verdict").to_string()).collect()
+    }
+
+    /// The verdict of an event that came again follows from the batches of both.
+    fn check_repeats(&mut self, source: &str, batch: &PreparedBatch, verdicts: &[Option<Verdict>]) {
+        for (index, verdict) in (0..).zip(verdicts.iter().flatten()) {
+            if !matches!(verdict, Verdict::Duplicate | Verdict::DuplicateRestamped | Verdict::Conflict) {
+                continue;
+            }
+            let event = name_of(source, &batch.view().id(usize::from(index)).to_string());
+            let shard = event.shard(self.shards.len());
+            let first = self.shards[shard].find_event(event).unwrap().unwrap().position;
+            let number = (first.offset() / Self::batch_offset(0) - 1) as usize;
+            let of_first = self.log.get(number).map_or(batch, |(_, of_first)| of_first);
+            assert_eq!(verdict_of_again((of_first, first.index()), (batch, index)), *verdict);
+        }
     }
 
     /// Begins what shards want done for their runs, does so many entries of each job, and hands over what is done.
