@@ -20,6 +20,7 @@ mod prices;
 mod producers;
 mod random;
 mod recount;
+mod resources;
 mod server;
 
 pub use actions::{Action, Plan, Setup};

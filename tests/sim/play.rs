@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use domain::time::{HOUR, SECOND};
-use domain::{Decimal, EntityId, Timestamp};
+use domain::{EntityId, Timestamp};
 use engine::identity::IdentityKey;
 use engine::testing::disk::{Faults, SimulatedDisk};
 use machine::{DoneCut, ReplayMode, Surroundings, read_moment, replay, take_damaged_run_away};
@@ -15,15 +15,16 @@ use serde_json::{Value, json};
 use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
 
 use crate::actions::{
-    ACCOUNTS, Action, Amend, Ask, DIMENSION, Damage, Death, ENTITIES, GROUPS, Limits, Negative, Plan, RICH,
-    Resource, SOURCES, SUBSCRIPTIONS, Target, Terms, account_of,
+    ACCOUNTS, Action, Amend, Ask, DIMENSION, Damage, Death, ENTITIES, Limits, Negative, Plan, RICH, SOURCES,
+    Target,
 };
 use crate::auditor::{Auditor, Promise};
 use crate::corrections::{Amended, Answer, Asked, What};
-use crate::prices::{Kind, PRICES, hour};
+use crate::prices::hour;
 use crate::producers::{Id, Producers, value_of};
 use crate::random::Random;
 use crate::recount::{Event, Recount, Stands};
+use crate::resources::{account, body_of};
 use crate::server::{Clock, Reached, Said, Server, Stopped, in_shard, logs_of};
 
 /// Worlds start three weeks into January and end within the auditor's months.
@@ -364,9 +365,11 @@ impl<'p> Play<'p> {
                 usage.work(steps)?;
             }
             Action::Put(resources) => {
+                let setup = &self.plan.setup;
+                let catalog = self.server().control.machine().control().catalog();
                 let mut bodies = Vec::new();
                 for resource in resources {
-                    bodies.extend(self.body_of(resource));
+                    bodies.extend(body_of(setup, catalog, resource));
                 }
                 self.try_put(bodies, "somebody")?;
             }
@@ -595,7 +598,8 @@ impl<'p> Play<'p> {
         if let Some(batch) = self.producers.batches.first() {
             server.usage.arrive(0, &batch.frame, true);
         }
-        let name = vec![("accounts".to_string(), RICH.to_string(), self.account(RICH, "elsewhere"))];
+        let name =
+            vec![("accounts".to_string(), RICH.to_string(), account(&self.plan.setup, RICH, "elsewhere"))];
         let go_on = || -> Result<(), Stopped> {
             let _ = server.control.put(&mut server.usage, name, "another").map_err(Stopped::Control)?;
             server.usage.work(8)?;
@@ -881,103 +885,6 @@ impl<'p> Play<'p> {
         self.trace.say(&format!("{chain} {journals}"));
         Ok(())
     }
-
-    fn account(&self, account: &str, name: &str) -> Value {
-        let index = ACCOUNTS.iter().position(|known| *known == account).expect("an account of every world");
-        let (entity, zone) = self.plan.setup.accounts[index];
-        let currency = self.plan.setup.currency;
-        json!({"name": name, "entity": ENTITIES[entity], "currency": currency, "time_zone": zone})
-    }
-
-    /// Kind, id and body of a resource.
-    fn body_of(&self, resource: &Resource) -> Option<(String, String, Value)> {
-        let put = |kind: &str, id: &str, body: Value| Some((kind.to_string(), id.to_string(), body));
-        match resource {
-            Resource::CountMeter => {
-                let body = json!({"event_type": "call", "aggregation": "count", "group_by": [DIMENSION]});
-                put("meters", "calls", body)
-            }
-            Resource::FilterMeter => {
-                let body = json!({
-                    "event_type": "call", "aggregation": "count", "filter": {DIMENSION: GROUPS[1]},
-                });
-                put("meters", "small-calls", body)
-            }
-            Resource::Price(index, terms) => {
-                let (id, plan, kind, meter) = PRICES[*index];
-                put("prices", id, price_body(plan, kind, meter, terms))
-            }
-            Resource::RichPrice(number, factor) => {
-                let (id, body) = rich_price(*number, *factor);
-                put("prices", id, body)
-            }
-            Resource::Subscribe(subscription, plan, from, hours) => {
-                let mut body = json!({"account": account_of(subscription), "plan": plan, "from": from});
-                put_until(&mut body, hours.map(|hours| from.plus(hours * HOUR)));
-                put("subscriptions", subscription, body)
-            }
-            Resource::End(subscription, until) => {
-                let catalog = self.server.as_ref()?.control.machine().control().catalog();
-                let known = catalog.subscription(&domain::SubscriptionId::new(subscription).ok()?)?;
-                let newest = known.spans().last()?.1.clone();
-                let mut body = json!({
-                    "account": account_of(subscription), "plan": newest.plan.as_str(), "from": newest.from,
-                });
-                put_until(&mut body, Some(*until));
-                put("subscriptions", subscription, body)
-            }
-            Resource::Amend(seats, has_discount, has_minimum, from) => {
-                let mut body = json!({"account": RICH, "plan": "p2", "from": from});
-                body["seats"] = seats.to_string().into();
-                if *has_discount {
-                    body["discounts"] = json!([{"percent": "12.5"}]);
-                }
-                if *has_minimum {
-                    body["minimum"] = "7".into();
-                }
-                put("subscriptions", SUBSCRIPTIONS[4], body)
-            }
-            Resource::Bind(subject, subscription, from, hours) => {
-                let mut body = json!({"subscription": subscription, "from": from});
-                put_until(&mut body, hours.map(|hours| from.plus(hours * HOUR)));
-                put("subjects", subject, body)
-            }
-            Resource::Rename(account, number) => {
-                put("accounts", account, self.account(account, &format!("{account} {number}")))
-            }
-            Resource::Commit(number, amount, shape) => {
-                let zone = domain::Zone::new(self.plan.setup.accounts[3].1).ok()?;
-                let month = |months: i64| zone.month(zone.period_of(hour(15 * 24 + months * 31 * 24))).from;
-                let body = json!({
-                    "account": RICH, "shape": shape, "amount": amount.to_string(), "overage_factor": "1.25",
-                    "from": month(i64::from(*number)), "until": month(2 + i64::from(*number)),
-                });
-                put("commitments", &format!("commitment-{number}"), body)
-            }
-            Resource::Grant(number, amount, from, days, is_paid) => {
-                let kind = if *is_paid { "paid" } else { "promotional" };
-                let mut body =
-                    json!({"account": RICH, "kind": kind, "amount": amount.to_string(), "from": from});
-                put_until(&mut body, days.map(|days| from.plus(days * 24 * HOUR)));
-                put("grants", &format!("grant-{number}"), body)
-            }
-            Resource::Discount(is_percent, value, from, months) => {
-                let zone = domain::Zone::new(self.plan.setup.accounts[3].1).ok()?;
-                let mut period = zone.period_of(*from);
-                let mut body = json!({"account": RICH, "from": zone.month(period).from});
-                let (kind, value) = if *is_percent { ("percent", value % 101) } else { ("amount", *value) };
-                body[kind] = value.to_string().into();
-                for _ in 0..months.unwrap_or(0) {
-                    period = period.next();
-                }
-                put_until(&mut body, months.map(|_| zone.month(period).from));
-                put("discounts", &format!("discount-{kind}"), body)
-            }
-            Resource::Nonsense(0) => put("prices", "p0-tokens", json!({"plan": "none"})),
-            Resource::Nonsense(1) => put("planets", "mars", json!({})),
-            Resource::Nonsense(_) => put("subjects", "k0", json!({"subscription": "none", "from": hour(0)})),
-        }
-    }
 }
 
 fn is_derived(name: &str) -> bool {
@@ -1041,71 +948,5 @@ fn what_of(ask: &Ask, now: Timestamp) -> What {
             value: halves.map(|(halves, flaw)| (value_of(halves, flaw), flaw)),
             group: *group,
         }),
-    }
-}
-
-fn put_until(body: &mut Value, until: Option<Timestamp>) {
-    if let Some(until) = until {
-        body["until"] = until.to_string().into();
-    }
-}
-
-fn price_body(plan: &str, kind: Kind, meter: Option<&str>, terms: &Terms) -> Value {
-    let unit = |unit: i64| Decimal::new(i128::from(unit), 4).expect("digits").to_string();
-    let mut body = json!({"plan": plan, "window": "month"});
-    if kind == Kind::Graduated {
-        body["model"] = "graduated".into();
-        let tiers = terms.tiers.iter().map(|tier| {
-            let flat = Decimal::new(i128::from(tier.flat), 2).expect("digits").to_string();
-            let mut body = json!({"unit_amount": unit(tier.unit), "flat_amount": flat});
-            if let Some(halves) = tier.up_to {
-                let up_to = Decimal::new(i128::from(halves) * 5, 1).expect("digits");
-                body["up_to"] = up_to.to_string().into();
-            }
-            body
-        });
-        body["tiers"] = tiers.collect();
-        if let Some(flat_at_zero) = terms.flat_at_zero {
-            body["flat_at_zero"] = flat_at_zero.into();
-        }
-    } else {
-        body["model"] = if kind == Kind::Flat { "flat" } else { "per_unit" }.into();
-        body["unit_amount"] = unit(terms.tiers[0].unit).into();
-    }
-    if let Some(meter) = meter {
-        body["meter"] = meter.into();
-        body["per"] = terms.per.into();
-    }
-    if let Some(from) = terms.from {
-        body["effective_from"] = from.to_string().into();
-    }
-    body
-}
-
-/// Prices of models that the auditor does not price.
-fn rich_price(number: u8, factor: i64) -> (&'static str, Value) {
-    let amount = |cents: i64| Decimal::new(i128::from(cents * factor), 3).expect("digits").to_string();
-    match number {
-        0 => (
-            "p2-tokens",
-            json!({
-                "plan": "p2", "window": "month", "model": "volume", "meter": "tokens",
-                "tiers": [{"up_to": "100.5", "unit_amount": amount(17)}, {"unit_amount": amount(4)}],
-            }),
-        ),
-        1 => (
-            "p2-packages",
-            json!({
-                "plan": "p2", "window": "month", "model": "package", "meter": "tokens",
-                "unit_amount": amount(900), "package_size": "25",
-            }),
-        ),
-        _ => (
-            "p2-fee",
-            json!({
-                "plan": "p2", "window": "month", "model": "flat", "unit_amount": amount(9_000),
-                "payment": "in_advance", "proration": "second",
-            }),
-        ),
     }
 }
