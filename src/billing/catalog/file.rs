@@ -10,9 +10,11 @@ use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, Deserializer};
 
 use super::agreement::{AccountDiscount, Commitment, CreditGrant};
 use super::price::Price;
+use super::ramps;
 use super::resource::{Account, Entity, Meter, Plan, Resource, ResourceKind, SubjectBinding, Subscription};
 use super::state::{Catalog, Change};
 use super::status::CatalogStatus;
@@ -81,16 +83,24 @@ impl CatalogFile {
                 what: "a catalog file has at most 64 MiB".to_string(),
             });
         }
-        let file = toml::from_str::<CatalogFile>(text);
-        if !matches!(&file, Ok(file) if file.catalog == FILE_VERSION)
-            && let Some((what, span)) = version_mistake(text)
-        {
-            return Err(CatalogFileError { line: Some(line_of(text, span.start)), what });
-        }
-        file.map_err(|error| CatalogFileError {
+        let unreadable = |error: toml::de::Error| CatalogFileError {
             line: error.span().map(|span| line_of(text, span.start)),
             what: error.message().trim().replace('\n', "; "),
-        })
+        };
+        let refused =
+            |what, span: Range<usize>| CatalogFileError { line: Some(line_of(text, span.start)), what };
+        let mut table = DeTable::parse(text).map_err(unreadable)?;
+        let ramp = ramps::write_out(table.get_mut()).into_iter().next();
+        let file = CatalogFile::deserialize(Deserializer::from(table));
+        if !matches!((&file, &ramp), (Ok(file), None) if file.catalog == FILE_VERSION)
+            && let Some((what, span)) = version_mistake(text)
+        {
+            return Err(refused(what, span));
+        }
+        match ramp {
+            Some(mistake) => Err(refused(mistake.what, mistake.span)),
+            None => file.map_err(unreadable),
+        }
     }
 
     /// Its resources, those that others refer to first.

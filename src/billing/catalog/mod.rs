@@ -6,6 +6,7 @@ mod agreement;
 mod check;
 mod file;
 mod price;
+mod ramps;
 mod resource;
 #[cfg(test)]
 mod schema;

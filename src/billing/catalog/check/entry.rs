@@ -173,10 +173,13 @@ impl<'i> Entry<'i> {
         }
     }
 
-    /// The first field that differs from another version of the resource.
+    /// The first field that differs from another version of the resource and may not: from when on it holds always does.
     pub(super) fn first_difference(&self, other: &Entry<'_>) -> Option<Range<usize>> {
         let (own, others) = (self.resource.as_ref()?.to_json(), other.resource.as_ref()?.to_json());
-        let fields = own.as_object()?.iter().filter(|(name, value)| others.get(name) != Some(value));
+        let fields = own
+            .as_object()?
+            .iter()
+            .filter(|(name, value)| *name != "effective_from" && others.get(name) != Some(value));
         let spans = fields.filter_map(|(name, _)| Some(self.table.get(name.as_str())?.span()));
         spans.min_by_key(|span| span.start)
     }

@@ -22,6 +22,7 @@ use toml::de::{DeTable, DeValue};
 
 use self::entry::{Entry, Step};
 use super::file::{FILE_BYTES_MAX, version_mistake};
+use super::ramps;
 use super::resource::ResourceKind;
 use super::state::{Catalog, Change};
 use super::status::Rule;
@@ -125,12 +126,22 @@ pub fn check_file(text: &str) -> Report {
         return of_file("version_must_be_known", &what, span);
     }
     let mut check = Check::default();
-    let entries = check.entries(table.into_inner());
+    let mut table = table.into_inner();
+    for ramp in ramps::write_out(&mut table) {
+        let subject = ramp.id.map(|id| format!("{} {id}", ramp.kind.singular()));
+        check.findings.push(Finding { subject, ..mistake("ramp_must_hold", &ramp.what, ramp.span) });
+    }
+    let entries = check.entries(table);
     check.references(&entries);
     check.apply(&entries);
     let has_mistakes = check.findings.iter().any(|finding| finding.severity == Severity::Mistake);
     check.findings.extend(warnings::of(&entries, has_mistakes));
     check.findings.sort_by_key(|finding| (finding.span.start, finding.severity));
+    // What is wrong with a resource is wrong with every step of its ramps.
+    let mut said = BTreeSet::new();
+    check
+        .findings
+        .retain(|found| said.insert((found.span.start, found.span.end, found.name, found.what.clone())));
     Report { findings: check.findings, resource_count: entries.len() }
 }
 
