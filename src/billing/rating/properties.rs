@@ -279,13 +279,14 @@ proptest! {
         prop_assert_eq!(of_march, charges.max(least));
     }
 
-    /// A plan with a price of every model, with discounts and bounds of their own.
+    /// A plan with a price of every model, with discounts and bounds of their own, and discounts of the account.
     #[test]
     fn a_quote_a_month_in_runs_and_its_last_bill_are_one_number(
         list in prop::collection::vec((terms(), 0u8..8), MODELS.len()..=MODELS.len()),
         zone in prop::sample::select(vec!["UTC", "America/New_York"]),
         uses in prop::collection::vec((event(), 0i64..31 * 24), 0..10),
         runs in prop::collection::vec(1i64..31, 0..5),
+        discounts in prop::collection::vec((any::<bool>(), 0i128..2_000, 0u32..2, any::<bool>()), 0..3),
     ) {
         let prices = MODELS.iter().zip(&list).map(|(model, (terms, around))| {
             let mut body = terms.body(model);
@@ -303,7 +304,20 @@ proptest! {
             }
             body
         });
-        let prices = toml::to_string(&json!({ "price": prices.collect::<Vec<_>>() })).unwrap();
+        let of_account = discounts.iter().enumerate().map(|(index, (is_percent, number, priority, is_of_one))| {
+            let mut body = json!({
+                "id": format!("d{index}"), "account": "acme", "priority": priority,
+                "from": at("2026-01-01").to_string(),
+            });
+            body[if *is_percent { "percent" } else { "amount" }] = decimal(*number, 2).into();
+            if *is_of_one {
+                body["prices"] = json!([MODELS[0].replace('_', "-")]);
+            }
+            body
+        });
+        let of_account: Vec<_> = of_account.collect();
+        let of_account = if zone == "UTC" { of_account } else { Vec::new() };
+        let prices = toml::to_string(&json!({ "price": prices.collect::<Vec<_>>(), "discount": &of_account })).unwrap();
         let mut shop = Shop::parse(zone, &format!(
             "subscription = [{{ id = \"s\", account = \"acme\", plan = \"pro\", from = \"2026-01-01T00:00:00Z\" }}]\n{prices}"));
         let march = shop.zone.month(domain::Period::parse("2026-03").unwrap());
@@ -332,10 +346,11 @@ proptest! {
             charged += issue(&worths(&of_march(&shop, as_of)), &mut issued);
         }
         let last = of_march(&shop, march.until);
-        let (quoted, quoted_exactly) = shop.quoted("2026-03");
+        let (quoted, quoted_exactly) = shop.quoted_with_agreements("2026-03");
         prop_assert_eq!(charged, last.iter().map(|line| line.rounded).sum::<i128>());
         prop_assert_eq!(charged, quoted);
         prop_assert_eq!(precise(&last), quoted_exactly);
+        prop_assert!(!of_account.is_empty() || shop.quoted("2026-03") == (quoted, quoted_exactly));
         prop_assert_eq!(&issued, &worths(&last));
         for model in PricingModel::ALL {
             prop_assert!(shop.catalog.prices().any(|price| price.model() == model), "every model is there");

@@ -229,6 +229,13 @@ impl Shop {
         let bill = quote(&terms, Period::parse(month).unwrap(), &self.uses).unwrap();
         (bill.rounded, bill.precise)
     }
+
+    /// The same of the subscription `s`, with what its account agreed to.
+    pub(super) fn quoted_with_agreements(&self, month: &str) -> (i128, Exact) {
+        let terms = QuoteTerms::of_subscription(&self.catalog, "s").unwrap();
+        let bill = quote(&terms, Period::parse(month).unwrap(), &self.uses).unwrap();
+        (bill.rounded, bill.precise)
+    }
 }
 
 /// What was used at an instant.

@@ -5,10 +5,11 @@
 //!
 //! Discounts apply by priority; of equal ones percentages before amounts, then what started, was created and is named first.
 //! Each takes `min(R(value), what is left)` of all that it is of and that is due in the month: charges, and minimums of prices and
-//! subscriptions. It is spread over that in proportion, by largest remainder, and has a line for each version of a price and
-//! subscription that it was taken off, so that a line posts as the charge does.
+//! subscriptions. It is spread in proportion, by largest remainder: over the versions of prices and subscriptions, each of which has a
+//! line, so that a line posts as the charge does; then over what is due of each.
 //!
-//! Invariants: the lines of a discount add up to what it takes, and none takes more than what was due there.
+//! Invariants: the lines of a discount add up to what it takes, and none takes more than what was due there. How a month is cut
+//! into slices decides no line.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,8 @@ use crate::rating::allocation::spread_discount;
 use crate::rating::discount::apply_discounts;
 use crate::rating::status::RatingStatus;
 
-/// What a line of a discount is of: an account's subscription, a price of it, and which version.
-type TakenOff = (AccountId, Option<SubscriptionId>, Option<PriceId>, u32);
+/// What a line of a discount is of: a subscription, a price of it and which version, and whose it is.
+type TakenOff = (Option<SubscriptionId>, Option<PriceId>, u32, AccountId);
 
 impl Bill<'_, '_> {
     /// Applies the discounts of the account to everything that is due by now.
@@ -48,41 +49,33 @@ impl Bill<'_, '_> {
     }
 
     fn account_discount(&mut self, discount: &AccountDiscount, dues: &[usize]) -> Result<(), RatingStatus> {
-        let dues: Vec<usize> =
-            dues.iter().copied().filter(|due| self.is_reduced_by(discount, &self.dues[*due])).collect();
-        let left: Vec<i128> = dues.iter().map(|due| self.dues[*due].amount).collect();
+        let mut parts: BTreeMap<TakenOff, Vec<usize>> = BTreeMap::new();
+        for index in dues {
+            let due = &self.dues[*index];
+            if self.is_reduced_by(discount, due) {
+                let LineKey { account, subscription, price, price_version, .. } = due.key.clone();
+                parts.entry((subscription, price, price_version, account)).or_default().push(*index);
+            }
+        }
+        let left = parts.values().map(|part| sum_of(part.iter().map(|due| self.dues[*due].amount)));
+        let left = left.collect::<Result<Vec<i128>, RatingStatus>>()?;
         let of = sum_of(left.iter().copied())?;
         let taken = apply_discounts(of, &[self.discount_of(discount.takes())])?.discount;
-        if taken == 0 {
-            return Ok(());
-        }
-        let mut taken_off: BTreeMap<TakenOff, (usize, i128)> = BTreeMap::new();
-        for (due, taken) in dues.into_iter().zip(spread_discount(taken, &left)?) {
-            self.dues[due].amount -= taken;
-            let key = &self.dues[due].key;
-            let of = (key.account.clone(), key.subscription.clone(), key.price.clone(), key.price_version);
-            // Between zero and what is due.
-            taken_off.entry(of).or_insert((due, 0)).1 += taken;
-        }
         let percent = match discount.takes() {
             PriceDiscount::Percent(percent) => Some(percent.into()),
             PriceDiscount::Amount(_) => None,
         };
-        for ((account, subscription, price, price_version), (due, part)) in taken_off {
-            if part != 0 {
-                let window = self.dues[due].window;
-                let (component, term) = (Component::Discount, discount.id.to_string());
-                let key = LineKey {
-                    subscription,
-                    price,
-                    price_version,
-                    component,
-                    term,
-                    ..key_of(&account, window)
-                };
-                let reason = Reason::AccountDiscount { percent, of, taken };
-                self.term_line(key, window, -part, reason)?;
+        for ((of_part, dues), part) in parts.into_iter().zip(spread_discount(taken, &left)?) {
+            if part == 0 {
+                continue;
             }
+            self.take_off(part, &dues)?;
+            let ((subscription, price, price_version, account), window) =
+                (of_part, self.dues[dues[0]].window);
+            let (component, term) = (Component::Discount, discount.id.to_string());
+            let key =
+                LineKey { subscription, price, price_version, component, term, ..key_of(&account, window) };
+            self.term_line(key, window, -part, Reason::AccountDiscount { percent, of, taken })?;
         }
         Ok(())
     }
