@@ -320,7 +320,7 @@ impl Shard {
         };
         let standing = match standing {
             // What arrived is remembered as it arrived; the lists say what waits now.
-            EventStanding::Metered | EventStanding::Pending if self.is_pending(position) => {
+            EventStanding::Metered | EventStanding::Pending if self.pending.has(position) => {
                 EventStanding::Pending
             }
             EventStanding::Pending => EventStanding::Metered,
@@ -345,10 +345,6 @@ impl Shard {
             None => seen.standing != Standing::Quarantined,
         };
         Ok(earlier.map(|seen| (counts(&seen), seen.position)).find(|(counts, _)| *counts).map(|(_, at)| at))
-    }
-
-    fn is_pending(&self, position: EventPosition) -> bool {
-        self.subjects.iter().any(|subject| subject.pending.iter().any(|event| event.position == position))
     }
 
     /// Corrected events in a stretch of the log: where each is, and its identity.

@@ -162,7 +162,7 @@ impl Shard {
     ) -> Verdict {
         let Stamp { identity, time, position } = stamp;
         let limit = if is_limited { self.plan.policy.pending_per_slot_max } else { u32::MAX };
-        if !self.pending.try_keep(source, identity, limit) {
+        if !self.pending.try_keep(source, (identity, position), limit) {
             return Verdict::Quarantined(QuarantineReason::PendingFull);
         }
         let contributions = contributions.to_vec();

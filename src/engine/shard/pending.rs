@@ -4,9 +4,9 @@
 //! Leaves to others: when a subject gets an owner (`super::Shard`).
 //!
 //! Invariants: a count is that of the events kept; a source without waiting events has none. Counts go by slot, so that
-//! the limit does not depend on the number of shards.
+//! the limit does not depend on the number of shards. Whether an event waits is known without a look at any subject.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domain::{EventPosition, Timestamp};
@@ -32,18 +32,31 @@ pub(crate) struct PendingEvent {
 #[derive(Default)]
 pub(crate) struct PendingCounts {
     counts: BTreeMap<(Arc<str>, u16), u32>,
+    /// Where they stand in the log: an id that was forgotten may wait twice.
+    positions: BTreeSet<EventPosition>,
 }
 
 impl PendingCounts {
     /// Counts one more event, unless its source has `limit` in the event's slot already.
-    pub(crate) fn try_keep(&mut self, source: &Arc<str>, identity: u128, limit: u32) -> bool {
+    pub(crate) fn try_keep(
+        &mut self,
+        source: &Arc<str>,
+        (identity, position): (u128, EventPosition),
+        limit: u32,
+    ) -> bool {
         let key = (source.clone(), slot_of(identity) as u16);
         let count = self.counts.get(&key).copied().unwrap_or(0);
         if count >= limit {
             return false;
         }
         self.counts.insert(key, count + 1);
+        assert!(self.positions.insert(position), "an event waits once");
         true
+    }
+
+    /// Whether the event at a position waits.
+    pub(crate) fn has(&self, position: EventPosition) -> bool {
+        self.positions.contains(&position)
     }
 
     /// Counts an event that no longer waits.
@@ -51,6 +64,7 @@ impl PendingCounts {
         let key = (event.source.clone(), slot_of(event.identity) as u16);
         let count = self.counts.get_mut(&key).expect("a pending event was counted");
         *count -= 1;
+        assert!(self.positions.remove(&event.position), "a pending event has its place");
         if *count == 0 {
             self.counts.remove(&key);
         }

@@ -352,7 +352,10 @@ impl ShardLoader {
                 .all(|taken| (taken.program as usize) < programs && (taken.group as usize) < groups);
             let subject = shard.subjects.get_mut(number).filter(|_| is_sound);
             let subject = subject.ok_or_else(|| broken(SectionKind::Pending))?;
-            shard.pending.try_keep(&event.source, event.identity, u32::MAX);
+            if shard.pending.has(event.position) {
+                return Err(broken(SectionKind::Pending));
+            }
+            shard.pending.try_keep(&event.source, (event.identity, event.position), u32::MAX);
             subject.pending.push(event);
         }
         Ok(shard)
