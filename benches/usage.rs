@@ -17,7 +17,7 @@ use engine::log::{LogError, LogKind, LogOptions, LogReader, LogWriter};
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
 use engine::testing::disk::SimulatedDisk;
-use machine::CorrectedEvents;
+use machine::KnownCorrections;
 use machine::usage_query::{
     GroupKey, Known, Question, ScannedLog, UsageFold, UsageQuery, UsageScope, UsageTerms, scan,
 };
@@ -133,7 +133,7 @@ fn usage(criterion: &mut Criterion) {
         let terms = UsageTerms::of(&catalog, &query).expect("the meter is there");
         let known = Known { before: end, recorded_by: None };
         let log = ScannedLog { storage: &disk, options: OPTIONS, key };
-        let nothing = CorrectedEvents::default();
+        let nothing = KnownCorrections::default();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut fold = UsageFold::new(query.clone(), terms.clone());

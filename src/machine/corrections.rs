@@ -189,14 +189,50 @@ pub struct RecordedCorrection {
     pub record: ControlRecord,
 }
 
-/// Corrections by source, id and place of their event, in order: an id that was forgotten may have come again.
-type ByEvent = BTreeMap<(String, String, EventPosition), Vec<RecordedCorrection>>;
+/// Place, source and id of an event: an id that was forgotten may have come again, elsewhere.
+type Event = (EventPosition, String, String);
+
+/// Corrections by their event, in order, and where those are that count with other content.
+#[derive(Clone, Default)]
+struct Recorded {
+    by_event: BTreeMap<Event, Vec<RecordedCorrection>>,
+    /// By the subject of their last content.
+    by_subject: BTreeMap<String, BTreeSet<EventPosition>>,
+}
+
+impl Recorded {
+    /// The corrections of events at a place; damage aside, there is one event at most.
+    fn at(&self, position: EventPosition) -> impl Iterator<Item = &[RecordedCorrection]> {
+        let from = (position, String::new(), String::new());
+        let found = self.by_event.range(from..).take_while(move |(event, _)| event.0 == position);
+        found.map(|(_, corrections)| corrections.as_slice())
+    }
+
+    fn add(&mut self, event: Event, recorded: RecordedCorrection) {
+        let position = event.0;
+        let after = restated_of(&recorded.record).map(|restated| restated.content.subject.clone());
+        let corrections = self.by_event.entry(event).or_default();
+        let before = corrections.last().and_then(|last| restated_of(&last.record));
+        if let Some(before) = before
+            && let Some(positions) = self.by_subject.get_mut(&before.content.subject)
+        {
+            positions.remove(&position);
+            if positions.is_empty() {
+                self.by_subject.remove(&before.content.subject);
+            }
+        }
+        corrections.push(recorded);
+        if let Some(after) = after {
+            self.by_subject.entry(after).or_default().insert(position);
+        }
+    }
+}
 
 /// What the control log says of corrections.
 #[derive(Default)]
 pub struct RecordedCorrections {
     /// Shared with counts of the log that run beside.
-    by_event: Arc<ByEvent>,
+    recorded: Arc<Recorded>,
     /// The records that no barrier brought yet.
     waiting: Vec<ControlRecord>,
     last_offset: Option<u64>,
@@ -205,8 +241,8 @@ pub struct RecordedCorrections {
 impl RecordedCorrections {
     /// The corrections of an event, in order.
     pub fn of(&self, source: &str, id: &EventIdOwned, position: EventPosition) -> &[RecordedCorrection] {
-        let event = (source.to_string(), id.to_string(), position);
-        self.by_event.get(&event).map_or(&[], Vec::as_slice)
+        let event = (position, source.to_string(), id.to_string());
+        self.recorded.by_event.get(&event).map_or(&[], Vec::as_slice)
     }
 
     /// Offset of the last record that corrects an event.
@@ -234,8 +270,8 @@ impl RecordedCorrections {
             return false;
         }
         let recorded = RecordedCorrection { control_offset, record: record.clone() };
-        let by_event = Arc::make_mut(&mut self.by_event);
-        by_event.entry((source.clone(), read.to_string(), position)).or_default().push(recorded);
+        let event = (position, source.clone(), read.to_string());
+        Arc::make_mut(&mut self.recorded).add(event, recorded);
         self.waiting.push(record.clone());
         self.last_offset = Some(control_offset);
         true
@@ -427,58 +463,44 @@ pub fn name_of(key: IdentityKey, source: &str, id: &EventIdOwned) -> EventName {
     }
 }
 
-/// The corrections that a control state knows, and its meters.
+/// The corrections that a control state knows, and its meters: what a count of the log leaves out, and what it adds.
+#[derive(Default)]
 pub struct KnownCorrections {
-    by_event: Arc<ByEvent>,
+    recorded: Arc<Recorded>,
     plan: Arc<MeteringPlan>,
 }
 
 impl KnownCorrections {
     /// What a control state knows, whose metering plan is given.
     pub fn of(state: &ControlState, plan: Arc<MeteringPlan>) -> Self {
-        Self { by_event: state.corrections.by_event.clone(), plan }
+        Self { recorded: state.corrections.recorded.clone(), plan }
     }
 
-    /// What counts instead of the corrected events.
-    pub fn events(&self) -> CorrectedEvents {
-        let mut events = CorrectedEvents::default();
-        for corrections in self.by_event.values() {
-            let last = corrections.last().expect("an event is listed with a correction");
-            events.positions.insert(position_of(&last.record));
-            events.restated.extend(restated_of(&last.record).and_then(|last| self.restated(last)));
-        }
-        events
-    }
-
-    /// The event as it counts; `None` if its content is of no meter, or some meter cannot take it.
-    fn restated(&self, restated: &EventRestated) -> Option<RestatedEvent> {
-        let event = RestatedEvent {
-            frame: frame_of(restated),
-            position: EventPosition::new(restated.offset, restated.index),
-            meters_at: restated.meters_at,
-        };
-        is_metered(&self.plan, event.meters_at, &event.view(), 0).then_some(event)
-    }
-}
-
-/// What a count of the log leaves out, and what it adds.
-#[derive(Default)]
-pub struct CorrectedEvents {
-    /// Where corrected events arrived.
-    positions: BTreeSet<EventPosition>,
-    restated: Vec<RestatedEvent>,
-}
-
-impl CorrectedEvents {
     /// Whether what arrived does not count any more.
     #[inline]
     pub(crate) fn has(&self, position: EventPosition) -> bool {
-        !self.positions.is_empty() && self.positions.contains(&position)
+        !self.recorded.by_event.is_empty() && self.recorded.at(position).next().is_some()
     }
 
-    /// What counts instead.
-    pub(crate) fn restated(&self) -> &[RestatedEvent] {
-        &self.restated
+    /// Where events are that count with the content of a correction, whose subject is one of these; or all of them.
+    pub(crate) fn restated_of(&self, subjects: Option<&[&str]>) -> Vec<EventPosition> {
+        let by_subject = &self.recorded.by_subject;
+        match subjects {
+            None => by_subject.values().flatten().copied().collect(),
+            Some(subjects) => {
+                subjects.iter().filter_map(|subject| by_subject.get(*subject)).flatten().copied().collect()
+            }
+        }
+    }
+
+    /// The events at one of these places, as they count: those that all their meters take.
+    pub(crate) fn restated_at(&self, position: EventPosition) -> impl Iterator<Item = RestatedEvent> {
+        let last =
+            self.recorded.at(position).filter_map(|corrections| restated_of(&corrections.last()?.record));
+        last.filter_map(move |restated| {
+            let event = RestatedEvent { frame: frame_of(restated), position, meters_at: restated.meters_at };
+            is_metered(&self.plan, event.meters_at, &event.view(), 0).then_some(event)
+        })
     }
 }
 

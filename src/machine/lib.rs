@@ -47,8 +47,8 @@ pub use self::control_writer::{
     PassedBarrier, PutOutcome, RESOURCE_BYTES_MAX, Surroundings,
 };
 pub use self::corrections::{
-    Amendment, CorrectedEvents, CorrectionKind, CorrectionRequest, CorrectionStatus, KnownCorrections,
-    KnownEvent, RecordedCorrection, RecordedCorrections, name_of,
+    Amendment, CorrectionKind, CorrectionRequest, CorrectionStatus, KnownCorrections, KnownEvent,
+    RecordedCorrection, RecordedCorrections, name_of,
 };
 pub use self::cut::SetAside;
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};

@@ -338,7 +338,6 @@ impl World {
     /// Counts all usage before an offset, with what was corrected by then.
     fn count_before(&self, until: u64, corrections: &KnownCorrections, counting: &mut dyn Counting) {
         let (mut control_offset, mut candidates) = (0, Vec::new());
-        let corrected = corrections.events();
         for record in self.logs.usage.iter().take_while(|record| record.offset() < until) {
             match record {
                 UsageRecord::Barrier { control_offset: named, .. } => control_offset = *named,
@@ -356,13 +355,13 @@ impl World {
                     };
                     let first = candidates.len();
                     counting.select(logged, key(), &mut candidates).unwrap();
-                    pass_over(&corrected, first, &mut candidates);
+                    pass_over(corrections, first, &mut candidates);
                 }
             }
         }
         let mut judge = self.shards.as_slice();
         judge.judge(candidates, &mut |event| counting.add(event)).unwrap();
-        add_restated(&corrected, key(), counting).unwrap();
+        add_restated(corrections, key(), counting).unwrap();
     }
 
     /// All sealed batches.

@@ -25,7 +25,7 @@ use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, decode
 use super::question::QueryStatus;
 use super::{Arrival, AsOf, Candidate, Counting, LoggedBatch};
 use crate::control::ControlState;
-use crate::corrections::CorrectedEvents;
+use crate::corrections::KnownCorrections;
 use crate::metering_plan::compile;
 use crate::recovery::LogPlace;
 use crate::usage_log::UsageRecordError;
@@ -143,7 +143,7 @@ impl<'a> ScannedLog<'a> {
 pub fn scan(
     log: ScannedLog<'_>,
     known: Known,
-    corrected: &CorrectedEvents,
+    corrected: &KnownCorrections,
     fold: &mut dyn Counting,
     judge: &mut dyn Judge,
     is_awaited: &dyn Fn() -> bool,
@@ -243,7 +243,7 @@ fn select(
 }
 
 /// Takes corrected events out of the candidates from `first` on.
-pub(crate) fn pass_over(corrected: &CorrectedEvents, first: usize, candidates: &mut Vec<Candidate>) {
+pub(crate) fn pass_over(corrected: &KnownCorrections, first: usize, candidates: &mut Vec<Candidate>) {
     let mut index = 0;
     candidates.retain(|candidate| {
         index += 1;
@@ -256,12 +256,13 @@ pub(crate) fn pass_over(corrected: &CorrectedEvents, first: usize, candidates: &
 /// # Errors
 /// [`QueryStatus::RowsMustFit`].
 pub(crate) fn add_restated(
-    corrected: &CorrectedEvents,
+    corrected: &KnownCorrections,
     key: IdentityKey,
     fold: &mut dyn Counting,
 ) -> Result<(), QueryStatus> {
     let mut candidates = Vec::new();
-    for event in corrected.restated() {
+    let positions = corrected.restated_of(fold.subjects().as_deref());
+    for event in positions.into_iter().flat_map(|position| corrected.restated_at(position)) {
         let batch = LoggedBatch {
             view: &event.view(),
             refusals: &[],

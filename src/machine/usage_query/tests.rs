@@ -25,8 +25,8 @@ use super::*;
 use crate::lineage::{Arrivals, Repeat};
 use crate::recovery::LogPlace;
 use crate::{
-    Amendment, CorrectedEvents, CorrectionKind, CorrectionRequest, History, KnownCorrections, KnownEvent,
-    Machine, UsageHistory,
+    Amendment, CorrectionKind, CorrectionRequest, History, KnownCorrections, KnownEvent, Machine,
+    UsageHistory,
 };
 
 const SOURCES: [&str; 2] = ["edge", "shop"];
@@ -333,7 +333,7 @@ impl World {
         let state = control_state_before(&self.control_place, control_offset).unwrap();
         let mut fold = UsageFold::new(query.clone(), UsageTerms::of(state.catalog(), &query)?);
         let mut judge = self.shards.as_slice();
-        let corrected = KnownCorrections::of(&state, plan_of(&state)).events();
+        let corrected = KnownCorrections::of(&state, plan_of(&state));
         let log = self.scanned_log();
         let as_of = scan(log, known, &corrected, &mut fold, &mut judge, &|| true).unwrap();
         assert_eq!(as_of.control_offset, control_offset);
@@ -533,6 +533,34 @@ fn check_empty_rows(world: &World, asked: Question, known: Option<Known>, answer
     assert_eq!(used(&shown.rows), used(&answer.rows));
 }
 
+/// A query of some subjects reads the corrections whose content is of these, and no others.
+#[test]
+fn corrected_events_are_found_by_the_subject_that_counts() {
+    let mut restated = 0;
+    for seed in 0..cases() {
+        let mut random = Seed::new(seed);
+        let mut world = World::new(1);
+        (0..80).for_each(|_| world.step(&mut random));
+        let known = world.machine.known_corrections();
+        let mut found: Vec<EventPosition> = Vec::new();
+        for subject in SUBJECTS {
+            let positions = known.restated_of(Some(&[subject]));
+            for event in positions.iter().flat_map(|position| known.restated_at(*position)) {
+                assert_eq!(event.view().subject(0), subject, "seed {seed}");
+                assert!(known.has(event.position));
+            }
+            found.extend(positions);
+        }
+        found.sort_unstable();
+        let mut all = known.restated_of(None);
+        all.sort_unstable();
+        assert_eq!(found, all, "seed {seed}: each is of one subject");
+        assert_eq!(known.restated_of(Some(&["nobody"])), []);
+        restated += all.len();
+    }
+    assert!(restated > 0, "some events were corrected");
+}
+
 /// Indexes lead to every arrival of an id, given or numbered, each with the verdict that the shards gave it.
 #[test]
 fn every_arrival_of_an_id_is_found_with_its_verdict() {
@@ -597,7 +625,7 @@ fn a_query_that_nobody_awaits_ends() {
     let mut fold =
         UsageFold::new(query.clone(), UsageTerms::of(world.machine.control().catalog(), &query).unwrap());
     let known = Known { before: world.usage.next_offset(), recorded_by: None };
-    let (nothing, mut judge) = (CorrectedEvents::default(), world.shards.as_slice());
+    let (nothing, mut judge) = (KnownCorrections::default(), world.shards.as_slice());
     let ended = scan(world.scanned_log(), known, &nothing, &mut fold, &mut judge, &|| false);
     assert!(matches!(ended, Err(ScanError::Abandoned)), "{ended:?}");
 }
@@ -627,7 +655,7 @@ fn an_answer_that_is_too_large_is_refused() {
     let mut fold =
         UsageFold::new(query.clone(), UsageTerms::of(world.machine.control().catalog(), &query).unwrap());
     let known = Known { before: world.usage.next_offset(), recorded_by: None };
-    let (nothing, mut judge) = (CorrectedEvents::default(), world.shards.as_slice());
+    let (nothing, mut judge) = (KnownCorrections::default(), world.shards.as_slice());
     let ended = scan(world.scanned_log(), known, &nothing, &mut fold, &mut judge, &|| true);
     assert!(matches!(ended, Err(ScanError::Query(QueryStatus::RowsMustFit))), "{ended:?}");
 }

@@ -109,7 +109,7 @@ pub fn run(args: &UsageArgs) -> Result<()> {
     };
     let mut fold = UsageFold::new(request.query, terms);
     let mut judge = moment.replayer.shards.as_slice();
-    let as_of = scan(log, known, &corrections.events(), &mut fold, &mut judge, &is_awaited)?;
+    let as_of = scan(log, known, &corrections, &mut fold, &mut judge, &is_awaited)?;
     let answer = fold.finish()?;
     let text = match request.format {
         Some(UsageFormat::Json) => format!("{}\n", answer.to_json(as_of)),

@@ -188,7 +188,7 @@ pub(super) fn count(
         return Err(RunError::ScanMustFit { bytes, bytes_max: edge.query_bytes_max });
     }
     let mut judge = ShardJudge { queues: edge.shard_queues.clone(), shards: edge.shards, asked: None };
-    Ok(scan(log, known, &corrections.events(), counting, &mut judge, is_awaited)?)
+    Ok(scan(log, known, corrections, counting, &mut judge, is_awaited)?)
 }
 
 pub(super) fn scanned<'a>(edge: &Edge, storage: &'a dyn Storage) -> ScannedLog<'a> {
