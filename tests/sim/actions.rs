@@ -71,6 +71,8 @@ pub struct Setup {
     pub shards: usize,
     /// Bytes of a segment.
     pub segment_bytes: u64,
+    /// Whether given ids are of two slots only: there the limit of waiting events is reached.
+    pub is_crowded: bool,
     /// Bytes that given ids have at least: with long ones a commit has more than one sector.
     pub id_bytes: usize,
     /// Ids that a shard remembers in memory.

@@ -16,7 +16,7 @@ const SHAPES: [&str; 5] = ["none", "roll_forward", "cumulative", "year_end", "pr
 
 pub(crate) fn plan_of(seed: u64) -> Plan {
     let mut random = Random::new(seed);
-    let setup = setup(&mut random);
+    let setup = setup(&mut random, seed % 5 == 3);
     let mut actions = vec![first_terms(&mut random)];
     let length = 20 + random.below(90);
     let faults = random.pick(&[0, 4, 10, 20]);
@@ -31,10 +31,11 @@ pub(crate) fn plan_of(seed: u64) -> Plan {
     Plan { seed, setup, actions }
 }
 
-fn setup(random: &mut Random) -> Setup {
+fn setup(random: &mut Random, is_crowded: bool) -> Setup {
     Setup {
         shards: shards(random),
         segment_bytes: random.pick(&[24 << 10, 64 << 10, 256 << 10]),
+        is_crowded,
         id_bytes: random.pick(&[1, 1, 250]),
         table_entries: random.pick(&[3, 3, 6, 6, 20, 1_000]),
         limits: limits(random),

@@ -216,7 +216,7 @@ impl<'p> Play<'p> {
             limits: plan.setup.limits,
             clock: Clock::new(hour(START)),
             step: 0,
-            producers: Producers::new(plan.setup.id_bytes),
+            producers: Producers::new(plan.setup.id_bytes, plan.setup.is_crowded.then_some(key)),
             auditor: Auditor::new(plan.setup.segment_bytes, key),
             put_aside: BTreeMap::new(),
             is_damaged: false,

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use domain::Timestamp;
+use domain::limits::SLOTS;
 use domain::time::HOUR;
+use engine::identity::{IdentityKey, slot_of};
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
 use crate::actions::{Again, DIMENSION, Flaw, NewEvent, Way, When};
@@ -57,6 +59,8 @@ struct Message {
 pub(crate) struct Producers {
     /// Bytes that a given id has at least.
     id_bytes: usize,
+    /// Ids are of the first and the last slot only, by this key.
+    crowded: Option<IdentityKey>,
     pub(crate) batches: Vec<Batch>,
     /// Batches by frame.
     by_frame: BTreeMap<Vec<u8>, usize>,
@@ -68,9 +72,25 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// Producers whose ids have at least so many bytes.
-    pub(crate) fn new(id_bytes: usize) -> Self {
-        Self { id_bytes, ..Self::default() }
+    /// Producers whose ids have at least so many bytes, and are of two slots if there is a key.
+    pub(crate) fn new(id_bytes: usize, crowded: Option<IdentityKey>) -> Self {
+        Self { id_bytes, crowded, ..Self::default() }
+    }
+
+    /// The next id of a source.
+    fn next_id(&mut self, source: &'static str) -> String {
+        let number = self.ids.entry(source).or_default();
+        loop {
+            *number += 1;
+            let id = format!("{number:0>width$}", width = self.id_bytes);
+            let is_taken = |key: &IdentityKey| {
+                let slot = slot_of(key.of_source(source).identity_of_bytes(id.as_bytes()));
+                slot == 0 || slot == SLOTS - 1
+            };
+            if self.crowded.as_ref().is_none_or(is_taken) {
+                return id;
+            }
+        }
     }
 
     /// Makes a batch and sends it.
@@ -98,11 +118,7 @@ impl Producers {
                     self.sequence.1 += 1;
                     Id::Sequenced(self.sequence.0, self.sequence.1)
                 }
-                None => {
-                    let number = self.ids.entry(source).or_default();
-                    *number += 1;
-                    Id::Given(format!("{number:0>width$}", width = self.id_bytes))
-                }
+                None => Id::Given(self.next_id(source)),
             };
             events.push(sent(source, id, event_type, &event, now));
         }
