@@ -219,19 +219,18 @@ impl UsageLog {
         Ok(())
     }
 
-    /// The stamp of a block: the present, and not before anything in it arrived, so that a stamp proves by when all usage
-    /// before a place had arrived.
+    /// The present. What arrived far behind it says that the clock stepped back meanwhile.
     fn stamp(&self, staged: &[Staged]) -> Result<Timestamp, ClockStepped> {
         let now = self.clock.checked_now()?;
         let arrived = staged.iter().filter_map(|item| match item {
             Staged::Batch(batch, ..) => Some(batch.prepared.received_at),
             _ => None,
         });
-        let latest = arrived.max().unwrap_or(now).max(now);
-        if latest > now.plus(CLOCK_STEP_MAX) {
-            Err(ClockStepped { expected: latest, found: now })
-        } else {
-            Ok(latest)
+        match arrived.max() {
+            Some(expected) if expected > now.plus(CLOCK_STEP_MAX) => {
+                Err(ClockStepped { expected, found: now })
+            }
+            _ => Ok(now),
         }
     }
 

@@ -344,6 +344,11 @@ pub enum Action {
         /// Whether with the digest of another history.
         is_forked: bool,
     },
+    /// Ids of a share of the usage log are forgotten, in 256ths.
+    Forget {
+        /// How much.
+        share: u8,
+    },
     /// Somebody corrects an event.
     Correct {
         /// Which.
@@ -442,6 +447,7 @@ impl fmt::Display for Action {
                 let twice = if *is_twice { ", twice" } else { "" };
                 write!(f, "correct {target:?}: {ask:?}, for reason {reason}{twice}")
             }
+            Action::Forget { share } => write!(f, "ids of {share}/256 of the usage are forgotten"),
             Action::Snapshot => f.write_str("a snapshot begins"),
             Action::Damage { damage, salt } => write!(f, "a derived file is {damage:?}, salt {salt:#x}"),
             Action::Peek => f.write_str("somebody reads beside the server"),

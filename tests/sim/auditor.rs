@@ -195,9 +195,14 @@ impl Auditor {
 
     /// Shards know every event where it arrived, and where it stands.
     fn check_events(&self, recount: &Recount, usage: &mut UsageSide) -> Audit {
+        recount.assert_nothing_counts_twice();
         for ((source, id), event) in &recount.events {
             let found = usage.find(self.name_of(source, id));
             let found = found.map_err(|error| format!("{source} {id:?} cannot be found: {error}"))?;
+            let is_counted = found.is_some_and(|found| found.counted_before.is_some());
+            if is_counted != recount.has_counted_before(event) {
+                return Err(format!("{source} {id:?}: an earlier one counts: {is_counted}"));
+            }
             let is = found.map(|found| (found.position.offset(), found.position.index(), found.standing));
             let standing = match event.stands {
                 Stands::Counts { .. } if recount.is_waiting(&event.sent) => EventStanding::Pending,

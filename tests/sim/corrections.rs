@@ -11,7 +11,7 @@ use wire::verdict::QuarantineReason;
 
 use crate::actions::{DIMENSION, Flaw};
 use crate::producers::{Id, Sent};
-use crate::recount::{Event, Stands, is_same_content};
+use crate::recount::{Event, Recount, Stands, is_same_content};
 
 /// What somebody asks for, with everything that it is about.
 #[derive(Clone, Debug)]
@@ -105,9 +105,12 @@ impl Asked {
         CorrectionRequest { source, id, kind, actor, reason }
     }
 
-    /// What is to be answered, now and with the horizon of corrections; none where a minute decides.
-    pub(crate) fn answer(&self, event: Option<&Event>, now: Timestamp, horizon: i64) -> Option<Answer> {
-        let Some(event) = event else { return Some(Answer::Refused("event_must_be_known")) };
+    /// What is to be answered, now and with all that was recounted; none where a minute decides.
+    pub(crate) fn answer(&self, recount: &Recount, now: Timestamp) -> Option<Answer> {
+        let horizon = recount.known.correction_horizon;
+        let Some(event) = recount.events.get(&(self.source, self.id.clone())) else {
+            return Some(Answer::Refused("event_must_be_known"));
+        };
         let last = event.corrected.as_ref().map(|(kind, reason)| (kind.as_str(), reason.as_str()));
         let is_set_aside = matches!(event.stands, Stands::SetAside(_));
         if last == Some((self.kind(), &self.reason))
@@ -128,6 +131,9 @@ impl Asked {
         }
         if beyond > 0 {
             return Some(Answer::Refused("event_must_be_within_correction_horizon"));
+        }
+        if recount.has_counted_before(event) && matches!(self.what, Amend(_) | Release) {
+            return Some(Answer::Refused("event_must_not_count_already"));
         }
         use What::{Amend, Discard, Release, Void};
         Some(match (&self.what, &event.stands) {

@@ -292,7 +292,8 @@ fn action(random: &mut Random, faults: u64, steady: Option<usize>) -> Action {
             limits: random.chance(40).then(|| limits(random)),
             is_saved: random.chance(50),
         },
-        59..=65 => correct(random),
+        59..=63 => correct(random),
+        64 | 65 => Action::Forget { share: random.below(256) as u8 },
         66..=69 => Action::Snapshot,
         70..=72 => Action::Damage {
             damage: random.pick(&[

@@ -56,6 +56,8 @@ pub struct Outcome {
     pub batches: u64,
     /// Corrections that were recorded.
     pub corrections: u64,
+    /// Times that ids were forgotten.
+    pub forgotten: u64,
     /// Snapshots that were finished.
     pub snapshots: u64,
     /// Starts from a snapshot.
@@ -78,6 +80,7 @@ impl Outcome {
             (&mut self.events, other.events),
             (&mut self.batches, other.batches),
             (&mut self.corrections, other.corrections),
+            (&mut self.forgotten, other.forgotten),
             (&mut self.snapshots, other.snapshots),
             (&mut self.from_snapshots, other.from_snapshots),
             (&mut self.left_aside, other.left_aside),
@@ -92,11 +95,11 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { digest, starts, deaths, events, batches, corrections, runs, .. } = self;
-        let Outcome { snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
+        let Outcome { forgotten, snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
         write!(
             f,
             "{starts} starts ({deaths} after a death, {from_snapshots} from a snapshot), {events} events, {corrections} \
-             corrections, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, \
+             corrections, {forgotten} times ids forgotten, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, \
              {refused_flips} flipped bits refused; digest {digest:016x}"
         )
     }
@@ -385,6 +388,7 @@ impl<'p> Play<'p> {
                     self.correct(*target, ask, *reason, time)?;
                 }
             }
+            Action::Forget { share } => self.outcome.forgotten += u64::from(self.server().forget(*share)?),
             Action::Peek => {
                 let logs = logs_of(&self.disk, self.plan.setup.segment_bytes);
                 read_moment(&logs, 1 + self.step as usize % 4)
@@ -499,8 +503,7 @@ impl<'p> Play<'p> {
         let now = self.server().usage.present();
         let reason = format!("reason {reason}");
         let asked = Asked { source, id: id.clone(), what: what_of(ask, now), reason };
-        let horizon = recount.known.correction_horizon;
-        let expected = asked.answer(recount.events.get(&(source, id)), now, horizon);
+        let expected = asked.answer(&recount, now);
         let actor = format!("person {}.{time}", self.step);
         let request = asked.request(actor.clone());
         self.trace.say(&format!("     {request:?}"));

@@ -6,7 +6,8 @@
 //! The order of rules is that of `schemas/wire.md`: refused, known (duplicate, restamped, conflict), too old, future,
 //! what a meter cannot take, unmetered, owned or pending. A correction counts from the barrier on that names a later
 //! control offset: the event is taken out of whatever it is in, and judged by its new content, by the meters of its old one,
-//! whatever its age is and however many events wait. A released one is judged by the meters of its release.
+//! whatever its age is and however many events wait. A released one is judged by the meters of its release. Ids are
+//! forgotten from the barrier on behind `ids_forgotten`.
 
 use std::collections::BTreeMap;
 
@@ -49,6 +50,9 @@ pub(crate) struct Event {
     /// What it says, by the last correction.
     pub(crate) sent: Sent,
     pub(crate) identity: u128,
+    /// As it arrived: that is what a repeat is compared with.
+    arrived: Sent,
+    was_accepted: bool,
     /// So many of the first meters take it.
     meters: usize,
     pub(crate) stands: Stands,
@@ -82,7 +86,12 @@ pub(crate) struct Counted<'r> {
 #[derive(Default)]
 pub(crate) struct Recount {
     pub(crate) known: Known,
+    /// The events that ids name: the last one that is known, or the last one.
     pub(crate) events: BTreeMap<(&'static str, Id), Event>,
+    /// Other events with their ids, which were forgotten when the next one came.
+    pub(crate) past: Vec<Event>,
+    /// Ids before this offset are forgotten, and what was accepted of them is earlier than the instant.
+    forgotten: Option<(u64, Timestamp)>,
     /// By offset of the batch and index in it, as events arrived.
     pub(crate) verdicts: BTreeMap<(u64, u16), Verdict>,
     /// Events that are no first ones, and refused ones.
@@ -94,8 +103,8 @@ struct Recounting<'a> {
     logged: Logged<'a>,
     control: std::slice::Iter<'a, (u64, Value)>,
     next_control: Option<&'a (u64, Value)>,
-    /// First events as they arrived: that is what a repeat is compared with.
-    arrived: BTreeMap<(&'static str, &'a Id), &'a Sent>,
+    /// The largest `future_max` so far.
+    future_max: i64,
     /// Events that wait, by source and slot.
     waiting: BTreeMap<(&'static str, usize), u64>,
     result: Recount,
@@ -105,8 +114,8 @@ struct Recounting<'a> {
 pub(crate) fn recount(logged: Logged<'_>, key: IdentityKey, until: Option<u64>) -> Recount {
     let mut control = logged.control.iter();
     let next_control = control.next();
-    let (arrived, waiting, result) = (BTreeMap::new(), BTreeMap::new(), Recount::default());
-    let mut recounting = Recounting { key, logged, control, next_control, arrived, waiting, result };
+    let (waiting, result) = (BTreeMap::new(), Recount::default());
+    let mut recounting = Recounting { key, logged, control, next_control, future_max: 0, waiting, result };
     for record in logged.usage {
         match record {
             UsageRecord::Barrier { offset, control_offset } => {
@@ -132,8 +141,13 @@ impl<'a> Recounting<'a> {
             if let Some(kind) = kind {
                 self.correct(kind, record);
             }
+            self.future_max = self.future_max.max(self.result.known.future_max);
+            if record["record"] == "ids_forgotten" {
+                self.forget(record);
+            }
             self.next_control = self.control.next();
         }
+        self.result.name_what_is_known();
         self.waiting.clear();
         for event in self.result.counted() {
             if self.result.known.owner_at(event.sent.subject, event.sent.time).is_none() {
@@ -143,19 +157,35 @@ impl<'a> Recounting<'a> {
         }
     }
 
+    fn forget(&mut self, record: &Value) {
+        let before = record["before"].as_u64().expect("an offset");
+        let until: Timestamp = serde_json::from_value(record["arrived_until"].clone()).expect("an instant");
+        for logged in self.logged.usage {
+            if let UsageRecord::Batch { offset, received_at, .. } = logged {
+                assert!(
+                    *offset >= before || *received_at <= until,
+                    "usage that is forgotten arrived by then"
+                );
+            }
+        }
+        assert!(self.result.forgotten.is_none_or(|(last, _)| last < before), "a place goes on");
+        self.result.forgotten = Some((before, until.plus(self.future_max + 1)));
+    }
+
     fn correct(&mut self, kind: &str, record: &Value) {
         let text = |field: &str| record[field].as_str().expect("a text");
         let asked = &self.logged.asked[text("actor")];
         assert_eq!((text("source"), text("id")), (asked.source, event_id(&asked.id).to_string().as_str()));
-        let known = &self.result.known;
-        let event = self.result.events.get_mut(&(asked.source, asked.id.clone()));
+        let Recount { known, events, past, .. } = &mut self.result;
+        let named = events.get_mut(&(asked.source, asked.id.clone())).into_iter();
+        // One with its id may have come while the correction was under way.
+        let is_meant = |event: &&mut Event| {
+            (record["offset"].as_u64(), record["index"].as_u64())
+                == (Some(event.place.0), Some(event.place.1.into()))
+        };
+        let event = named.chain(past.iter_mut().rev()).find(is_meant);
         let event = event.expect("only what arrived is corrected");
-        let place = (record["offset"].as_u64(), record["index"].as_u64());
-        assert_eq!(
-            place,
-            (Some(event.place.0), Some(event.place.1.into())),
-            "the first with its id is corrected"
-        );
+        assert_eq!((event.sent.source, &event.sent.id), (asked.source, &asked.id));
         assert_ne!(event.stands, Stands::TakenBack, "what was taken back is not corrected");
         assert_eq!(kind, asked.kind(), "what was asked for is recorded");
         match kind {
@@ -185,10 +215,11 @@ impl<'a> Recounting<'a> {
             *self.result.others.entry((sent.source, verdict)).or_default() += 1;
             return verdict;
         }
-        self.arrived.insert((sent.source, &sent.id), sent);
         let known = &self.result.known;
         let identity = identity_of(self.key, sent);
-        let (verdict, stands) = if sent.time < received_at.plus(-known.horizon) {
+        let is_early = self.result.forgotten.is_some_and(|(_, proven_from)| sent.time < proven_from);
+        let is_proven = !matches!(sent.id, Id::Given(_)) || !is_early;
+        let (verdict, stands) = if sent.time < received_at.plus(-known.horizon) || !is_proven {
             set_aside(QuarantineReason::TooOld)
         } else if sent.time > received_at.plus(known.future_max) {
             set_aside(QuarantineReason::Future)
@@ -208,10 +239,20 @@ impl<'a> Recounting<'a> {
                 stands => (Verdict::Unmetered, stands),
             }
         };
-        let (sent, meters) = (sent.clone(), known.meters.len());
+        let (arrived, meters) = (sent.clone(), known.meters.len());
         let id = (sent.source, sent.id.clone());
-        let event = Event { place, received_at, sent, identity, meters, stands, corrected: None };
-        self.result.events.insert(id, event);
+        let event = Event {
+            place,
+            received_at,
+            sent: sent.clone(),
+            identity,
+            arrived,
+            was_accepted: !matches!(stands, Stands::SetAside(_)),
+            meters,
+            stands,
+            corrected: None,
+        };
+        self.result.past.extend(self.result.events.insert(id, event));
         verdict
     }
 
@@ -220,7 +261,8 @@ impl<'a> Recounting<'a> {
         if let Some(refusal) = refusal_of(sent) {
             return Some(Verdict::Rejected(refusal));
         }
-        let first = self.arrived.get(&(sent.source, &sent.id))?;
+        let first = self.result.events.get(&(sent.source, sent.id.clone()))?;
+        let first = self.result.is_known(first).then_some(&first.arrived)?;
         Some(match (is_same_content(first, sent), first.time == sent.time) {
             (false, _) => Verdict::Conflict,
             (true, false) => Verdict::DuplicateRestamped,
@@ -260,9 +302,50 @@ fn stands_of(sent: &Sent, known: &[Meter]) -> Stands {
 }
 
 impl Recount {
+    /// An id is forgotten if its event was accepted and nobody corrected it.
+    fn is_known(&self, event: &Event) -> bool {
+        let may_be_forgotten = matches!(event.sent.id, Id::Given(_)) && event.was_accepted;
+        let is_before = self.forgotten.is_some_and(|(before, _)| event.place.0 < before);
+        !may_be_forgotten || !is_before || event.corrected.is_some()
+    }
+
+    /// An id names the last of its events that is known.
+    fn name_what_is_known(&mut self) {
+        for at in 0..self.past.len() {
+            let id = (self.past[at].sent.source, self.past[at].sent.id.clone());
+            let named = &self.events[&id];
+            let is_later = self.past[at].place > named.place;
+            if self.is_known(&self.past[at]) && (is_later || !self.is_known(named)) {
+                let event = self.past[at].clone();
+                self.past[at] = self.events.insert(id, event).expect("an id names an event");
+            }
+        }
+    }
+
+    /// Whether an earlier event with the id counts of an event that was set aside.
+    pub(crate) fn has_counted_before(&self, event: &Event) -> bool {
+        let counts = |earlier: &Event| matches!(earlier.stands, Stands::Counts { .. } | Stands::Unmetered);
+        let is_earlier = |earlier: &&Event| earlier.identity == event.identity && earlier.place < event.place;
+        let is_set_aside = matches!(event.stands, Stands::SetAside(_));
+        is_set_aside && self.past.iter().filter(is_earlier).any(counts)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Event> {
+        self.events.values().chain(&self.past)
+    }
+
+    /// However often an event came, it counts once.
+    pub(crate) fn assert_nothing_counts_twice(&self) {
+        let mut found = std::collections::BTreeSet::new();
+        for event in self.all().filter(|event| matches!(event.stands, Stands::Counts { .. })) {
+            let is_first = found.insert((event.identity, event.arrived.time));
+            assert!(is_first, "{:?} counts twice", event.arrived);
+        }
+    }
+
     /// Events that count, owned or waiting.
     pub(crate) fn counted(&self) -> Vec<Counted<'_>> {
-        let counted = self.events.values().filter_map(|event| match &event.stands {
+        let counted = self.all().filter_map(|event| match &event.stands {
             Stands::Counts { halves, meters } => {
                 Some(Counted { sent: &event.sent, identity: event.identity, halves: *halves, meters })
             }
@@ -284,7 +367,7 @@ impl Recount {
                 counters.entry(source).or_default().count(*verdict);
             }
         }
-        for event in self.events.values() {
+        for event in self.all() {
             let counters = counters.entry(event.sent.source).or_default();
             match &event.stands {
                 Stands::Counts { .. } if self.is_waiting(&event.sent) => counters.pending += 1,
@@ -302,7 +385,7 @@ impl Recount {
     pub(crate) fn set_aside(&self) -> Vec<(u64, u16, u8)> {
         let conflicts = self.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Conflict);
         let conflicts = conflicts.map(|(place, verdict)| (place.0, place.1, verdict.code()));
-        let quarantined = self.events.values().filter_map(|event| match event.stands {
+        let quarantined = self.all().filter_map(|event| match event.stands {
             Stands::SetAside(reason) => {
                 Some((event.place.0, event.place.1, Verdict::Quarantined(reason).code()))
             }

@@ -12,7 +12,7 @@ use domain::time::SECOND;
 use domain::{Subject, Timestamp};
 use engine::identity::{EventName, IdentityKey};
 use engine::io::Storage;
-use engine::log::{LogError, LogKind, LogOptions, LogWriter};
+use engine::log::{LogError, LogKind, LogOptions, LogWriter, PlaceFinder};
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::{Fold, Group};
 use engine::shard::{FoundEvent, RunError, RunStore, RunWork, SetAside, Shard, SourceCounters};
@@ -24,7 +24,7 @@ use machine::{
     name_of, pass_barrier_through, recover,
 };
 use wire::AlignedBytes;
-use wire::control::ControlRecord;
+use wire::control::{ControlRecord, ForgottenBecause, IdsForgotten};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 use wire::verdict::Verdict;
 
@@ -300,6 +300,27 @@ impl Server {
         let known = found.map(|found| KnownEvent::read(&mut self.usage.history, found)).transpose();
         let known = known.map_err(in_shard)?;
         self.control.correct(&mut self.usage, request, known.as_ref()).map_err(Stopped::Control)
+    }
+}
+
+impl Server {
+    /// Forgets ids before a share of the usage log, in 256ths; whether there are any more to forget.
+    pub(crate) fn forget(&mut self, share: u8) -> Result<bool, Stopped> {
+        let (place, usage_end) = (&self.usage.logs.usage, self.usage.writer.next_offset());
+        let finder = PlaceFinder::new(&*place.storage, place.options, usage_end);
+        let found = finder.and_then(|finder| finder.by_offset(usage_end / 256 * u64::from(share)));
+        let before = self.control.machine().control().forgotten_ids().before;
+        let Some(place) = found.map_err(Stopped::Usage)?.filter(|place| place.offset > before) else {
+            return Ok(false);
+        };
+        let forgotten = IdsForgotten {
+            before: place.offset,
+            arrived_until: Timestamp::from_nanoseconds(place.recorded_until),
+            because: ForgottenBecause::IdsMax,
+            ids: self.usage.shards.iter().map(|(shard, _)| shard.ids()).sum(),
+        };
+        self.control.forget(&mut self.usage, forgotten).map_err(Stopped::Control)?;
+        Ok(true)
     }
 }
 

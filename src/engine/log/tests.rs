@@ -402,8 +402,11 @@ fn a_place_is_found_by_its_stamp_and_by_its_offset() {
         let mut recorded_at = 10;
         for _ in 0..random.below(40) {
             recorded_at += random.below(3) as i64;
-            writer.stage(0, 7, &[&vec![1; random.below(9_000) as usize]]).unwrap();
+            // Some arrives by a clock that goes back before it is stamped.
+            let received_at = recorded_at + [-3, 0, 2][random.below(3) as usize];
+            writer.stage(0, received_at, &[&vec![1; random.below(9_000) as usize]]).unwrap();
             let offset = writer.commit(recorded_at).unwrap().end_offset;
+            recorded_at = recorded_at.max(received_at);
             places.push(StampedPlace { offset, recorded_until: recorded_at });
         }
         // The log goes on behind what is looked at.

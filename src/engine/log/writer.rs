@@ -5,7 +5,8 @@
 //! States: *open* (stage and commit) → *poisoned* after the first failed write or sync; every later call fails and
 //! names the first failure. A sync is never tried again: the kernel may have dropped the pages.
 //!
-//! Invariants: offsets and stamps never go back; what `commit` returned for is durable.
+//! Invariants: offsets and stamps never go back, and a block is not stamped before anything in it arrived; what `commit`
+//! returned for is durable.
 
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub struct LogWriter {
     block: SectorBuffer,
     staged: usize,
     records: u32,
+    /// When the last of what is staged arrived.
+    received_until: i64,
     end_offset: u64,
     last_recorded_at: i64,
     last_block: (u64, u32),
@@ -83,6 +86,7 @@ impl LogWriter {
             block: SectorBuffer::with_len(SECTOR_BYTES),
             staged: BLOCK_HEADER_BYTES,
             records: 0,
+            received_until: i64::MIN,
             end_offset: tail.end_offset,
             last_recorded_at: tail.last_recorded_at,
             last_block: (tail.last_block_offset, tail.last_block_crc),
@@ -126,16 +130,18 @@ impl LogWriter {
         buffer[at..end].fill(0);
         self.staged = end;
         self.records += 1;
+        self.received_until = self.received_until.max(received_at);
         Ok(offset)
     }
 
-    /// Makes everything staged durable. Does nothing if nothing is staged.
+    /// Makes everything staged durable, stamped with an instant, or later if the log or what is staged is later. Does nothing
+    /// if nothing is staged.
     ///
     /// # Errors
     /// The failed write or sync; the writer is poisoned then.
     pub fn commit(&mut self, recorded_at: i64) -> Result<Committed, LogError> {
         self.check_poison()?;
-        let recorded_at = recorded_at.max(self.last_recorded_at);
+        let recorded_at = recorded_at.max(self.last_recorded_at).max(self.received_until);
         if self.records == 0 {
             return Ok(Committed { end_offset: self.end_offset, recorded_at, bytes: 0, ended_segment: None });
         }
@@ -161,6 +167,7 @@ impl LogWriter {
         self.last_recorded_at = recorded_at;
         self.staged = BLOCK_HEADER_BYTES;
         self.records = 0;
+        self.received_until = i64::MIN;
         let (end_offset, bytes) = (self.end_offset, block_bytes as u64);
         Ok(Committed { end_offset, recorded_at, bytes, ended_segment })
     }
