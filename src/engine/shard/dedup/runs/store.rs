@@ -85,12 +85,15 @@ impl RunStore {
         finished.map_err(RunError::at(number))
     }
 
-    /// Takes away a run.
+    /// Takes away a run; one that is gone already is what was wanted.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn remove(&self, number: u64) -> io::Result<()> {
-        self.storage.remove(&run_name(number))
+        match self.storage.remove(&run_name(number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Takes away all runs but these, and what was never finished; gives how many. Only before any job begins.

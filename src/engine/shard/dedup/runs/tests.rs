@@ -62,6 +62,7 @@ fn a_run_that_is_not_there_is_missing() {
     let disk = disk(10);
     disk.folder("runs").remove(&run_name(1)).unwrap();
     assert!(matches!(fault_of(open(&disk)), RunFault::MustBeThere));
+    store(&disk, LOG).remove(1).unwrap();
 }
 
 #[test]
