@@ -11,8 +11,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{ClientError, ClientOptions};
 
-/// Packets after which the server acknowledges at the latest.
+/// Packets after which the server acknowledges at the latest, and the time.
 const PACKETS_UNACKED: u32 = 20;
+/// A new connection may send less than so many packets before it hears of them: it must not wait for the usual 25 ms.
+const ACK_DELAY_MAX: Duration = Duration::from_millis(1);
 
 fn setup(error: impl std::fmt::Display) -> ClientError {
     ClientError::Setup(error.to_string())
@@ -51,6 +53,7 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
     // Replies tell what was taken; acknowledgements of packets need not come for every second one.
     let mut frequency = quinn::AckFrequencyConfig::default();
     frequency.ack_eliciting_threshold(VarInt::from_u32(PACKETS_UNACKED));
+    frequency.max_ack_delay(Some(ACK_DELAY_MAX));
     transport.ack_frequency_config(Some(frequency));
     config.transport_config(Arc::new(transport));
     let local: SocketAddr =
