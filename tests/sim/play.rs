@@ -909,7 +909,7 @@ fn last_block_of(place: &machine::LogPlace) -> Option<(String, u64)> {
     let mut reader = engine::log::LogReader::open(&*place.storage, place.options, 0, None).ok()?;
     let mut last = None;
     while let Some(record) = reader.next().ok()? {
-        last = Some(record.offset);
+        last = Some(record.block_offset);
     }
     let last = last?;
     let bases = place.storage.list().ok()?.into_iter().filter_map(|name| {
@@ -917,9 +917,11 @@ fn last_block_of(place: &machine::LogPlace) -> Option<(String, u64)> {
         (base <= last).then_some((base, name))
     });
     let (base, name) = bases.max()?;
-    // A block starts at a sector; its last record starts in one of its sectors, perhaps not the first.
-    Some((name, (last - base) / 4_096 * 4_096))
+    Some((name, SEGMENT_HEADER_BYTES + last - base))
 }
+
+/// Bytes of a segment before its first block.
+const SEGMENT_HEADER_BYTES: u64 = 4_096;
 
 fn policy_of(limits: Limits) -> PolicyRecord {
     PolicyRecord {
