@@ -676,6 +676,8 @@ impl<'p> Play<'p> {
 
     /// Starts a server and audits it.
     fn start(&mut self) -> Done {
+        // With another number of shards it reads the logs and takes all runs away, however far it comes.
+        self.finished_snapshot = self.finished_snapshot.filter(|(_, shards)| *shards == self.shards);
         let started = self.start_on(&self.disk);
         match started {
             Ok(server) => {

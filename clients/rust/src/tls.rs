@@ -11,9 +11,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{ClientError, ClientOptions};
 
-/// Packets after which the server acknowledges at the latest, and the time.
+/// Packets after which the server acknowledges them.
 const PACKETS_UNACKED: u32 = 20;
-/// A new connection may send less than so many packets before it hears of them: it must not wait for the usual 25 ms.
+/// Time after which it does in any case. A new connection may send less than so many packets before it hears of them, and must not
+/// wait for the usual 25 ms.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(1);
 
 fn setup(error: impl std::fmt::Display) -> ClientError {
