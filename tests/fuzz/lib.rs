@@ -7,8 +7,11 @@
 //! Owns: the targets. Leaves to others: decoders, and the fuzzer.
 
 mod logs;
+mod outbox;
+mod records;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 use std::sync::Arc;
 
@@ -24,15 +27,18 @@ use wire::control::ControlRecord;
 use wire::frame::{decode_frame, encode_frame};
 use wire::hello::{Hello, Welcome};
 use wire::reply::{Ack, Close, decode_verdicts};
-use wire::{AlignedBytes, BatchBuilder, FRAME_HEADER_BYTES, FrameHeader, IdMode, Schema};
+use wire::{AlignedBytes, BatchBuilder, EventIdOwned, FRAME_HEADER_BYTES, FrameHeader, IdMode, Schema};
 
-pub use self::logs::{index, log, snapshot};
+pub use self::logs::{index, log, runs, snapshot};
+pub use self::outbox::outbox;
+pub use self::records::records;
+pub use self::texts::{quotes, requests, resources};
 
 /// A target: takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their folder of seeds.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("frames", frames),
     ("batches", batches),
     ("cloudevents", cloudevents),
@@ -43,6 +49,12 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("log", log),
     ("index", index),
     ("snapshot", snapshot),
+    ("runs", runs),
+    ("records", records),
+    ("outbox", outbox),
+    ("quotes", quotes),
+    ("resources", resources),
+    ("requests", requests),
 ];
 
 /// Whole frames as they come from a peer: envelope, checksum, body.
@@ -130,6 +142,13 @@ pub fn control(bytes: &[u8]) {
     let written = record.encode();
     let again = ControlRecord::decode(&written).expect("what was written is read");
     assert_eq!(again.encode(), written, "a record is written one way");
+    let (ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated)) = record else {
+        return;
+    };
+    let id = EventIdOwned::Text("id".to_string());
+    if restated.content.check().is_ok() {
+        frames(&restated.content.to_frame("source", &id).expect("content that is sound is a batch"));
+    }
 }
 
 /// Catalog files.

@@ -1,4 +1,4 @@
-//! Files that a start finds: segments, their indexes, snapshots.
+//! Files that a start finds: segments, their indexes, snapshots, runs of ids.
 //!
 //! Owns: a log on a simulated disk, and what is wrong with it. Leaves to others: crashes (`engine`'s own tests, `sim`).
 
@@ -12,6 +12,7 @@ use engine::log::{LogError, LogIndex, LogKind, LogOptions, LogReader, LogWriter,
 use engine::shard::{RunLog, RunStore, ShardLoader};
 use engine::snapshot::{Section, SectionKind, SnapshotHead, SnapshotWriter, read_snapshot, snapshot_name};
 use engine::testing::disk::{SimulatedDisk, SimulatedFolder};
+use engine::testing::runs::{mend_header, read_run, sound_run};
 use wire::usage_record::{BatchRecordHead, KIND_USAGE_BATCH};
 use wire::{BatchBuilder, IdMode};
 #[cfg(test)]
@@ -183,6 +184,22 @@ fn load(folder: &SimulatedFolder) {
     if read.is_ok() && !is_refused && loader.open_runs(&runs).is_ok() {
         let _ = loader.finish(0, &Arc::new(MeteringPlan::default()));
     }
+}
+
+/// A run that is any bytes, and one that was sound until some of its bytes changed (`position, value` of three bytes each), with a
+/// header that is believed if there is an odd number of bytes.
+pub fn runs(bytes: &[u8]) {
+    static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
+    let _ = read_run(bytes);
+    let mut run = SOUND.get_or_init(sound_run).clone();
+    for change in bytes.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % run.len();
+        run[at] = change[2];
+    }
+    if bytes.len() % 2 == 1 {
+        mend_header(&mut run);
+    }
+    let _ = read_run(&run);
 }
 
 /// The sections of a shard that took batches, as [`snapshot`] takes them.

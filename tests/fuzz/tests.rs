@@ -8,6 +8,7 @@ use wire::control::ControlRecord;
 
 use crate::TARGETS;
 use crate::logs::{sections_of, sound_files};
+use crate::outbox::sound_file;
 
 /// Changes of each seed.
 const CHANGES: usize = 64;
@@ -34,6 +35,8 @@ fn made_seeds_are_of_the_formats_in_force() {
         ("log", "segment.bin", segment),
         ("index", "index.bin", index),
         ("snapshot", "sections.bin", sections_of(&frames)),
+        ("runs", "run.bin", engine::testing::runs::sound_run()),
+        ("outbox", "batches-and-mark.bin", sound_file()),
     ] {
         let file = folder_of(target).join(name);
         if std::env::var("TALLYMARK_BLESS").is_ok_and(|bless| bless == "1") {

@@ -37,6 +37,8 @@ mod outbox;
 mod queue;
 mod shared;
 mod stats;
+#[doc(hidden)]
+pub mod testing;
 mod tls;
 
 use std::sync::Arc;

@@ -50,6 +50,8 @@ use self::corrections::Corrections;
 pub use self::corrections::{ArrivedAs, Change, Correction, EventStanding, FoundEvent};
 pub use self::counters::SourceCounters;
 pub use self::dedup::Retired;
+#[doc(hidden)]
+pub use self::dedup::runs::visit;
 pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};
 use self::dedup::{Dedup, Standing};
 use self::fold::{Contribution, ResolvedPrograms};

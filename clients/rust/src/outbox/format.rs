@@ -25,7 +25,7 @@ const CRC_OFFSET: usize = 12;
 /// Bytes before a body.
 pub(crate) const HEAD_BYTES: usize = 16;
 /// Records start at multiples of this.
-const ALIGNMENT: usize = 8;
+pub(crate) const ALIGNMENT: usize = 8;
 /// A record whose body is a frame.
 pub(crate) const KIND_BATCH: u32 = 1;
 /// A record whose body is a [`Position`].

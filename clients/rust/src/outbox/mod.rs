@@ -15,7 +15,7 @@
 //! its batches are acknowledged; after a failed write or sync the file is not written any more.
 
 mod folder;
-mod format;
+pub(crate) mod format;
 pub(crate) mod keeper;
 #[cfg(test)]
 mod tests;
@@ -26,8 +26,7 @@ use std::path::Path;
 
 use wire::{AlignedBytes, FRAME_HEADER_BYTES, FrameHeader, UsageBatch};
 
-use self::folder::OutboxFile;
-pub(crate) use self::folder::{DiskFolder, Folder};
+pub(crate) use self::folder::{DiskFolder, Folder, OutboxFile};
 pub(crate) use self::format::Position;
 use crate::{OutboxOptions, SyncPolicy};
 
@@ -110,7 +109,8 @@ pub(crate) struct Stored {
     pub(crate) is_recovered: bool,
 }
 
-fn name_of(file: u64) -> String {
+/// The name of a file.
+pub(crate) fn name_of(file: u64) -> String {
     format!("{file:020}{SUFFIX}")
 }
 
@@ -121,7 +121,7 @@ impl Outbox {
         Self::open_in(Box::new(folder), options)
     }
 
-    fn open_in(folder: Box<dyn Folder>, options: &OutboxOptions) -> io::Result<(Self, Recovered)> {
+    pub(crate) fn open_in(folder: Box<dyn Folder>, options: &OutboxOptions) -> io::Result<(Self, Recovered)> {
         let mut outbox = Self {
             folder,
             sync: options.sync,
@@ -179,7 +179,11 @@ impl Outbox {
                 };
                 at += record.bytes;
                 match record.kind {
-                    format::KIND_MARK => acked = acked.max(Position::decode(record.body).unwrap_or(acked)),
+                    format::KIND_MARK => {
+                        // A mark says nothing of what lies behind it.
+                        let marked = Position::decode(record.body).filter(|marked| *marked <= position);
+                        acked = acked.max(marked.unwrap_or(acked));
+                    }
                     _ => {
                         let header = FrameHeader::decode_slice(record.body);
                         let header = header.map_err(|status| other(&status))?;

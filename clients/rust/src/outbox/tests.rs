@@ -114,6 +114,22 @@ fn what_was_written_is_read_in_order_and_goes_when_it_is_acknowledged() {
     assert_eq!(disk.files(), [], "nothing is left of what is acknowledged");
 }
 
+/// Such a mark made every batch of the outbox acknowledged, for ever.
+#[test]
+fn a_mark_says_nothing_of_what_lies_behind_it() {
+    let disk = SimulatedDisk::default();
+    let (mut outbox, _) = open(&disk, SyncPolicy::Never);
+    outbox.append(&frame(0, 1)).unwrap();
+    outbox.mark_acked(Position { file: 7, offset: 0 }).unwrap();
+    drop(outbox);
+    for next in 1..9 {
+        let (mut outbox, recovered) = open(&disk, SyncPolicy::Never);
+        assert_eq!(recovered.batches, next, "nothing was acknowledged");
+        outbox.append(&frame(next, 1)).unwrap();
+        assert_eq!(read_all(&mut outbox), Vec::from_iter(0..=next));
+    }
+}
+
 #[test]
 fn a_full_outbox_takes_nothing_and_loses_nothing() {
     let disk = SimulatedDisk::default();
