@@ -1,7 +1,7 @@
 //! What part of a period a slice is, as an exact ratio, and what an amount is worth for that part.
 //!
-//! Owns: the ways to count (days of a zone, seconds, thirty days, whole), the amount of a part, and a swap of prices
-//! inside a period. Leaves to others: calendars (`domain::time`), where slices begin and end.
+//! Owns: the ways to count (days of a zone, seconds, thirty days, whole), and the amount of a part. Leaves to others:
+//! calendars (`domain::time`), where slices begin and end.
 //!
 //! Invariants:
 //! - Everything is half-open: a day or second belongs to the slice that covers its first instant, so a boundary day is
@@ -31,11 +31,6 @@ impl Ratio {
     /// The ratio `numerator / denominator`.
     pub fn new(numerator: u64, denominator: u64) -> Self {
         Self { numerator, denominator }
-    }
-
-    /// The ratio, or the whole if it is more.
-    pub fn at_most_whole(self) -> Self {
-        Self { numerator: self.numerator.min(self.denominator), ..self }
     }
 
     /// The exact value; a period without units has no parts, so every part of it is zero.
@@ -91,11 +86,6 @@ pub fn ratio(basis: Basis<'_>, period: Span, slice: Span) -> Ratio {
     ratios(basis, period, &[slice]).first().copied().expect("one slice has one ratio")
 }
 
-/// What part of a period is left at an instant: all of it before the period, nothing after it.
-pub fn ratio_left(basis: Basis<'_>, period: Span, at: Timestamp) -> Ratio {
-    ratio(basis, period, Span::new(at, period.until))
-}
-
 /// `amount × ratio`, exactly.
 ///
 /// # Errors
@@ -110,46 +100,6 @@ pub fn prorate(amount: Exact, ratio: Ratio) -> Result<Exact, RatingStatus> {
 /// [`RatingStatus::AmountMustFit`].
 pub fn prorate_minor(amount: Exact, ratio: Ratio) -> Result<i128, RatingStatus> {
     Ok(prorate(amount, ratio)?.round_to(0)?)
-}
-
-/// The two lines of a swap, in minor units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Swap {
-    /// What is given back of the old amount; zero or less for an amount above zero.
-    pub credit: i128,
-    /// What is owed of the new amount.
-    pub charge: i128,
-    /// Their sum.
-    pub net: i128,
-}
-
-/// Swaps one prepaid amount, in minor units, for another for the rest of a period: `−R(old × ratio)` and
-/// `R(new × ratio)`. Each is a line and is rounded by itself; the net is what they add up to.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-pub fn swap(old: Exact, new: Exact, ratio: Ratio) -> Result<Swap, RatingStatus> {
-    let (credit, charge) = (prorate_minor(old.negate(), ratio)?, prorate_minor(new, ratio)?);
-    let net = credit.checked_add(charge).ok_or(RatingStatus::AmountMustFit)?;
-    Ok(Swap { credit, charge, net })
-}
-
-/// What was paid for what is given back, in minor units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paid {
-    /// What was paid.
-    pub paid: i128,
-    /// What of it was credited before.
-    pub credited: i128,
-}
-
-/// Caps a credit by what was paid and not credited yet: `min(max(potential, 0), max(paid − credited, 0))`.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-pub fn cap_credit(potential: i128, of: Paid) -> Result<i128, RatingStatus> {
-    let left = of.paid.checked_sub(of.credited).ok_or(RatingStatus::AmountMustFit)?;
-    Ok(potential.max(0).min(left.max(0)))
 }
 
 /// Days of a month in contracts that say so.
@@ -257,7 +207,7 @@ mod tests {
             ("2027-01-01", 0),
         ] {
             let basis = Basis::Days(&paris);
-            let found = ratio_left(basis, month, at(cut));
+            let found = ratio(basis, month, Span::new(at(cut), month.until));
             assert_eq!(found, Ratio::new(left, 31), "{cut}");
             let passed = ratio(basis, month, Span::new(month.from, at(cut)));
             assert_eq!(passed.numerator + found.numerator, 31, "{cut}");
@@ -297,42 +247,11 @@ mod tests {
             let ratio = Ratio::new(ratio.0, ratio.1);
             assert_eq!(prorate_minor(exact(amount), ratio), Ok(minor), "{amount} {ratio:?}");
         }
-        assert_eq!(Ratio::new(40, 31).at_most_whole(), Ratio::new(31, 31));
         assert_eq!(Ratio::new(3, 1).value(), exact("3"));
         assert_eq!(
             Ratio::new(u64::MAX, u64::MAX - 1).value().to_string(),
             format!("{}/{}", u64::MAX, u64::MAX - 1)
         );
-    }
-
-    #[test]
-    fn a_swap_rounds_the_credit_and_the_charge() {
-        for (old, new, ratio, credit, charge) in [
-            ("10000", "20000", (30, 30), -10_000, 20_000),
-            ("10000", "20000", (0, 30), 0, 0),
-            ("30000", "60000", (1, 30), -1_000, 2_000),
-            ("1000", "2000", (17, 31), -548, 1_097),
-            ("10000", "3000", (17, 31), -5_484, 1_645),
-            ("4000", "0", (17, 31), -2_194, 0),
-        ] {
-            let found = swap(exact(old), exact(new), Ratio::new(ratio.0, ratio.1));
-            assert_eq!(found, Ok(Swap { credit, charge, net: credit + charge }), "{old} to {new}");
-        }
-    }
-
-    #[test]
-    fn a_credit_is_at_most_what_was_paid_and_not_given_back() {
-        for (potential, paid, credited, credit) in [
-            (100, 200, 50, 100),
-            (100, 200, 180, 20),
-            (100, 200, 200, 0),
-            (100, 200, 250, 0),
-            (100, 0, 0, 0),
-            (0, 200, 0, 0),
-            (-5, 200, 0, 0),
-        ] {
-            assert_eq!(cap_credit(potential, Paid { paid, credited }), Ok(credit), "{potential}");
-        }
     }
 
     const ZONES: [&str; 6] =

@@ -24,8 +24,6 @@
 //! which grants are listed, on how usage arrived, or on cuts.
 
 mod burn;
-mod burndown;
-mod wallet;
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +31,6 @@ mod tests;
 use domain::{Exact, Timestamp, Zone};
 
 pub use self::burn::{Draw, Drawn, Due, FrozenDraw, LotState, draw};
-pub use self::burndown::{Burndown, BurndownGrant, Use, burndown, burndown_with_voids};
-pub use self::wallet::{CreditStatus, after_credits, cascade, pay_in_order, roll_over};
 use super::status::RatingStatus;
 
 /// When a grant is given again.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use domain::time::{DAY, HOUR};
-use domain::{Exact, Span, Timestamp, Zone};
+use domain::time::DAY;
+use domain::{Exact, Timestamp, Zone};
 use proptest::prelude::*;
 
 use super::*;
@@ -174,96 +174,6 @@ fn a_grant_pays_only_what_it_may() {
     check(&grants, &[other, due(3, "12")], 9, &["0:all#0 4", "1:calls#0 10", "1:all#0 2"], &["0", "0"]);
 }
 
-#[test]
-fn wallets_pay_in_order_and_the_last_of_a_cascade_takes_the_rest() {
-    let wallets = [exact("50"), exact("0.5"), exact("150")];
-    let paid = pay_in_order(exact("80"), &wallets, Exact::ONE).unwrap();
-    assert_eq!(paid, [exact("50"), Exact::ZERO, exact("30")]);
-    let paid = cascade(exact("300"), &wallets, &[]).unwrap();
-    assert_eq!(paid, [exact("50"), exact("0.5"), exact("249.5")]);
-    assert_eq!(cascade(exact("80"), &wallets, &[0]).unwrap()[0], exact("80"));
-    assert_eq!(roll_over(exact("90"), Exact::ZERO, exact("50"), Exact::ZERO), Ok(exact("50")));
-    assert_eq!(roll_over(exact("0"), exact("20"), exact("50"), exact("30")), Ok(exact("-10")));
-}
-
-#[test]
-fn a_reset_pays_the_overage_so_far_and_a_start_does_not() {
-    let grant = |id: &str, effective: i64, recurrence| BurndownGrant {
-        id: id.to_string(),
-        priority: 1,
-        amount: exact("100"),
-        effective_at: day(effective),
-        ends_at: None,
-        recurrence,
-        start_balance: exact("100"),
-    };
-    let uses = [Use { at: day(2), amount: exact("130") }, Use { at: day(12), amount: exact("20") }];
-    let span = Span::new(day(1), day(11));
-    let daily = grant("g1", 1, Some((day(1), 10 * DAY)));
-    // A reset exactly at the end of the span counts.
-    let burned = burndown(std::slice::from_ref(&daily), &uses, span, Exact::ZERO).unwrap();
-    assert_eq!((burned.balances[0], burned.overage, burned.segments.len()), (exact("70"), Exact::ZERO, 1));
-    let burned = burndown(&[daily], &uses, Span::new(day(1), day(13)), Exact::ZERO).unwrap();
-    assert_eq!((burned.balances[0], burned.overage, burned.segments.len()), (exact("50"), Exact::ZERO, 2));
-    let started = [grant("g1", 1, None), grant("g2", 5, None)];
-    let burned = burndown(&started, &uses, span, Exact::ZERO).unwrap();
-    assert_eq!((burned.balances[1], burned.overage, burned.segments.len()), (exact("100"), exact("30"), 2));
-}
-
-#[test]
-fn overage_is_paid_by_the_grant_that_is_reset_and_not_by_one_that_started() {
-    let units = |priority, effective: i64, every: Option<i64>| BurndownGrant {
-        id: effective.to_string(),
-        priority,
-        amount: exact("100"),
-        effective_at: day(effective),
-        ends_at: None,
-        recurrence: every.map(|days| (day(effective), days * DAY)),
-        start_balance: exact("100"),
-    };
-    let grants = [units(2, 1, Some(10)), units(1, 5, None)];
-    let uses = [Use { at: day(2), amount: exact("130") }];
-    let burned = burndown(&grants, &uses, Span::new(day(1), day(12)), Exact::ZERO).unwrap();
-    assert_eq!((burned.balances, burned.overage), (vec![exact("70"), exact("100")], Exact::ZERO));
-}
-
-#[test]
-fn a_void_ends_units_and_does_not_make_them_burn_sooner() {
-    let units = |ends: i64| BurndownGrant {
-        id: ends.to_string(),
-        priority: 1,
-        amount: exact("100"),
-        effective_at: day(1),
-        ends_at: Some(day(ends)),
-        recurrence: None,
-        start_balance: exact("100"),
-    };
-    let grants = [units(40), units(30)];
-    let uses = [(2, "60"), (6, "60")].map(|(at, amount)| Use { at: day(at), amount: exact(amount) });
-    let span = Span::new(day(1), day(9));
-    let voids = std::collections::BTreeMap::from([(0, day(5))]);
-    let burned = burndown_with_voids(&grants, &voids, &uses, span, Exact::ZERO).unwrap();
-    assert_eq!((burned.balances, burned.overage), (vec![Exact::ZERO; 2], exact("20")));
-    assert_eq!(burned.balances_by_segment[1], [Exact::ZERO, exact("40")]);
-    assert_eq!(burned.segments, [day(1), day(5)]);
-}
-
-#[test]
-fn allocated_credits_are_at_most_what_is_due() {
-    let status = CreditStatus::CreditsMustNotExceedDue;
-    for (due, allocations, left) in [
-        ("150", vec!["150"], Ok("0")),
-        ("150", vec!["100", "25"], Ok("25")),
-        ("150", vec!["100", "50.01"], Err(status)),
-        ("0", vec![], Ok("0")),
-        ("1/3", vec!["1/6", "1/6"], Ok("0")),
-        ("1/3", vec!["0.3334"], Err(status)),
-    ] {
-        let allocations: Vec<Exact> = allocations.into_iter().map(exact).collect();
-        assert_eq!(after_credits(exact(due), &allocations), left.map(exact), "{due} {allocations:?}");
-    }
-}
-
 /// A grant of the random worlds: amount, priority, start, length, recurrence in days, rollover, void.
 type Given = (u8, u32, i64, Option<i64>, Option<u32>, u8, Option<i64>);
 
@@ -403,38 +313,6 @@ proptest! {
         prop_assert_eq!(shown(&grants, &again), shown(&grants, &first));
     }
 
-    /// OpenMeter #4252: a change inside a period applied a recurrence again. Cutting a span anywhere changes nothing.
-    #[test]
-    fn a_burndown_does_not_depend_on_where_it_is_cut(
-        amounts in prop::collection::vec((1u32..50, 0i64..20, prop::option::of(1i64..30), prop::option::of(1i64..9)), 1..4),
-        uses in prop::collection::vec((0i64..240, 0u32..40), 0..12),
-        cut in 1i64..239,
-    ) {
-        let hour = |hour: i64| day(1).plus(hour * HOUR);
-        let grants: Vec<BurndownGrant> = amounts
-            .iter()
-            .enumerate()
-            .map(|(index, (amount, from, length, every))| BurndownGrant {
-                id: index.to_string(),
-                priority: 1,
-                amount: Exact::from_integer((*amount).into()),
-                effective_at: hour(from * 12),
-                ends_at: length.map(|length| hour(from * 12 + length * 12)),
-                recurrence: every.map(|every| (hour(from * 12), every * 12 * HOUR)),
-                start_balance: Exact::from_integer((*amount).into()),
-            })
-            .collect();
-        let uses: Vec<Use> = uses.iter().map(|(at, amount)| Use { at: hour(*at), amount: Exact::from_integer((*amount).into()) }).collect();
-        let whole = burndown(&grants, &uses, Span::new(hour(0), hour(240)), Exact::ZERO).unwrap();
-        let first = burndown(&grants, &uses, Span::new(hour(0), hour(cut)), Exact::ZERO).unwrap();
-        let rest: Vec<BurndownGrant> = grants
-            .iter()
-            .zip(&first.balances)
-            .map(|(grant, balance)| BurndownGrant { start_balance: *balance, ..grant.clone() })
-            .collect();
-        let second = burndown(&rest, &uses, Span::new(hour(cut), hour(240)), first.overage).unwrap();
-        prop_assert_eq!((second.balances, second.overage), (whole.balances, whole.overage));
-    }
 }
 
 #[test]

@@ -1,25 +1,60 @@
-//! Credits: grants that burn down, wallets that pay.
+//! Credits: grants that burn, wallets that pay.
 //!
-//! Owns: which grants and usage of a case make which input of `billing::rating::credits`. Leaves to others: the order in
-//! which grants burn, what a wallet pays.
+//! Owns: which grants and usage of a case make which input of `billing::rating::credits`, and what only other systems do: a
+//! wallet that absorbs the rest, a floor under what rolls over. Leaves to others: the order in which grants burn and what
+//! they pay, grants that are reset (`burndown`).
 
 use std::collections::BTreeMap;
 
-use billing::rating::credits::{
-    self, BurndownGrant, Due, Grant, Use, burndown, draw, pay_in_order, roll_over,
-};
+use billing::rating::credits::{Due, Grant, LotState, Recurrence, draw};
 use billing::rating::models::PerUnit;
 use domain::time::DAY;
-use domain::{Exact, Span, Timestamp, Zone};
+use domain::{Exact, Timestamp, Zone};
 
-use crate::case::{Case, Stop, fields_of, list_of};
+use crate::case::{Case, Stop, list_of};
 use crate::json::any_text;
 use crate::numbers::{Precision, percent_of, quotient_or_zero, sum_of};
-use crate::time::{instant_of, maybe_instant, span_of};
+use crate::time::maybe_instant;
 use crate::values::Values;
 
 /// After everything.
-const NEVER: Timestamp = Timestamp::from_nanoseconds(i64::MAX);
+pub(crate) const NEVER: Timestamp = Timestamp::from_nanoseconds(i64::MAX);
+
+/// When balances without dates start, and are used.
+const START: Timestamp = Timestamp::MIN;
+
+/// A balance that burns in the order of its place.
+fn balance(place: u32, amount: Exact) -> Grant {
+    Grant {
+        id: String::new(),
+        priority: place,
+        created: u64::from(place),
+        amount,
+        from: START,
+        until: None,
+        recurrence: None,
+        rollover_max: Exact::ZERO,
+        voided_at: None,
+    }
+}
+
+/// Something to be paid by whatever there is.
+pub(crate) fn due(at: Timestamp, amount: Exact) -> Due {
+    Due { at, amount, grants: None, frozen: Vec::new(), pieces: Vec::new() }
+}
+
+/// What balances pay of an amount, in the order of the list.
+pub(crate) fn paid_in_order(amount: Exact, balances: &[Exact]) -> Result<Vec<Exact>, Stop> {
+    let mut grants = Vec::with_capacity(balances.len());
+    for (place, amount) in balances.iter().enumerate() {
+        grants.push(balance(place as u32, amount.max(Exact::ZERO)?));
+    }
+    let mut paid = vec![Exact::ZERO; balances.len()];
+    for one in draw(&grants, &[due(START, amount)], &Zone::utc(), START)?.draws {
+        paid[one.grant] = one.amount;
+    }
+    Ok(paid)
+}
 
 /// Usage without an instant: all grants are usable. A void after so many units cuts the usage there.
 pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
@@ -55,7 +90,7 @@ pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
     let mut dues = Vec::with_capacity(cuts.len());
     for (step, ends) in cuts.windows(2).enumerate() {
         let amount = ends[1].subtract(ends[0])?;
-        dues.push(Due { at: step_at(step), amount, grants: None, frozen: Vec::new(), pieces: Vec::new() });
+        dues.push(due(step_at(step), amount));
     }
     let drawn = draw(&grants, &dues, &Zone::utc(), step_at(dues.len()))?;
     let mut balances = BTreeMap::new();
@@ -66,12 +101,12 @@ pub(crate) fn burn(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 /// A grant without an expiry ends last.
-fn expiry_of(grant: &Case<'_>) -> Result<Timestamp, Stop> {
+pub(crate) fn expiry_of(grant: &Case<'_>) -> Result<Timestamp, Stop> {
     Ok(maybe_instant(grant, "expires_at")?.unwrap_or(NEVER))
 }
 
 /// Priorities in their order; they may be below zero.
-fn priority_of(grant: &Case<'_>) -> Result<u32, Stop> {
+pub(crate) fn priority_of(grant: &Case<'_>) -> Result<u32, Stop> {
     let priority: i32 = grant.integer("priority")?.unwrap_or(0);
     Ok(priority.wrapping_sub(i32::MIN).cast_unsigned())
 }
@@ -89,7 +124,7 @@ pub(crate) fn burn_phases(case: &Case<'_>) -> Result<Values, Stop> {
         let wallets =
             wallets.ok_or_else(|| Stop::Broken("a phase names a grant that is not there".to_string()))?;
         let usage = phase.number("usage")?;
-        let paid = pay_in_order(usage, &wallets, Exact::ZERO)?;
+        let paid = paid_in_order(usage, &wallets)?;
         overage = overage.add(usage.subtract(sum_of(&paid)?)?)?;
         for ((id, wallet), paid) in active.into_iter().zip(wallets).zip(paid) {
             balances.insert(id, wallet.subtract(paid)?);
@@ -100,9 +135,17 @@ pub(crate) fn burn_phases(case: &Case<'_>) -> Result<Values, Stop> {
 
 pub(crate) fn rollover(case: &Case<'_>) -> Result<Values, Stop> {
     let (balance, least) = (case.number("balance")?, case.number_or_zero("rollover_min")?);
-    let most = case.maybe("rollover_max")?.map_or_else(|| balance.max(least), Ok)?;
-    let carried = case.number_or_zero("carry_overage")?;
-    Ok(Values::new().with("balance", roll_over(balance, least, most, carried)?))
+    let left = balance.max(least)?;
+    let most = case.maybe("rollover_max")?.unwrap_or(left);
+    let rolled = if left.is_positive() { rolled_of(left, most)? } else { left.min(most)? };
+    Ok(Values::new().with("balance", rolled.subtract(case.number_or_zero("carry_overage")?)?))
+}
+
+/// What goes on into the next lot of a grant that is given again and has so much left.
+fn rolled_of(left: Exact, rollover_max: Exact) -> Result<Exact, Stop> {
+    let grant = Grant { recurrence: Some(Recurrence::Days(1)), rollover_max, ..balance(0, left) };
+    let drawn = draw(&[grant], &[], &Zone::utc(), START.plus(DAY))?;
+    Ok(drawn.lots.first().map_or(Exact::ZERO, |lot| lot.rolled))
 }
 
 pub(crate) fn wallets_in_order(case: &Case<'_>) -> Result<Values, Stop> {
@@ -119,7 +162,10 @@ pub(crate) fn wallet_taxed(case: &Case<'_>) -> Result<Values, Stop> {
 
 fn paid_by_wallets(case: &Case<'_>, due: Exact) -> Result<Values, Stop> {
     let wallets = case.numbers("wallets")?;
-    let applied = pay_in_order(due, &wallets, case.number_or_zero("min_unit")?)?;
+    let least = case.number_or_zero("min_unit")?;
+    // What is below the least that a wallet pays stays in it.
+    let usable = |wallet: &Exact| if *wallet < least { Exact::ZERO } else { *wallet };
+    let applied = paid_in_order(due, &wallets.iter().map(usable).collect::<Vec<_>>())?;
     let left = wallets.iter().zip(&applied).map(|(wallet, paid)| wallet.subtract(*paid));
     let balances = left.collect::<Result<Vec<_>, _>>()?;
     let amount = due.subtract(sum_of(&applied)?)?;
@@ -148,68 +194,16 @@ pub(crate) fn cascade(case: &Case<'_>) -> Result<Values, Stop> {
             places.ok_or_else(|| Stop::Broken("a position is a number from 0 on".to_string()))?
         }
     };
-    let applied = credits::cascade(case.number("gross")?, &case.numbers("wallets")?, &topped_up)?;
+    let (due, wallets) = (case.number("gross")?, case.numbers("wallets")?);
+    // What absorbs the rest leaves nothing to those behind it.
+    let last = topped_up.into_iter().min().unwrap_or(usize::MAX).min(wallets.len().saturating_sub(1));
+    let mut applied = paid_in_order(due, &wallets[..last.min(wallets.len())])?;
+    let rest = due.subtract(sum_of(&applied)?)?;
+    if !wallets.is_empty() {
+        applied.push(rest);
+    }
+    applied.resize(wallets.len(), Exact::ZERO);
     Ok(Values::new().with("applied", applied))
-}
-
-pub(crate) fn credit_burndown(case: &Case<'_>) -> Result<Values, Stop> {
-    if case.text("aggregation").is_some_and(|aggregation| aggregation != "SUM") {
-        return Err(Stop::Unsupported("usage that is no sum".to_string()));
-    }
-    let start_balances = case.find("start_balances").map(fields_of).transpose()?.map(Case::part);
-    let rows = case.rows("grants")?;
-    // A void is not known before it comes, so it does not change the order of what came before it.
-    let mut order = Vec::with_capacity(rows.len());
-    for (index, grant) in rows.iter().enumerate() {
-        order.push((priority_of(grant)?, expiry_of(grant)?, index));
-    }
-    order.sort();
-    let mut grants = Vec::with_capacity(rows.len());
-    for (index, grant) in rows.iter().enumerate() {
-        let (id, amount) = (grant.word("id")?, grant.number("amount")?);
-        let rank = order.iter().position(|(_, _, of)| *of == index).expect("every grant has a place");
-        let ended_at = maybe_instant(grant, "ended_at")?.unwrap_or(NEVER);
-        grants.push(BurndownGrant {
-            id: id.to_string(),
-            priority: rank as i64,
-            amount,
-            effective_at: instant_of(grant, "effective_at")?,
-            ends_at: Some(expiry_of(grant)?.min(ended_at)),
-            recurrence: recurrence_of(grant)?,
-            start_balance: start_balances
-                .as_ref()
-                .map_or(Ok(amount), |balances| balances.number_or_zero(id))?,
-        });
-    }
-    let use_of =
-        |one: &Case<'_>| Ok::<_, Stop>(Use { at: instant_of(one, "time")?, amount: one.number("value")? });
-    let uses = case.rows("usage")?.iter().map(use_of).collect::<Result<Vec<_>, _>>()?;
-    let span = span_of(case, "at", "until")?;
-    let burnt = burndown(&grants, &uses, span, case.number_or_zero("start_overage")?)?;
-    let mut values = Values::new().with("overage", burnt.overage).with("segments", burnt.segments.len());
-    let mut balances = BTreeMap::new();
-    for (index, grant) in grants.iter().enumerate() {
-        balances.insert(&grant.id, burnt.balances[index]);
-        let by_segment = burnt.balances_by_segment.iter().map(|balances| balances[index]).collect::<Vec<_>>();
-        values.set(&format!("{}_balance_at_start_by_segment", grant.id), by_segment);
-    }
-    Ok(values.with("balances", balances))
-}
-
-/// The recurrence of a grant. Its anchor may lie inside the grant's life: it recurs before it as well as after it.
-fn recurrence_of(grant: &Case<'_>) -> Result<Option<(Timestamp, i64)>, Stop> {
-    let Some(recurrence) = grant.find("recurrence") else { return Ok(None) };
-    let recurrence = Case::part(fields_of(recurrence)?);
-    let days: i64 = recurrence.integer("every_days")?.unwrap_or(0);
-    if days <= 0 {
-        return Err(Stop::Refused);
-    }
-    let every = days.saturating_mul(DAY);
-    let anchor =
-        maybe_instant(&recurrence, "anchor")?.map_or_else(|| instant_of(grant, "effective_at"), Ok)?;
-    let start = instant_of(grant, "effective_at")?;
-    let after_start = (anchor.nanoseconds() - start.nanoseconds()).max(0);
-    Ok(Some((anchor.plus(-(after_start / every) * every), every)))
 }
 
 /// Many equal grants in no order; one expires earlier than the others.
@@ -218,30 +212,21 @@ pub(crate) fn credit_burndown_scale(case: &Case<'_>) -> Result<Values, Stop> {
     let (amount, early) = (case.number("amount")?, case.word("early_grant")?);
     let days = |name: &str| Ok::<i64, Stop>(case.integer(name)?.unwrap_or(0));
     let (expiry, early_expiry) = (days("expiry_days")?, days("early_expiry_days")?);
-    let start = Timestamp::MIN;
     let mut grants = Vec::with_capacity(count);
     for number in shuffled(count) {
         let id = format!("grant-{number}");
         let life = if id == early { early_expiry } else { expiry };
-        grants.push(BurndownGrant {
-            id,
-            priority: 0,
-            amount,
-            effective_at: start,
-            ends_at: Some(start.plus(life.saturating_mul(DAY))),
-            recurrence: None,
-            start_balance: amount,
-        });
+        let until = Some(START.plus(life.saturating_mul(DAY)));
+        grants.push(Grant { id, until, ..balance(0, amount) });
     }
-    let uses = [Use { at: start, amount: case.number("usage")? }];
-    let burnt = burndown(&grants, &uses, Span::new(start, start.plus(1)), Exact::ZERO)?;
-    let balances = || grants.iter().zip(&burnt.balances);
-    let early_balance = balances().find(|(grant, _)| grant.id == early).map(|(_, balance)| *balance);
-    let other_balance = balances().find(|(grant, _)| grant.id != early).map(|(_, balance)| *balance);
+    let drawn = draw(&grants, &[due(START, case.number("usage")?)], &Zone::utc(), START)?;
+    let is_early = |lot: &&LotState| grants[lot.grant].id == early;
+    let early_balance = drawn.lots.iter().find(is_early).map(|lot| lot.balance);
+    let other_balance = drawn.lots.iter().find(|lot| !is_early(lot)).map(|lot| lot.balance);
     Ok(Values::new()
         .with("early_grant_balance", early_balance)
         .with("other_balances", other_balance)
-        .with("overage", burnt.overage))
+        .with("overage", sum_of(&drawn.unpaid)?))
 }
 
 /// The numbers below a count in a mixed, always equal order: steps that share no factor with the count.

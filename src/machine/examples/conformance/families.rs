@@ -9,8 +9,8 @@ use crate::case::{Case, Stop};
 use crate::json::{Fields, plain_text};
 use crate::values::Values;
 use crate::{
-    credits, documents, events, imported, levels, measures, metering, models, proration, runs, terms, usage,
-    windows,
+    burndown, credits, documents, events, imported, levels, measures, metering, models, proration, runs,
+    terms, usage, windows,
 };
 
 /// Computes one family.
@@ -122,7 +122,7 @@ const METERING: &[(&str, Family)] = &[
     ("prorated_sum_recurring", measures::prorated_sum_recurring),
     ("prorated_in_advance", measures::prorated_in_advance),
     ("weighted_sum", levels::weighted_sum_of_events),
-    ("credit_burndown", credits::credit_burndown),
+    ("credit_burndown", burndown::credit_burndown),
     ("credit_burndown_scale", credits::credit_burndown_scale),
     ("window_commitment", windows::window_commitment),
     ("commitment", windows::commitment),

@@ -11,6 +11,7 @@
 //! compare (`expected`).
 
 mod bounds;
+mod burndown;
 mod case;
 mod credits;
 mod differences;

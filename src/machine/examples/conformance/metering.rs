@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use billing::rating::credits::pay_in_order;
 use billing::rating::quantity::QuantityTerms;
 use domain::Exact;
 use serde_json::Value;
 
 use crate::case::{Case, Stop, fields_of, number};
+use crate::credits::paid_in_order;
 use crate::expression::Expression;
 use crate::json::any_text;
 use crate::numbers::{mode_of, sum_of};
@@ -107,7 +107,7 @@ pub(crate) fn entitlement(case: &Case<'_>) -> Result<Values, Stop> {
         }
     }
     let (grant, usage) = (case.number("grant")?, sum_of(&matching)?);
-    let drawn = sum_of(&pay_in_order(usage, &[grant], Exact::ZERO)?)?;
+    let drawn = sum_of(&paid_in_order(usage, &[grant])?)?;
     let overage = usage.subtract(drawn)?.max(Exact::ZERO)?;
     Ok(Values::new()
         .with("meter_value", sum_of(&all)?)

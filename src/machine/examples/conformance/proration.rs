@@ -3,8 +3,8 @@
 //! Owns: which dates and numbers of a case make which ratio. Leaves to others: ratios themselves
 //! (`billing::rating::proration`).
 
-use billing::rating::proration::{Basis, Ratio, prorate as prorated, ratio, ratio_left};
-use domain::{Exact, Zone};
+use billing::rating::proration::{Basis, Ratio, prorate as prorated, ratio};
+use domain::{Exact, Span, Zone};
 use serde_json::Value;
 
 use crate::case::{Case, Stop, list_of, number_of};
@@ -13,7 +13,9 @@ use crate::time::{instant_of, span_of};
 use crate::values::Values;
 
 pub(crate) fn prorate(case: &Case<'_>) -> Result<Values, Stop> {
-    let amount = prorated(case.number("amount")?, ratio_of(case, "ratio")?.at_most_whole())?;
+    let Ratio { numerator, denominator } = ratio_of(case, "ratio")?;
+    // A part is at most the whole.
+    let amount = prorated(case.number("amount")?, Ratio::new(numerator.min(denominator), denominator))?;
     Ok(Values::new().with("amount", Precision::of(case)?.round(amount)?))
 }
 
@@ -33,7 +35,8 @@ pub(crate) fn prorate_parts(case: &Case<'_>) -> Result<Values, Stop> {
 }
 
 pub(crate) fn prorate_seconds(case: &Case<'_>) -> Result<Values, Stop> {
-    let left = ratio_left(Basis::Seconds, span_of(case, "from", "to")?, instant_of(case, "at")?);
+    let period = span_of(case, "from", "to")?;
+    let left = ratio(Basis::Seconds, period, Span::new(instant_of(case, "at")?, period.until));
     let amount = prorated(case.number("amount")?, left)?;
     Ok(Values::new().with("amount", Precision::of(case)?.round(amount)?))
 }
@@ -47,13 +50,11 @@ pub(crate) fn swap(case: &Case<'_>) -> Result<Values, Stop> {
     Ok(Values::new().with("credit", credit).with("charge", charge).with("net", sum_of(&[credit, charge])?))
 }
 
+/// No more is given back than was paid and not given back before.
 pub(crate) fn cap_credit(case: &Case<'_>) -> Result<Values, Stop> {
-    let potential = case.number("potential")?;
     let (paid, credited) = (case.number("original_paid")?, case.number_or_zero("previous_credits")?);
-    let grid = Grid::of([potential, paid, credited])?;
-    let of = billing::rating::proration::Paid { paid: grid.units(paid)?, credited: grid.units(credited)? };
-    let credit = billing::rating::proration::cap_credit(grid.units(potential)?, of)?;
-    Ok(Values::new().with("credit", grid.amount(credit)?))
+    let left = paid.subtract(credited)?.max(Exact::ZERO)?;
+    Ok(Values::new().with("credit", case.number("potential")?.max(Exact::ZERO)?.min(left)?))
 }
 
 pub(crate) fn units_ratio(case: &Case<'_>) -> Result<Values, Stop> {
