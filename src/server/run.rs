@@ -29,11 +29,12 @@ use crate::config::{ClockChoice, ServeArgs};
 use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, ControlSurroundings, Served};
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
-use crate::edge::{Edge, EventBudget, QUERIES_MAX, TlsListener, router};
+use crate::edge::{CONNECTIONS_MAX, Connections, Edge, EventBudget, QUERIES_MAX, router};
 use crate::event_finder::EventFinder;
 use crate::forgetting::Forgetting;
 use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
+use crate::peers::PeerLimits;
 use crate::runs::{RunTask, Runs};
 use crate::segments::Segments;
 use crate::shards::{IdCounts, Shards};
@@ -61,7 +62,7 @@ pub struct Running {
     threads: Vec<std::thread::JoinHandle<()>>,
     shards: Shards,
     runs_thread: std::thread::JoinHandle<()>,
-    http_task: tokio::task::JoinHandle<std::io::Result<()>>,
+    http_task: tokio::task::JoinHandle<()>,
     quic_task: tokio::task::JoinHandle<()>,
     endpoint: quinn::Endpoint,
     _lock: DataDirectoryLock,
@@ -284,19 +285,14 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let http = listener.local_addr()?;
     let is_https = http_tls.is_some();
     tokio::spawn(follow(tls_files, endpoint.clone(), http_tls.clone(), stopping.clone()));
-    let mut http_stopping = stopping;
-    let http_task = tokio::spawn(async move {
-        let stopped = async move {
-            let _ = http_stopping.wait_for(|stopping| *stopping).await;
-        };
-        let routes = router(Arc::new(edge));
-        match http_tls {
-            None => axum::serve(listener, routes).with_graceful_shutdown(stopped).await,
-            Some((_, tls)) => {
-                axum::serve(TlsListener::new(listener, tls)?, routes).with_graceful_shutdown(stopped).await
-            }
-        }
-    });
+    let connections_max = crate::descriptors::for_connections(CONNECTIONS_MAX);
+    let connections = Connections {
+        limits: PeerLimits { all: connections_max, of_network: connections_max.div_ceil(2) },
+        metrics: edge.metrics.clone(),
+        tls: http_tls.map(|(_, tls)| tls),
+        routes: router(Arc::new(edge)),
+    };
+    let http_task = tokio::spawn(connections.serve(listener, stopping));
     // Last, so that a start that fails does not use up the one showing.
     let token = development_token(&args.data)?;
     Ok(Running {

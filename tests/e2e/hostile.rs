@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domain::{Decimal, Timestamp};
 use tallymark_client::{Client, Event};
+use tokio::io::AsyncWriteExt;
 use wire::frame::{FRAME_HEADER_BYTES, Schema};
 use wire::reply::{Close, CloseCode};
 use wire::{AlignedBytes, BatchBuilder, FrameHeader, IdMode};
@@ -174,6 +175,37 @@ async fn frames_that_never_end_fill_the_memory_of_their_own_source_only() {
     // Those that wait for memory are closed like those that have it, each in its time.
     let close: Close = held.swap_remove(0).close().await;
     assert_eq!(close.code, CloseCode::TooSlow);
+}
+
+/// Connections took all open files, and with them those of the logs: a log that could not begin its next segment ended the
+/// server, and no token could be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_http_connections_leave_open_files_to_the_logs_and_connections_to_others() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start_with_files(data.path(), 200);
+    let token = server.token.clone().unwrap();
+    let healthy = client(&server, data.path(), &token, "healthy").await;
+    let mut silent = Vec::new();
+    for number in 0..400 {
+        let mut stream = tokio::net::TcpStream::connect(&server.http).await.unwrap();
+        let _ = stream.write_all(&b"POST /v1/events HTTP/1.1\r\nHost: a\r\n"[..number % 30]).await;
+        silent.push(stream);
+    }
+    let newcomer = client(&server, data.path(), &token_of(data.path(), "new", "newcomer"), "newcomer").await;
+    is_served(&newcomer).await;
+    is_served(&healthy).await;
+    // Somebody else's address is served over HTTP.
+    let other = reqwest::Client::builder().local_address("127.0.0.2".parse::<std::net::IpAddr>().unwrap());
+    let page = other.build().unwrap().get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    let count = |name: &str| -> u64 {
+        page.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap().parse().unwrap()
+    };
+    assert!(
+        count("tallymark_http_connections_refused_total") >= 300,
+        "half of the files are for connections"
+    );
+    drop(silent);
+    assert_eq!(server.terminate(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

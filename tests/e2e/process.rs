@@ -81,7 +81,18 @@ impl Server {
     }
 
     pub(crate) fn start_at(data: &Path, quic: &str, http: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(binary())
+        Self::start_command(Command::new(binary()), data, quic, http, arguments)
+    }
+
+    /// A server that may have so many open files.
+    pub(crate) fn start_with_files(data: &Path, files: u32) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]).arg(binary());
+        Self::start_command(shell, data, "127.0.0.1:0", "127.0.0.1:0", &[])
+    }
+
+    fn start_command(mut command: Command, data: &Path, quic: &str, http: &str, arguments: &[&str]) -> Self {
+        let mut child = command
             .arg("serve")
             .arg("--data")
             .arg(data)

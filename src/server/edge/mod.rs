@@ -5,21 +5,22 @@
 //! Invariants: every error is `application/problem+json` with a stable `code`; nothing is answered before it is durable.
 
 mod completeness;
+mod connections;
 mod corrections;
 mod events;
 mod lineage;
 mod problem;
 mod reads;
-mod tls_listener;
 mod usage;
 mod writes;
 
+pub use self::connections::{CONNECTIONS_MAX, Connections, TlsInForce};
 pub use self::events::EventBudget;
-pub use self::tls_listener::TlsListener;
 pub use self::usage::QUERIES_MAX;
 pub(crate) use self::writes::put_list;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -31,6 +32,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use engine::identity::IdentityKey;
 use machine::Machine;
 use tokio::sync::{Semaphore, oneshot};
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use self::problem::Problem;
 use crate::control::{Command, CommandError, Served};
@@ -44,6 +46,8 @@ use crate::usage_log::{UsageLogState, UsageQueue, UsageTask};
 
 /// Bytes of a request body, a catalog file included.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
+/// Time for the next bytes of a body.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the handlers need.
 pub struct Edge {
@@ -136,6 +140,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE))
         .layer(middleware::map_response(problem::as_problem))
         .merge(ingest)
         .with_state(edge)

@@ -1,75 +1,31 @@
 //! Who may start a handshake.
 //!
-//! Owns: counting unfinished handshakes, by address and in all. Leaves to others: connections (`super`).
-//!
-//! Invariants: one address never has more than its part of all handshakes; addresses are counted only while they have one.
-//! An IPv6 address counts as its network of 64 bits: one peer has all of that.
+//! Owns: what a handshake is answered. Leaves to others: counting unfinished ones (`crate::peers`), connections (`super`).
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::net::IpAddr;
 
 use super::{HANDSHAKES_MAX, HANDSHAKES_OF_ADDRESS_MAX, RETRY_ABOVE};
+use crate::peers::{PeerLimits, Peers, Place};
 
-#[derive(Clone, Default)]
-pub(super) struct Admission(Arc<Mutex<Handshakes>>);
+const LIMITS: PeerLimits = PeerLimits { all: HANDSHAKES_MAX, of_network: HANDSHAKES_OF_ADDRESS_MAX };
 
 #[derive(Default)]
-struct Handshakes {
-    count: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
+pub(super) struct Admission(Peers);
 
 pub(super) enum Decision {
-    /// Go on; counts until it is dropped.
-    Admit(Handshake),
+    /// Go on; it counts until its place is dropped.
+    Admit(Place),
     /// Let the address show that it receives what it is sent.
     Retry,
     Refuse,
 }
 
-/// An unfinished handshake.
-pub(super) struct Handshake {
-    admission: Admission,
-    address: IpAddr,
-}
-
 impl Admission {
-    fn lock(&self) -> MutexGuard<'_, Handshakes> {
-        self.0.lock().expect("nothing panics while it holds the handshakes")
-    }
-
     pub(super) fn decide(&self, address: IpAddr, is_validated: bool) -> Decision {
-        let address = network_of(address);
-        let mut handshakes = self.lock();
-        let of_address = handshakes.by_address.get(&address).copied().unwrap_or(0);
-        if handshakes.count >= HANDSHAKES_MAX || of_address >= HANDSHAKES_OF_ADDRESS_MAX {
-            return Decision::Refuse;
-        }
-        if handshakes.count >= RETRY_ABOVE && !is_validated {
-            return Decision::Retry;
-        }
-        handshakes.count += 1;
-        *handshakes.by_address.entry(address).or_default() += 1;
-        Decision::Admit(Handshake { admission: self.clone(), address })
-    }
-}
-
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut handshakes = self.admission.lock();
-        handshakes.count -= 1;
-        let of_address = handshakes.by_address.get_mut(&self.address).expect("the address has a handshake");
-        *of_address -= 1;
-        if *of_address == 0 {
-            handshakes.by_address.remove(&self.address);
+        match self.0.take(address, LIMITS) {
+            None => Decision::Refuse,
+            Some(place) if place.before >= RETRY_ABOVE && !is_validated => Decision::Retry,
+            Some(place) => Decision::Admit(place),
         }
     }
 }
@@ -78,14 +34,10 @@ impl Drop for Handshake {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
     #[test]
     fn an_address_shows_itself_under_load_and_has_a_limit_of_its_own() {
         let admission = Admission::default();
-        let (one, two) = (address("192.0.2.1"), address("192.0.2.2"));
+        let (one, two) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut held = Vec::new();
         let mut decide = |address: IpAddr, is_validated: bool| match admission.decide(address, is_validated) {
             Decision::Admit(handshake) => {
@@ -105,14 +57,6 @@ mod tests {
         assert_eq!((decide(one, true), decide(one, false), decide(two, true)), ("refuse", "refuse", "admit"));
         held.clear();
         assert!(matches!(admission.decide(one, false), Decision::Admit(_)));
-        assert!(admission.lock().by_address.is_empty(), "addresses without a handshake take no memory");
-    }
-
-    #[test]
-    fn a_network_is_one_peer() {
-        let networks =
-            ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1"]
-                .map(|text| network_of(address(text)));
-        assert!(networks[0] == networks[1] && networks[1] != networks[2] && networks[3] == networks[4]);
+        assert!(admission.0.is_empty());
     }
 }

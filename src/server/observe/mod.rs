@@ -28,6 +28,12 @@ pub struct Metrics {
     pub handshakes_refused: AtomicU64,
     /// Frames refused since start.
     pub frames_refused: AtomicU64,
+    /// HTTP connections taken since start.
+    pub http_connections_opened: AtomicU64,
+    /// HTTP connections ended since start.
+    pub http_connections_closed: AtomicU64,
+    /// HTTP connections refused for want of room since start.
+    pub http_connections_refused: AtomicU64,
     /// Events refused over HTTP before they reached the log, since start.
     pub http_events_refused: AtomicU64,
     /// Last sealed charge batch.
@@ -53,6 +59,9 @@ impl Default for Metrics {
             handshakes_retried: AtomicU64::new(0),
             handshakes_refused: AtomicU64::new(0),
             frames_refused: AtomicU64::new(0),
+            http_connections_opened: AtomicU64::new(0),
+            http_connections_closed: AtomicU64::new(0),
+            http_connections_refused: AtomicU64::new(0),
             http_events_refused: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             charge_lines: AtomicU64::new(0),
@@ -178,6 +187,21 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             load(&metrics.handshakes_refused),
         ),
         ("tallymark_frames_refused_total", "Frames that broke a rule.", load(&metrics.frames_refused)),
+        (
+            "tallymark_http_connections_opened_total",
+            "HTTP connections taken.",
+            load(&metrics.http_connections_opened),
+        ),
+        (
+            "tallymark_http_connections_closed_total",
+            "HTTP connections ended.",
+            load(&metrics.http_connections_closed),
+        ),
+        (
+            "tallymark_http_connections_refused_total",
+            "HTTP connections refused because there were too many.",
+            load(&metrics.http_connections_refused),
+        ),
         (
             "tallymark_http_events_refused_total",
             "Events refused over HTTP before they reached the log.",

@@ -9,26 +9,24 @@
 //! - Bodies that are read at once take their bytes from one budget; at its end the answer is 503 `busy`.
 
 mod intake;
+mod packed;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::{Layer, ServiceExt};
-use tower_http::decompression::{DecompressionBody, RequestDecompressionLayer};
 use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
 
 use self::intake::{Intake, Summary};
-use super::problem::{Problem, as_problem};
-use super::{Answer, BODY_BYTES_MAX, Edge, stopping};
+use self::packed::Unpacking;
+use super::problem::Problem;
+use super::{Answer, BODY_BYTES_MAX, BODY_PATIENCE, Edge, stopping};
 use crate::tokens::{Role, Token};
 
 /// Bytes of all event bodies that are in memory at once.
@@ -39,26 +37,28 @@ const EVENT_LINE_BYTES_MAX: usize = 1 << 20;
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks of one upload that wait for their verdicts.
 const BLOCKS_IN_FLIGHT_MAX: usize = 8;
-/// Time for the next bytes of a body.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Bodies up to this are read where they arrive: that takes less time than handing the thread's other work over.
 const BODY_INLINE_BYTES_MAX: usize = 64 << 10;
 /// What a permit of the budget stands for.
 const BUDGET_UNIT_BYTES: usize = 4 << 10;
 
-/// The bytes that event bodies may take.
-pub struct EventBudget(Arc<Semaphore>);
+/// What event bodies may take.
+pub struct EventBudget {
+    bytes: Arc<Semaphore>,
+    unpacking: Unpacking,
+}
 
 impl Default for EventBudget {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(EVENT_BODIES_BYTES_MAX / BUDGET_UNIT_BYTES)))
+        let bytes = Arc::new(Semaphore::new(EVENT_BODIES_BYTES_MAX / BUDGET_UNIT_BYTES));
+        Self { bytes, unpacking: Unpacking::default() }
     }
 }
 
 impl EventBudget {
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let units = bytes.div_ceil(BUDGET_UNIT_BYTES) as u32; // a body is far below 2^32 units
-        self.0.clone().try_acquire_many_owned(units).map_err(|_| {
+        self.bytes.clone().try_acquire_many_owned(units).map_err(|_| {
             let detail = "event bodies take all the memory that they may; send again a little later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
         })
@@ -94,30 +94,9 @@ fn mode_of(headers: &HeaderMap) -> Result<Mode, Problem> {
 /// `POST /v1/events`
 pub(super) async fn post_events(State(edge): State<Arc<Edge>>, request: Request) -> Answer {
     let token = edge.authorize(request.headers(), Role::Ingest)?;
-    if request.headers().contains_key(header::CONTENT_ENCODING) {
-        return Ok(take_packed(edge, token, request).await);
-    }
     let (parts, body) = request.into_parts();
+    let body = edge.event_budget.unpacking.unpack(&parts.headers, body).await?;
     take(&edge, token, &parts.headers, body).await
-}
-
-/// Takes a body that is packed, unpacking it as it comes.
-async fn take_packed(edge: Arc<Edge>, token: Arc<Token>, request: Request) -> Response {
-    let unpacked = tower::service_fn(move |request: axum::http::Request<DecompressionBody<Body>>| {
-        let (edge, token) = (edge.clone(), token.clone());
-        async move {
-            let (parts, body) = request.into_parts();
-            let answer = take(&edge, token, &parts.headers, Body::new(body)).await;
-            Ok::<_, Infallible>(answer.into_response())
-        }
-    });
-    let Ok(response) = RequestDecompressionLayer::new().layer(unpacked).oneshot(request).await;
-    let response = response.map(Body::new);
-    // A coding that is not known is answered by the layer, in its own words.
-    if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        return as_problem(response).await;
-    }
-    response
 }
 
 async fn take(edge: &Arc<Edge>, token: Arc<Token>, headers: &HeaderMap, body: Body) -> Answer {
@@ -181,8 +160,8 @@ async fn read_whole(
 /// The next bytes of a body; `None` at its end.
 async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| {
-            let detail = format!("no bytes of the body came for {} seconds", PATIENCE.as_secs());
+        let frame = tokio::time::timeout(BODY_PATIENCE, body.frame()).await.map_err(|_| {
+            let detail = format!("no bytes of the body came for {} seconds", BODY_PATIENCE.as_secs());
             Problem::new(StatusCode::REQUEST_TIMEOUT, "body_must_come", &detail)
         })?;
         let Some(frame) = frame else { return Ok(None) };
