@@ -72,7 +72,7 @@ pub use self::what_if::{AccountEffect, Effect, WhatIf, usage_period};
 pub use wire::control::RatingFailure;
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.
-pub const RATING_EPOCH: &str = "3";
+pub const RATING_EPOCH: &str = "4";
 
 #[cfg(test)]
 mod tests;

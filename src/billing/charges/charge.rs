@@ -43,7 +43,8 @@ pub struct LineKey {
     pub price_version: u32,
     /// Which part of the bill it is.
     pub component: Component,
-    /// What it came from: the number or id of a discount, the id of a commitment or a lot of a credit grant; else empty.
+    /// What it came from: the number or id of a discount, `subscription` for what is agreed there, the id of a commitment or a
+    /// lot of a credit grant; else empty.
     pub term: String,
 }
 

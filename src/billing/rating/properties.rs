@@ -82,8 +82,6 @@ proptest! {
     fn usage_that_is_taken_back_was_worth_nothing(world in world(), taken_at in 0..HOURS) {
         // Each event of a percentage is one of its own, and a change of price in between keeps its difference.
         prop_assume!(world.model != "percentage");
-        // A capacity is taken up by any event, also one that holds nothing.
-        prop_assume!(world.model != "capacity" || world.versions[0].1.flat_at_zero);
         let mut world = World { versions: world.versions[..1].to_vec(), ..world };
         let silence = World { events: Vec::new(), ..world.clone() };
         let back: Vec<Event> = world

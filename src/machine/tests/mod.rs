@@ -18,6 +18,7 @@ mod measures;
 mod model;
 mod play;
 mod pools;
+mod posting;
 mod quoted;
 mod what_if;
 mod world;

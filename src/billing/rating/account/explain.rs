@@ -13,20 +13,8 @@ use crate::rating::proration::Ratio;
 pub enum Reason {
     /// A price and usage: see the explanation of the window.
     Charge,
-    /// A share of what was left.
-    Percent {
-        /// In percent.
-        percent: Exact,
-        /// Of this amount.
-        of: i128,
-    },
-    /// An amount, at most what was left.
-    Amount {
-        /// Of this amount.
-        of: i128,
-    },
-    /// A discount of the account, or the part of it that this line bears.
-    AccountDiscount {
+    /// A discount, or the part of it that this line bears.
+    Discount {
         /// In percent; without it an amount.
         percent: Option<Exact>,
         /// Of this amount, over all that it is of.
@@ -100,19 +88,20 @@ impl BillLine {
         let units = |units: &Exact| grouped(&units.to_string());
         let what = match &self.reason {
             Reason::Charge => "charge".to_string(),
-            Reason::Percent { percent, of } => format!("discount: {percent}% of {}", money(*of)),
-            Reason::Amount { of } => format!("discount off {}", money(*of)),
-            Reason::AccountDiscount { percent, of, taken } => {
-                let share = percent.map_or_else(String::new, |percent| format!("{percent}% of "));
-                let off = if percent.is_some() { "" } else { "off " };
-                let part = match *taken == -self.rounded {
-                    true => String::new(),
-                    false => format!(" is {} in all, of which for this", money(*taken)),
+            Reason::Discount { percent, of, taken } => {
+                let off = percent.map_or("off ".to_string(), |percent| format!("{percent}% of "));
+                let what = match self.key.term.as_str() {
+                    term if term.starts_with("subscription/") => "discount of the subscription: ".to_string(),
+                    term if term.parse::<usize>().is_err() => format!("discount {term}: "),
+                    _ if percent.is_none() => "discount ".to_string(),
+                    _ => "discount: ".to_string(),
                 };
-                format!("discount {}: {share}{off}{}{part}", self.key.term, money(*of))
+                format!("{what}{off}{}{}", money(*of), self.part_of(*taken, money))
             }
             Reason::Maximum { maximum, of } => {
-                format!("at most {}, of {}", money(*maximum), money(*of))
+                let whose = if self.key.term.is_empty() { "" } else { "the subscription: " };
+                let part = self.part_of(of - maximum, money);
+                format!("{whose}at most {}, of {}{part}", money(*maximum), money(*of))
             }
             Reason::Minimum { minimum, share, billed } if share.numerator == share.denominator => {
                 format!("at least {}, of which {} was used", money(*minimum), money(*billed))
@@ -151,5 +140,13 @@ impl BillLine {
             }
         };
         format!("{what} = {}", money(self.rounded))
+    }
+
+    /// Where a line bears only a part of what is taken, that it does.
+    fn part_of(&self, taken: i128, money: impl Fn(i128) -> String) -> String {
+        if taken == -self.rounded {
+            return String::new();
+        }
+        format!(" is {} in all, of which for this", money(taken))
     }
 }

@@ -7,7 +7,7 @@
 //! For each window of a subscription, in minor units, each step from what the one before left:
 //! 1. *charges*: the position of every price, rounded once a line;
 //! 2. of each price: its discounts in their order, then its maximum, then, once the window is final, its minimum;
-//! 3. of the subscription: its discounts, maximum and minimum, over all its prices;
+//! 3. of the subscription: its discounts, maximum and minimum, over all its prices, each of which bears its part ([`spread`]);
 //! 4. of the account: its discounts in their order, over all its subscriptions ([`discounts`]);
 //! 5. of the account: commitments, over the windows of their term ([`commitments`]);
 //! 6. credit grants pay what is left, in order of time ([`credits`]).
@@ -29,6 +29,7 @@ mod commitments;
 mod credits;
 mod discounts;
 mod explain;
+mod spread;
 mod units;
 
 #[cfg(test)]

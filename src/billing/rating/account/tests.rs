@@ -217,8 +217,57 @@ fn terms_of_a_subscription_apply_to_what_its_prices_leave() {
     // 100 less 10 percent, and 10: half of it is 50, and 30 are missing to the minimum.
     assert_eq!(
         world.shown("02-01"),
-        ["01 discount 1 -5000", "01 minimum  3000", "01 discount 1 -1000", "01 total 8000"]
+        [
+            "01 minimum  3000",
+            "01 discount 1 -1000",
+            "01 discount subscription/1 -4500",
+            "01 discount subscription/1 -500",
+            "01 total 8000"
+        ]
     );
+}
+
+/// What is taken off a subscription posts to where its prices do, so each of them bears its part: by largest remainder, of
+/// what the step before left.
+#[test]
+fn what_a_subscription_takes_off_is_borne_by_its_prices() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "0.01", window = "month" },
+        { id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month", payment = "in_advance" },
+        { id = "help", plan = "pro", model = "flat", unit_amount = "10", window = "month", payment = "in_advance" },
+    ]"#;
+    let with = |terms: &str| {
+        let from = r#"from = "2026-01-01T00:00:00Z""#;
+        let subscription = SUBSCRIPTION.replace(from, &format!("{from}, {terms}"));
+        World::new(&[prices, &subscription]).used(&[("calls", "01-03", 1_000)])
+    };
+    let explained = |terms: &str| -> Vec<String> {
+        let world = with(terms);
+        let currency = world.catalog.account(&AccountId::new("acme").unwrap()).unwrap().currency;
+        let bill = world.bill(instant("01-31")).into_iter();
+        let lines = bill.filter(|line| line.key.component != Component::Charge);
+        lines
+            .map(|line| format!("{}: {}", line.key.price.clone().unwrap(), line.explanation(currency)))
+            .collect()
+    };
+    // 10 of 30, three times: the cents that are left go to those that lack most, and of equals to the first.
+    assert_eq!(
+        explained(r#"discounts = [{ amount = "1" }]"#),
+        [
+            "calls: discount of the subscription: off 30.00 is 1.00 in all, of which for this = -0.34",
+            "fee: discount of the subscription: off 30.00 is 1.00 in all, of which for this = -0.33",
+            "help: discount of the subscription: off 30.00 is 1.00 in all, of which for this = -0.33"
+        ]
+    );
+    assert_eq!(
+        explained(r#"discounts = [{ percent = "10" }], maximum = "20""#)[..2],
+        [
+            "calls: discount of the subscription: 10% of 30.00 is 3.00 in all, of which for this = -1.00",
+            "calls: the subscription: at most 20.00, of 27.00 is 7.00 in all, of which for this = -2.34"
+        ]
+    );
+    let none = with(r#"discounts = [{ percent = "100" }], maximum = "0""#);
+    assert_eq!(none.bill(instant("01-31")).iter().map(|line| line.rounded).sum::<i128>(), 0);
 }
 
 /// Two subscriptions, and what is taken off them in January.

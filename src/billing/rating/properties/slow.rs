@@ -232,7 +232,7 @@ impl Terms {
             "graduated" | "graduated_percentage" if self.flat_at_zero => self.tiers[0].2,
             "matrix" if self.flat_at_zero && KINDS[kind] == "tiered" => self.tiers[0].2,
             "volume" | "stairstep" if self.flat_at_zero || paid > 0 => self.tiers[self.band_of(paid)].2,
-            "capacity" if self.flat_at_zero || !events.is_empty() => {
+            "capacity" if self.flat_at_zero || sum(&|e| e.kind == 0) > 0 || sum(&|e| e.kind != 0) > 0 => {
                 if sum(&|event| event.kind == 0) <= self.tiers[0].0 {
                     self.tiers[0].2
                 } else if sum(&|event| event.kind != 0) <= self.package.0 {
