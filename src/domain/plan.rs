@@ -83,6 +83,8 @@ pub enum Gauge {
     Changes,
     /// Each sets it.
     Levels,
+    /// Each adds a key or takes it away: the level is how many there are.
+    Keys,
 }
 
 /// What a cell keeps of its events, besides their count, the sum of their values and the digest of their set.
@@ -207,7 +209,7 @@ pub struct MeterProgram {
     pub aggregation: Aggregation,
     /// The value property that is measured; `None` for a count, which takes every event as one, and for keys.
     pub value: Option<Arc<str>>,
-    /// The dimension whose texts are the keys of [`Aggregation::Unique`].
+    /// The dimension whose texts are the keys of [`Aggregation::Unique`] and [`Gauge::Keys`].
     pub key: Option<Arc<str>>,
     /// The dimension that says whether a key comes or goes: one with the text `remove` goes.
     pub operation: Option<Arc<str>>,

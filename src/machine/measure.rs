@@ -10,7 +10,7 @@
 //! - Nothing is rounded but an average, half away from zero at the meter's scale.
 
 use billing::rating::RatingStatus;
-use billing::rating::folds::{GranuleFunction, Granules, Levels, percentile};
+use billing::rating::folds::{GranuleFunction, Granules, Levels, percentile, present_after};
 use domain::plan::{Aggregation, CellClass, Gauge};
 use domain::{Exact, ExactStatus, Rounding, Span, Timestamp};
 use engine::shard::kept::{CellValue, Kept};
@@ -136,12 +136,18 @@ impl MeasureRule {
         items: &[Item],
         mut level: Exact,
     ) -> Result<Vec<(Timestamp, Exact)>, RatingStatus> {
+        if gauge == Gauge::Keys {
+            let changes = items.iter().map(|item| KeyChange::of_value(item.value));
+            let counts = present_after(changes.map(|change| (change.key(), change.is_removal)));
+            let step = |(item, count): (&Item, u64)| (item.time, Exact::from_integer(count.into()));
+            return Ok(items.iter().zip(counts).map(step).collect());
+        }
         let mut steps = Vec::with_capacity(items.len());
         for item in items {
             let value = Exact::new(item.value, u32::from(self.scale));
             level = match gauge {
                 Gauge::Changes => level.add(value)?,
-                Gauge::Levels => value,
+                Gauge::Levels | Gauge::Keys => value,
             };
             steps.push((item.time, level));
         }

@@ -746,15 +746,17 @@ impl Meter {
     }
 
     fn check_aggregation(&self) -> Result<(), Rule> {
-        let has_key = self.aggregation == Aggregation::Unique;
+        let is_level_of_keys = self.is_level_of_keys();
+        let has_key = is_level_of_keys || self.aggregation == Aggregation::Unique;
         let has_value = !has_key && self.aggregation != Aggregation::Count;
         if self.value.is_some() != has_value || self.key.is_some() != has_key {
             return Err(Rule::ValueMustFitAggregation);
         }
         let is_of = |aggregation, is_given: bool| !is_given || self.aggregation == aggregation;
         let is_needed = |aggregation, is_given: bool| is_given || self.aggregation != aggregation;
-        let fits = is_of(Aggregation::Unique, self.operation.is_some())
+        let fits = (has_key || self.operation.is_none())
             && is_of(Aggregation::WeightedSum, self.gauge.is_some())
+            && !(is_level_of_keys && self.gauge.is_some())
             && is_of(Aggregation::Percentile, self.percent.is_some())
             && is_needed(Aggregation::Percentile, self.percent.is_some())
             && is_of(Aggregation::Peak, self.granule_seconds.is_some());
@@ -764,6 +766,11 @@ impl Meter {
             return Err(Rule::FieldMustFitAggregation);
         }
         Ok(())
+    }
+
+    /// Whether it is a level: how many keys there are.
+    fn is_level_of_keys(&self) -> bool {
+        self.aggregation == Aggregation::WeightedSum && self.key.is_some()
     }
 
     /// The percentage of a percentile in millionths of a percent, if it is above 0, at most 100 and has at most six fraction
@@ -791,6 +798,7 @@ impl Meter {
             Aggregation::Latest => plan::Aggregation::Latest,
             Aggregation::Unique => plan::Aggregation::Unique,
             Aggregation::WeightedSum => plan::Aggregation::WeightedSum(match self.gauge {
+                None if self.is_level_of_keys() => plan::Gauge::Keys,
                 None | Some(Gauge::Changes) => plan::Gauge::Changes,
                 Some(Gauge::Levels) => plan::Gauge::Levels,
             }),

@@ -127,10 +127,10 @@ impl fmt::Display for Rule {
             Rule::UntilMustBeAfterFrom => f.write_str("until must be after from"),
             Rule::SeatsMustNotBeNegative => f.write_str("seats must be zero or more"),
             Rule::ValueMustFitAggregation => {
-                f.write_str("`unique` needs `key`, `count` has no value, and every other aggregation needs `value`")
+                f.write_str("`unique` needs `key`, `weighted_sum` either `value` or `key`, `count` has neither, and every other aggregation needs `value`")
             }
             Rule::FieldMustFitAggregation => f.write_str(
-                "`operation` is of `unique`, `gauge` of `weighted_sum`, `percent` (above 0, at most 100, six fraction \
+                "`operation` is of meters with a `key`, `gauge` of a `weighted_sum` of values, `percent` (above 0, at most 100, six fraction \
                  digits) of `percentile`, which needs it, and `granule_seconds` (60 to 86,400) of `peak`",
             ),
             Rule::ScaleMustFit => f.write_str("a meter keeps at most 28 fraction digits"),

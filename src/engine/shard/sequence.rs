@@ -69,6 +69,11 @@ impl KeyChange {
         Self { digest: digest >> 1, is_removal }
     }
 
+    /// The key, as a number that is the same in each of its changes.
+    pub fn key(self) -> u128 {
+        self.digest
+    }
+
     /// The change as the value of an item.
     pub fn to_value(self) -> i128 {
         (self.digest << 1 | u128::from(self.is_removal)) as i128

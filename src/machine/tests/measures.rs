@@ -46,7 +46,7 @@ enum Step {
 }
 
 /// What is measured: meter fields, and the measure of a month's events in order of time, in cents.
-const MEASURES: [&str; 12] = [
+const MEASURES: [&str; 13] = [
     "sum",
     "count",
     "average",
@@ -56,6 +56,7 @@ const MEASURES: [&str; 12] = [
     "unique",
     "changes",
     "levels",
+    "present",
     "percentile",
     "peak",
     "each",
@@ -67,6 +68,7 @@ fn meter(name: &str) -> Value {
         "count" => json!({ "aggregation": "count" }),
         "unique" => json!({ "aggregation": "unique", "key": "user", "operation": "op" }),
         "changes" | "levels" => json!({ "aggregation": "weighted_sum", "gauge": name, "value": "n" }),
+        "present" => json!({ "aggregation": "weighted_sum", "key": "user", "operation": "op" }),
         "percentile" => json!({ "aggregation": "percentile", "percent": "60", "value": "n" }),
         "peak" => json!({ "aggregation": "peak", "granule_seconds": 86_400, "value": "n" }),
         name => json!({ "aggregation": name, "value": "n" }),
@@ -123,6 +125,20 @@ fn recount(name: &str, events: &[Used], month: usize) -> i128 {
             })
             .sum()
     };
+    let present = || -> i64 {
+        let mut integral = 0;
+        for subject in ["k", "l"] {
+            for user in ["a", "b", "c"] {
+                // Of one hour the last to arrive decides.
+                let is_there = |hour: i64| {
+                    let of_key = |one: &&Used| (one.subject, one.user) == (subject, user) && one.hour <= hour;
+                    sorted.iter().rfind(of_key).is_some_and(|one| !one.is_removal)
+                };
+                integral += (from..until).filter(|hour| is_there(*hour)).count() as i64;
+            }
+        }
+        integral
+    };
     let whole = |units: i64| cents(units, 1);
     match name {
         "sum" => whole(sum),
@@ -138,6 +154,7 @@ fn recount(name: &str, events: &[Used], month: usize) -> i128 {
         }
         "changes" => cents(integral(false), until - from),
         "levels" => cents(integral(true), until - from),
+        "present" => cents(present(), until - from),
         "percentile" => {
             let mut units = units;
             units.sort_unstable();
@@ -327,6 +344,25 @@ fn a_level_is_charged_with_time_and_goes_on_into_windows_without_an_event() {
     assert_eq!([shop.issued("levels", 0), shop.issued("levels", 1)], [46_50, 31_00]);
     assert_eq!([shop.issued("changes", 0), shop.issued("changes", 1)], [77_50, 93_00]);
     shop.world.replay(ReplayMode::Derive, 1);
+}
+
+/// Half of January, then all of February, and a removal that comes late takes half of it back.
+#[test]
+fn a_key_counts_for_the_time_in_which_it_is_there() {
+    let mut shop = Shop::new(2, &json!({}));
+    let change = |hour: i64, user: &'static str, is_removal: bool| {
+        Step::Use(Used { hour, subject: "k", units: 0, user, is_removal })
+    };
+    shop.hour = MONTHS[2];
+    for step in [change(31 * 12, "a", false), change(31 * 18, "a", false), change(31 * 12, "b", true)] {
+        shop.step(&step);
+    }
+    shop.cut();
+    assert_eq!([shop.issued("present", 0), shop.issued("present", 1)], [50, 1_00]);
+    shop.step(&change(31 * 24 + 28 * 12, "a", true));
+    shop.cut();
+    assert_eq!([shop.issued("present", 0), shop.issued("present", 1)], [50, 50]);
+    shop.world.replay(ReplayMode::Derive, 3);
 }
 
 #[test]

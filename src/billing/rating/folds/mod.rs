@@ -14,4 +14,4 @@ mod unique;
 pub use self::granules::{GranuleFunction, Granules};
 pub use self::levels::{Levels, Stretch};
 pub use self::percentile::percentile;
-pub use self::unique::{KeyChange, active_days, keys_present};
+pub use self::unique::present_after;

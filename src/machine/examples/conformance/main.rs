@@ -23,6 +23,7 @@ mod expression;
 mod families;
 mod imported;
 mod json;
+mod keys;
 mod levels;
 mod measures;
 mod metering;

@@ -1,17 +1,17 @@
 //! Measures of keys and parts of a period.
 //!
-//! Owns: days that a key is active, values weighted by the days that are left. Leaves to others: levels (`levels`), prices
+//! Owns: values weighted by the days that are left. Leaves to others: levels (`levels`), prices
 //! of what was measured.
 
 use std::collections::BTreeSet;
 
-use billing::rating::folds::{KeyChange, active_days, keys_present};
 use billing::rating::proration::{Ratio, prorate};
 use domain::time::DAY;
 use domain::{Exact, Rounding, Span, Zone};
 use serde_json::Value;
 
 use crate::case::{Case, Stop, list_of, number_of};
+use crate::keys::{KeyChange, active_days, keys_present};
 use crate::numbers::{Precision, quotient_or_zero, sum_of};
 use crate::proration::ratio_of;
 use crate::time::{days_since, instant_of};
@@ -32,7 +32,7 @@ pub(crate) fn unique_count(case: &Case<'_>) -> Result<Values, Stop> {
 pub(crate) fn unique_set(case: &Case<'_>) -> Result<Values, Stop> {
     let until = instant_of(case, "to")?;
     let changes = key_changes(case)?;
-    Ok(Values::new().with("value", keys_present(&changes, until).len()))
+    Ok(Values::new().with("value", keys_present(&changes, until)))
 }
 
 /// Every day that a key is active on for a time counts once.
