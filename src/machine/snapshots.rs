@@ -13,7 +13,7 @@
 //! | one of another number of shards, incarnation, partition or format | left aside, likewise |
 //! | one whose barrier the usage log does not have, or has with another control offset | left aside, likewise: the usage log is another's, or lost its end |
 //! | one whose control offset lies behind the end of the control log, or whose history differs | left aside, likewise |
-//! | one that names a run which is missing, torn, of another log, or has a damaged header, index or filter | left aside, likewise |
+//! | one that names a run which is missing, torn, of another log, another one of its number, or has a damaged header, index or filter | left aside, likewise |
 //! | one that names a run with damaged entries | the same, once the entries are read: the shards start anew from the one before it, then from none |
 //! | runs that no snapshot names, or that were never finished | taken away |
 //!

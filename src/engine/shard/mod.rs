@@ -52,6 +52,7 @@ pub use self::counters::SourceCounters;
 pub use self::dedup::Retired;
 #[doc(hidden)]
 pub use self::dedup::runs::visit;
+pub(crate) use self::dedup::runs::RunName;
 pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};
 use self::dedup::{Dedup, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
@@ -401,7 +402,7 @@ impl Shard {
 
     /// Runs on disk that the dedup index looks into.
     pub fn runs(&self) -> usize {
-        self.dedup.run_numbers().filter(|(_, is_past)| !is_past).count()
+        self.dedup.run_names().filter(|(_, is_past)| !is_past).count()
     }
 
     /// Events that are remembered by their ids.

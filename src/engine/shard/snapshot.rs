@@ -26,9 +26,9 @@ use super::fold::Contribution;
 use super::kept::{class_of, code_of};
 use super::pending::PendingEvent;
 use super::sequence::{load_position, save_position};
-use super::{SetAside, Shard};
+use super::{RunName, SetAside, Shard};
 use crate::snapshot::codec::{FieldReader, Fields};
-use crate::snapshot::{Section, SectionKind, SnapshotError, run_numbers};
+use crate::snapshot::{Section, SectionKind, SnapshotError, runs_in};
 
 /// Bytes that a section has before the next one starts: what a batch waits for at most.
 const SECTION_BYTES: usize = 128 << 10;
@@ -89,8 +89,8 @@ impl Shard {
             cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
         }
         cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
-        for (number, is_past) in self.dedup.run_numbers() {
-            fields.u64(number).u8(u8::from(is_past));
+        for (name, is_past) in self.dedup.run_names() {
+            fields.u64(name.number).u32(name.header_crc).u8(u8::from(is_past));
         }
         let runs = Some(Section { kind: SectionKind::Runs, body: fields.take() });
         self.cells.begin_snapshot();
@@ -208,8 +208,8 @@ fn save_group(group: &Group, fields: &mut Fields) {
 /// A shard in the making, from the sections of a snapshot.
 pub struct ShardLoader {
     shard: Shard,
-    /// Numbers of runs, and whether they are of the past.
-    runs: Vec<(u64, bool)>,
+    /// Runs, and whether they are of the past.
+    runs: Vec<(RunName, bool)>,
     pending: Vec<(u32, PendingEvent)>,
 }
 
@@ -226,7 +226,7 @@ impl ShardLoader {
     pub fn take(&mut self, kind: SectionKind, body: &[u8]) -> Result<(), SnapshotError> {
         let shard = self.shard.index as u16;
         if kind == SectionKind::Runs {
-            self.runs = run_numbers(body).ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
+            self.runs = runs_in(body).ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?;
             return Ok(());
         }
         let mut fields = FieldReader::new(body);
@@ -309,10 +309,10 @@ impl ShardLoader {
     /// [`SnapshotError::RunMustBeReadable`], [`SnapshotError::SectionMustBeReadable`].
     pub fn open_runs(&mut self, store: &RunStore) -> Result<(), SnapshotError> {
         let shard = self.shard.index as u16;
-        for (number, is_past) in std::mem::take(&mut self.runs) {
+        for (name, is_past) in std::mem::take(&mut self.runs) {
             let kept = if is_past { Kept::Nothing } else { Kept::All };
             let run =
-                store.open_run(u32::from(shard), number, kept).map_err(SnapshotError::RunMustBeReadable)?;
+                store.open_run(u32::from(shard), name, kept).map_err(SnapshotError::RunMustBeReadable)?;
             let broken = SnapshotError::SectionMustBeReadable { kind: SectionKind::Runs, shard };
             self.shard.dedup.add_run(run).ok_or(broken)?;
         }

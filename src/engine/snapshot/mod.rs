@@ -36,10 +36,10 @@ use std::io;
 
 use crate::io::{Storage, StorageFile};
 use crate::log::crc_of;
-use crate::shard::RunError;
+use crate::shard::{RunError, RunName};
 
 /// Version of the file's layout and of what the sections hold.
-pub const SNAPSHOT_FORMAT: u32 = 6;
+pub const SNAPSHOT_FORMAT: u32 = 7;
 /// Bytes that a section has at most.
 pub const SECTION_BYTES_MAX: usize = 64 << 20;
 /// Snapshots that are kept: the last one, and one for the case that it cannot be read.
@@ -95,7 +95,7 @@ pub enum SectionKind {
     Meters = 9,
     /// Events that are remembered, with ids that clients minted.
     Sequenced = 10,
-    /// Numbers of runs, which have the other events that are remembered.
+    /// Numbers and checksums of runs, which have the other events that are remembered.
     Runs = 11,
 }
 
@@ -390,7 +390,7 @@ fn add_runs_named(
     {
         if kind == SectionKind::Runs {
             shards += 1;
-            numbers.extend(run_numbers(&sections.body).into_iter().flatten().map(|(number, _)| number));
+            numbers.extend(runs_in(&sections.body).into_iter().flatten().map(|(name, _)| name.number));
         }
     }
     Ok(())
@@ -453,14 +453,15 @@ impl Sections {
     }
 }
 
-/// Numbers of the runs in a section of them, and whether each is of the past; `None` if it is no such section.
-pub(crate) fn run_numbers(body: &[u8]) -> Option<Vec<(u64, bool)>> {
+/// The runs that a section of them names, and whether each is of the past; `None` if it is no such section.
+pub(crate) fn runs_in(body: &[u8]) -> Option<Vec<(RunName, bool)>> {
     let mut fields = codec::FieldReader::new(body);
-    let mut numbers = Vec::new();
+    let mut runs = Vec::new();
     while !fields.is_empty() {
-        numbers.push((fields.u64()?, fields.u8()? != 0));
+        let name = RunName { number: fields.u64()?, header_crc: fields.u32()? };
+        runs.push((name, fields.u8()? != 0));
     }
-    Some(numbers)
+    Some(runs)
 }
 
 impl SnapshotHead {

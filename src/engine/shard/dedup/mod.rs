@@ -28,7 +28,7 @@ use domain::EventPosition;
 pub(crate) use self::memtable::Memtable;
 use self::memtable::Vacant;
 use self::runs::{
-    Inputs, RUN_ENTRIES_MAX, RUNS_MAX, Run, RunDone, RunError, RunJob, forgotten_entries, key_of,
+    Inputs, RUN_ENTRIES_MAX, RUNS_MAX, Run, RunDone, RunError, RunJob, RunName, forgotten_entries, key_of,
     past_to_merge, runs_to_merge,
 };
 
@@ -283,10 +283,10 @@ impl Dedup {
         &self.table
     }
 
-    /// Numbers of all runs, oldest first, and whether they are of the past.
-    pub(crate) fn run_numbers(&self) -> impl Iterator<Item = (u64, bool)> {
-        let past = self.past.iter().map(|run| (run.number(), true));
-        past.chain(self.runs.iter().map(|run| (run.number(), false)))
+    /// All runs, oldest first, and whether they are of the past.
+    pub(crate) fn run_names(&self) -> impl Iterator<Item = (RunName, bool)> {
+        let past = self.past.iter().map(|run| (run.name(), true));
+        past.chain(self.runs.iter().map(|run| (run.name(), false)))
     }
 
     /// Takes over a run of a snapshot, behind those that it has; `None` if it does not stand behind them.
@@ -318,27 +318,27 @@ impl Dedup {
             return Some((job(Inputs::Table(full.clone())), Some(full)));
         }
         if !self.is_merging
-            && let Some(numbers) = self.runs_to_merge()
+            && let Some(names) = self.runs_to_merge()
         {
             self.is_merging = true;
-            return Some((job(Inputs::Runs(numbers)), None));
+            return Some((job(Inputs::Runs(names)), None));
         }
         if !self.is_merging_past
             && let Some(range) = past_to_merge(&sizes_of(&self.past), RUN_ENTRIES_MAX)
         {
             self.is_merging_past = true;
-            return Some((job(Inputs::Past(numbers_of(&self.past[range]))), None));
+            return Some((job(Inputs::Past(names_of(&self.past[range]))), None));
         }
         None
     }
 
-    fn runs_to_merge(&self) -> Option<Vec<u64>> {
+    fn runs_to_merge(&self) -> Option<Vec<RunName>> {
         let is_mostly_forgotten =
             |run: &&Run| 2 * forgotten_entries(run.header(), self.remembered_from) > run.len();
-        let forgotten = self.runs.first().filter(is_mostly_forgotten).map(|run| vec![run.number()]);
+        let forgotten = self.runs.first().filter(is_mostly_forgotten).map(|run| vec![run.name()]);
         let table = self.table_entries_max as u64;
         let range = || runs_to_merge(&sizes_of(&self.runs), table, RUN_ENTRIES_MAX);
-        forgotten.or_else(|| Some(numbers_of(&self.runs[range()?])))
+        forgotten.or_else(|| Some(names_of(&self.runs[range()?])))
     }
 
     /// Takes the outcome of a job; gives what it is in place of.
@@ -349,14 +349,14 @@ impl Dedup {
                 self.runs.extend(run);
                 Retired { _table: self.full.take(), runs: Vec::new() }
             }
-            Inputs::Runs(numbers) => {
+            Inputs::Runs(names) => {
                 self.is_merging = false;
                 self.past.extend(past);
-                Retired { _table: None, runs: replace(&mut self.runs, &numbers, run) }
+                Retired { _table: None, runs: replace(&mut self.runs, &names, run) }
             }
-            Inputs::Past(numbers) => {
+            Inputs::Past(names) => {
                 self.is_merging_past = false;
-                Retired { _table: None, runs: replace(&mut self.past, &numbers, past) }
+                Retired { _table: None, runs: replace(&mut self.past, &names, past) }
             }
         };
         self.count_forgotten();
@@ -387,16 +387,16 @@ fn sizes_of(runs: &[Run]) -> Vec<u64> {
     runs.iter().map(Run::len).collect()
 }
 
-fn numbers_of(runs: &[Run]) -> Vec<u64> {
-    runs.iter().map(Run::number).collect()
+fn names_of(runs: &[Run]) -> Vec<RunName> {
+    runs.iter().map(Run::name).collect()
 }
 
 /// Puts a run in place of its neighbouring inputs; gives these.
-fn replace(runs: &mut Vec<Run>, inputs: &[u64], run: Option<Run>) -> Vec<Run> {
-    let from =
-        runs.iter().position(|run| run.number() == inputs[0]).expect("inputs stay until they are merged");
+fn replace(runs: &mut Vec<Run>, inputs: &[RunName], run: Option<Run>) -> Vec<Run> {
+    let from = runs.iter().position(|run| run.number() == inputs[0].number);
+    let from = from.expect("inputs stay until they are merged");
     let old: Vec<Run> = runs.splice(from..from + inputs.len(), run).collect();
-    assert!(old.iter().map(Run::number).eq(inputs.iter().copied()), "inputs are neighbours");
+    assert!(old.iter().map(Run::name).eq(inputs.iter().copied()), "inputs are neighbours");
     old
 }
 

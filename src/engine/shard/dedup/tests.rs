@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use super::memtable::Memtable;
-use super::runs::{Kept, RunLog, RunStore, RunWork};
+use super::runs::{Kept, RunLog, RunName, RunStore, RunWork};
 use super::{Dedup, Lookup, Seen, Standing};
 use crate::testing::disk::SimulatedDisk;
 
@@ -137,7 +137,7 @@ impl Model {
 #[derive(Clone, Default)]
 struct Saved {
     model: Model,
-    runs: Vec<(u64, bool)>,
+    runs: Vec<(RunName, bool)>,
     entries: Vec<(u128, Seen)>,
 }
 
@@ -218,7 +218,7 @@ impl World {
         for (work, _) in done {
             let done = work.finish(&self.store).unwrap();
             let retired = self.dedup.handle_run_done(done);
-            let named: BTreeSet<u64> = self.saved.runs.iter().map(|(number, _)| *number).collect();
+            let named: BTreeSet<u64> = self.saved.runs.iter().map(|(name, _)| name.number).collect();
             retired.numbers().filter(|number| !named.contains(number)).for_each(|number| {
                 self.store.remove(number).unwrap();
             });
@@ -230,7 +230,7 @@ impl World {
         let mut entries = Vec::new();
         entries.extend(full.iter().flat_map(|full| (0..full.len()).map(|number| full.at(number))));
         entries.extend((0..table).map(|number| self.dedup.table().at(number)));
-        self.saved = Saved { model: self.model.clone(), runs: self.dedup.run_numbers().collect(), entries };
+        self.saved = Saved { model: self.model.clone(), runs: self.dedup.run_names().collect(), entries };
     }
 
     fn crash(&mut self, seed: u64) {
@@ -238,11 +238,11 @@ impl World {
         self.disk.crash(seed);
         self.store = open(&self.disk);
         self.dedup = new_dedup();
-        for (number, is_past) in &self.saved.runs {
+        for (name, is_past) in &self.saved.runs {
             let kept = if *is_past { Kept::Nothing } else { Kept::All };
-            self.dedup.add_run(self.store.open_run(SHARD, *number, kept).unwrap()).unwrap();
+            self.dedup.add_run(self.store.open_run(SHARD, *name, kept).unwrap()).unwrap();
         }
-        self.store.keep_only(&self.saved.runs.iter().map(|(number, _)| *number).collect()).unwrap();
+        self.store.keep_only(&self.saved.runs.iter().map(|(name, _)| name.number).collect()).unwrap();
         for (identity, seen) in &self.saved.entries {
             self.dedup.load(*identity, *seen).unwrap();
         }

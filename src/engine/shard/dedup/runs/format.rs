@@ -76,6 +76,13 @@ pub struct RunLog {
     pub key_check: u64,
 }
 
+/// A run, and no other one that ever had its number: a header has the checksums of all that the file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunName {
+    pub(crate) number: u64,
+    pub(crate) header_crc: u32,
+}
+
 /// An entry on its way from file to file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunEntry {
@@ -237,6 +244,13 @@ pub(crate) struct RunHeader {
 }
 
 impl RunHeader {
+    /// What the run is called by those who want this one.
+    pub(crate) fn name(&self) -> RunName {
+        let bytes = self.encode();
+        let header_crc = bytes.last_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
+        RunName { number: self.number, header_crc }
+    }
+
     /// The slices that have entries: where each begins, and how many.
     pub(crate) fn stretches(&self) -> impl Iterator<Item = (EventPosition, u64)> {
         let filled = self.slices.iter().enumerate().filter(|(_, slice)| slice.entries > 0);

@@ -15,9 +15,8 @@ pub mod visit;
 mod work;
 mod writer;
 
-pub(crate) use self::format::RUN_ENTRIES_MAX;
 pub use self::format::RunLog;
-pub(crate) use self::format::key_of;
+pub(crate) use self::format::{RUN_ENTRIES_MAX, RunName, key_of};
 pub(crate) use self::policy::{RUNS_MAX, past_to_merge, runs_to_merge};
 pub(crate) use self::run::{Kept, Run};
 pub use self::run::{RunError, RunFault};

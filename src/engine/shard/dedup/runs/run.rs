@@ -6,6 +6,7 @@
 //! |---|---|
 //! | no file | `MustBeThere` |
 //! | a header of another format, log, shard or number, or damaged | `MustBeOfThisLog` |
+//! | a sound header, and another one than the run had when it was named | `MustBeTheOneNamed` |
 //! | a file that is shorter or longer than its header says | `MustBeWhole` |
 //! | an index or a filter with another checksum | `MustBeWhole`, when it is opened |
 //! | entries with another checksum | `MustBeWhole`, when they are read |
@@ -19,7 +20,9 @@ use domain::EventPosition;
 
 use super::super::Seen;
 use super::filter::Filter;
-use super::format::{BUCKET_BYTES, Bounds, HEADER_BYTES, Layout, RunEntry, RunHeader, RunLog, run_name};
+use super::format::{
+    BUCKET_BYTES, Bounds, HEADER_BYTES, Layout, RunEntry, RunHeader, RunLog, RunName, run_name,
+};
 use crate::io::{Storage, StorageFile};
 use crate::log::{SECTOR_BYTES, SectorBuffer, crc_of};
 
@@ -35,6 +38,8 @@ pub enum RunFault {
     MustBeThere,
     /// It is no run of this format, log, shard and number.
     MustBeOfThisLog,
+    /// It is another run of the number than the one that was named.
+    MustBeTheOneNamed,
     /// Bytes are damaged or missing.
     MustBeWhole {
         /// Where in the file.
@@ -62,6 +67,7 @@ impl RunError {
             RunFault::Io(_) => return None,
             RunFault::MustBeThere => RunFault::MustBeThere,
             RunFault::MustBeOfThisLog => RunFault::MustBeOfThisLog,
+            RunFault::MustBeTheOneNamed => RunFault::MustBeTheOneNamed,
             RunFault::MustBeWhole { position } => RunFault::MustBeWhole { position },
         };
         Some(Self { number: self.number, fault })
@@ -76,6 +82,9 @@ impl fmt::Display for RunError {
             RunFault::MustBeThere => write!(f, "run {name} of remembered ids is missing"),
             RunFault::MustBeOfThisLog => {
                 write!(f, "run {name} of remembered ids is damaged, or of another log")
+            }
+            RunFault::MustBeTheOneNamed => {
+                write!(f, "run {name} of remembered ids is another one than was named")
             }
             RunFault::MustBeWhole { position } => {
                 write!(f, "run {name} of remembered ids is damaged or cut off at byte {position}")
@@ -143,9 +152,10 @@ impl Run {
         storage: &dyn Storage,
         log: RunLog,
         shard: u32,
-        number: u64,
+        wanted: RunName,
         kept: Kept,
     ) -> Result<Self, RunError> {
+        let number = wanted.number;
         let fault = |fault| RunError { number, fault };
         let in_io = RunError::at(number);
         let name = run_name(number);
@@ -165,6 +175,9 @@ impl Run {
         let header = RunHeader::decode(&bytes)
             .filter(|header| (header.log, header.shard, header.number) == (log, shard, number))
             .ok_or_else(|| fault(RunFault::MustBeOfThisLog))?;
+        if header.name() != wanted {
+            return Err(fault(RunFault::MustBeTheOneNamed));
+        }
         if size != header.file_bytes() {
             let position = size.min(header.file_bytes());
             return Err(fault(RunFault::MustBeWhole { position }));
@@ -224,6 +237,10 @@ impl Run {
 
     pub(crate) fn number(&self) -> u64 {
         self.header.number
+    }
+
+    pub(crate) fn name(&self) -> RunName {
+        self.header.name()
     }
 
     /// Entries of it.

@@ -2,14 +2,15 @@
 //!
 //! Owns: numbers of runs, and taking away what nobody names. Leaves to others: who names a run (shards and snapshots).
 //!
-//! Invariants: a number that anybody names is used once, so a name never means another run.
+//! Invariants: a number that anybody names is used once; a run is opened by its number and its header's checksum, so what
+//! came in its place from elsewhere is not taken for it.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::format::{Bounds, RunLog, number_of_name, run_name, unfinished_name};
+use super::format::{Bounds, RunLog, RunName, number_of_name, run_name};
 use super::run::{Kept, Run, RunError};
 use super::work::{RunDone, RunJob, RunWork};
 use super::writer::RunWriter;
@@ -60,8 +61,8 @@ impl RunStore {
         work.finish(self)
     }
 
-    pub(crate) fn open_run(&self, shard: u32, number: u64, kept: Kept) -> Result<Run, RunError> {
-        Run::open(&*self.storage, self.log, shard, number, kept)
+    pub(crate) fn open_run(&self, shard: u32, wanted: RunName, kept: Kept) -> Result<Run, RunError> {
+        Run::open(&*self.storage, self.log, shard, wanted, kept)
     }
 
     pub(crate) fn create_run(
@@ -105,12 +106,8 @@ impl RunStore {
         for name in self.storage.list()? {
             match number_of_name(&name) {
                 Some((number, true)) if numbers.contains(&number) => continue,
-                Some((number, is_finished)) => {
-                    self.storage.remove(&if is_finished {
-                        run_name(number)
-                    } else {
-                        unfinished_name(number)
-                    })?;
+                Some(_) => {
+                    self.storage.remove(&name)?;
                     removed += 1;
                 }
                 // Nothing of ours.

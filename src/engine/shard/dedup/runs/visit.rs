@@ -11,7 +11,7 @@ use domain::limits::EVENT_TIME_MIN;
 
 use super::super::memtable::Memtable;
 use super::super::{Seen, Standing};
-use super::format::{HEADER_BYTES, RunLog, key_of, run_name};
+use super::format::{HEADER_BYTES, RunLog, RunName, key_of, run_name};
 use super::run::{Kept, RunError, RunReader};
 use super::store::RunStore;
 use super::work::{Inputs, RunJob};
@@ -64,9 +64,11 @@ pub fn read_run(bytes: &[u8]) -> Result<usize, RunError> {
     let file = disk.folder("runs").create(&run_name(1)).expect("the name is free");
     file.write_at(0, bytes).expect("no fault is set");
     let store = store(&disk);
+    let header_crc = bytes.get(..HEADER_BYTES).and_then(<[u8]>::last_chunk);
+    let name = RunName { number: 1, header_crc: header_crc.map_or(0, |crc| u32::from_le_bytes(*crc)) };
     let mut buffer = Vec::new();
     for kept in [Kept::All, Kept::Nothing] {
-        let run = store.open_run(0, 1, kept)?;
+        let run = store.open_run(0, name, kept)?;
         for number in (0..ENTRIES + 10).map(|number| key_of(identity(number))) {
             if kept == Kept::Nothing || run.may_hold(number) {
                 run.read_soon(number);
@@ -74,8 +76,8 @@ pub fn read_run(bytes: &[u8]) -> Result<usize, RunError> {
             }
         }
     }
-    let run = store.open_run(0, 1, Kept::All)?;
-    let mut reader = RunReader::new(store.open_run(0, 1, Kept::Index)?);
+    let run = store.open_run(0, name, Kept::All)?;
+    let mut reader = RunReader::new(store.open_run(0, name, Kept::Index)?);
     let mut entries = 0;
     while let Some(entry) = reader.next()? {
         let found = run.find(entry.key, &mut buffer, |position| position == entry.seen.position)?;
@@ -84,7 +86,7 @@ pub fn read_run(bytes: &[u8]) -> Result<usize, RunError> {
     }
     let job = RunJob {
         shard: 0,
-        inputs: Inputs::Runs(vec![1]),
+        inputs: Inputs::Runs(vec![name]),
         remembered_from: EventPosition::new(ENTRIES / 2, 0),
     };
     let _ = store.work_off(job)?;

@@ -16,7 +16,7 @@ use domain::EventPosition;
 
 use super::super::Seen;
 use super::super::memtable::Memtable;
-use super::format::{Bounds, RunEntry, RunHeader, SLICES, key_of};
+use super::format::{Bounds, RunEntry, RunHeader, RunName, SLICES, key_of};
 use super::run::{Kept, Run, RunError, RunReader};
 use super::store::RunStore;
 use super::writer::RunWriter;
@@ -35,9 +35,9 @@ pub(crate) enum Inputs {
     /// A full table.
     Table(Arc<Memtable>),
     /// Neighbouring runs, oldest first.
-    Runs(Vec<u64>),
+    Runs(Vec<RunName>),
     /// Neighbouring runs of the past, oldest first.
-    Past(Vec<u64>),
+    Past(Vec<RunName>),
 }
 
 impl RunJob {
@@ -88,9 +88,9 @@ impl RunWork {
         let RunJob { shard, inputs, remembered_from } = job;
         match &inputs {
             Inputs::Table(table) => Self::begin_table(store, shard, inputs.clone(), table.clone()),
-            Inputs::Runs(numbers) | Inputs::Past(numbers) => {
-                let open = |number: &u64| store.open_run(shard, *number, Kept::Index).map(RunReader::new);
-                let mut readers = numbers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            Inputs::Runs(names) | Inputs::Past(names) => {
+                let open = |name: &RunName| store.open_run(shard, *name, Kept::Index).map(RunReader::new);
+                let mut readers = names.iter().map(open).collect::<Result<Vec<_>, _>>()?;
                 let heads = readers.iter_mut().map(RunReader::next).collect::<Result<Vec<_>, _>>()?;
                 let headers: Vec<&RunHeader> = readers.iter().map(|reader| reader.run().header()).collect();
                 // All of what is past stays there.
