@@ -367,10 +367,12 @@ pub fn runs_named(storage: &dyn Storage) -> io::Result<BTreeSet<u64>> {
     let mut numbers = BTreeSet::new();
     for usage_offset in snapshots(storage)? {
         match add_runs_named(storage, usage_offset, &mut numbers) {
-            Err(SnapshotError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            // What ends early is left aside by every start; and one that is finished meanwhile takes an old one away.
+            Err(SnapshotError::Io(error))
+                if !matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound) =>
+            {
                 return Err(error);
             }
-            // What cannot be read is left aside by every start.
             _ => {}
         }
     }

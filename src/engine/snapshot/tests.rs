@@ -92,3 +92,49 @@ fn a_snapshot_of_another_history_is_not_taken() {
     let taken = read_snapshot(&disk, 100, |head| head.shards == 3, &mut |_, _, _| Ok(()));
     assert!(matches!(taken, Err(SnapshotError::MustBeOfTheseLogs)));
 }
+
+/// A disk whose list of names was made before the last of them went away.
+struct ListedBefore(SimulatedDisk, Vec<String>);
+
+impl Storage for ListedBefore {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.1.clone())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.0.create(name)
+    }
+
+    fn open(&self, name: &str, is_writable: bool) -> io::Result<Box<dyn StorageFile>> {
+        self.0.open(name, is_writable)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.0.sync_directory()
+    }
+}
+
+/// The thread of runs listed snapshots, a new one was finished and took the oldest away, and that this one could not be opened
+/// ended the server.
+#[test]
+fn a_snapshot_that_goes_away_meanwhile_names_no_runs() {
+    let disk = SimulatedDisk::default();
+    let runs = |number: u64| {
+        let body = codec::Fields::default().u64(number).u32(7).u8(0).take();
+        (0, Section { kind: SectionKind::Runs, body })
+    };
+    write(&disk, 100, &[runs(1), runs(2)]);
+    write(&disk, 200, &[runs(2), runs(3)]);
+    let names = disk.list().unwrap();
+    assert_eq!(runs_named(&disk).unwrap(), [1, 2, 3].into());
+    disk.remove(&snapshot_name(100)).unwrap();
+    assert_eq!(runs_named(&ListedBefore(disk, names)).unwrap(), [2, 3].into());
+}
