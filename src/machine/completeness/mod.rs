@@ -15,7 +15,7 @@ mod terms;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domain::{AccountId, EventPosition, Span, Timestamp};
+use domain::{AccountId, Span, Timestamp};
 use engine::identity::IdentityKey;
 use engine::shard::recount::{Place, Recount};
 use serde_json::{Value, json};
@@ -104,8 +104,6 @@ struct Source {
     latest_received_at: Option<Timestamp>,
     latest_recorded_at: Option<Timestamp>,
     sequences: Sequences,
-    /// The event that was counted last: its meters follow each other.
-    last: Option<EventPosition>,
 }
 
 impl Completeness {
@@ -215,10 +213,11 @@ impl Counting for Completeness {
             };
             let (identity, position) = (identity_of(view, index, &source_key), batch.position(index));
             let place = Place { label: part, slice_from, time };
+            let mut source = Some(source);
             for (meter, open) in open.iter_mut().enumerate() {
                 let Some(open) = open else { continue };
                 let Some(share) = self.recounts[meter].share_of(open, view, index) else { continue };
-                out.push(Candidate { identity, position, place, share, meter, source });
+                out.push(Candidate { identity, position, place, share, meter, source: source.take() });
             }
         }
         Ok(())
@@ -227,10 +226,11 @@ impl Counting for Completeness {
     fn add(&mut self, candidate: &Candidate) -> Result<(), QueryStatus> {
         let recount = &mut self.recounts[candidate.meter];
         recount.add(candidate.identity, candidate.position, candidate.place, candidate.share);
-        let source = &mut self.sources[candidate.source];
-        source.counted += u64::from(source.last != Some(candidate.position));
-        source.last = Some(candidate.position);
-        source.latest_counted = source.latest_counted.max(Some(candidate.place.time));
+        if let Some(source) = candidate.source {
+            let source = &mut self.sources[source];
+            source.counted += 1;
+            source.latest_counted = source.latest_counted.max(Some(candidate.place.time));
+        }
         if recount.cell_count() > QUERY_ROWS_MAX { Err(QueryStatus::RowsMustFit) } else { Ok(()) }
     }
 }
@@ -304,3 +304,6 @@ impl Source {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

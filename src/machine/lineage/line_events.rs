@@ -209,7 +209,7 @@ impl Counting for LineEvents<'_> {
                     place: Place { label: 0, slice_from: self.slice.from, time },
                     share,
                     meter: number,
-                    source: 0,
+                    source: None,
                 });
             }
             if meter.recount.group_count() > QUERY_ROWS_MAX {

@@ -62,8 +62,8 @@ pub struct Candidate {
     pub(crate) share: Share,
     /// Which of several meters takes the share.
     pub(crate) meter: usize,
-    /// Which of several sources sent it.
-    pub(crate) source: usize,
+    /// Which of several sources sent it, where that is asked for; of one event's candidates, only the first says so.
+    pub(crate) source: Option<usize>,
 }
 
 /// What counts events of a log.
@@ -196,7 +196,7 @@ impl UsageFold {
                 place: Place { label: labels[entry], slice_from: window.from, time },
                 share,
                 meter: 0,
-                source: 0,
+                source: None,
             });
         }
     }
