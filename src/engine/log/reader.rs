@@ -1,7 +1,11 @@
 //! Reads a log from an offset to its end, checking every byte on the way.
 //!
 //! Owns: the order of segments, the end of a log, torn tails. Leaves to others: repairing (`recovery`).
+//!
+//! A log may be written while it is read. What is found then was a beginning of it, and none of it is damage: what was torn
+//! at one look, and has whole blocks behind it at the next, is looked at again before that is said.
 
+use std::io;
 use std::ops::Range;
 
 use super::format::{
@@ -13,6 +17,8 @@ use super::recovery::position_of;
 use super::sectors::SectorBuffer;
 use crate::io::{Storage, StorageFile};
 
+/// Looks at what seems to be damage before it is said. Between two, a writer ends what it was at.
+const LOOKS: u32 = 3;
 /// Bytes that are looked at together when zeros are expected.
 const SCAN_BYTES: usize = 64 << 10;
 
@@ -90,28 +96,8 @@ impl<'s> LogReader<'s> {
         from: u64,
         until: Option<u64>,
     ) -> Result<Self, LogError> {
-        let names = storage.list().map_err(io_error("list", "the log's directory"))?;
-        let mut segments: Vec<u64> = Vec::new();
-        for name in &names {
-            match base_of(name) {
-                Some(base) => segments.push(base),
-                None if name.ends_with(".seg") => {
-                    let what = "the segment's name is not an offset";
-                    return Err(LogError::Damaged { file: name.clone(), position: 0, what });
-                }
-                None => {}
-            }
-        }
-        segments.sort_unstable();
-        if segments.first().is_some_and(|base| *base != 0) {
-            let what = "the segments before it are missing";
-            return Err(LogError::Damaged { file: segment_name(segments[0]), position: 0, what });
-        }
-        let clean = if until.is_none() && names.iter().any(|name| name == CLEAN_FILE) {
-            read_clean(storage, &options)?
-        } else {
-            None
-        };
+        let (segments, is_clean) = list(storage)?;
+        let clean = if until.is_none() && is_clean { read_clean(storage, &options)? } else { None };
         let first = segments.partition_point(|base| *base <= from).saturating_sub(1);
         let start = segments.get(first).copied().unwrap_or(0);
         Ok(Self {
@@ -229,12 +215,14 @@ impl<'s> LogReader<'s> {
     }
 
     fn next_block(&mut self) -> Result<bool, LogError> {
+        let mut looks = 0;
         loop {
             if self.has_ended || self.tail.end_offset >= self.until {
                 self.has_ended = true;
                 return Ok(false);
             }
-            if self.file.is_none() && !self.open_segment()? {
+            // A segment that was made between two looks at it reads well now.
+            if self.file.is_none() && !self.open_segment().or_else(|_| self.open_segment())? {
                 self.end_log(0)?;
                 return Ok(false);
             }
@@ -255,15 +243,44 @@ impl<'s> LogReader<'s> {
                 }
                 continue;
             }
-            match self.read_block()? {
-                Ok(()) => return Ok(true),
-                Err(unreadable) => {
-                    let torn_bytes = self.torn_tail(is_last, unreadable)?;
+            let ended = match self.read_block() {
+                Ok(Ok(())) => return Ok(true),
+                Ok(Err(unreadable)) => self.torn_tail(is_last, unreadable),
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(torn_bytes) => {
                     self.end_log(torn_bytes)?;
                     return Ok(false);
                 }
+                Err(damage) => {
+                    looks = if self.has_grown()? { 0 } else { looks + 1 };
+                    if looks == LOOKS {
+                        return Err(damage);
+                    }
+                }
             }
         }
+    }
+
+    /// Whether the present segment was ended, or another one was made behind it, or the log was opened to be written, since it
+    /// was looked at.
+    fn has_grown(&mut self) -> Result<bool, LogError> {
+        let (segments, _) = list(self.storage)?;
+        let segment = self.file.as_mut().expect("a segment is open");
+        let size = segment.file.size().map_err(io_error("measure", &segment.name))?;
+        let has_grown = size != segment.size || segments != self.segments;
+        segment.size = size;
+        self.segments = segments;
+        Ok(self.was_opened()? || has_grown)
+    }
+
+    /// Whether the log was opened to be written since: that takes the marker of its clean end away.
+    fn was_opened(&mut self) -> Result<bool, LogError> {
+        let Some(clean) = self.clean else { return Ok(false) };
+        let is_there = list(self.storage)?.1 && read_clean(self.storage, &self.options)? == Some(clean);
+        self.clean = self.clean.filter(|_| is_there);
+        Ok(!is_there)
     }
 
     fn open_segment(&mut self) -> Result<bool, LogError> {
@@ -393,7 +410,8 @@ impl<'s> LogReader<'s> {
         let is_seen = self.tail.last_recorded_at != i64::MIN;
         let is_same = found == (clean.end_offset, clean.last_block_offset, clean.last_block_crc);
         let is_empty = clean.end_offset == 0 && self.tail.end_offset == 0;
-        if (is_seen && !is_same) || (!is_seen && !is_empty && self.from == 0) {
+        let is_elsewhere = (is_seen && !is_same) || (!is_seen && !is_empty && self.from == 0);
+        if is_elsewhere && !self.was_opened()? {
             let file = self.segments.last().map_or(CLEAN_FILE.to_string(), |base| segment_name(*base));
             let what = "the log does not end where it was closed";
             return Err(LogError::Damaged { file, position: SEGMENT_HEADER_BYTES as u64, what });
@@ -412,9 +430,35 @@ struct Unreadable {
     block_bytes: Option<u64>,
 }
 
-/// The marker of a clean end; `None` if a crash left it unwritten, since a crash on the way to it is no damage.
+/// First offsets of all segments, in order, and whether there is a marker of a clean end.
+fn list(storage: &dyn Storage) -> Result<(Vec<u64>, bool), LogError> {
+    let names = storage.list().map_err(io_error("list", "the log's directory"))?;
+    let mut segments: Vec<u64> = Vec::new();
+    for name in &names {
+        match base_of(name) {
+            Some(base) => segments.push(base),
+            None if name.ends_with(".seg") => {
+                let what = "the segment's name is not an offset";
+                return Err(LogError::Damaged { file: name.clone(), position: 0, what });
+            }
+            None => {}
+        }
+    }
+    segments.sort_unstable();
+    if segments.first().is_some_and(|base| *base != 0) {
+        let what = "the segments before it are missing";
+        return Err(LogError::Damaged { file: segment_name(segments[0]), position: 0, what });
+    }
+    Ok((segments, names.iter().any(|name| name == CLEAN_FILE)))
+}
+
+/// The marker of a clean end; `None` if a crash left it unwritten, since a crash on the way to it is no damage, or if whoever
+/// opened the log meanwhile took it away.
 fn read_clean(storage: &dyn Storage, options: &LogOptions) -> Result<Option<CleanMarker>, LogError> {
-    let file = storage.open(CLEAN_FILE, false).map_err(io_error("open", CLEAN_FILE))?;
+    let file = match storage.open(CLEAN_FILE, false) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(io_error("open", CLEAN_FILE))?,
+    };
     let size = file.size().map_err(io_error("measure", CLEAN_FILE))?;
     let mut bytes = vec![0; usize::try_from(size.min(4_096)).unwrap_or_default()];
     file.read_at(0, &mut bytes).map_err(io_error("read", CLEAN_FILE))?;

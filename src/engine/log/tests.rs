@@ -423,3 +423,5 @@ fn a_place_is_found_by_its_stamp_and_by_its_offset() {
         }
     }
 }
+
+mod beside_a_writer;
