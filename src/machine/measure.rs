@@ -58,7 +58,7 @@ impl MeasureRule {
                 Exact::from_integer(present as i128)
             }
             Aggregation::WeightedSum(gauge) => {
-                let steps = self.steps(gauge, &items(), Exact::ZERO)?;
+                let steps = self.steps(gauge, &items())?;
                 Levels::of_steps(Exact::ZERO, &steps, span).mean()?
             }
             Aggregation::Percentile { percent_millionths } => {
@@ -130,28 +130,18 @@ impl MeasureRule {
     }
 
     /// The level after each event, in order of time.
-    fn steps(
-        self,
-        gauge: Gauge,
-        items: &[Item],
-        mut level: Exact,
-    ) -> Result<Vec<(Timestamp, Exact)>, RatingStatus> {
-        if gauge == Gauge::Keys {
-            let changes = items.iter().map(|item| KeyChange::of_value(item.value));
-            let counts = present_after(changes.map(|change| (change.key(), change.is_removal)));
-            let step = |(item, count): (&Item, u64)| (item.time, Exact::from_integer(count.into()));
-            return Ok(items.iter().zip(counts).map(step).collect());
-        }
-        let mut steps = Vec::with_capacity(items.len());
-        for item in items {
-            let value = Exact::new(item.value, u32::from(self.scale));
-            level = match gauge {
-                Gauge::Changes => level.add(value)?,
-                Gauge::Levels | Gauge::Keys => value,
-            };
-            steps.push((item.time, level));
-        }
-        Ok(steps)
+    fn steps(self, gauge: Gauge, items: &[Item]) -> Result<Vec<(Timestamp, Exact)>, RatingStatus> {
+        let values = items.iter().map(|item| (item.time, Exact::new(item.value, u32::from(self.scale))));
+        Ok(match gauge {
+            Gauge::Levels => values.collect(),
+            Gauge::Changes => Levels::after_changes(Exact::ZERO, values)?,
+            Gauge::Keys => {
+                let changes = items.iter().map(|item| KeyChange::of_value(item.value));
+                let counts = present_after(changes.map(|change| (change.key(), change.is_removal)));
+                let step = |(item, count): (&Item, u64)| (item.time, Exact::from_integer(count.into()));
+                items.iter().zip(counts).map(step).collect()
+            }
+        })
     }
 
     /// The level that the events of one subject and group make, from before the first of them on.
@@ -165,7 +155,7 @@ impl MeasureRule {
         let Aggregation::WeightedSum(gauge) = self.aggregation else {
             panic!("{:?} has no level", self.aggregation);
         };
-        Ok(LevelHistory { steps: self.steps(gauge, &items_of(value), Exact::ZERO)? })
+        Ok(LevelHistory { steps: self.steps(gauge, &items_of(value))? })
     }
 }
 

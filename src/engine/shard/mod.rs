@@ -50,9 +50,9 @@ use self::corrections::Corrections;
 pub use self::corrections::{ArrivedAs, Change, Correction, EventStanding, FoundEvent};
 pub use self::counters::SourceCounters;
 pub use self::dedup::Retired;
+pub(crate) use self::dedup::runs::RunName;
 #[doc(hidden)]
 pub use self::dedup::runs::visit;
-pub(crate) use self::dedup::runs::RunName;
 pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};
 use self::dedup::{Dedup, Standing};
 use self::fold::{Contribution, ResolvedPrograms};

@@ -437,6 +437,36 @@ fn a_commitment_is_trued_up_as_its_shape_says() {
     }
 }
 
+/// Two commitments that end together: the second is added for the second half of the first one's term, and counts another
+/// subscription. Each is settled by itself, both in the last month.
+#[test]
+fn a_commitment_that_is_added_inside_the_term_of_another_ends_with_it() {
+    let prices = r#"price = [
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+        { id = "more", plan = "max", meter = "calls", model = "per_unit", unit_amount = "1", window = "month" },
+    ]"#;
+    let subscriptions = r#"subscription = [
+        { id = "s1", account = "acme", plan = "pro", from = "2026-01-01T00:00:00Z" },
+        { id = "s2", account = "acme", plan = "max", from = "2026-03-01T00:00:00Z" },
+    ]"#;
+    let commitments = r#"commitment = [
+        { id = "first", account = "acme", shape = "year_end", amount = "400", from = "2026-01-01T00:00:00Z", until = "2026-05-01T00:00:00Z", subscriptions = ["s1"] },
+        { id = "second", account = "acme", shape = "year_end", amount = "150", from = "2026-03-01T00:00:00Z", until = "2026-05-01T00:00:00Z", subscriptions = ["s2"] },
+    ]"#;
+    let usage = [("calls", "01-10", 300), ("more", "03-10", 60), ("calls", "04-10", 20)];
+    let world = World::new(&[prices, subscriptions, commitments]).used(&usage);
+    assert_eq!(
+        world.shown("05-01"),
+        [
+            "04 true_up first 8000",
+            "04 true_up second 9000",
+            "01 total 30000",
+            "03 total 6000",
+            "04 total 19000"
+        ]
+    );
+}
+
 #[test]
 fn a_commitment_that_names_no_price_counts_neither_the_fee_nor_the_minimum_of_a_recurring_one() {
     let price = r#"price = [{ id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month", minimum = "15" }]"#;

@@ -44,12 +44,23 @@ impl Levels {
     ) -> Result<Self, RatingStatus> {
         let mut changes = changes.to_vec();
         changes.sort_by_key(|(at, _)| *at);
+        Ok(Self::of_steps(initial, &Self::after_changes(initial, changes)?, span))
+    }
+
+    /// The level after each of some changes, in order of time.
+    ///
+    /// # Errors
+    /// [`RatingStatus::AmountMustFit`].
+    pub fn after_changes(
+        initial: Exact,
+        changes: impl IntoIterator<Item = (Timestamp, Exact)>,
+    ) -> Result<Vec<(Timestamp, Exact)>, RatingStatus> {
         let mut level = initial;
-        for (at, change) in &mut changes {
-            level = level.add(*change)?;
-            (*at, *change) = (*at, level);
-        }
-        Ok(Self::of_steps(initial, &changes, span))
+        let after = |(at, change)| {
+            level = level.add(change)?;
+            Ok((at, level))
+        };
+        changes.into_iter().map(after).collect()
     }
 
     /// A level that every step sets at its instant; of one instant the last step holds.
