@@ -131,6 +131,17 @@ impl Tokens {
         seen.1.iter().find(|token| token.certificate && names.contains(&token.name)).cloned()
     }
 
+    /// A token that was shown before, as it is now; `None` if it was taken away. Reads the file again if it changed.
+    pub fn renew(&self, token: &Arc<Token>) -> Option<Arc<Token>> {
+        self.read_again();
+        let seen = self.seen.load();
+        if seen.1.iter().any(|known| Arc::ptr_eq(known, token)) {
+            return Some(token.clone());
+        }
+        let is_it = |known: &&Arc<Token>| known.hash == token.hash && known.certificate == token.certificate;
+        seen.1.iter().find(is_it).cloned()
+    }
+
     fn read_again(&self) {
         let now = FileVersion::of(&self.path);
         if self.seen.load().0 != now {
@@ -229,7 +240,7 @@ pub fn list(data: &Path) -> Result<Vec<Token>> {
     read(&data.join(TOKENS_FILE))
 }
 
-/// Takes a token away; connections that used it end at their next hello.
+/// Takes a token away; connections that use it end with their next batch.
 ///
 /// # Errors
 /// If there is no such token or the file cannot be written.
@@ -273,7 +284,13 @@ mod tests {
         let token = tokens.authenticate(&secret).unwrap();
         assert!(token.grants_source("shop") && !token.grants_source("other") && !token.may(Role::Billing));
         assert!(tokens.authenticate("tm_wrong").is_none());
+        create(data.path(), "other", [Role::Admin].into(), BTreeSet::new()).unwrap();
+        let renewed = tokens.renew(&token).unwrap();
+        assert!(renewed == token && !Arc::ptr_eq(&renewed, &token), "the file was read again");
+        revoke(data.path(), "other").unwrap();
+        assert!(tokens.renew(&token).is_some());
         revoke(data.path(), "app").unwrap();
+        assert!(tokens.renew(&token).is_none());
         assert!(Tokens::open(data.path()).unwrap().authenticate(&secret).is_none());
         assert!(revoke(data.path(), "app").is_err());
     }

@@ -186,6 +186,36 @@ async fn a_conversation_starts_with_a_known_token_and_sequences_rise() {
     assert_eq!(raw.close().await.code, CloseCode::BatchSequenceMustIncrease);
 }
 
+/// An open connection went on with it, for as long as it lived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_revoked_ends_its_connections_with_their_next_batch() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let directory = data.path().to_str().unwrap();
+    let create = |name: &str| {
+        let made = ["token", "--data", directory, "create", name, "--role", "ingest", "--source", "shop"];
+        text(&tallymark(&made)).trim().to_string()
+    };
+    let (old, new) = (create("old"), create("new"));
+    let mut raw = Raw::connect(&server, data.path()).await;
+    raw.hello(&old).await;
+    raw.write(&batch("shop", 1)).await;
+    assert_eq!(raw.read().await.0.schema, Schema::WelcomeV1);
+    assert_eq!(raw.read().await.0.schema, Schema::AckV1);
+    let other = client(&server, data.path(), &new, "shop").await;
+    assert!(tallymark(&["token", "--data", directory, "revoke", "old"]).status.success());
+    raw.write(&batch("shop", 2)).await;
+    let close = raw.close().await;
+    assert_eq!((close.code, &*close.reason), (CloseCode::Unauthorized, "the token old was revoked"));
+    let event = Event::minted("key-1", Timestamp::from_nanoseconds(now())).value("tokens", Decimal::ONE);
+    other.record("request", &event).await.unwrap();
+    other.close().await.unwrap();
+    let token = server.token.clone().unwrap();
+    let (_, counters) = call("GET", &server.url("/v1/counters"), &token, "").await;
+    let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
+    assert_eq!(counters["sources"]["shop"]["received"], 2, "one with each token");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_event_is_refused_by_index_and_the_others_go_on() {
     let data = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@
 //! it was asked for; close from either side.
 //!
 //! Invariants: whoever waits, for memory or for its turn, holds no memory of batches but its own; a peer that does not
-//! read its replies, or does not finish a frame, is told so and closed.
+//! read its replies, or does not finish a frame, is told so and closed; a token counts as it is when a batch comes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -218,6 +218,11 @@ impl<'a> Reader<'a> {
         let Ingest { key, shards, .. } = **self.ingest;
         let prepared = PreparedBatch::prepare(Arc::new(frame), None, received_at, key, shards)?;
         let source = prepared.view().source();
+        let Some(token) = self.ingest.tokens.renew(&self.token) else {
+            let reason = format!("the token {} was revoked", self.token.name);
+            return Err(Unread::Closed(Close::new(CloseCode::Unauthorized, &reason)));
+        };
+        self.token = token;
         if !self.token.grants_source(source) {
             let reason = format!("the token {} does not grant source {source:?}", self.token.name);
             return Err(Unread::Closed(Close::new(CloseCode::SourceNotGranted, &reason)));
