@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use domain::Timestamp;
+
 use super::Report;
 use super::svg::{Chart, Line, Scale, escaped};
 use crate::workers::Measured;
@@ -24,12 +26,12 @@ body { margin: 0 auto; padding: 24px 20px 48px; max-width: 960px; background: va
   font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 32px 0 8px; }
 p { margin: 4px 0; } .dim { color: var(--dim); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 10px; margin: 20px 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 10px; margin: 20px 0; }
 .tile { background: var(--card); border-radius: 8px; padding: 10px 14px; }
 .tile b { display: block; font-size: 21px; font-weight: 600; white-space: nowrap; } .tile span { color: var(--dim); font-size: 13px; }
 .note { border-left: 4px solid var(--bad); background: var(--card); padding: 8px 14px; margin: 8px 0; }
 .note.good { border-color: var(--good); }
-svg { display: block; width: 100%; height: auto; margin: 18px 0; }
+svg { display: block; width: 100%; min-width: 640px; height: auto; margin: 18px 0; }
 svg text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: var(--dim); }
 svg text.title { font-size: 15px; font-weight: 600; fill: var(--ink); }
 .grid { stroke: var(--grid); stroke-width: 1; } .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
@@ -38,7 +40,8 @@ svg text.title { font-size: 15px; font-weight: 600; fill: var(--ink); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 table { font-size: 14px; }
 th, td { text-align: right; padding: 4px 7px; border-bottom: 1px solid var(--grid); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { color: var(--dim); font-weight: 500; }
+th:first-child, td:first-child { text-align: left; }
+th { color: var(--dim); font-weight: 500; white-space: normal; vertical-align: bottom; }
 pre { background: var(--card); padding: 12px 16px; border-radius: 8px; overflow-x: auto; font-size: 13px; }
 summary { cursor: pointer; color: var(--dim); }
 ";
@@ -54,20 +57,27 @@ pub(super) fn page(report: &Report) -> String {
         escaped(&title),
         escaped(&report.about()),
         escaped(&report.receiver),
-        report.started_at,
+        whole_second(report.started_at),
         env!("CARGO_PKG_VERSION")
     );
     tiles(&mut out, report);
     notes(&mut out, report);
-    out.push_str(&throughput(report).draw());
-    out.push_str(&latency(&report.measured).draw());
-    out.push_str(&percentiles(report).draw());
+    for chart in [throughput(report), latency(&report.measured), percentiles(report)] {
+        let _ = write!(out, "<div class=\"scroll\">{}</div>\n", chart.draw());
+    }
     comparison(&mut out, report);
     seconds(&mut out, &report.measured);
     let scenario = toml::to_string(&report.scenario).expect("a scenario is made of TOML's own kinds");
     let _ = writeln!(out, "<h2>The scenario as it was run</h2>\n<pre>{}</pre>", escaped(&scenario));
     out.push_str("</body>\n</html>\n");
     out
+}
+
+/// An instant for people: its fraction tells them nothing.
+fn whole_second(instant: Timestamp) -> String {
+    let text = instant.to_string();
+    let whole = text.split('.').next().unwrap_or_default().trim_end_matches('Z');
+    format!("{} UTC", whole.replace('T', " "))
 }
 
 fn tiles(out: &mut String, report: &Report) {

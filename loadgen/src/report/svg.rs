@@ -128,16 +128,17 @@ impl Chart<'_> {
     }
 
     fn draw_legend(&self, out: &mut String) {
-        let mut x = RIGHT;
+        // Every name stands close behind its line, whatever room the font really takes.
+        let mut end = RIGHT;
         for line in self.lines.iter().rev() {
-            text(out, x, 18.0, "label", "end", &line.name);
-            x -= 7.5 * line.name.chars().count() as f64 + 8.0;
-            let (from, class) = (x - 18.0, line.class);
+            let name_at = end - 7.0 * line.name.chars().count() as f64;
+            let (from, until, class) = (name_at - 24.0, name_at - 6.0, line.class);
             let _ = writeln!(
                 out,
-                "<line class=\"line {class}\" x1=\"{from:.1}\" y1=\"14\" x2=\"{x:.1}\" y2=\"14\"/>"
+                "<line class=\"line {class}\" x1=\"{from:.1}\" y1=\"14\" x2=\"{until:.1}\" y2=\"14\"/>"
             );
-            x = from - 16.0;
+            text(out, name_at, 18.0, "label", "start", &line.name);
+            end = from - 16.0;
         }
     }
 

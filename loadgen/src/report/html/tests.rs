@@ -74,6 +74,7 @@ fn every_report_is_a_whole_page_that_loads_nothing() {
         let differences = (0..differences).map(|n| format!("account {n} <wrong>")).collect();
         let page = page(&report(seconds, differences, sink));
         check_markup(&page);
+        assert!(page.contains("begun 2026-03-01 12:00:00 UTC,"), "{page}");
         assert_eq!(page.matches("<svg").count(), 3);
         for forbidden in
             ["<script", "http-equiv", "src=", "href=", "url(", "@import", "<b>bold", "<wrong>", "NaN", "inf "]
