@@ -24,6 +24,10 @@ pub(crate) struct Raw {
 
 /// Trusts the development certificate of a data directory.
 pub(crate) fn client_config(data: &Path) -> quinn::ClientConfig {
+    client_config_with(data, false)
+}
+
+fn client_config_with(data: &Path, early_data: bool) -> quinn::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(data.join("dev-cert.pem")).unwrap();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -36,6 +40,7 @@ pub(crate) fn client_config(data: &Path) -> quinn::ClientConfig {
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
+    tls.enable_early_data = early_data;
     quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
@@ -184,6 +189,29 @@ async fn a_conversation_starts_with_a_known_token_and_sequences_rise() {
     raw.write(&batch("shop", 5)).await;
     raw.write(&batch("shop", 5)).await;
     assert_eq!(raw.close().await.code, CloseCode::BatchSequenceMustIncrease);
+}
+
+/// Early data can be sent again by anybody who saw it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_was_here_before_sends_nothing_before_the_handshake() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(client_config_with(data.path(), true));
+    let address = server.quic.parse().unwrap();
+    for _ in 0..3 {
+        let connecting = endpoint.connect(address, "localhost").unwrap();
+        let connection = match connecting.into_0rtt() {
+            Ok(_) => panic!("the server lets early data in"),
+            Err(connecting) => connecting.await.unwrap(),
+        };
+        // The answer brings the ticket with which a peer comes back.
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        let hello = Hello { token: "tm_nobody".to_string(), client: "test".to_string(), verdicts: false };
+        send.write_all(&hello.encode()).await.unwrap();
+        receive.read_exact(&mut [0; FRAME_HEADER_BYTES]).await.unwrap();
+        connection.close(0u32.into(), b"");
+    }
 }
 
 /// An open connection went on with it, for as long as it lived.

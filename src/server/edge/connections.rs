@@ -332,6 +332,37 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn requests_share_a_connection_over_http_2() {
+        let running = start(MANY, Duration::from_secs(600)).await;
+        let stream = TcpStream::connect(running.address).await.unwrap();
+        let (ask, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let asking: Vec<_> = (0..20)
+            .map(|number| {
+                let mut ask = ask.clone();
+                let path = if number % 2 == 0 { "/" } else { "/late" };
+                let request = Request::get(format!("http://localhost{path}")).body(Body::empty()).unwrap();
+                tokio::spawn(async move {
+                    let answer = ask.send_request(request).await.unwrap();
+                    assert_eq!(
+                        (answer.status().as_u16(), answer.version()),
+                        (200, axum::http::Version::HTTP_2)
+                    );
+                    let text = axum::body::to_bytes(Body::new(answer.into_body()), 100).await.unwrap();
+                    assert_eq!(text, if number % 2 == 0 { "answer" } else { "late" });
+                })
+            })
+            .collect();
+        for asked in asking {
+            asked.await.unwrap();
+        }
+        assert_eq!(running.metrics.http_connections_opened.load(Ordering::Relaxed), 1);
+        running.stop.send(true).unwrap();
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn one_address_leaves_connections_to_others_and_a_stop_waits_for_answers() {
         let running = start(PeerLimits { all: 6, of_network: 3 }, Duration::from_secs(600)).await;
         let mut held = Vec::new();

@@ -194,3 +194,6 @@ pub async fn accept(endpoint: Endpoint, ingest: Arc<Ingest>, mut stopping: watch
     // Every connection says goodbye by itself.
     let _ = tokio::time::timeout(PATIENCE * 2, connections.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
+
+#[cfg(test)]
+mod tests;
