@@ -63,7 +63,7 @@ pub(super) fn page(report: &Report) -> String {
     tiles(&mut out, report);
     notes(&mut out, report);
     for chart in [throughput(report), latency(&report.measured), percentiles(report)] {
-        let _ = write!(out, "<div class=\"scroll\">{}</div>\n", chart.draw());
+        let _ = writeln!(out, "<div class=\"scroll\">{}</div>", chart.draw());
     }
     comparison(&mut out, report);
     seconds(&mut out, &report.measured);

@@ -62,10 +62,7 @@ fn batch(source: &str, sequence: u64, events: u64) -> AlignedBytes {
     builder.finish(sequence, 0)
 }
 
-async fn connect(
-    address: SocketAddr,
-    data: &Path,
-) -> (quinn::Endpoint, quinn::SendStream, quinn::RecvStream) {
+async fn connect(address: SocketAddr, data: &Path) -> (Endpoint, quinn::SendStream, quinn::RecvStream) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(data.join(DEV_CERT_FILE)).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -80,7 +77,7 @@ async fn connect(
     transport.keep_alive_interval(Some(Duration::from_secs(2)));
     transport.send_window(1 << 20);
     config.transport_config(Arc::new(transport));
-    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(config);
     let connection = endpoint.connect(address, "localhost").unwrap().await.unwrap();
     let (send, receive) = connection.open_bi().await.unwrap();

@@ -307,7 +307,9 @@ impl RunHeader {
         for slice in &mut slices {
             *slice = Slice { entries: fields.u64()?, times_end: fields.i64()? };
         }
+        let in_slices = slices.iter().try_fold(0u64, |sum, slice| sum.checked_add(slice.entries));
         let is_sound = format == RUN_FORMAT
+            && in_slices == Some(entries)
             && positions.0 <= positions.1
             && times.0 <= times.1
             && bucket_bits <= 32
