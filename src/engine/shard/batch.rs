@@ -232,7 +232,7 @@ impl Shard {
                         for contribution in &contributions {
                             let key = CellKey::new(subject, contribution, slice.from);
                             let item = Item { time, position, value: contribution.value };
-                            self.staged.push(Staged { key, class: contribution.class, identity, item });
+                            self.staged.push(Staged::new(key, contribution.class, identity, item));
                         }
                         Verdict::Accepted
                     }

@@ -6,14 +6,13 @@
 //! Invariants: a cell keeps its number for as long as the shard lives; it is reported when it changed, and not again.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
 
 use domain::Timestamp;
 use domain::plan::{CellClass, SubjectPlan};
 
 use super::fold::Contribution;
 use super::kept::CellValue;
-use super::numbered::Numbered;
+use super::numbered::{Numbered, TOGETHER};
 use super::sequence::Item;
 use crate::snapshot::codec::{FieldReader, Fields};
 
@@ -65,13 +64,19 @@ const _: () = assert!(size_of::<CellState>() == 128, "a cell is two lines of the
 #[derive(Clone, Copy)]
 pub(crate) struct Staged {
     /// Which cell.
-    pub(crate) key: CellKey,
-    /// What the cell keeps of it.
-    pub(crate) class: CellClass,
-    /// Identity of the event.
-    pub(crate) identity: u128,
-    /// What the event says.
-    pub(crate) item: Item,
+    key: CellKey,
+    hash: u64,
+    class: CellClass,
+    identity: u128,
+    item: Item,
+}
+
+impl Staged {
+    /// An event with an identity that goes into a cell, which keeps of it what its class says.
+    #[inline]
+    pub(crate) fn new(key: CellKey, class: CellClass, identity: u128, item: Item) -> Self {
+        Self { key, hash: key.hash(), class, identity, item }
+    }
 }
 
 /// All cells of a shard.
@@ -99,14 +104,13 @@ struct SavingCells {
 impl CellStore {
     /// Adds events to their cells; `on_new` is told the subject and the number of each new cell.
     pub(crate) fn add_all(&mut self, events: &[Staged], mut on_new: impl FnMut(u32, u32)) {
-        // What the searches and the folds will read is loaded for all of them at once.
-        let homes = events.iter().map(|event| self.cells.touch_home(event.key.hash()));
-        black_box(homes.fold(0, |all, one| all | one));
-        let candidates = events.iter().filter_map(|event| self.cells.candidate(event.key.hash()));
-        black_box(candidates.fold(0, |all, cell| all | u64::from(cell.key.group) | cell.value.fold.count));
-        for event in events {
-            if let Some(new) = self.add(event.key, event.class, event.identity, event.item) {
-                on_new(event.key.subject, new);
+        for events in events.chunks(TOGETHER) {
+            let hashes = events.iter().map(|event| event.hash);
+            self.cells.touch(hashes, |cell| u64::from(cell.key.group) | cell.value.fold.count);
+            for event in events {
+                if let Some(new) = self.add_staged(event) {
+                    on_new(event.key.subject, new);
+                }
             }
         }
     }
@@ -114,7 +118,13 @@ impl CellStore {
     /// Adds an event to a cell; gives the cell's number if it is new.
     #[inline]
     pub(crate) fn add(&mut self, key: CellKey, class: CellClass, identity: u128, item: Item) -> Option<u32> {
-        let (number, is_new) = match self.cells.find(key.hash(), |cell| cell.key == key) {
+        self.add_staged(&Staged::new(key, class, identity, item))
+    }
+
+    #[inline]
+    fn add_staged(&mut self, event: &Staged) -> Option<u32> {
+        let Staged { key, hash, class, identity, item } = *event;
+        let (number, is_new) = match self.cells.find(hash, |cell| cell.key == key) {
             Ok(number) => (number, false),
             Err(_) => (self.new_cell(key), true),
         };

@@ -132,6 +132,9 @@ impl Dedup {
     /// Sets how many entries a table has before it becomes a run.
     pub(crate) fn set_table_entries_max(&mut self, entries: usize) {
         self.table_entries_max = entries;
+        if self.table.len() == 0 {
+            self.table = Memtable::with_room(entries);
+        }
     }
 
     /// Loads what searches for up to 64 identities will read, all at once instead of one after the other; one bit for each
@@ -313,7 +316,8 @@ impl Dedup {
         let job = |inputs| RunJob { shard, inputs, remembered_from: self.remembered_from };
         let has_room = self.runs.len() < RUNS_MAX || !self.is_merging;
         if self.is_full() && self.full.is_none() && has_room {
-            let full = Arc::new(std::mem::take(&mut self.table));
+            let next = Memtable::with_room(self.table_entries_max);
+            let full = Arc::new(std::mem::replace(&mut self.table, next));
             self.full = Some(full.clone());
             return Some((job(Inputs::Table(full.clone())), Some(full)));
         }
