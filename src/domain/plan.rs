@@ -8,8 +8,9 @@
 //! - Bounds of a schedule are sorted and strictly increasing; spans of a subject are sorted and disjoint.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use rpds::RedBlackTreeMapSync;
 
 use crate::decimal::Decimal;
 use crate::exact::Exact;
@@ -329,6 +330,18 @@ impl Default for Forgotten {
     }
 }
 
+/// Plans by subject. A plan that changes some of them shares the others with the one before.
+pub type SubjectPlans = RedBlackTreeMapSync<Subject, Arc<SubjectPlan>>;
+
+/// How the subjects of a plan differ from those of the plan before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanChanges {
+    /// The control-log offset of the plan before.
+    pub since: u64,
+    /// All others are as they were.
+    pub subjects: Vec<Subject>,
+}
+
 /// Everything that a shard needs to decide about events until the next barrier.
 #[derive(Clone, Debug, Default)]
 pub struct MeteringPlan {
@@ -337,7 +350,9 @@ pub struct MeteringPlan {
     /// All meters, in the order of their ids.
     pub programs: Vec<MeterProgram>,
     /// Owned subjects.
-    pub subjects: BTreeMap<Subject, Arc<SubjectPlan>>,
+    pub subjects: SubjectPlans,
+    /// What the subjects changed; `None` if nobody knows.
+    pub changes: Option<PlanChanges>,
     /// Limits that decide verdicts.
     pub policy: Policy,
     /// Ids that are remembered no more.

@@ -22,6 +22,7 @@ use wire::control::{
 
 use crate::corrections::RecordedCorrections;
 
+use crate::metering_plan::Replan;
 use crate::snapshots::history_after;
 
 /// Why a record does not follow from the records before it.
@@ -105,7 +106,8 @@ pub struct ControlState {
     pub(crate) journal_seals: u64,
     pub(crate) acked_batch: u64,
     pub(crate) now: Option<Timestamp>,
-    pub(crate) has_new_plan: bool,
+    /// What the next metering plan changes.
+    pub(crate) replan: Replan,
     pub(crate) touched: BTreeSet<AccountId>,
     /// Accounts that the last cut could not rate.
     pub(crate) unrated: BTreeSet<AccountId>,
@@ -266,7 +268,7 @@ impl ControlState {
                 }
                 self.future_max_before = self.future_max_ever();
                 self.policy = Some(policy.clone());
-                self.has_new_plan = true;
+                self.replan.is_due = true;
             }
             ControlRecord::Put(put) => self.apply_put(offset, put)?,
             ControlRecord::Cut(cut) => self.apply_cut(cut)?,
@@ -312,7 +314,7 @@ impl ControlState {
             return Err(ApplyError::VersionMustFollow { kind, id, version: put.version });
         }
         self.touch(&resource);
-        self.has_new_plan = true;
+        self.replan.note(&self.catalog, &resource);
         Ok(())
     }
 
@@ -397,7 +399,7 @@ impl ControlState {
         let proven_from = record.arrived_until.plus(self.future_max_ever()).plus(1);
         self.forgotten_by_number += u64::from(record.because == ForgottenBecause::IdsMax);
         self.forgotten = Some((record.clone(), proven_from));
-        self.has_new_plan = true;
+        self.replan.is_due = true;
         Ok(())
     }
 

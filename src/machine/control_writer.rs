@@ -18,7 +18,6 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use billing::catalog::{Catalog, CatalogStatus, Resource, ResourceKind};
 use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
 use domain::{EntityId, Timestamp};
@@ -26,13 +25,13 @@ use engine::log::{LogError, LogOptions, LogWriter};
 use engine::shard::Correction;
 use engine::shard::cell::CellReport;
 use engine::snapshot::SnapshotHead;
-use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, IdsForgotten, Put, ScenarioClock};
+use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, IdsForgotten, ScenarioClock};
 
 use crate::batch::Batch;
 use crate::control::ApplyError;
 use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownEvent};
 use crate::journals::JournalBatch;
-use crate::machine::{Machine, PutError, RatedBatch, propose_put};
+use crate::machine::{Machine, PutError, RatedBatch};
 use crate::stored::{StoredEntry, store};
 
 /// Kind of the records of the control log.
@@ -289,30 +288,12 @@ impl ControlWriter {
         resources: Vec<(String, String, serde_json::Value)>,
         actor: &str,
     ) -> Result<Result<Vec<PutOutcome>, PutError>, ControlError> {
-        // Checked against a scratch catalog first: all or none.
-        let mut scratch: Catalog = self.machine.control().catalog().clone();
-        let mut records = Vec::new();
-        let mut outcomes = Vec::new();
-        let mut offset = self.log.next_offset();
-        for (kind, id, body) in resources {
-            let record = match propose_put(&scratch, &kind, &id, body, actor) {
-                Ok(record) => record,
-                Err(error) => return Ok(Err(error)),
-            };
-            let mut version = None;
-            if let Some(ControlRecord::Put(put)) = &record {
-                offset += 1;
-                if let Err(status) = apply_to(&mut scratch, put, offset) {
-                    return Ok(Err(PutError::from(status)));
-                }
-                version = Some(put.version);
-            }
-            if record.as_ref().is_some_and(|record| record.encode().len() > RESOURCE_BYTES_MAX) {
-                return Ok(Err(PutError::RecordMustFit { kind, id }));
-            }
-            records.extend(record);
-            outcomes.push(PutOutcome { kind, id, version });
-        }
+        let first = self.log.next_offset();
+        let (records, outcomes) = match self.machine.propose_puts(resources, first, actor) {
+            Ok(proposed) => proposed.into_iter().unzip::<_, _, Vec<_>, Vec<_>>(),
+            Err(error) => return Ok(Err(error)),
+        };
+        let records: Vec<ControlRecord> = records.into_iter().flatten().collect();
         if !records.is_empty() {
             self.append(around, &records)?;
             self.barrier(around, false)?;
@@ -493,10 +474,4 @@ impl ControlWriter {
 
 fn in_log(log: &'static str) -> impl FnOnce(LogError) -> ControlError {
     move |source| ControlError::Log { log, source }
-}
-
-fn apply_to(catalog: &mut Catalog, put: &Put, offset: u64) -> Result<(), CatalogStatus> {
-    let kind = ResourceKind::parse(&put.kind).expect("a proposed record has a known kind");
-    let resource = Resource::from_json(kind, &put.id, put.body.clone())?;
-    catalog.apply(resource, offset).map(|_| ())
 }

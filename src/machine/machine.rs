@@ -29,7 +29,7 @@ use crate::affected::{Changed, affected_accounts};
 use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
-use crate::control_writer::{NewBarrier, RESOURCE_BYTES_MAX};
+use crate::control_writer::{NewBarrier, PutOutcome, RESOURCE_BYTES_MAX};
 use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownCorrections, KnownEvent};
 use crate::cut::{CutOutcome, Rater, SetAside, original_period};
 use crate::due::DueIndex;
@@ -38,7 +38,7 @@ use crate::invoicing::{InvoiceStanding, Invoicing};
 use crate::issued::Issued;
 use crate::journals::JournalBatch;
 use crate::metering_plan;
-use crate::owners::account_and_entity;
+use crate::owners::{Schedules, account_and_entity};
 
 /// Why a resource was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,8 @@ pub struct Machine {
     shards: usize,
     control: ControlState,
     plan: Arc<MeteringPlan>,
+    /// Those of the plan.
+    schedules: Schedules,
     cells: Cells,
     issued: Issued,
     invoicing: Invoicing,
@@ -109,6 +111,7 @@ impl Machine {
             shards,
             control: ControlState::default(),
             plan: Arc::default(),
+            schedules: Schedules::default(),
             cells: Cells::new(shards),
             issued: Issued::default(),
             invoicing: Invoicing::default(),
@@ -196,10 +199,14 @@ impl Machine {
 
     /// The metering plan of the catalog as it is; `control_offset` is the end of the applied control log.
     fn metering_plan(&mut self, control_offset: u64) -> Arc<MeteringPlan> {
-        if std::mem::take(&mut self.control.has_new_plan) {
-            let (policy, forgotten) = (self.control.policy(), self.control.forgotten_ids());
-            self.plan =
-                metering_plan::compile(&self.control.catalog, &policy, control_offset, forgotten, &self.plan);
+        let replan = std::mem::take(&mut self.control.replan);
+        if replan.is_due {
+            let Self { control, plan, schedules, .. } = self;
+            *plan = metering_plan::compile(control, control_offset, plan, replan, schedules);
+            debug_assert!(
+                metering_plan::compile_whole(control).subjects == plan.subjects,
+                "what a record changes in the plan is noted"
+            );
         }
         self.plan.clone()
     }
@@ -249,6 +256,41 @@ impl Machine {
         actor: &str,
     ) -> Result<Option<ControlRecord>, PutError> {
         propose_put(&self.control.catalog, kind, id, body, actor)
+    }
+
+    /// The records that resources make at an offset of the control log, in order: all or none. Each is checked against the
+    /// catalog with those before it; the catalog is as it was when the call returns.
+    ///
+    /// # Errors
+    /// [`PutError`], of the first one that is not taken.
+    pub fn propose_puts(
+        &mut self,
+        resources: Vec<(String, String, serde_json::Value)>,
+        control_end: u64,
+        actor: &str,
+    ) -> Result<Vec<(Option<ControlRecord>, PutOutcome)>, PutError> {
+        let catalog = &mut self.control.catalog;
+        let (mut proposed, mut on_trial) = (Vec::new(), Vec::new());
+        let mut propose = |(kind, id, body): (String, String, serde_json::Value)| -> Result<(), PutError> {
+            let record = propose_put(catalog, &kind, &id, body, actor)?;
+            let mut version = None;
+            if let Some(ControlRecord::Put(put)) = &record {
+                let offset = control_end + on_trial.len() as u64 + 1;
+                let (_, taken) = catalog.apply_on_trial(resource_of(put)?, offset)?;
+                on_trial.extend(taken);
+                version = Some(put.version);
+            }
+            if record.as_ref().is_some_and(|record| record.encode().len() > RESOURCE_BYTES_MAX) {
+                return Err(PutError::RecordMustFit { kind, id });
+            }
+            proposed.push((record, PutOutcome { kind, id, version }));
+            Ok(())
+        };
+        let outcome = resources.into_iter().try_for_each(&mut propose);
+        while let Some(last) = on_trial.pop() {
+            self.control.catalog.take_back(last);
+        }
+        outcome.map(|()| proposed)
     }
 
     /// The record of the next cut at a barrier.
@@ -537,4 +579,9 @@ pub fn propose_put(
         body,
         actor: actor.to_string(),
     })))
+}
+
+fn resource_of(put: &Put) -> Result<Resource, CatalogStatus> {
+    let kind = ResourceKind::parse(&put.kind).expect("a proposed record has a known kind");
+    Resource::from_json(kind, &put.id, put.body.clone())
 }

@@ -5,67 +5,122 @@
 //! Invariants:
 //! - The plan is a function of the catalog, the policy and what is forgotten.
 //! - Programs stand in the order in which their meters were created, so that their indexes never change.
-//! - What did not change since the previous plan is shared with it, so that a barrier costs what changed.
+//! - What did not change since the previous plan is shared with it, and a plan says what did, so that a barrier costs what
+//!   changed and not how many subjects there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use billing::catalog::{self, Catalog};
+use billing::catalog::{self, Catalog, Resource};
 use domain::plan::{
-    Condition, Forgotten, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, Policy, SubjectPlan,
+    Condition, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, PlanChanges, Policy, SubjectPlan,
 };
-use domain::{MeterId, Span, SubscriptionId};
-use wire::control::PolicyRecord;
+use domain::{MeterId, Span, Subject, SubscriptionId};
 
+use crate::control::ControlState;
 use crate::owners::{ActiveSpan, Schedules, active_spans, pieces_between_grants};
 
-/// Compiles the plan.
+/// What of the catalog changed since the plan before.
+#[derive(Debug, Default)]
+pub(crate) struct Replan {
+    /// Whether there is anything to compile.
+    pub(crate) is_due: bool,
+    /// Subjects whose owned spans may be others.
+    subjects: BTreeSet<Subject>,
+    /// Whether a plan may cut its slices elsewhere.
+    has_new_bounds: bool,
+}
+
+impl Replan {
+    /// Notes what a resource changes, once the catalog has it.
+    pub(crate) fn note(&mut self, catalog: &Catalog, resource: &Resource) {
+        self.is_due = true;
+        let subjects = &mut self.subjects;
+        let mut note = |subscription| {
+            subjects.extend(catalog.subjects_of_subscription(subscription).cloned());
+        };
+        match resource {
+            // Zone and legal entity of an account never change, and a new one has no subjects.
+            Resource::Entity(_) | Resource::Meter(_) | Resource::Plan(_) | Resource::Account(_) => {}
+            Resource::Commitment(_) | Resource::Discount(_) => {}
+            // A price that holds from the beginning cuts nothing.
+            Resource::Price(price) if price.effective_from.is_none() => {}
+            Resource::Price(price) => {
+                self.has_new_bounds = true;
+                catalog.subscriptions_of_plan(&price.plan).for_each(|s| note(s.id()));
+            }
+            Resource::Subscription(subscription) => note(&subscription.id),
+            Resource::Grant(grant) => {
+                for account in catalog.accounts_of_pool(&grant.account) {
+                    catalog.subscriptions_of_account(account).for_each(|s| note(s.id()));
+                }
+            }
+            Resource::Subject(binding) => {
+                subjects.insert(binding.id.clone());
+            }
+        }
+    }
+}
+
+/// Compiles the plan that follows `previous`; `schedules` are those of the plan before.
 pub(crate) fn compile(
-    catalog: &Catalog,
-    policy: &PolicyRecord,
+    control: &ControlState,
     control_offset: u64,
-    forgotten: Forgotten,
     previous: &MeteringPlan,
+    replan: Replan,
+    schedules: &mut Schedules,
 ) -> Arc<MeteringPlan> {
+    let (catalog, policy) = (control.catalog(), control.policy());
     let mut meters: Vec<(u64, &catalog::Meter)> = catalog.meters().collect();
     meters.sort_by_key(|(created, _)| *created);
     let programs = meters.into_iter().map(|(created, meter)| program_of(created, meter)).collect();
-    let mut schedules = Schedules::default();
-    let mut active: BTreeMap<SubscriptionId, Vec<ActiveSpan>> = BTreeMap::new();
-    let subjects = catalog
-        .subjects()
-        .map(|(subject, timeline)| {
-            let mut spans = Vec::new();
-            for (bound, binding) in timeline.spans() {
-                let account = catalog.subscription(&binding.subscription).map(|s| s.account().clone());
-                let account = account.expect("the catalog refuses bindings to unknown subscriptions");
-                let active = active
-                    .entry(binding.subscription.clone())
-                    .or_insert_with(|| active_spans(catalog, &binding.subscription));
-                for active in active.iter().filter(|active| active.span.overlaps(bound)) {
-                    let span =
-                        Span::new(active.span.from.max(bound.from), active.span.until.min(bound.until));
-                    let schedule = schedules.of(catalog, &active.plan, &account);
-                    let pieces = pieces_between_grants(catalog, &account, span).into_iter();
-                    spans.extend(pieces.map(|span| OwnedSpan { span, schedule: schedule.clone() }));
-                }
+    if replan.has_new_bounds {
+        *schedules = Schedules::default();
+    }
+    let mut active: BTreeMap<&SubscriptionId, Vec<ActiveSpan>> = BTreeMap::new();
+    let mut subjects = previous.subjects.clone();
+    let mut changed = Vec::new();
+    for subject in replan.subjects {
+        let timeline = catalog.subject(subject.as_str()).expect("a noted subject is in the catalog");
+        let mut spans = Vec::new();
+        for (bound, binding) in timeline.spans() {
+            let account = catalog.subscription(&binding.subscription).map(|s| s.account().clone());
+            let account = account.expect("the catalog refuses bindings to unknown subscriptions");
+            let active = active
+                .entry(&binding.subscription)
+                .or_insert_with(|| active_spans(catalog, &binding.subscription));
+            for active in active.iter().filter(|active| active.span.overlaps(bound)) {
+                let span = Span::new(active.span.from.max(bound.from), active.span.until.min(bound.until));
+                let schedule = schedules.of(catalog, &active.plan, &account);
+                let pieces = pieces_between_grants(catalog, &account, span).into_iter();
+                spans.extend(pieces.map(|span| OwnedSpan { span, schedule: schedule.clone() }));
             }
-            let plan = SubjectPlan { spans };
-            let shared = previous.subjects.get(subject).filter(|shared| ***shared == plan).cloned();
-            (subject.clone(), shared.unwrap_or_else(|| Arc::new(plan)))
-        })
-        .collect();
+        }
+        let plan = SubjectPlan { spans };
+        if previous.subjects.get(&subject).is_none_or(|before| **before != plan) {
+            subjects.insert_mut(subject.clone(), Arc::new(plan));
+            changed.push(subject);
+        }
+    }
     Arc::new(MeteringPlan {
         control_offset,
         programs,
         subjects,
+        changes: Some(PlanChanges { since: previous.control_offset, subjects: changed }),
         policy: Policy {
             horizon: policy.horizon,
             future_max: policy.future_max,
             pending_per_slot_max: policy.pending_per_slot_max,
         },
-        forgotten,
+        forgotten: control.forgotten_ids(),
     })
+}
+
+/// The plan of all that the control log said, as if there were none before.
+pub(crate) fn compile_whole(control: &ControlState) -> Arc<MeteringPlan> {
+    let subjects = control.catalog().subjects().map(|(subject, _)| subject.clone()).collect();
+    let whole = Replan { subjects, ..Replan::default() };
+    compile(control, 0, &MeteringPlan::default(), whole, &mut Schedules::default())
 }
 
 /// Index of a meter's program in the plan.

@@ -28,7 +28,7 @@ pub use self::resource::{
     Account, Aggregation, Entity, FilterTest, FilterTests, Gauge, InvoiceThresholds, Meter, NegativeUsage,
     OneOrMany, Plan, Resource, ResourceKind, SubjectBinding, Subscription,
 };
-pub use self::state::{Catalog, Change, Versioned};
+pub use self::state::{Catalog, Change, OnTrial, Versioned};
 pub use self::status::{CatalogStatus, Rule};
 pub use self::timeline::{
     CommitmentTimeline, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,

@@ -58,7 +58,7 @@ pub struct Versioned {
 }
 
 /// All resources in all versions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
     entities: BTreeMap<EntityId, (u64, Entity)>,
     accounts: BTreeMap<AccountId, Vec<(u64, Account)>>,
@@ -607,6 +607,10 @@ fn change_of<T: PartialEq + Effective>(records: &[T], record: &T) -> Change {
 fn missing(kind: &str, id: &impl std::fmt::Display) -> Rule {
     Rule::ReferenceMustExist(format!("{kind} {id}"))
 }
+
+mod trial;
+
+pub use self::trial::OnTrial;
 
 #[cfg(test)]
 pub(super) mod tests;

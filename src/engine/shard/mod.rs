@@ -217,11 +217,22 @@ impl Shard {
         if plan.programs.len() > self.plan.programs.len() {
             self.corrections.on_new_meters(control_offset);
         }
-        self.plan = plan.clone();
+        let before = std::mem::replace(&mut self.plan, plan.clone());
         self.forget(plan.forgotten.before);
-        for number in 0..self.subjects.len() as u32 {
-            self.take_subject_plan(number);
+        match &plan.changes {
+            Some(changes) if changes.since == before.control_offset => {
+                for subject in &changes.subjects {
+                    if let Some(number) = self.subjects.find(self.subjects.wanted(subject.as_str())) {
+                        self.take_subject_plan(number);
+                    }
+                }
+            }
+            _ => (0..self.subjects.len() as u32).for_each(|number| self.take_subject_plan(number)),
         }
+        debug_assert!(
+            self.subjects.iter().all(|state| state.plan() == plan.subjects.get(&state.subject)),
+            "a plan says which subjects it changes"
+        );
         for number in unfolded {
             if !self.refolding.contains(&number) {
                 self.start_refold(number);

@@ -26,7 +26,7 @@ use super::question::QueryStatus;
 use super::{Arrival, AsOf, Candidate, Counting, LoggedBatch};
 use crate::control::ControlState;
 use crate::corrections::KnownCorrections;
-use crate::metering_plan::compile;
+use crate::metering_plan::compile_whole;
 use crate::recovery::LogPlace;
 use crate::usage_log::UsageRecordError;
 
@@ -334,5 +334,5 @@ pub fn control_state_before(control: &LogPlace, offset: u64) -> Result<ControlSt
 
 /// The metering plan of what a control log said.
 pub fn plan_of(state: &ControlState) -> Arc<MeteringPlan> {
-    compile(&state.catalog, &state.policy(), 0, state.forgotten_ids(), &MeteringPlan::default())
+    compile_whole(state)
 }

@@ -56,7 +56,7 @@ pub(super) fn owned(mut plan: MeteringPlan, subject: &str, spans: &[(i64, i64, &
         schedule: Arc::new(Schedule::new(bounds.iter().map(|bound| at(*bound)).collect())),
     });
     let spans = Arc::new(SubjectPlan { spans: spans.collect() });
-    plan.subjects.insert(Subject::new(subject).unwrap(), spans);
+    plan.subjects.insert_mut(Subject::new(subject).unwrap(), spans);
     plan
 }
 
