@@ -10,7 +10,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use rpds::RedBlackTreeMapSync;
+use rpds::HashTrieMapSync;
 
 use crate::decimal::Decimal;
 use crate::exact::Exact;
@@ -331,7 +331,8 @@ impl Default for Forgotten {
 }
 
 /// Plans by subject. A plan that changes some of them shares the others with the one before.
-pub type SubjectPlans = RedBlackTreeMapSync<Subject, Arc<SubjectPlan>>;
+/// In no order, and found by few reads: a shard looks up every subject once.
+pub type SubjectPlans = HashTrieMapSync<Subject, Arc<SubjectPlan>, foldhash::quality::RandomState>;
 
 /// How the subjects of a plan differ from those of the plan before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
