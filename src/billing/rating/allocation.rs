@@ -162,6 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn every_broken_rule_says_another_one() {
+        let all = [
+            AllocationStatus::WeightsMustExist,
+            AllocationStatus::WeightsMustNotBeNegative,
+            AllocationStatus::AmountMustFit,
+        ];
+        assert_eq!(std::collections::BTreeSet::from(all.map(|status| status.to_string())).len(), all.len());
+    }
+
+    #[test]
     fn an_amount_is_split_by_largest_remainder() {
         for (amount, weights, shares) in [
             (600, "10 5", "400 200"),

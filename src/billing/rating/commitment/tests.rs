@@ -58,6 +58,17 @@ fn shown(window: &Settlement) -> String {
 }
 
 #[test]
+fn every_broken_rule_says_another_one() {
+    let all = [
+        CommitmentStatus::VersionsMustStartAtFirstWindow,
+        CommitmentStatus::VersionsMustRise,
+        CommitmentStatus::AmountMustNotBeNegative,
+        CommitmentStatus::FactorMustBeAtLeastOne,
+    ];
+    assert_eq!(std::collections::BTreeSet::from(all.map(|status| status.to_string())).len(), all.len());
+}
+
+#[test]
 fn without_a_shape_each_window_stands_alone() {
     check_settle(
         "
