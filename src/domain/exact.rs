@@ -549,7 +549,7 @@ impl fmt::Display for Exact {
     /// A decimal without trailing zeros, or a fraction of integers in lowest terms: `0.125`, `-1500/31`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.normalized();
-        if number.divisor == 1 {
+        if number.divisor == 1 && number.scale <= DECIMAL_SCALE_MAX {
             let digits = number.mantissa.unsigned_abs().to_string();
             return write_decimal(f, number.is_negative(), &digits, number.scale as usize);
         }
@@ -585,23 +585,36 @@ impl<'de> Deserialize<'de> for Exact {
     }
 }
 
+/// Characters of a number that is read.
+const TEXT_BYTES_MAX: usize = 320;
+/// Digits behind the point of a number that is written as a decimal.
+const DECIMAL_SCALE_MAX: u32 = 300;
+/// Digits behind the point of any number that is read.
+const SCALE_END: u32 = 1_000;
+
+const _: () =
+    assert!(DECIMAL_SCALE_MAX as usize + 3 < TEXT_BYTES_MAX, "what is written as a decimal is read");
+
 impl Exact {
     /// Reads what `Display` writes: a decimal, or a fraction of two integers. Never rounds.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > 320 {
+        if text.len() > TEXT_BYTES_MAX {
             return None;
         }
         let Some((numerator, denominator)) = text.split_once('/') else { return parse_decimal(text) };
         let (denominator, scale) = match denominator.split_once('e') {
             None => (denominator, 0),
-            Some((denominator, scale)) => (denominator, scale.parse().ok().filter(|scale| *scale < 1_000)?),
+            Some((denominator, scale)) => {
+                (denominator, scale.parse().ok().filter(|scale| *scale < SCALE_END)?)
+            }
         };
         let (numerator, denominator) = (parse_decimal(numerator)?, parse_decimal(denominator)?);
         let is_fraction = numerator.scale == 0 && denominator.scale == 0 && denominator.is_positive();
         if !is_fraction {
             return None;
         }
-        Self::reduced(numerator.mantissa, denominator.mantissa, scale).ok()
+        let number = Self::reduced(numerator.mantissa, denominator.mantissa, scale).ok()?;
+        (number.scale < SCALE_END).then_some(number)
     }
 }
 
@@ -628,6 +641,23 @@ mod tests {
 
     fn exact(text: &str) -> Exact {
         Exact::parse(text).unwrap()
+    }
+
+    /// Such a number was written with all its zeros, which are more than are read.
+    #[test]
+    fn a_number_far_behind_the_point_reads_back() {
+        for (text, written) in [
+            ("2./1e611", "2/1e611"),
+            ("2/2e910", "1/1e910"),
+            ("-7/1e301", "-7/1e301"),
+            ("20/1e301", "0.FF2"),
+            ("7/3e999", "7/3e999"),
+        ] {
+            let number = exact(text);
+            assert_eq!(number.to_string(), written.replace("FF", &"0".repeat(299)), "{text}");
+            assert_eq!(Exact::parse(&number.to_string()), Some(number), "{text}");
+        }
+        assert_eq!(Exact::parse("1/10e999"), None, "one digit more than is read");
     }
 
     #[test]

@@ -73,6 +73,12 @@ pub enum BatchError {
         #[source]
         source: serde_json::Error,
     },
+    /// A charge line has an amount that is none of its currency, or a digest that is none.
+    #[error("charge line {line} of a batch has an amount or a digest that is none")]
+    LineMustBeReadable {
+        /// Number of the charge line, from 1.
+        line: usize,
+    },
     /// The head promises other counts, numbers or totals than what follows.
     #[error("the head of charge batch {number} does not match its lines")]
     HeadMustMatchLines {
@@ -140,13 +146,16 @@ impl Batch {
             }
         }
         let head = head.ok_or(BatchError::HeadMustExist)?;
+        if let Some(unreadable) = lines.iter().position(|line: &ChargeLine| !line.is_readable()) {
+            return Err(BatchError::LineMustBeReadable { line: unreadable + 1 });
+        }
         let is_numbered = lines
             .iter()
             .enumerate()
             .all(|(index, line)| line.batch == head.number && line.line as usize == index + 1);
         let counts = [lines.len(), window_finals.len(), invoice_requests.len()].map(|count| count as u64);
         let has_counts = counts == [head.lines, head.window_finals, head.invoice_requests];
-        if !is_numbered || !has_counts || head.totals != totals_of(&lines) {
+        if !is_numbered || !has_counts || Some(&head.totals) != sums_of(&lines).as_ref() {
             return Err(BatchError::HeadMustMatchLines { number: head.number });
         }
         Ok(Self { head, lines, window_finals, invoice_requests })
@@ -198,19 +207,62 @@ pub(crate) fn lines_with(bytes: &[u8], needles: &[String]) -> Result<Vec<ChargeL
 
 /// Sum of the rounded amounts per currency, as text.
 pub(crate) fn totals_of(lines: &[ChargeLine]) -> BTreeMap<String, String> {
+    // A total beyond 128 bits of minor units cannot come from lines that each fit; saturating would be a lie.
+    sums_of(lines).expect("batch totals fit 128 bits of minor units")
+}
+
+/// The same of lines that somebody else may have written; `None` if a sum does not fit.
+fn sums_of(lines: &[ChargeLine]) -> Option<BTreeMap<String, String>> {
     let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
     for line in lines {
         let total = totals.entry(line.currency).or_default();
-        // A total beyond 128 bits of minor units cannot come from lines that each fit; saturating would be a lie.
-        *total = total.checked_add(line.rounded_minor()).expect("batch totals fit 128 bits of minor units");
+        *total = total.checked_add(line.rounded_minor())?;
     }
-    totals
-        .iter()
-        .map(|(currency, minor)| (currency.code().to_string(), currency.format_minor(*minor)))
-        .collect()
+    let texts =
+        totals.iter().map(|(currency, minor)| (currency.code().to_string(), currency.format_minor(*minor)));
+    Some(texts.collect())
 }
 
 /// Digest of a batch (or of a run's journals) that follows one with digest `previous`.
 pub fn chain_digest(previous: &str, bytes: &[u8]) -> String {
     sha256_hex_of(&[previous.as_bytes(), b"\n", bytes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: &str = include_str!("../../fuzz/seeds/charges/one-line.ndjson");
+
+    /// Amounts and digests that are none ended the process that read them.
+    #[test]
+    fn a_batch_whose_lines_say_no_amount_is_refused() {
+        let decoded = Batch::decode(BATCH.as_bytes()).unwrap();
+        assert_eq!((decoded.lines.len(), decoded.encode().len()), (1, BATCH.len()));
+        let rounded = format!("\"rounded\":\"{}\"", decoded.lines[0].rounded);
+        for (from, to) in [
+            (rounded.as_str(), "\"rounded\":\"-0.0ned_usag1\""),
+            (rounded.as_str(), "\"rounded\":\"\""),
+            (rounded.as_str(), "\"rounded\":\"0.001\""),
+            (decoded.lines[0].event_digest.as_str(), "not a digest"),
+        ] {
+            assert!(BATCH.contains(from), "{from}");
+            // The digest stands in the record of the final window as well, and that one is not read as a number.
+            let refused = Batch::decode(BATCH.replace(from, to).as_bytes());
+            assert!(matches!(refused, Err(BatchError::LineMustBeReadable { line: 1 })), "{to}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_whose_lines_have_no_sum_is_refused() {
+        let most = format!("\"rounded\":\"{}.99\"", "9".repeat(36));
+        let decoded = Batch::decode(BATCH.as_bytes()).unwrap();
+        let rounded = format!("\"rounded\":\"{}\"", decoded.lines[0].rounded);
+        let large = BATCH.replace(&rounded, &most);
+        let mut lines: Vec<String> = large.lines().map(str::to_string).collect();
+        lines.insert(2, lines[1].replace("\"line\":1", "\"line\":2"));
+        lines[0] = lines[0].replace("\"lines\":1", "\"lines\":2");
+        let refused = Batch::decode(lines.join("\n").as_bytes());
+        assert!(matches!(refused, Err(BatchError::HeadMustMatchLines { number: 1 })), "{refused:?}");
+    }
 }
