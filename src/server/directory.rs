@@ -78,26 +78,30 @@ impl DataDirectory {
     /// If one cannot be made.
     pub fn logs(&self) -> Result<Logs> {
         let place = |kind| Ok(LogPlace { storage: self.log(kind)?, options: self.options(kind) });
-        self.logs_by(&place)
+        self.logs_by(&place, &|name| self.folder(name))
     }
 
-    /// All logs, which must exist.
+    /// All logs, which must exist. Nothing is made: whoever only reads may not be able to, and needs nothing that is derived.
     ///
     /// # Errors
     /// If there is no such folder.
     pub fn existing_logs(&self) -> Result<Logs> {
         let place = |kind| Ok(LogPlace { storage: self.existing_log(kind)?, options: self.options(kind) });
-        self.logs_by(&place)
+        self.logs_by(&place, &|name| Ok(Arc::new(Directory::at(&self.path.join(name)))))
     }
 
-    fn logs_by(&self, place: &dyn Fn(LogKind) -> Result<LogPlace>) -> Result<Logs> {
+    fn logs_by(
+        &self,
+        place: &dyn Fn(LogKind) -> Result<LogPlace>,
+        derived: &dyn Fn(&str) -> Result<Arc<Directory>>,
+    ) -> Result<Logs> {
         Ok(Logs {
             control: place(LogKind::Control)?,
             usage: place(LogKind::Usage)?,
             charges: place(LogKind::Charges)?,
             journals: place(LogKind::Journals)?,
-            snapshots: self.snapshots()?,
-            runs: self.folder("runs")?,
+            snapshots: derived("snapshots")?,
+            runs: derived("runs")?,
         })
     }
 
@@ -122,5 +126,25 @@ fn folder_of(kind: LogKind) -> &'static str {
         LogKind::Control => "control",
         LogKind::Charges => "charges",
         LogKind::Journals => "journals",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `replay`, `verify` and `what-if` made the folders of what is derived, and failed where they could not.
+    #[test]
+    fn who_only_reads_makes_no_folder() {
+        let data = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::new(data.path(), 64 << 20);
+        assert!(directory.existing_logs().is_err());
+        for kind in [LogKind::Usage, LogKind::Control, LogKind::Charges, LogKind::Journals] {
+            directory.log(kind).unwrap();
+        }
+        directory.existing_logs().unwrap();
+        assert!(!data.path().join("snapshots").exists() && !data.path().join("runs").exists());
+        directory.logs().unwrap();
+        assert!(data.path().join("snapshots").exists() && data.path().join("runs").exists());
     }
 }

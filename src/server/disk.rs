@@ -36,7 +36,12 @@ impl Directory {
         for directory in made {
             sync_directory(parent_of(directory))?;
         }
-        Ok(Self { path: path.to_path_buf(), is_direct: true })
+        Ok(Self::at(path))
+    }
+
+    /// The directory, whether it exists or not.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), is_direct: true }
     }
 
     /// The same directory, with all writes through the page cache.
