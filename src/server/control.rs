@@ -215,7 +215,7 @@ impl Surroundings for ControlSurroundings {
         let parts_to = barrier.snapshot.is_some().then_some(parts_to);
         if parts_to.is_some() {
             // Before any shard lists its runs, so that none of them is taken away.
-            self.snapshots.state.is_busy.store(true, Ordering::Release);
+            self.snapshots.state.making.begin();
         }
         let task = UsageTask::Barrier { barrier, parts: parts_to, durable, reached };
         self.usage.blocking_send(task).map_err(|_| PeerStopped("the usage log"))?;
@@ -276,7 +276,7 @@ impl Control {
     }
 
     fn snapshot_if_due(&mut self, is_stop: bool) -> Result<()> {
-        let usage_end = self.surroundings.usage_state.end_offset.load(Ordering::Acquire);
+        let usage_end = self.surroundings.usage_state.end_offset.offset();
         if self.surroundings.snapshots.is_due(usage_end, is_stop) {
             self.writer.begin_snapshot(&mut self.surroundings).map_err(cause)?;
         }
@@ -445,7 +445,7 @@ impl Control {
 
     /// Forgets ids that were remembered for as long as they are to be.
     fn forget_if_due(&mut self, now: Timestamp) -> Result<()> {
-        let usage_end = self.surroundings.usage_state.end_offset.load(Ordering::Acquire);
+        let usage_end = self.surroundings.usage_state.end_offset.offset();
         let control = self.writer.machine().control();
         match self.forgetting.is_due(control, now, &self.events.directory, usage_end)? {
             Some(forgotten) => self.forget(forgotten),
@@ -467,7 +467,7 @@ impl Control {
         for _ in 0..self.surroundings.shards {
             stretches.extend(answers.recv().map_err(|_| PeerStopped("a shard"))?);
         }
-        let usage_end = self.surroundings.usage_state.end_offset.load(Ordering::Acquire);
+        let usage_end = self.surroundings.usage_state.end_offset.offset();
         let control = self.writer.machine().control();
         let directory = &self.events.directory;
         match self.forgetting.too_many(control, stretches, directory, usage_end)? {

@@ -7,7 +7,6 @@
 //! snapshot names, or may come to name while one is made.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -105,7 +104,7 @@ impl Runs {
     }
 
     fn take_away(&self, retired: &mut RetiredRuns) -> Result<()> {
-        if self.snapshot_state.is_busy.load(Ordering::Acquire) {
+        if self.snapshot_state.making.is_now() {
             return Ok(());
         }
         let taken = retired.take_away(&self.store, &*self.snapshots);

@@ -1,13 +1,13 @@
 //! Shard threads: each owns one shard and takes batches and barriers from its queue in log order.
 //!
-//! Owns: the queues, verdicts joined over shards, reports at cuts, refolds. Leaves to others: every decision
-//! (`engine::shard`).
+//! Owns: the queues, reports at cuts, refolds. Leaves to others: every decision (`engine::shard`), verdicts joined over shards
+//! (`handoff`).
 //!
 //! Invariants: a queue is bounded; a full one makes the log writer wait. What a shard sees is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use engine::snapshot::SnapshotPart;
 use machine::{History, NewBarrier, pass_barrier_through};
 use wire::verdict::Verdict;
 
+use crate::handoff::VerdictSlots;
 use crate::runs::{RunTask, take_damaged_away};
 use crate::threads::{OnFailure, PeerStopped, spawn};
 
@@ -30,38 +31,6 @@ const SNAPSHOT_PAUSE: Duration = Duration::from_millis(1);
 const RUN_PATIENCE: Duration = Duration::from_millis(500);
 /// Batches that wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 32;
-
-/// Gets one wire code per event of a batch.
-pub type OnVerdicts = Box<dyn FnOnce(Vec<u8>) + Send>;
-
-/// Verdicts of a batch, filled by all shards; the last one sends them.
-pub struct VerdictSlots {
-    codes: Vec<AtomicU8>,
-    shards_left: AtomicUsize,
-    send: Mutex<Option<OnVerdicts>>,
-}
-
-impl VerdictSlots {
-    /// Slots for so many events and shards; `send` gets one wire code per event.
-    pub fn new(events: usize, shards: usize, send: OnVerdicts) -> Self {
-        Self {
-            codes: (0..events).map(|_| AtomicU8::new(0)).collect(),
-            shards_left: AtomicUsize::new(shards),
-            send: Mutex::new(Some(send)),
-        }
-    }
-
-    fn finish_shard(&self) {
-        // The last shard sees the codes of all others: each wrote them before its own decrement.
-        if self.shards_left.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        let codes = self.codes.iter().map(|code| code.load(Ordering::Relaxed)).collect();
-        if let Some(send) = self.send.lock().expect("nothing panics while it holds the slots").take() {
-            send(codes);
-        }
-    }
-}
 
 /// What a barrier asks of a shard.
 pub struct BarrierTask {
@@ -116,6 +85,11 @@ impl IdCounts {
         Self((0..shards).map(|_| AtomicU64::new(0)).collect())
     }
 
+    /// A shard remembers so many.
+    pub fn set(&self, shard: usize, ids: u64) {
+        self.0[shard].store(ids, Ordering::Relaxed);
+    }
+
     /// Ids of all shards.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|ids| ids.load(Ordering::Relaxed)).sum()
@@ -157,7 +131,7 @@ impl Shards {
             let (done, outcomes) = bounded(RUN_JOBS_MAX);
             let runs = ShardRuns { tasks: runs.clone(), done, outcomes };
             let thread = spawn(&format!("shard-{index}"), on_failure.clone(), move || {
-                let ended = run_shard(index, shard, &tasks, &runs, &*history, &ids.0[index]);
+                let ended = run_shard(index, shard, &tasks, &runs, &*history, &ids);
                 if let Err(error) = &ended {
                     take_damaged_away(&store, error);
                 }
@@ -194,20 +168,20 @@ fn run_shard(
     tasks: &Receiver<ShardTask>,
     runs: &ShardRuns,
     history: &dyn Fn() -> anyhow::Result<Box<dyn History>>,
-    ids: &AtomicU64,
+    ids: &IdCounts,
 ) -> anyhow::Result<()> {
     let mut saving = None;
-    ids.store(shard.ids(), Ordering::Relaxed);
+    ids.set(index, shard.ids());
     while let Some(task) = next_task(index, &mut shard, tasks, &mut saving) {
         runs.serve(&mut shard)?;
         match task {
             ShardTask::Batch(batch, slots) => {
                 shard.handle_batch(&batch, &mut |event, verdict: Verdict| {
                     if let Some(slots) = &slots {
-                        slots.codes[usize::from(event)].store(verdict.code(), Ordering::Relaxed);
+                        slots.put(event, verdict.code());
                     }
                 })?;
-                ids.store(shard.ids(), Ordering::Relaxed);
+                ids.set(index, shard.ids());
                 if let Some(slots) = slots {
                     slots.finish_shard();
                 }
@@ -219,7 +193,7 @@ fn run_shard(
                 let mut history = OpenedWhenRead(history);
                 let reports = pass_barrier_through(&mut shard, task.offset, &task.barrier, &mut history)
                     .map_err(|error| anyhow::anyhow!(error).context("earlier usage cannot be read again"))?;
-                ids.store(shard.ids(), Ordering::Relaxed);
+                ids.set(index, shard.ids());
                 // Nobody waits for an answer any more when the control thread has stopped.
                 let _ = task.reached.send((index, reports));
                 if let Some(parts) = &task.parts {

@@ -7,7 +7,7 @@
 //! logs are as complete as before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -16,6 +16,7 @@ use engine::log::LogOptions;
 use engine::snapshot::{SnapshotHead, SnapshotPart, SnapshotWork};
 
 use crate::disk::Directory;
+use crate::handoff::Busy;
 
 /// Parts of a snapshot that wait for the disk, of all shards.
 pub const SNAPSHOT_PARTS_MAX: usize = 16;
@@ -32,7 +33,7 @@ pub struct SnapshotJob {
 #[derive(Default)]
 pub struct SnapshotState {
     /// Whether one is being made.
-    pub is_busy: AtomicBool,
+    pub making: Busy,
     /// Usage offset of the barrier of the last whole one.
     pub usage_offset: AtomicU64,
 }
@@ -54,7 +55,7 @@ impl Snapshots {
     pub fn is_due(&self, usage_end: u64, is_stop: bool) -> bool {
         let behind = usage_end.saturating_sub(self.state.usage_offset.load(Ordering::Relaxed));
         let bytes = if is_stop { STOP_BYTES } else { self.every_bytes };
-        self.every_bytes > 0 && behind >= bytes && !self.state.is_busy.load(Ordering::Acquire)
+        self.every_bytes > 0 && behind >= bytes && !self.state.making.is_now()
     }
 }
 
@@ -84,7 +85,7 @@ pub fn run(
                 tracing::warn!("the snapshot at usage offset {usage_offset} is given up: {error:#}")
             }
         }
-        state.is_busy.store(false, Ordering::Release);
+        state.making.end();
         on_end();
     }
     Ok(())

@@ -27,9 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 
 use crate::clock::{CLOCK_STEP_MAX, Clock, ClockStepped};
+use crate::handoff::{DurableEnd, VerdictSlots};
 use crate::observe::Metrics;
 use crate::segments::Segments;
-use crate::shards::{BarrierTask, ShardSnapshot, ShardTask, VerdictSlots};
+use crate::shards::{BarrierTask, ShardSnapshot, ShardTask};
 use crate::shares::{Share, Shares};
 use crate::threads::PeerStopped;
 
@@ -111,7 +112,7 @@ pub enum UsageTask {
 #[derive(Default)]
 pub struct UsageLogState {
     /// Offset behind the last durable record.
-    pub end_offset: AtomicU64,
+    pub end_offset: DurableEnd,
     /// Bytes written since start.
     pub bytes: AtomicU64,
     /// Commits since start.
@@ -209,7 +210,7 @@ impl UsageLog {
         }
         let now: Timestamp = self.stamp(staged)?;
         let committed = self.writer.commit(now.nanoseconds()).context("the usage log cannot be written")?;
-        self.state.end_offset.store(committed.end_offset, Ordering::Release);
+        self.state.end_offset.publish(committed.end_offset);
         self.state.bytes.fetch_add(committed.bytes, Ordering::Relaxed);
         self.state.commits.fetch_add(1, Ordering::Relaxed);
         for item in staged.drain(..) {

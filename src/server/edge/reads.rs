@@ -60,7 +60,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
         shards,
         log_bytes: edge.usage.bytes.load(Ordering::Relaxed),
         log_commits: edge.usage.commits.load(Ordering::Relaxed),
-        log_end: edge.usage.end_offset.load(Ordering::Relaxed),
+        log_end: edge.usage.end_offset.offset(),
         snapshot_offset: edge.snapshots.usage_offset.load(Ordering::Relaxed),
         unbilled: totals.iter().map(|(c, minor)| (c.code().to_string(), c.format_minor(*minor))).collect(),
         unbilled_age_seconds: oldest.map_or(0, |at| (now - at.nanoseconds()) / domain::time::SECOND),
