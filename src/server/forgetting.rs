@@ -123,3 +123,6 @@ fn place(
     let finder = PlaceFinder::new(&*log, directory.options(LogKind::Usage), usage_end);
     finder.and_then(|finder| find(&finder)).context("the usage log cannot be read")
 }
+
+#[cfg(test)]
+mod tests;
