@@ -184,7 +184,7 @@ impl Outbox {
                         let marked = Position::decode(record.body).filter(|marked| *marked <= position);
                         acked = acked.max(marked.unwrap_or(acked));
                     }
-                    _ => {
+                    format::KIND_BATCH => {
                         let header = FrameHeader::decode_slice(record.body);
                         let header = header.map_err(|status| other(&status))?;
                         if recovered.source.is_none() {
@@ -192,6 +192,9 @@ impl Outbox {
                         }
                         batches.push((position, header.count));
                         segment.batches_end = at as u64;
+                    }
+                    kind => {
+                        return Err(other(&format!("{}: a later client wrote kind {kind}", name_of(file))));
                     }
                 }
             }

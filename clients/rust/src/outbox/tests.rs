@@ -130,6 +130,20 @@ fn a_mark_says_nothing_of_what_lies_behind_it() {
     }
 }
 
+/// It was counted as a batch, and never sent.
+#[test]
+fn a_record_of_a_kind_that_is_not_known_is_refused() {
+    let files = crate::testing::OutboxFiles::default();
+    files.add_record(0, 1, &frame(0, 1));
+    assert_eq!(files.visit(&[]).unwrap().0.batches, 1);
+    files.add_record(0, 3, &frame(1, 1));
+    let refused = files.visit(&[]).unwrap_err();
+    assert!(
+        refused.to_string().ends_with("00000000000000000000.outbox: a later client wrote kind 3"),
+        "{refused}"
+    );
+}
+
 #[test]
 fn a_full_outbox_takes_nothing_and_loses_nothing() {
     let disk = SimulatedDisk::default();
