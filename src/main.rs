@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use server::commands::{
-    bill, catalog, event, inspect, lineage, quote, replay, serve, token, usage, verify, what_if,
+    archive, bill, catalog, event, inspect, lineage, quote, replay, serve, token, usage, verify, what_if,
 };
 use server::config::ServeArgs;
 
@@ -26,6 +26,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Derive everything again from the logs and compare it with all that is stored.
     Verify(verify::VerifyArgs),
+    /// Show which usage lies in the archive, and check it.
+    Archive(archive::ArchiveArgs),
     /// Show what lies in a data directory.
     Inspect(inspect::InspectArgs),
     /// Check, plan or apply a catalog file.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Archive(args) => archive::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Catalog(args) => catalog::run(args),
         Command::Quote(args) => quote::run(&args),

@@ -155,6 +155,8 @@ fn serve_args(data: &Path, shards: u16) -> ServeArgs {
         dedup_memory: 64 << 20,
         snapshot_bytes: 0, // the demo starts once
         segment_bytes: 64 << 20,
+        archive: None,
+        archive_days: 90,
         query_bytes_max: 16 << 30,
         accept_clock: false,
         accept_epoch: false,

@@ -9,6 +9,7 @@
 //! - Sealed is sealed: a batch that was sealed is loaded, never derived again, and every later one chains to it.
 
 mod affected;
+mod archiving;
 mod batch;
 mod bill;
 mod cells;
@@ -40,6 +41,7 @@ mod usage_log;
 pub mod usage_query;
 mod what_if;
 
+pub use self::archiving::{ArchiveError, move_to_archive, segment_to_archive};
 pub use self::batch::{Batch, BatchError, BatchHead, chain_digest, read_line};
 pub use self::control::{ApplyError, ControlState};
 pub use self::control_writer::{

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::directory::DataDirectory;
+
 /// Which clock a data directory runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClockChoice {
@@ -12,6 +14,24 @@ pub enum ClockChoice {
     Real,
     /// A clock that only moves when asked to, for demonstrations and tests.
     Scenario,
+}
+
+/// A data directory that a command reads.
+#[derive(Clone, Debug, Args)]
+pub struct DirectoryArgs {
+    /// Data directory; only read.
+    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
+    pub data: PathBuf,
+    /// Folder of its archive, if usage went there.
+    #[arg(long, env = "TALLYMARK_ARCHIVE")]
+    pub archive: Option<PathBuf>,
+}
+
+impl DirectoryArgs {
+    /// The directory.
+    pub fn open(&self) -> DataDirectory {
+        DataDirectory::new(&self.data, 64 << 20).with_archive(self.archive.as_deref())
+    }
 }
 
 /// `tallymark serve`
@@ -87,6 +107,13 @@ pub struct ServeArgs {
     /// rest has filters, two bytes an id and twice that while all of them are merged.
     #[arg(long, env = "TALLYMARK_DEDUP_MEMORY", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range((1 << 19)..=(1 << 40)))]
     pub dedup_memory: u64,
+    /// Folder of the archive, which must exist: old segments of usage go there, and are read there. Without it, all usage stays
+    /// in the data directory.
+    #[arg(long, env = "TALLYMARK_ARCHIVE")]
+    pub archive: Option<PathBuf>,
+    /// Days after which usage goes to the archive.
+    #[arg(long, env = "TALLYMARK_ARCHIVE_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub archive_days: u32,
     /// Bytes of the usage log that one usage query may read.
     #[arg(long, env = "TALLYMARK_QUERY_BYTES_MAX", default_value_t = 16 << 30)]
     pub query_bytes_max: u64,

@@ -26,6 +26,7 @@ pub use machine::{PutOutcome, RESOURCE_BYTES_MAX, StoredEntry};
 use tokio::sync::{mpsc, oneshot};
 use wire::control::{ClockKind, ControlRecord, IdsForgotten};
 
+use crate::archive::{check_reach, is_of_archive};
 use crate::clock::Clock;
 use crate::event_finder::EventFinder;
 use crate::forgetting::Forgetting;
@@ -52,6 +53,9 @@ pub enum CommandError {
     /// A correction is not made.
     #[error(transparent)]
     Correction(#[from] CorrectionStatus),
+    /// Usage may have to be read again, and some of it lies in an archive that is out of reach.
+    #[error("{0}")]
+    ArchiveMustBeReachable(String),
     /// The digest belongs to another history.
     #[error("charge batch {batch} has digest {digest}; the given one belongs to another history")]
     HistoryForked {
@@ -286,6 +290,10 @@ impl Control {
     fn handle(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Put { resources, actor, reply } => {
+                if let Err(said) = check_reach(&self.events.directory)? {
+                    let _ = reply.send(Err(CommandError::ArchiveMustBeReachable(said)));
+                    return Ok(());
+                }
                 let outcome = self.writer.put(&mut self.surroundings, resources, &actor).map_err(cause)?;
                 let _ = reply.send(outcome.map_err(CommandError::from));
             }
@@ -317,10 +325,18 @@ impl Control {
 
     /// Corrects an event that every shard was asked for, behind all usage that was acknowledged before.
     fn correct(&mut self, request: CorrectionRequest) -> Result<Result<CorrectionOutcome, CommandError>> {
+        if let Err(said) = check_reach(&self.events.directory)? {
+            return Ok(Err(CommandError::ArchiveMustBeReachable(said)));
+        }
         let name = name_of(self.events.key, &request.source, &request.id);
         let around = &mut self.surroundings;
         let known = match self.events.find(&around.usage, name)? {
-            Some(found) => Some(self.events.read(found)?),
+            Some(found) => match self.events.read(found) {
+                Err(error) if is_of_archive(&error) => {
+                    return Ok(Err(CommandError::ArchiveMustBeReachable(format!("{error:#}"))));
+                }
+                read => Some(read?),
+            },
             None => None,
         };
         let recorded = self.writer.correct(around, request, known.as_ref()).map_err(cause)?;

@@ -5,6 +5,7 @@
 //! DATA/control/  DATA/usage-0/  DATA/charges/  DATA/journals/   one log each
 //! DATA/snapshots/   what the shards knew at a barrier; may be deleted
 //! DATA/runs/        remembered ids; may be deleted while no server runs
+//! ARCHIVE/usage-0/  segments of the usage log that left DATA/usage-0/, if there is an archive
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::identity::IdentityKey;
-use engine::log::{LogKind, LogOptions};
+use engine::io::Storage;
+use engine::log::{LogKind, LogOptions, WithArchive};
 use machine::{LogPlace, Logs, UsageHistory};
 
 use crate::disk::Directory;
@@ -23,12 +25,18 @@ pub struct DataDirectory {
     path: PathBuf,
     incarnation: u32,
     segment_bytes: u64,
+    archive: Option<PathBuf>,
 }
 
 impl DataDirectory {
     /// A directory of the first incarnation.
     pub fn new(path: &Path, segment_bytes: u64) -> Self {
-        Self { path: path.to_path_buf(), incarnation: 0, segment_bytes }
+        Self { path: path.to_path_buf(), incarnation: 0, segment_bytes, archive: None }
+    }
+
+    /// The same directory, with the folder of its archive.
+    pub fn with_archive(self, archive: Option<&Path>) -> Self {
+        Self { archive: archive.map(Path::to_path_buf), ..self }
     }
 
     /// Its path.
@@ -36,26 +44,65 @@ impl DataDirectory {
         &self.path
     }
 
-    /// The folder of a log; made if it does not exist.
+    /// The folder of its archive.
+    pub fn archive(&self) -> Option<&Path> {
+        self.archive.as_deref()
+    }
+
+    /// Where the archive has segments of the usage log, if there is one.
+    pub fn archived_usage(&self) -> Option<PathBuf> {
+        self.archive.as_ref().map(|archive| archive.join(folder_of(LogKind::Usage)))
+    }
+
+    /// The folder of a log, made if it does not exist; that of the usage log together with its archive.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn log(&self, kind: LogKind) -> Result<Arc<Directory>> {
-        let path = self.path.join(folder_of(kind));
-        let directory = Directory::open_or_create(&path);
-        Ok(Arc::new(directory.with_context(|| format!("cannot open {}", path.display()))?))
+    pub fn log(&self, kind: LogKind) -> Result<Arc<dyn Storage>> {
+        let folder = self.folder(folder_of(kind))?;
+        if kind != LogKind::Usage {
+            return Ok(folder);
+        }
+        Ok(Arc::new(self.with_archived(folder)))
+    }
+
+    /// The usage log, which must exist, with its archive.
+    ///
+    /// # Errors
+    /// If there is no such folder.
+    pub fn existing_usage(&self) -> Result<WithArchive> {
+        self.check_folder(LogKind::Usage)?;
+        Ok(self.with_archived(self.usage_folder()?))
+    }
+
+    /// The folder of the usage log alone.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn usage_folder(&self) -> Result<Arc<Directory>> {
+        self.folder(folder_of(LogKind::Usage))
+    }
+
+    fn with_archived(&self, folder: Arc<Directory>) -> WithArchive {
+        let archive = self.archived_usage();
+        let archive = archive.map(|path| Arc::new(Directory::at(&path)) as Arc<dyn Storage>);
+        WithArchive::new(folder, archive, self.options(LogKind::Usage))
     }
 
     /// The folder of a log that must exist.
     ///
     /// # Errors
     /// If there is no such folder.
-    pub fn existing_log(&self, kind: LogKind) -> Result<Arc<Directory>> {
-        let path = self.path.join(folder_of(kind));
-        if !path.is_dir() {
+    pub fn existing_log(&self, kind: LogKind) -> Result<Arc<dyn Storage>> {
+        self.check_folder(kind)?;
+        self.log(kind)
+    }
+
+    fn check_folder(&self, kind: LogKind) -> Result<()> {
+        if !self.path.join(folder_of(kind)).is_dir() {
             bail!("{} is not a data directory: it has no {}", self.path.display(), folder_of(kind));
         }
-        self.log(kind)
+        Ok(())
     }
 
     /// What a log of this directory is.

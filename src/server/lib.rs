@@ -6,6 +6,7 @@
 //! Threads of a running server: tokio workers (QUIC, HTTP), one usage-log writer and one that works ahead of it, one
 //! thread per shard and one for their runs, one control thread. Queues between them are bounded; a full queue makes the sender wait, back to the producer's flow control.
 
+pub mod archive;
 pub mod clock;
 pub mod commands;
 

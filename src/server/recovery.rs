@@ -4,12 +4,12 @@
 //! may leave (`machine::recovery`).
 
 use anyhow::Result;
+use engine::io::Storage;
 use engine::log::{LogOptions, LogReader, Record};
 use machine::ReplayMode;
 pub use machine::{Moment, Replayed};
 
 use crate::directory::DataDirectory;
-use crate::disk::Directory;
 
 /// Reads a directory without changing it. In [`ReplayMode::Derive`] every sealed batch and journal is derived again and
 /// compared with its seal.
@@ -35,7 +35,7 @@ pub fn read_moment(directory: &DataDirectory, shards: usize) -> Result<Moment> {
 /// # Errors
 /// The first damage, or what `visit` gives.
 pub fn read_all(
-    log: &Directory,
+    log: &dyn Storage,
     options: LogOptions,
     visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
 ) -> Result<()> {

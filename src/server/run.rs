@@ -24,6 +24,7 @@ use machine::{ControlWriter, History, LeftAside, Recovered};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
 
+use crate::archive::{ArchiveState, Archiving, age_of_days};
 use crate::clock::{CLOCK_STEP_MAX, Clock, real_now};
 use crate::config::{ClockChoice, ServeArgs};
 use crate::control::{CONTROL_QUEUE_MAX, CUT_INTERVAL_MAX, Command, Control, ControlSurroundings, Served};
@@ -62,6 +63,7 @@ pub struct Running {
     threads: Vec<std::thread::JoinHandle<()>>,
     shards: Shards,
     runs_thread: std::thread::JoinHandle<()>,
+    archiving: Option<(crossbeam_channel::Sender<()>, std::thread::JoinHandle<()>)>,
     http_task: tokio::task::JoinHandle<()>,
     quic_task: tokio::task::JoinHandle<()>,
     endpoint: quinn::Endpoint,
@@ -133,7 +135,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         _ => None,
     };
     let tokens = Arc::new(Tokens::open(&args.data)?);
-    let directory = DataDirectory::new(&args.data, args.segment_bytes);
+    let directory = DataDirectory::new(&args.data, args.segment_bytes).with_archive(args.archive.as_deref());
+    let archive_state = ArchiveState::open(&directory)?;
     check_clock_kind(args, &directory)?;
     let shards = usize::from(args.shards);
     let table = dedup_table_entries(args.dedup_memory, shards);
@@ -240,7 +243,21 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         })?,
     ];
     // It ends when the shards have.
-    let runs_thread = spawn("runs", on_failure, move || runs.run(&run_queue))?;
+    let runs_thread = spawn("runs", on_failure.clone(), move || runs.run(&run_queue))?;
+    let archiving = match args.archive {
+        None => None,
+        Some(_) => {
+            let (stop, stopped) = crossbeam_channel::bounded(0);
+            let archiving = Archiving {
+                directory: directory.clone(),
+                age: age_of_days(args.archive_days),
+                clock: clock.clone(),
+                state: archive_state.clone(),
+                stop: stopped,
+            };
+            Some((stop, spawn("archive", on_failure, move || archiving.run())?))
+        }
+    };
 
     apply_catalog(args.catalog.as_deref(), &commands).await?;
     let (stop, stopping) = watch::channel(false);
@@ -278,6 +295,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
         query_bytes_max: args.query_bytes_max,
         ids_max,
+        archive: archive_state,
     };
     let listener = tokio::net::TcpListener::bind(args.http)
         .await
@@ -307,6 +325,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         threads,
         shards: shard_threads,
         runs_thread,
+        archiving,
         http_task,
         quic_task,
         endpoint,
@@ -349,6 +368,10 @@ impl Running {
             }
             let _ = tokio::task::spawn_blocking(move || self.shards.join()).await;
             let _ = tokio::task::spawn_blocking(move || self.runs_thread.join()).await;
+            if let Some((stop, thread)) = self.archiving {
+                drop(stop);
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
         };
         if self.failed.borrow().is_none() {
             stopping.await;

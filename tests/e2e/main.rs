@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on fails; seeds are printed
 
 mod api;
+mod archive;
 mod bad_input;
 mod certificates;
 mod corrections;

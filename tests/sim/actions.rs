@@ -344,6 +344,11 @@ pub enum Action {
         /// Whether with the digest of another history.
         is_forked: bool,
     },
+    /// Segments of usage go to the archive.
+    Archive {
+        /// Hours since they were recorded, at least.
+        hours: i64,
+    },
     /// Ids of a share of the usage log are forgotten, in 256ths.
     Forget {
         /// How much.
@@ -448,6 +453,7 @@ impl fmt::Display for Action {
                 write!(f, "correct {target:?}: {ask:?}, for reason {reason}{twice}")
             }
             Action::Forget { share } => write!(f, "ids of {share}/256 of the usage are forgotten"),
+            Action::Archive { hours } => write!(f, "usage of {hours} hours ago goes to the archive"),
             Action::Snapshot => f.write_str("a snapshot begins"),
             Action::Damage { damage, salt } => write!(f, "a derived file is {damage:?}, salt {salt:#x}"),
             Action::Peek => f.write_str("somebody reads beside the server"),

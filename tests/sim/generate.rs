@@ -294,7 +294,8 @@ fn action(random: &mut Random, faults: u64, steady: Option<usize>) -> Action {
         },
         59..=63 => correct(random),
         64 | 65 => Action::Forget { share: random.below(256) as u8 },
-        66..=69 => Action::Snapshot,
+        66..=68 => Action::Snapshot,
+        69 => Action::Archive { hours: random.pick(&[0, 0, 24, 24 * 31]) },
         70..=72 => Action::Damage {
             damage: random.pick(&[
                 Damage::Flipped,

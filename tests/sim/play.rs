@@ -58,6 +58,8 @@ pub struct Outcome {
     pub corrections: u64,
     /// Times that ids were forgotten.
     pub forgotten: u64,
+    /// Segments that went to the archive.
+    pub archived: u64,
     /// Snapshots that were finished.
     pub snapshots: u64,
     /// Starts from a snapshot.
@@ -81,6 +83,7 @@ impl Outcome {
             (&mut self.batches, other.batches),
             (&mut self.corrections, other.corrections),
             (&mut self.forgotten, other.forgotten),
+            (&mut self.archived, other.archived),
             (&mut self.snapshots, other.snapshots),
             (&mut self.from_snapshots, other.from_snapshots),
             (&mut self.left_aside, other.left_aside),
@@ -95,11 +98,11 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { digest, starts, deaths, events, batches, corrections, runs, .. } = self;
-        let Outcome { forgotten, snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
+        let Outcome { forgotten, archived, snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
         write!(
             f,
             "{starts} starts ({deaths} after a death, {from_snapshots} from a snapshot), {events} events, {corrections} \
-             corrections, {forgotten} times ids forgotten, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, \
+             corrections, {forgotten} times ids forgotten, {archived} segments archived, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, \
              {refused_flips} flipped bits refused; digest {digest:016x}"
         )
     }
@@ -389,6 +392,7 @@ impl<'p> Play<'p> {
                 }
             }
             Action::Forget { share } => self.outcome.forgotten += u64::from(self.server().forget(*share)?),
+            Action::Archive { hours } => self.outcome.archived += self.server().archive(*hours),
             Action::Peek => {
                 let logs = logs_of(&self.disk, self.plan.setup.segment_bytes);
                 read_moment(&logs, 1 + self.step as usize % 4)

@@ -12,7 +12,9 @@ use domain::time::SECOND;
 use domain::{Subject, Timestamp};
 use engine::identity::{EventName, IdentityKey};
 use engine::io::Storage;
-use engine::log::{LogError, LogKind, LogOptions, LogWriter, PlaceFinder};
+use engine::log::{
+    IndexError, LogError, LogIndex, LogKind, LogOptions, LogWriter, PlaceFinder, WithArchive, build_index,
+};
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::{Fold, Group};
 use engine::shard::{FoundEvent, RunError, RunStore, RunWork, SetAside, Shard, SourceCounters};
@@ -21,7 +23,7 @@ use engine::testing::disk::SimulatedDisk;
 use machine::{
     ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, FinishedWork, KnownEvent, LeftAside,
     LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError, RetiredRuns, Surroundings, UsageHistory,
-    name_of, pass_barrier_through, recover,
+    move_to_archive, name_of, pass_barrier_through, recover, segment_to_archive,
 };
 use wire::AlignedBytes;
 use wire::control::{ControlRecord, ForgottenBecause, IdsForgotten};
@@ -40,9 +42,12 @@ pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
         storage: Arc::new(disk.folder(folder)),
         options: LogOptions { kind, partition: 0, incarnation: 0, segment_bytes },
     };
+    let mut usage = place(LogKind::Usage, "usage-0");
+    let archive: Arc<dyn Storage> = Arc::new(disk.folder("archive"));
+    usage.storage = Arc::new(WithArchive::new(usage.storage, Some(archive), usage.options));
     Logs {
         control: place(LogKind::Control, "control"),
-        usage: place(LogKind::Usage, "usage-0"),
+        usage,
         charges: place(LogKind::Charges, "charges"),
         journals: place(LogKind::Journals, "journals"),
         snapshots: Arc::new(disk.folder("snapshots")),
@@ -321,6 +326,34 @@ impl Server {
         };
         self.control.forget(&mut self.usage, forgotten).map_err(Stopped::Control)?;
         Ok(true)
+    }
+}
+
+impl Server {
+    /// Indexes ended segments, and moves those to the archive that were recorded so many hours ago; how many went. What fails
+    /// stays where it is, and nobody dies of it.
+    pub(crate) fn archive(&mut self, hours: i64) -> u64 {
+        let until = self.usage.present().plus(-hours * 3_600 * SECOND).nanoseconds();
+        let UsageSide { disk, logs, key, .. } = &self.usage;
+        let (storage, options) = (&*logs.usage.storage, logs.usage.options);
+        let index_all = || -> Result<(), IndexError> {
+            for segment in LogIndex::open(storage, options, *key)?.unindexed() {
+                build_index(storage, &options, *key, segment.start, segment.end)?;
+            }
+            Ok(())
+        };
+        if index_all().is_err() {
+            return 0;
+        }
+        let (log, archive) = (disk.folder("usage-0"), disk.folder("archive"));
+        let mut moved = 0;
+        while let Ok(Some(segment)) = segment_to_archive(&log, &options, &*logs.snapshots, until) {
+            if move_to_archive(&log, &archive, &options, segment, &|| true).is_err() {
+                break;
+            }
+            moved += 1;
+        }
+        moved
     }
 }
 

@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 use domain::limits::BATCH_BYTES_MAX;
 
+use super::archive::ArchiveFault;
+
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4_096;
 pub(super) const BLOCK_HEADER_BYTES: usize = 64;
 pub(super) const RECORD_HEADER_BYTES: usize = 32;
@@ -104,6 +106,13 @@ pub enum LogError {
     },
     /// A record, a block or the log itself would be too large.
     RecordMustFit,
+    /// A segment lies in the archive, and cannot be read there.
+    Archived {
+        /// The segment.
+        file: String,
+        /// Why.
+        fault: ArchiveFault,
+    },
 }
 
 impl fmt::Display for LogError {
@@ -117,6 +126,7 @@ impl fmt::Display for LogError {
             LogError::RecordMustFit => {
                 f.write_str("a record must fit 4 MiB, a block 16 MiB, and a log 256 TiB")
             }
+            LogError::Archived { file, .. } => write!(f, "segment {file} is in the archive"),
         }
     }
 }
@@ -126,6 +136,7 @@ impl std::error::Error for LogError {
         match self {
             LogError::Io { source, .. } => Some(&**source),
             LogError::WriterPoisoned { first } => Some(&**first),
+            LogError::Archived { fault, .. } => Some(fault),
             LogError::Damaged { .. } | LogError::RecordMustFit => None,
         }
     }
@@ -133,7 +144,10 @@ impl std::error::Error for LogError {
 
 pub(super) fn io_error(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> LogError {
     let file = file.to_string();
-    move |source| LogError::Io { doing, file, source: Arc::new(source) }
+    move |source| match ArchiveFault::of(&source) {
+        Some(fault) => LogError::Archived { file, fault },
+        None => LogError::Io { doing, file, source: Arc::new(source) },
+    }
 }
 
 pub(super) fn segment_name(base_offset: u64) -> String {
@@ -178,12 +192,12 @@ pub(super) fn encode_segment_header(options: &LogOptions, base_offset: u64, crea
     header
 }
 
-/// Checks a segment header; an error says what is wrong and where.
+/// Checks a segment header; gives the stamp that it was made for. An error says what is wrong and where.
 pub(super) fn check_segment_header(
     header: &[u8],
     options: &LogOptions,
     base_offset: u64,
-) -> Result<(), (u64, &'static str)> {
+) -> Result<i64, (u64, &'static str)> {
     let mut unsigned = header.to_vec();
     put(&mut unsigned, 40, [0; 4]);
     if crc_of(&[&unsigned]) != u32::from_le_bytes(take(header, 40)) {
@@ -196,7 +210,7 @@ pub(super) fn check_segment_header(
     if header != encode_segment_header(options, base_offset, created_at) {
         return Err((10, "the segment belongs to another log, incarnation or offset"));
     }
-    Ok(())
+    Ok(created_at)
 }
 
 /// What a block's header says.

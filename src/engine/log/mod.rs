@@ -7,6 +7,7 @@
 //! - Every byte of a log is covered by a checksum or must be zero.
 //! - After a failed write or sync a writer does nothing any more.
 
+mod archive;
 mod format;
 mod index;
 mod place;
@@ -16,6 +17,10 @@ mod room;
 mod sectors;
 mod writer;
 
+pub use self::archive::{
+    ArchiveFault, ArchivedSegment, ArchivingError, EndedSegment, WithArchive, archive_segment,
+    archived_segments, check_archived, missing_segments, oldest_segment,
+};
 pub use self::format::{LogError, LogKind, LogOptions, RECORD_BYTES_MAX};
 pub(crate) use self::format::{SECTOR_BYTES, crc_of};
 pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index, check_index};

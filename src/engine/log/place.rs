@@ -4,8 +4,10 @@
 //! (`super::reader`).
 //!
 //! Stamps never go back, so what was stamped by an instant lies before what was stamped later. A search reads the first
-//! header of some segments, and all headers of one.
+//! header of some segments, and all headers of one. Of a segment that lies in the archive it reads the stub alone, and knows
+//! no place inside: the archive may be out of reach.
 
+use super::archive::{ArchivedSegment, base_of_stub, read_stub};
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, LogError, LogOptions, SEGMENT_HEADER_BYTES, base_of, io_error,
     segment_name,
@@ -28,6 +30,8 @@ pub struct PlaceFinder<'s> {
     options: LogOptions,
     /// First offsets of segments.
     segments: Vec<u64>,
+    /// Those of which the log's folder has a stub.
+    archived: Vec<u64>,
     /// Everything before this is durable.
     until: u64,
 }
@@ -40,9 +44,12 @@ impl<'s> PlaceFinder<'s> {
     pub fn new(storage: &'s dyn Storage, options: LogOptions, until: u64) -> Result<Self, LogError> {
         let names = storage.list().map_err(io_error("list", "the log's directory"))?;
         let mut segments: Vec<u64> = names.iter().filter_map(|name| base_of(name)).collect();
+        let archived: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+        segments.extend(&archived);
         segments.retain(|base| *base < until);
         segments.sort_unstable();
-        Ok(Self { storage, options, segments, until })
+        segments.dedup();
+        Ok(Self { storage, options, segments, archived, until })
     }
 
     /// The last place before which nothing was stamped later than an instant; `None` if that is before the first block.
@@ -53,18 +60,32 @@ impl<'s> PlaceFinder<'s> {
         let (mut first, mut until) = (0, self.segments.len());
         while first < until {
             let middle = first.midpoint(until);
-            let starts_by_then = self
-                .blocks(self.segments[middle])?
-                .next()?
-                .is_some_and(|place| place.recorded_until <= recorded_until);
-            if starts_by_then {
+            if self.first_stamp(self.segments[middle])?.is_some_and(|first| first <= recorded_until) {
                 first = middle + 1;
             } else {
                 until = middle;
             }
         }
-        let Some(segment) = first.checked_sub(1) else { return Ok(None) };
-        self.last_of(self.segments[segment], |place| place.recorded_until <= recorded_until)
+        // Of an archived segment that starts by then, no place may be by then.
+        for base in self.segments[..first].iter().rev() {
+            let found = self.last_of(*base, |place| place.recorded_until <= recorded_until)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_stamp(&self, base: u64) -> Result<Option<i64>, LogError> {
+        match self.stub(base)? {
+            Some(stub) => Ok(Some(stub.recorded_at.0)),
+            None => Ok(self.blocks(base)?.next()?.map(|place| place.recorded_until)),
+        }
+    }
+
+    fn stub(&self, base: u64) -> Result<Option<ArchivedSegment>, LogError> {
+        let is_archived = self.archived.contains(&base);
+        is_archived.then(|| read_stub(self.storage, &self.options, base)).transpose()
     }
 
     /// The first place at an offset or behind it; `None` if there is none.
@@ -74,6 +95,9 @@ impl<'s> PlaceFinder<'s> {
     pub fn by_offset(&self, offset: u64) -> Result<Option<StampedPlace>, LogError> {
         let before = self.segments.partition_point(|base| *base < offset);
         let Some(segment) = before.checked_sub(1) else { return Ok(None) };
+        if let Some(stub) = self.stub(self.segments[segment])? {
+            return Ok((stub.end_offset >= offset).then(|| behind(&stub)));
+        }
         let mut blocks = self.blocks(self.segments[segment])?;
         while let Some(place) = blocks.next()? {
             if place.offset >= offset {
@@ -88,6 +112,9 @@ impl<'s> PlaceFinder<'s> {
         base: u64,
         is_wanted: impl Fn(&StampedPlace) -> bool,
     ) -> Result<Option<StampedPlace>, LogError> {
+        if let Some(stub) = self.stub(base)? {
+            return Ok(Some(behind(&stub)).filter(is_wanted));
+        }
         let mut blocks = self.blocks(base)?;
         let mut last = None;
         while let Some(place) = blocks.next()?.filter(&is_wanted) {
@@ -103,6 +130,11 @@ impl<'s> PlaceFinder<'s> {
         let until = self.segments.get(following).map_or(self.until, |next| *next);
         Ok(Blocks { file, name, options: &self.options, base, offset: base, until })
     }
+}
+
+/// The place behind an archived segment.
+fn behind(stub: &ArchivedSegment) -> StampedPlace {
+    StampedPlace { offset: stub.end_offset, recorded_until: stub.recorded_at.1 }
 }
 
 /// The blocks of a segment.

@@ -5,9 +5,10 @@
 //! A log may be written while it is read. What is found then was a beginning of it, and none of it is damage: what was torn
 //! at one look, and has whole blocks behind it at the next, is looked at again before that is said.
 
-use std::io;
+use std::io::ErrorKind;
 use std::ops::Range;
 
+use super::archive::{ArchiveFault, base_of_stub};
 use super::format::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, CLEAN_BYTES, CLEAN_FILE, CleanMarker, LogError,
     LogOptions, RECORD_HEADER_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header,
@@ -58,6 +59,8 @@ pub struct LogReader<'s> {
     storage: &'s dyn Storage,
     options: LogOptions,
     segments: Vec<u64>,
+    /// Those of which the log's folder has a stub.
+    archived: Vec<u64>,
     clean: Option<CleanMarker>,
     current: usize,
     file: Option<OpenSegment>,
@@ -96,7 +99,7 @@ impl<'s> LogReader<'s> {
         from: u64,
         until: Option<u64>,
     ) -> Result<Self, LogError> {
-        let (segments, is_clean) = list(storage)?;
+        let Listed { segments, archived, is_clean } = list(storage)?;
         let clean = if until.is_none() && is_clean { read_clean(storage, &options)? } else { None };
         let first = segments.partition_point(|base| *base <= from).saturating_sub(1);
         let start = segments.get(first).copied().unwrap_or(0);
@@ -104,6 +107,7 @@ impl<'s> LogReader<'s> {
             storage,
             options,
             segments,
+            archived,
             clean,
             current: first,
             file: None,
@@ -266,19 +270,20 @@ impl<'s> LogReader<'s> {
     /// Whether the present segment was ended, or another one was made behind it, or the log was opened to be written, since it
     /// was looked at.
     fn has_grown(&mut self) -> Result<bool, LogError> {
-        let (segments, _) = list(self.storage)?;
+        let Listed { segments, archived, .. } = list(self.storage)?;
         let segment = self.file.as_mut().expect("a segment is open");
         let size = segment.file.size().map_err(io_error("measure", &segment.name))?;
         let has_grown = size != segment.size || segments != self.segments;
         segment.size = size;
-        self.segments = segments;
+        (self.segments, self.archived) = (segments, archived);
         Ok(self.was_opened()? || has_grown)
     }
 
     /// Whether the log was opened to be written since: that takes the marker of its clean end away.
     fn was_opened(&mut self) -> Result<bool, LogError> {
         let Some(clean) = self.clean else { return Ok(false) };
-        let is_there = list(self.storage)?.1 && read_clean(self.storage, &self.options)? == Some(clean);
+        let is_there =
+            list(self.storage)?.is_clean && read_clean(self.storage, &self.options)? == Some(clean);
         self.clean = self.clean.filter(|_| is_there);
         Ok(!is_there)
     }
@@ -288,7 +293,13 @@ impl<'s> LogReader<'s> {
         let name = segment_name(base);
         let opened =
             if self.is_bulk { self.storage.open_bulk(&name) } else { self.storage.open(&name, false) };
-        let file = opened.map_err(io_error("open", &name))?;
+        let file = opened.map_err(|error| match error.kind() {
+            // A storage without an archive.
+            ErrorKind::NotFound if self.archived.contains(&base) => {
+                LogError::Archived { file: name.clone(), fault: ArchiveFault::MustBeGiven }
+            }
+            _ => io_error("open", &name)(error),
+        })?;
         let size = file.size().map_err(io_error("measure", &name))?;
         let is_newest = self.current + 1 == self.segments.len();
         let mut header = vec![0; SEGMENT_HEADER_BYTES];
@@ -422,6 +433,11 @@ impl<'s> LogReader<'s> {
     pub(super) fn segments(&self) -> &[u64] {
         &self.segments
     }
+
+    /// Whether the log's folder has a stub of a segment.
+    pub(super) fn is_archived(&self, base: u64) -> bool {
+        self.archived.contains(&base)
+    }
 }
 
 /// Why there is no whole block, and how large it should be if its header is whole.
@@ -430,8 +446,17 @@ struct Unreadable {
     block_bytes: Option<u64>,
 }
 
-/// First offsets of all segments, in order, and whether there is a marker of a clean end.
-fn list(storage: &dyn Storage) -> Result<(Vec<u64>, bool), LogError> {
+/// What a log's folder has.
+struct Listed {
+    /// First offsets of all segments, in order.
+    segments: Vec<u64>,
+    /// Those that have a stub.
+    archived: Vec<u64>,
+    /// Whether there is a marker of a clean end.
+    is_clean: bool,
+}
+
+fn list(storage: &dyn Storage) -> Result<Listed, LogError> {
     let names = storage.list().map_err(io_error("list", "the log's directory"))?;
     let mut segments: Vec<u64> = Vec::new();
     for name in &names {
@@ -444,19 +469,23 @@ fn list(storage: &dyn Storage) -> Result<(Vec<u64>, bool), LogError> {
             None => {}
         }
     }
+    let archived: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+    segments.extend(&archived);
     segments.sort_unstable();
+    segments.dedup();
     if segments.first().is_some_and(|base| *base != 0) {
         let what = "the segments before it are missing";
         return Err(LogError::Damaged { file: segment_name(segments[0]), position: 0, what });
     }
-    Ok((segments, names.iter().any(|name| name == CLEAN_FILE)))
+    let is_clean = names.iter().any(|name| name == CLEAN_FILE);
+    Ok(Listed { segments, archived, is_clean })
 }
 
 /// The marker of a clean end; `None` if a crash left it unwritten, since a crash on the way to it is no damage, or if whoever
 /// opened the log meanwhile took it away.
 fn read_clean(storage: &dyn Storage, options: &LogOptions) -> Result<Option<CleanMarker>, LogError> {
     let file = match storage.open(CLEAN_FILE, false) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(io_error("open", CLEAN_FILE))?,
     };
     let size = file.size().map_err(io_error("measure", CLEAN_FILE))?;

@@ -16,6 +16,7 @@
 //! | CLEAN, and anything is unreadable or ends elsewhere | damage | refused |
 //! | CLEAN empty or all zeros | crash while the log was closed | as if there were none |
 //! | CLEAN itself unreadable | damage | refused |
+//! | a stub (`.arc`) in place of a segment | a segment that lies in the archive (`super::archive`) | read there; if it cannot be, and is needed, refused by its name |
 
 use super::format::{CLEAN_FILE, LogError, LogOptions, SEGMENT_HEADER_BYTES, io_error, segment_name};
 use super::reader::{LogReader, Record};

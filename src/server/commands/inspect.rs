@@ -1,7 +1,6 @@
 //! `tallymark inspect`: shows what lies in a data directory, without a server.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -12,6 +11,7 @@ use serde_json::json;
 use wire::control::ControlRecord;
 use wire::verdict::Verdict;
 
+use crate::config::DirectoryArgs;
 use crate::directory::DataDirectory;
 use crate::event_finder::LoggedEvent;
 use crate::recovery::{read_all, replay};
@@ -37,9 +37,8 @@ pub struct InspectArgs {
     /// What to show.
     #[arg(value_enum)]
     what: What,
-    /// Data directory; only read.
-    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     /// Only quarantined events with this verdict or reason.
     #[arg(long)]
     reason: Option<String>,
@@ -53,7 +52,7 @@ pub struct InspectArgs {
 /// # Errors
 /// If the directory is damaged.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let directory = DataDirectory::new(&args.data, 64 << 20);
+    let directory = args.directory.open();
     let mut printer = Printer { left: args.limit };
     match args.what {
         What::Log => log(&directory, &mut printer),

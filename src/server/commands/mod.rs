@@ -3,6 +3,7 @@
 //! Owns: what a person types and reads. Leaves to others: the work.
 #![allow(clippy::print_stdout)] // a command's output is its purpose
 
+pub mod archive;
 pub mod bill;
 pub mod catalog;
 pub mod event;

@@ -1,21 +1,20 @@
 //! `tallymark replay`: derives everything again from the logs and compares it with the seals.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use machine::ReplayMode;
 
-use crate::directory::DataDirectory;
+use crate::config::DirectoryArgs;
 use crate::recovery::replay;
 
 /// `tallymark replay`
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Data directory; only read.
-    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
-    pub data: PathBuf,
+    /// What to read.
+    #[command(flatten)]
+    pub directory: DirectoryArgs,
     /// Shards, 1 to 64. The result must not depend on it.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub shards: u16,
@@ -27,7 +26,7 @@ pub struct ReplayArgs {
 /// The first damage, or the first batch or journal that derives differently.
 pub fn run(args: &ReplayArgs) -> Result<()> {
     let started = Instant::now();
-    let directory = DataDirectory::new(&args.data, 64 << 20);
+    let directory = args.directory.open();
     let replayed = replay(&directory, usize::from(args.shards), ReplayMode::Derive)?;
     let summary = replayed.summary;
     println!(

@@ -6,7 +6,6 @@
 //! Invariants: the data directory is only read; the answer is that of a server on it.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -15,7 +14,7 @@ use machine::usage_query::{
     Known, ScannedLog, UsageFold, UsageTerms, control_state_before, known_control_offset, plan_of, scan,
 };
 
-use crate::directory::DataDirectory;
+use crate::config::DirectoryArgs;
 use crate::recovery::read_moment;
 use crate::usage_request::{AsOfText, UsageFormat, UsageRequest};
 
@@ -28,9 +27,8 @@ use crate::usage_request::{AsOfText, UsageFormat, UsageRequest};
 pub struct UsageArgs {
     /// The meter.
     meter: String,
-    /// Data directory; only read.
-    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     /// Usage of this subject, owned or not; may be given again.
     #[arg(long)]
     subject: Vec<String>,
@@ -81,7 +79,7 @@ Examples:
 /// If the directory cannot be read, or the query has no answer.
 pub fn run(args: &UsageArgs) -> Result<()> {
     let request = UsageRequest::parse(&args.meter, &parameters_of(args)?)?;
-    let directory = DataDirectory::new(&args.data, 64 << 20);
+    let directory = args.directory.open();
     let logs = directory.existing_logs()?;
     let moment = read_moment(&directory, 1)?;
     let machine = &moment.replayer.machine;

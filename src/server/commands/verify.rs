@@ -13,26 +13,26 @@
 //! | indexes of segments | the index that the segment's blocks give, byte for byte |
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use billing::ledger::Journal;
 use clap::Args;
 use engine::identity::IdentityKey;
-use engine::log::{LogIndex, LogKind, check_index};
+use engine::log::{LogIndex, LogKind, archived_segments, check_archived, check_index};
 use engine::shard::SourceCounters;
 use machine::{PartJoiner, ReplayMode, Replayed, UsageItem, usage_item};
 
+use crate::config::DirectoryArgs;
 use crate::directory::DataDirectory;
 use crate::recovery::{read_all, replay};
 
-/// `tallymark verify`
+/// `tallymark verify`. No server may be running on the directory.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Data directory; only read. No server may be running on it.
-    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
-    pub data: PathBuf,
+    /// What to read.
+    #[command(flatten)]
+    pub directory: DirectoryArgs,
 }
 
 /// Runs the command.
@@ -40,7 +40,7 @@ pub struct VerifyArgs {
 /// # Errors
 /// The first damage or difference.
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let directory = DataDirectory::new(&args.data, 64 << 20);
+    let directory = args.directory.open();
     let one = replay(&directory, 1, ReplayMode::Derive)?;
     println!("seals     {} batches and all journals derive as sealed", one.summary.batches);
     let other = replay(&directory, 3, ReplayMode::Derive).context("with 3 shards")?;
@@ -54,6 +54,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     println!("journals  {} balance", check_journals(&directory)?);
     let (indexes, segments) = check_indexes(&directory, one.key)?;
     println!("indexes   {indexes} of {segments} ended segments have one, all as their blocks say");
+    println!("archive   {} segments lie there, all as they went", check_archive(&directory)?);
     println!("verified");
     Ok(())
 }
@@ -72,7 +73,7 @@ fn counters_of(replayed: &Replayed) -> BTreeMap<Arc<str>, SourceCounters> {
 fn events_by_source(directory: &DataDirectory, key: IdentityKey) -> Result<BTreeMap<String, u64>> {
     let mut events: BTreeMap<String, u64> = BTreeMap::new();
     let (log, options) = (directory.existing_log(LogKind::Usage)?, directory.options(LogKind::Usage));
-    read_all(&log, options, &mut |record| {
+    read_all(&*log, options, &mut |record| {
         let (kind, offset, received_at) = (record.kind, record.offset, record.received_at);
         if let UsageItem::Batch(batch) = usage_item(kind, offset, received_at, record.payload, key, 1)? {
             *events.entry(batch.view().source().to_string()).or_default() += batch.event_count() as u64;
@@ -106,7 +107,7 @@ fn check_counters(
 fn check_journals(directory: &DataDirectory) -> Result<u64> {
     let (log, options) = (directory.existing_log(LogKind::Journals)?, directory.options(LogKind::Journals));
     let (mut joiner, mut journals) = (PartJoiner::default(), 0);
-    read_all(&log, options, &mut |record| {
+    read_all(&*log, options, &mut |record| {
         let Some(content) = joiner.push(record.offset, record.payload)? else { return Ok(()) };
         for line in content.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let unreadable = || format!("a journal stored at offset {} is unreadable", content.offset);
@@ -118,6 +119,16 @@ fn check_journals(directory: &DataDirectory) -> Result<u64> {
         Ok(())
     })?;
     Ok(journals)
+}
+
+/// Checks what lies in the archive; gives the number of segments.
+fn check_archive(directory: &DataDirectory) -> Result<usize> {
+    let (log, options) = (directory.existing_usage()?, directory.options(LogKind::Usage));
+    let segments = archived_segments(&log, &options)?;
+    for segment in &segments {
+        check_archived(&log, &options, segment)?;
+    }
+    Ok(segments.len())
 }
 
 /// Checks the indexes; gives their number and that of ended segments.

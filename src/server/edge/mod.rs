@@ -35,6 +35,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use self::problem::Problem;
+use crate::archive::ArchiveState;
 use crate::control::{Command, CommandError, Served};
 use crate::directory::DataDirectory;
 use crate::observe::Metrics;
@@ -87,6 +88,8 @@ pub struct Edge {
     pub query_bytes_max: u64,
     /// Ids that are remembered at most.
     pub ids_max: u64,
+    /// What is known of the archive.
+    pub archive: Arc<ArchiveState>,
 }
 
 type Answer = Result<Response, Problem>;
@@ -121,6 +124,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/v1/journal-runs", post(writes::journal_runs))
         .route("/v1/scenario-clock", post(writes::advance_clock))
         .route("/v1/counters", get(reads::counters))
+        .route("/v1/archive", get(reads::archive))
         .route("/v1/quarantine", get(corrections::quarantine))
         .route("/v1/where", get(lineage::whereabouts))
         .route("/v1/charge-batches/{number}/lines/{line}/events", get(lineage::line_events))

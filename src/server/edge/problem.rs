@@ -6,6 +6,7 @@ use billing::catalog::{CatalogStatus, Rule};
 use machine::{CorrectionStatus, PutError};
 use serde_json::{Value, json};
 
+use crate::archive::is_of_archive;
 use crate::control::CommandError;
 
 /// An error for an HTTP caller.
@@ -32,9 +33,17 @@ impl Problem {
         self
     }
 
+    /// A failure of ours, or usage in the archive that cannot be read there now.
     pub(super) fn internal(error: &anyhow::Error) -> Self {
+        if is_of_archive(error) {
+            return Self::out_of_reach(&format!("{error:#}"));
+        }
         tracing::error!("a request failed: {error:#}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", &format!("{error:#}"))
+    }
+
+    fn out_of_reach(detail: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "archive_must_be_reachable", detail)
     }
 
     pub(super) fn history_forked(batch: u64, digest: &str) -> Self {
@@ -110,6 +119,7 @@ impl From<CommandError> for Problem {
                 };
                 Self::new(http, status.name(), &status.to_string())
             }
+            CommandError::ArchiveMustBeReachable(what) => Self::out_of_reach(&what),
             CommandError::HistoryForked { batch, digest } => Self::history_forked(batch, &digest),
         }
     }

@@ -18,6 +18,7 @@ use wire::verdict::QuarantineReason;
 
 use super::problem::Problem;
 use super::{Answer, Edge, stopping};
+use crate::archive::Archived;
 use crate::connectors::hledger;
 use crate::control::{StoredEntry, unbilled};
 use crate::observe::{MetricsInput, render};
@@ -68,6 +69,8 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
         rating_failures: failures,
         forgotten,
         ids_max: edge.ids_max,
+        archived: [&edge.archive.segments, &edge.archive.bytes, &edge.archive.failures]
+            .map(|number| number.load(Ordering::Relaxed)),
         unanswered_bytes: edge.unanswered.out(),
     };
     let page = render(&edge.metrics, &input);
@@ -101,6 +104,16 @@ pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
     let ids = json!({ "remembered": shards.ids, "max": edge.ids_max, "forgotten": forgotten });
     let answer = json!({ "sources": sources, "durable_after_microseconds": latency, "ids": ids });
     Ok(Json(answer).into_response())
+}
+
+/// `GET /v1/archive`: which usage lies in the archive, what of it is out of reach, and what failed on the way there.
+pub(super) async fn archive(State(edge): State<Arc<Edge>>) -> Answer {
+    let looked = {
+        let edge = edge.clone();
+        tokio::task::spawn_blocking(move || Archived::of(&edge.directory)).await
+    };
+    let archived = looked.map_err(|_| stopping())?.map_err(|error| Problem::internal(&error))?;
+    Ok(Json(edge.archive.to_json(&archived)).into_response())
 }
 
 #[derive(Deserialize)]

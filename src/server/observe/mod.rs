@@ -123,6 +123,8 @@ pub struct MetricsInput {
     pub forgotten: (u64, u64),
     /// Ids that are remembered at most.
     pub ids_max: u64,
+    /// Segments of usage in the archive, their bytes, and failures on the way there since start.
+    pub archived: [u64; 3],
 }
 
 /// The metrics page in the Prometheus text format.
@@ -218,6 +220,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             "Times that ids were forgotten before their days were over, because there were too many.",
             input.forgotten.1,
         ),
+        (
+            "tallymark_archive_failures_total",
+            "Times that usage could not go to the archive, and is tried again.",
+            input.archived[2],
+        ),
     ];
     for (name, help, count) in counters {
         page.family(name, "counter", help);
@@ -251,6 +258,8 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             "Usage offset of the last snapshot; 0 if there is none.",
             input.snapshot_offset,
         ),
+        ("tallymark_archived_segments", "Segments of usage that lie in the archive.", input.archived[0]),
+        ("tallymark_archived_bytes", "Bytes of them.", input.archived[1]),
         ("tallymark_sealed_batch", "Number of the last sealed charge batch.", load(&metrics.batches)),
     ];
     for (name, help, value) in gauges {
@@ -309,9 +318,13 @@ mod tests {
             unanswered_bytes: 0,
             forgotten: (0, 0),
             ids_max: 1,
+            archived: [3, 4, 5],
         };
         let page = render(&Metrics::default(), &input);
         assert!(page.contains("tallymark_events_total{source=\"a\\\"b\",verdict=\"metered\"} 3\n"));
+        for line in ["archived_segments 3", "archived_bytes 4", "archive_failures_total 5"] {
+            assert!(page.contains(&format!("\ntallymark_{line}\n")));
+        }
         assert!(page.contains("tallymark_events_received_total{source=\"a\\\"b\"} 5\n"));
     }
 }

@@ -107,6 +107,8 @@ pub struct LogIndex<'s> {
     options: LogOptions,
     key: IdentityKey,
     segments: Vec<u64>,
+    /// Those that lie in the archive, with their indexes.
+    archived: Vec<u64>,
 }
 
 impl<'s> LogIndex<'s> {
@@ -116,8 +118,10 @@ impl<'s> LogIndex<'s> {
     /// [`LogError`] if segments are missing.
     pub fn open(storage: &'s dyn Storage, options: LogOptions, key: IdentityKey) -> Result<Self, LogError> {
         // The reader is only asked which segments there are.
-        let segments = LogReader::open(storage, options, 0, Some(0))?.segments().to_vec();
-        Ok(Self { storage, options, key, segments })
+        let reader = LogReader::open(storage, options, 0, Some(0))?;
+        let segments = reader.segments().to_vec();
+        let archived = segments.iter().copied().filter(|base| reader.is_archived(*base)).collect();
+        Ok(Self { storage, options, key, segments, archived })
     }
 
     /// Ended segments, from their first offset to that of the next.
@@ -125,9 +129,11 @@ impl<'s> LogIndex<'s> {
         self.ended().collect()
     }
 
-    /// Ended segments, from their first offset to that of the next, that have no index that is believed.
+    /// Ended segments, from their first offset to that of the next, that have no index that is believed and did not go to
+    /// the archive.
     pub fn unindexed(&self) -> Vec<Range<u64>> {
-        self.ended().filter(|segment| self.index_of(segment).is_none()).collect()
+        let is_here = |segment: &Range<u64>| !self.archived.contains(&segment.start);
+        self.ended().filter(|segment| is_here(segment) && self.index_of(segment).is_none()).collect()
     }
 
     /// The parts of the log before `until` that must be read to find all that is wanted. Reads indexes and no block.
@@ -289,7 +295,7 @@ fn last_block_crc(storage: &dyn Storage, options: &LogOptions, header: &Header) 
     (offset + block.block_bytes() as u64 == header.end_offset).then(|| block.body_crc())
 }
 
-fn index_name(base: u64) -> String {
+pub(super) fn index_name(base: u64) -> String {
     format!("{base:020}.idx")
 }
 

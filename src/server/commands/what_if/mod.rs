@@ -22,7 +22,7 @@ use machine::{PutError, WhatIf};
 
 use self::comparison::{Change, Comparison, Question};
 use super::catalog::{own_mistakes, read, report_text};
-use crate::directory::DataDirectory;
+use crate::config::DirectoryArgs;
 use crate::recovery::{Moment, read_moment};
 use crate::run::epoch;
 
@@ -36,9 +36,8 @@ pub struct WhatIfArgs {
     /// Catalog file (TOML) with the new terms; what it does not name stays as it is.
     #[arg(long, value_name = "FILE")]
     catalog: PathBuf,
-    /// Data directory; only read.
-    #[arg(long, env = "TALLYMARK_DATA", default_value = "tallymark-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     /// Only charges for usage of this accounting period, as YYYY-MM; all, if left out.
     #[arg(long, value_name = "MONTH", value_parser = Period::parse)]
     period: Option<Period>,
@@ -73,14 +72,13 @@ pub fn run(args: &WhatIfArgs) -> Result<()> {
     let file =
         CatalogFile::parse(&text).with_context(|| format!("{} is not a catalog", args.catalog.display()))?;
     if let Some(svg) = &args.svg {
-        refuse_inside(svg, &args.data)?;
+        refuse_inside(svg, &args.directory.data)?;
     }
-    let Moment { replayer, events, usage_end, mut history } =
-        read_moment(&DataDirectory::new(&args.data, 64 << 20), 1)?;
+    let Moment { replayer, events, usage_end, mut history } = read_moment(&args.directory.open(), 1)?;
     let control = replayer.machine.control();
-    refuse_other_epoch(&args.data, control.epoch())?;
+    refuse_other_epoch(&args.directory.data, control.epoch())?;
     let last_cut_at = control.last_cut().map(|cut| cut.at);
-    let at = instant_of(&args.data, args.at, last_cut_at)?;
+    let at = instant_of(&args.directory.data, args.at, last_cut_at)?;
 
     let mut what_if = WhatIf::new(replayer, usage_end, at, &mut history)?;
     let mut changes = Vec::new();
@@ -92,7 +90,7 @@ pub fn run(args: &WhatIfArgs) -> Result<()> {
     let effect = what_if.effect(args.period)?;
     let question = Question {
         catalog: &args.catalog,
-        data: &args.data,
+        data: &args.directory.data,
         at,
         events,
         period: args.period,
@@ -197,8 +195,11 @@ fn put(what_if: &mut WhatIf<'_>, resource: &Resource) -> Result<Option<Change>, 
 fn at_line(error: PutError, args: &WhatIfArgs, text: &str, resource: &Resource) -> anyhow::Error {
     let line = line_of(text, resource.kind(), resource.id());
     let place = line.map_or_else(String::new, |line| format!(", line {line}"));
-    let context =
-        format!("{}{place} does not fit the catalog of {}", args.catalog.display(), args.data.display());
+    let context = format!(
+        "{}{place} does not fit the catalog of {}",
+        args.catalog.display(),
+        args.directory.data.display()
+    );
     anyhow::Error::from(error).context(context)
 }
 
