@@ -311,7 +311,9 @@ impl Run {
         let (from, BucketEnd { end, crc }) = self.bucket(bucket)?;
         let bytes = self.layout.entry_bytes();
         let at = HEADER_BYTES as u64 + u64::from(from) * bytes as u64;
-        let count = end.checked_sub(from).ok_or_else(|| self.damaged_at(self.header.index_at()))?;
+        // An index that is not kept was not checked as a whole.
+        let count = end.checked_sub(from).filter(|_| u64::from(end) <= self.len());
+        let count = count.ok_or_else(|| self.damaged_at(self.header.index_at()))?;
         buffer.resize(count as usize * bytes, 0);
         self.file.read_at(at, buffer).map_err(RunError::at(self.header.number))?;
         if crc_of(&[buffer]) == crc { Ok(at) } else { Err(self.damaged_at(at)) }
