@@ -77,6 +77,11 @@ impl TagIndex {
         (self.words[from], self.words[from + LANES]) = (tag, number);
     }
 
+    #[cfg(test)]
+    pub(in crate::shard) fn buckets(&self) -> usize {
+        self.buckets
+    }
+
     #[inline]
     fn home(&self, tag: u32) -> usize {
         ((u64::from(tag) * self.buckets as u64) >> 32) as usize

@@ -104,6 +104,12 @@ impl Memtable {
         self.chunks.last_mut().expect("a chunk with room was just made").push(Entry::new(identity, seen));
     }
 
+    /// Buckets of the index.
+    #[cfg(test)]
+    pub(crate) fn buckets(&self) -> usize {
+        self.index.buckets()
+    }
+
     /// A remembered event, by the order of arrival.
     pub(crate) fn at(&self, number: usize) -> (u128, Seen) {
         let entry = &self.chunks[number / CHUNK_ENTRIES][number % CHUNK_ENTRIES];

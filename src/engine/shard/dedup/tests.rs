@@ -79,6 +79,22 @@ fn an_index_grows_through_many_sizes_and_loses_nothing() {
     check((0..30_000).map(|number| spread(number) >> 10)); // all in one slot
 }
 
+/// A table that was as good as full took one more batch and grew as a whole, which held all events up for 0.15 s.
+#[test]
+fn a_table_does_not_grow_before_it_is_given_away() {
+    let mut dedup = Dedup::default();
+    dedup.set_table_entries_max(1_000);
+    let buckets = dedup.table().buckets();
+    for number in 0..999 + domain::limits::BATCH_EVENTS_MAX {
+        let Lookup::Unknown(vacant) = dedup.look_up(spread(number as u128), false).unwrap() else {
+            unreachable!("every identity is new");
+        };
+        assert_eq!(dedup.is_full(), number >= 1_000);
+        dedup.insert(vacant, seen(number as u64));
+    }
+    assert_eq!(dedup.table().buckets(), buckets);
+}
+
 #[test]
 fn a_forgotten_event_gives_way_to_another_and_is_found_where_it_stands() {
     let mut table = Memtable::default();
