@@ -10,9 +10,6 @@
 //! A tag's home is the bucket at the same share of the index as the tag has of 2^32, so growing needs no hashes and
 //! reads and writes in order. A tag whose home is full lies in the next bucket that is not, around the end.
 //!
-//! Buckets begin as zeros that the operating system gives when they are first touched: an index with room for all that
-//! will come costs nothing at once, and never grows.
-//!
 //! Invariants: at most six of eight lanes are used on average, so a search ends; a bucket is never full of free lanes
 //! behind a used one; nothing is removed.
 
@@ -47,16 +44,11 @@ pub(in crate::shard) struct TagIndex {
 impl TagIndex {
     /// An empty index.
     pub(in crate::shard) fn new() -> Self {
-        Self::with_room(0)
-    }
-
-    /// An empty index that does not grow before it has so many entries.
-    pub(in crate::shard) fn with_room(entries: usize) -> Self {
-        Self::of_buckets(entries.div_ceil(LANES_USED_MAX).max(1))
+        Self::of_buckets(1)
     }
 
     fn of_buckets(buckets: usize) -> Self {
-        // Of single words, because zeros of these come from the operating system, untouched.
+        // Of single words, because zeros of these come from the allocator, which knows whether memory is zero already.
         let words = vec![0; (buckets + 1) * WORDS];
         let skipped = words.as_ptr().align_offset(BUCKET_BYTES);
         assert!(skipped < WORDS, "a vector of words can be aligned");
@@ -75,11 +67,6 @@ impl TagIndex {
     fn set(&mut self, at: usize, lane: usize, tag: u32, number: u32) {
         let from = self.skipped + at * WORDS + lane;
         (self.words[from], self.words[from + LANES]) = (tag, number);
-    }
-
-    #[cfg(test)]
-    pub(in crate::shard) fn buckets(&self) -> usize {
-        self.buckets
     }
 
     #[inline]

@@ -24,7 +24,6 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use domain::EventPosition;
-use domain::limits::BATCH_EVENTS_MAX;
 
 pub(crate) use self::memtable::Memtable;
 use self::memtable::Vacant;
@@ -133,9 +132,6 @@ impl Dedup {
     /// Sets how many entries a table has before it becomes a run.
     pub(crate) fn set_table_entries_max(&mut self, entries: usize) {
         self.table_entries_max = entries;
-        if self.table.len() == 0 {
-            self.table = self.new_table();
-        }
     }
 
     /// Loads what searches for up to 64 identities will read, all at once instead of one after the other; one bit for each
@@ -307,11 +303,6 @@ impl Dedup {
         past.zip(runs).is_none_or(|(past, run)| past.positions().1 < run.positions().0)
     }
 
-    /// An empty table, which does not grow until it is given away: a batch ends before it is.
-    fn new_table(&self) -> Memtable {
-        Memtable::with_room(self.table_entries_max.saturating_add(BATCH_EVENTS_MAX))
-    }
-
     /// Whether the table must be given away before it takes more.
     pub(crate) fn is_full(&self) -> bool {
         self.table.len() >= self.table_entries_max
@@ -322,8 +313,7 @@ impl Dedup {
         let job = |inputs| RunJob { shard, inputs, remembered_from: self.remembered_from };
         let has_room = self.runs.len() < RUNS_MAX || !self.is_merging;
         if self.is_full() && self.full.is_none() && has_room {
-            let next = self.new_table();
-            let full = Arc::new(std::mem::replace(&mut self.table, next));
+            let full = Arc::new(std::mem::take(&mut self.table));
             self.full = Some(full.clone());
             return Some((job(Inputs::Table(full.clone())), Some(full)));
         }

@@ -32,15 +32,7 @@ fn seen(number: u64) -> Seen {
 }
 
 fn check(identities: impl Iterator<Item = u128>) {
-    // Without room, with some, with room for all.
-    let identities: Vec<u128> = identities.collect();
-    for room in [usize::MAX, 0, identities.len() / 2, identities.len()] {
-        check_table(Memtable::with_room(room), identities.iter().copied());
-    }
-}
-
-fn check_table(mut table: Memtable, identities: impl Iterator<Item = u128>) {
-    let mut model = BTreeMap::new();
+    let (mut table, mut model) = (Memtable::default(), BTreeMap::new());
     for (number, identity) in identities.enumerate() {
         table.touch([identity].into_iter());
         match (table.look_up(identity, |_| true), model.get(&identity)) {
@@ -77,22 +69,6 @@ fn spread(number: u128) -> u128 {
 fn an_index_grows_through_many_sizes_and_loses_nothing() {
     check((0..100_000).map(|number| spread(number % 60_000)));
     check((0..30_000).map(|number| spread(number) >> 10)); // all in one slot
-}
-
-/// A table that was as good as full took one more batch and grew as a whole, which held all events up for 0.15 s.
-#[test]
-fn a_table_does_not_grow_before_it_is_given_away() {
-    let mut dedup = Dedup::default();
-    dedup.set_table_entries_max(1_000);
-    let buckets = dedup.table().buckets();
-    for number in 0..999 + domain::limits::BATCH_EVENTS_MAX {
-        let Lookup::Unknown(vacant) = dedup.look_up(spread(number as u128), false).unwrap() else {
-            unreachable!("every identity is new");
-        };
-        assert_eq!(dedup.is_full(), number >= 1_000);
-        dedup.insert(vacant, seen(number as u64));
-    }
-    assert_eq!(dedup.table().buckets(), buckets);
 }
 
 #[test]
