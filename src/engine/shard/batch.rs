@@ -23,6 +23,7 @@ use super::counters::SourceCounters;
 use super::dedup::runs::RunError;
 use super::dedup::{Lookup, Seen, Standing};
 use super::fold::ResolvedPrograms;
+use super::numbered::TOGETHER;
 use super::sequence::Item;
 use super::sequenced::is_compared;
 use super::subjects::Wanted;
@@ -32,7 +33,7 @@ use crate::prepared::{Content, PreparedBatch, SequencedIds};
 /// Events of a group: what they read fits the first cache, and keeps the memory busy.
 const GROUP: usize = 64;
 
-const _: () = assert!(GROUP <= 64, "there is a bit for each");
+const _: () = assert!(GROUP <= 64 && GROUP <= TOGETHER, "there is a bit for each, and room to touch them");
 
 /// The batch and what the shard found out about it.
 struct Reading<'a> {

@@ -10,7 +10,7 @@
 use std::hint::black_box;
 use std::ops::{Index, IndexMut};
 
-use super::dedup::index::{FreeLane, TagIndex};
+use super::dedup::index::{FreeLane, SlotIndex};
 
 /// Things that lie together.
 const CHUNK: usize = 1 << 12;
@@ -28,7 +28,7 @@ pub(crate) struct Chunks<T> {
 /// Numbered things.
 pub(crate) struct Numbered<T> {
     things: Chunks<T>,
-    parts: Box<[TagIndex]>,
+    parts: Box<[SlotIndex]>,
 }
 
 /// Where a new thing goes; good until the next one is added.
@@ -46,7 +46,7 @@ impl<T> Default for Chunks<T> {
 
 impl<T> Default for Numbered<T> {
     fn default() -> Self {
-        Self { things: Chunks::default(), parts: (0..PARTS).map(|_| TagIndex::new()).collect() }
+        Self { things: Chunks::default(), parts: (0..PARTS).map(|_| SlotIndex::new()).collect() }
     }
 }
 

@@ -16,7 +16,7 @@
 use domain::EventPosition;
 use domain::limits::{EVENT_TIME_END, EVENT_TIME_MIN, SLOTS};
 
-use super::index::{FreeLane, TagIndex};
+use super::index::{FreeLane, SlotIndex};
 use super::{Seen, Standing};
 use crate::identity::slot_of;
 
@@ -44,14 +44,14 @@ pub(crate) struct Vacant {
 
 /// The identities in memory.
 pub(crate) struct Memtable {
-    indexes: Box<[TagIndex]>,
+    indexes: Box<[SlotIndex]>,
     chunks: Vec<Vec<Entry>>,
     len: usize,
 }
 
 impl Default for Memtable {
     fn default() -> Self {
-        Self { indexes: (0..SLOTS).map(|_| TagIndex::new()).collect(), chunks: Vec::new(), len: 0 }
+        Self { indexes: (0..SLOTS).map(|_| SlotIndex::new()).collect(), chunks: Vec::new(), len: 0 }
     }
 }
 
