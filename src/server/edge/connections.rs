@@ -11,7 +11,7 @@
 //!   peer take an answer. A slow handshake ends earlier and holds no other up.
 //! - Connections never take the last open files: those are the logs'.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -21,12 +21,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::http::Request;
-use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -153,19 +152,19 @@ impl Served {
             let answered = routes.clone().oneshot(request.map(Body::new));
             async move {
                 let answer = answered.await;
-                let activity = working.0.clone();
                 drop(working);
-                answer.map(|answer| answer.map(|body| Moving { body, activity }))
+                answer
             }
         });
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), answer));
+        let stream = TokioIo::new(Watched { stream, activity: activity.clone() });
+        let mut connection = pin!(self.builder.serve_connection(stream, answer));
         tokio::select! {
             _ = connection.as_mut() => return,
             () = activity.ends(self.idle_max) => tracing::debug!("nothing moves on the connection of {address}"),
             _ = self.stopping.wait_for(|stopping| *stopping) => {}
         }
         connection.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(PATIENCE, connection).await;
+        let _ = tokio::time::timeout(self.idle_max.min(PATIENCE), connection).await;
     }
 }
 
@@ -220,33 +219,60 @@ impl Drop for Working {
     }
 }
 
-/// An answer whose parts are seen to move.
-struct Moving {
-    body: Body,
+/// A connection on which bytes of an answer are seen to go.
+struct Watched<I> {
+    stream: I,
     activity: Arc<Activity>,
 }
 
-impl HttpBody for Moving {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if frame.is_ready() {
+impl<I> Watched<I> {
+    fn seen(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) {
             self.activity.on_moved();
         }
-        frame
+        written
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.seen(written)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.seen(written)
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -296,6 +322,26 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)
+    }
+
+    /// An answer that was made in one piece was cut off, however well its peer took it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_answer_that_is_taken_slowly_is_given_whole() {
+        const IDLE: Duration = Duration::from_secs(1);
+        let running = start(MANY, IDLE).await;
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET /long HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let (mut part, mut taken) = (vec![0; 1 << 20], 0);
+        loop {
+            match stream.read(&mut part).await.unwrap() {
+                0 => break,
+                bytes => taken += bytes,
+            }
+            if taken < 48 << 20 {
+                tokio::time::sleep(IDLE / 20).await;
+            }
+        }
+        assert!(taken > 64 << 20, "{taken} bytes of an answer of 64 MiB");
     }
 
     /// Slow peers of HTTP kept a connection each, for ever.
