@@ -3,7 +3,7 @@
 //! Owns: the choice. Leaves to others: how a segment goes (`engine::log`), when to look (`server::archive`).
 //!
 //! A start from a snapshot reads the usage log behind its barrier. So a segment goes once every snapshot that is kept is
-//! behind it: no start from one of them needs the archive, whichever of them turns out to be damaged.
+//! behind it: a start from any of them reads nothing there, unless a barrier behind it folded subjects again.
 //!
 //! Invariants: segments go in the order of the log; nothing goes to an archive that does not have what went before.
 

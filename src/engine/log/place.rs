@@ -44,7 +44,8 @@ impl<'s> PlaceFinder<'s> {
     pub fn new(storage: &'s dyn Storage, options: LogOptions, until: u64) -> Result<Self, LogError> {
         let names = storage.list().map_err(io_error("list", "the log's directory"))?;
         let mut segments: Vec<u64> = names.iter().filter_map(|name| base_of(name)).collect();
-        let archived: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+        let mut archived: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+        archived.sort_unstable();
         segments.extend(&archived);
         segments.retain(|base| *base < until);
         segments.sort_unstable();
@@ -84,7 +85,7 @@ impl<'s> PlaceFinder<'s> {
     }
 
     fn stub(&self, base: u64) -> Result<Option<ArchivedSegment>, LogError> {
-        let is_archived = self.archived.contains(&base);
+        let is_archived = self.archived.binary_search(&base).is_ok();
         is_archived.then(|| read_stub(self.storage, &self.options, base)).transpose()
     }
 

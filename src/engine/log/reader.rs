@@ -295,7 +295,7 @@ impl<'s> LogReader<'s> {
             if self.is_bulk { self.storage.open_bulk(&name) } else { self.storage.open(&name, false) };
         let file = opened.map_err(|error| match error.kind() {
             // A storage without an archive.
-            ErrorKind::NotFound if self.archived.contains(&base) => {
+            ErrorKind::NotFound if self.is_archived(base) => {
                 LogError::Archived { file: name.clone(), fault: ArchiveFault::MustBeGiven }
             }
             _ => io_error("open", &name)(error),
@@ -436,7 +436,7 @@ impl<'s> LogReader<'s> {
 
     /// Whether the log's folder has a stub of a segment.
     pub(super) fn is_archived(&self, base: u64) -> bool {
-        self.archived.contains(&base)
+        self.archived.binary_search(&base).is_ok()
     }
 }
 
@@ -469,7 +469,8 @@ fn list(storage: &dyn Storage) -> Result<Listed, LogError> {
             None => {}
         }
     }
-    let archived: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+    let mut archived: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+    archived.sort_unstable();
     segments.extend(&archived);
     segments.sort_unstable();
     segments.dedup();

@@ -18,7 +18,7 @@
 //! | crash behind | what is found | what is done |
 //! |---|---|---|
 //! | nothing, or a part of the copy written | the segment; maybe a file `.seg.new` or `.idx.new` in the archive | the copy is made anew |
-//! | the copy durable, under its name | the segment, its copy | the copy is compared with the segment, block by block |
+//! | the copy durable, under its name | the segment, its copy | the copy is synced, and compared with the segment, block by block |
 //! | the stub written, but not durable | the same, maybe a file `.arc.new` | the same; the stub is written again |
 //! | the stub durable | the segment, its copy, the stub | the segment counts; compared and removed as above |
 //! | the segment removed, its index not | copy, stub, an index in the log's folder | the index serves; it goes with the next archiving |
@@ -121,9 +121,11 @@ impl WithArchive {
             opened => return opened,
         };
         let base = base_of(name).or_else(|| base_of_index(name));
-        let Some(base) = base.filter(|base| self.log.open(&stub_name(*base), false).is_ok()) else {
-            return Err(not_here);
-        };
+        let Some(base) = base else { return Err(not_here) };
+        match self.log.open(&stub_name(base), false) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(not_here),
+            opened => drop(opened?),
+        }
         let archive = self.archive.as_ref().ok_or_else(|| io::Error::other(ArchiveFault::MustBeGiven))?;
         let stub = read_stub(&*self.log, &self.options, base).map_err(io::Error::other)?;
         let file = open(&**archive).map_err(unreachable_because)?;
@@ -217,13 +219,14 @@ fn is_of(file: &dyn StorageFile, stub: &ArchivedSegment, options: &LogOptions) -
     Ok(BlockHeader::decode(&header, options, offset).is_ok_and(|block| block.body_crc() == crc))
 }
 
-/// Segments of a log that have a stub, in log order.
+/// Segments of a log that lie in its archive, in log order: that have a stub, and were not brought back.
 ///
 /// # Errors
 /// [`LogError`], also for a stub that does not validate.
 pub fn archived_segments(log: &dyn Storage, options: &LogOptions) -> Result<Vec<ArchivedSegment>, LogError> {
     let names = log.list().map_err(io_error("list", "the log's directory"))?;
     let mut bases: Vec<u64> = names.iter().filter_map(|name| base_of_stub(name)).collect();
+    bases.retain(|base| !names.contains(&segment_name(*base)));
     bases.sort_unstable();
     bases.into_iter().map(|base| read_stub(log, options, base)).collect()
 }
@@ -245,15 +248,23 @@ pub struct EndedSegment {
 /// [`LogError`]: the folder or the header of a segment cannot be read.
 pub fn oldest_segment(log: &dyn Storage, options: &LogOptions) -> Result<Option<EndedSegment>, LogError> {
     let names = log.list().map_err(io_error("list", "the log's directory"))?;
-    let mut bases: Vec<u64> = names.iter().filter_map(|name| base_of(name)).collect();
-    bases.sort_unstable();
-    let [base, next, ..] = bases[..] else { return Ok(None) };
+    let Some(base) = names.iter().filter_map(|name| base_of(name)).min() else { return Ok(None) };
+    // The next one may lie in the archive, where an older one was brought back.
+    let all = names.iter().filter_map(|name| base_of(name).or_else(|| base_of_stub(name)));
+    let Some(next) = all.filter(|next| *next > base).min() else { return Ok(None) };
     let name = segment_name(next);
-    let file = log.open(&name, false).map_err(io_error("open", &name))?;
-    let mut header = [0; SEGMENT_HEADER_BYTES];
-    file.read_at(0, &mut header).map_err(io_error("read", &name))?;
-    let recorded_until = check_segment_header(&header, options, next)
-        .map_err(|(position, what)| LogError::Damaged { file: name, position, what })?;
+    let recorded_until = if names.contains(&name) {
+        let file = log.open(&name, false).map_err(io_error("open", &name))?;
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        file.read_at(0, &mut header).map_err(io_error("read", &name))?;
+        check_segment_header(&header, options, next).map_err(|(position, what)| LogError::Damaged {
+            file: name,
+            position,
+            what,
+        })?
+    } else {
+        read_stub(log, options, next)?.recorded_at.0
+    };
     let has_index = names.contains(&index_name(base));
     Ok(Some(EndedSegment { offsets: base..next, recorded_until, has_index }))
 }
@@ -350,6 +361,9 @@ pub fn archive_segment(
     let segment = log.open_bulk(&name).map_err(in_log("open", &name))?;
     let read = |on_piece: OnPiece<'_>| read_segment(&*segment, options, offsets.start, on_piece);
     let found = if there.contains(&name) {
+        // Whoever made it may not have synced it.
+        let copy = archive.open(&name, true).map_err(in_archive("open", &name))?;
+        copy.sync_data().map_err(in_archive("sync", &name))?;
         read(&mut |_, _| Ok(is_wanted())).map_err(ArchivingError::Log)?
     } else {
         let file = archive.create(&new).map_err(in_archive("make", &new))?;
@@ -414,9 +428,12 @@ fn copy_index(
     there: &[String],
 ) -> Result<(), ArchivingError> {
     let name = index_name(base);
+    if there.contains(&name) {
+        return Ok(());
+    }
     let file = match log.open(&name, false) {
-        Ok(file) if !there.contains(&name) => file,
-        _ => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(in_log("open", &name))?,
     };
     let new = format!("{name}.new");
     if there.contains(&new) {

@@ -180,6 +180,36 @@ fn a_segment_goes_whole_with_its_index_and_leaves_a_stub() {
 }
 
 /// What a reader is told of a segment that it cannot come by.
+/// A segment that was brought back alone was taken for damage: its end was sought at the next one that is here.
+#[test]
+fn a_segment_that_is_brought_back_alone_counts_and_goes_again() {
+    let (disk, records) = a_log();
+    let whole = disk.copy();
+    for _ in 0..3 {
+        archive_one(&disk).unwrap();
+    }
+    let (log, archived) = (disk.folder("log"), names(&disk));
+    let stubs = || archived_segments(&log, &OPTIONS).unwrap();
+    let (all, segments) = (stubs(), ended_segments(&whole));
+    assert_eq!(all.len(), 3);
+    for back in 0..3 {
+        let name = segment_name(segments[back].start);
+        let bytes = whole.files().into_iter().find(|(file, _)| *file == format!("log/{name}")).unwrap().1;
+        let file = whole.folder("log").open(&name, false).unwrap();
+        let mut content = vec![0; bytes];
+        file.read_at(0, &mut content).unwrap();
+        disk.replace(&format!("log/{name}"), &content);
+        assert_eq!(read(&disk), records);
+        assert_eq!(stubs().len(), 2, "it lies here");
+        let oldest = oldest_segment(&log, &OPTIONS).unwrap().unwrap();
+        assert_eq!(oldest.offsets, segments[back]);
+        assert!(oldest.recorded_until >= all[back].recorded_at.1, "all of it was stamped by then");
+        assert_eq!(archive_one(&disk).unwrap().as_ref(), Some(&all[back]));
+        assert_eq!((names(&disk), stubs()), (archived.clone(), all.clone()));
+    }
+    assert_eq!(read(&disk), records);
+}
+
 fn refusal(storage: &dyn Storage) -> (String, &'static str) {
     match read_by(storage) {
         Err(LogError::Archived { file, fault }) => match fault {

@@ -132,7 +132,7 @@ impl<'s> LogIndex<'s> {
     /// Ended segments, from their first offset to that of the next, that have no index that is believed and did not go to
     /// the archive.
     pub fn unindexed(&self) -> Vec<Range<u64>> {
-        let is_here = |segment: &Range<u64>| !self.archived.contains(&segment.start);
+        let is_here = |segment: &Range<u64>| self.archived.binary_search(&segment.start).is_err();
         self.ended().filter(|segment| is_here(segment) && self.index_of(segment).is_none()).collect()
     }
 
