@@ -331,7 +331,8 @@ impl Default for Forgotten {
 }
 
 /// Plans by subject. A plan that changes some of them shares the others with the one before.
-/// In no order, and found by few reads: a shard looks up every subject once.
+/// In no order, and found by few reads: a shard looks up every subject once. The hashes are seeded at random, so that nobody can
+/// choose texts that share one; nothing iterates, so no outcome depends on them.
 pub type SubjectPlans = HashTrieMapSync<Subject, Arc<SubjectPlan>, foldhash::quality::RandomState>;
 
 /// How the subjects of a plan differ from those of the plan before it.

@@ -146,9 +146,7 @@ impl Batch {
             }
         }
         let head = head.ok_or(BatchError::HeadMustExist)?;
-        if let Some(unreadable) = lines.iter().position(|line: &ChargeLine| !line.is_readable()) {
-            return Err(BatchError::LineMustBeReadable { line: unreadable + 1 });
-        }
+        lines.iter().try_for_each(check_readable)?;
         let is_numbered = lines
             .iter()
             .enumerate()
@@ -178,7 +176,10 @@ pub fn read_line(bytes: &[u8], number: u32) -> Result<(BatchHead, Option<ChargeL
     let is_there = (1..=head.lines).contains(&u64::from(number));
     let text = texts().nth(index).filter(|_| is_there);
     match text.map(|text| read(index, text)).transpose()? {
-        Some(BatchLine::Charge(line)) if line.line == number => Ok((head, Some(line))),
+        Some(BatchLine::Charge(line)) if line.line == number => {
+            check_readable(&line)?;
+            Ok((head, Some(line)))
+        }
         None => Ok((head, None)),
         Some(_) => Err(BatchError::HeadMustMatchLines { number: head.number }),
     }
@@ -199,10 +200,17 @@ pub(crate) fn lines_with(bytes: &[u8], needles: &[String]) -> Result<Vec<ChargeL
         let line = serde_json::from_slice(text)
             .map_err(|source| BatchError::LineMustBeKnown { line: index + 1, source })?;
         if let BatchLine::Charge(line) = line {
+            check_readable(&line)?;
             lines.push(line);
         }
     }
     Ok(lines)
+}
+
+/// Whether a line that somebody else may have written says its amounts.
+fn check_readable(line: &ChargeLine) -> Result<(), BatchError> {
+    let unreadable = || BatchError::LineMustBeReadable { line: line.line as usize };
+    line.is_readable().then_some(()).ok_or_else(unreadable)
 }
 
 /// Sum of the rounded amounts per currency, as text.
@@ -248,8 +256,18 @@ mod tests {
         ] {
             assert!(BATCH.contains(from), "{from}");
             // The digest stands in the record of the final window as well, and that one is not read as a number.
-            let refused = Batch::decode(BATCH.replace(from, to).as_bytes());
-            assert!(matches!(refused, Err(BatchError::LineMustBeReadable { line: 1 })), "{to}: {refused:?}");
+            let bytes = BATCH.replace(from, to).into_bytes();
+            let refused = [
+                Batch::decode(&bytes).map(drop),
+                read_line(&bytes, 1).map(drop),
+                lines_with(&bytes, &["charge".to_string()]).map(drop),
+            ];
+            for refused in refused {
+                assert!(
+                    matches!(refused, Err(BatchError::LineMustBeReadable { line: 1 })),
+                    "{to}: {refused:?}"
+                );
+            }
         }
     }
 

@@ -288,8 +288,7 @@ impl ControlWriter {
         resources: Vec<(String, String, serde_json::Value)>,
         actor: &str,
     ) -> Result<Result<Vec<PutOutcome>, PutError>, ControlError> {
-        let first = self.log.next_offset();
-        let (records, outcomes) = match self.machine.propose_puts(resources, first, actor) {
+        let (records, outcomes) = match self.machine.propose_puts(resources, actor) {
             Ok(proposed) => proposed.into_iter().unzip::<_, _, Vec<_>, Vec<_>>(),
             Err(error) => return Ok(Err(error)),
         };

@@ -258,32 +258,32 @@ impl Machine {
         propose_put(&self.control.catalog, kind, id, body, actor)
     }
 
-    /// The records that resources make at an offset of the control log, in order: all or none. Each is checked against the
-    /// catalog with those before it; the catalog is as it was when the call returns.
+    /// The records that resources make, in order: all or none. Each is checked against the catalog with those before it; the
+    /// catalog is as it was when the call returns.
     ///
     /// # Errors
     /// [`PutError`], of the first one that is not taken.
     pub fn propose_puts(
         &mut self,
         resources: Vec<(String, String, serde_json::Value)>,
-        control_end: u64,
         actor: &str,
     ) -> Result<Vec<(Option<ControlRecord>, PutOutcome)>, PutError> {
         let catalog = &mut self.control.catalog;
         let (mut proposed, mut on_trial) = (Vec::new(), Vec::new());
         let mut propose = |(kind, id, body): (String, String, serde_json::Value)| -> Result<(), PutError> {
-            let record = propose_put(catalog, &kind, &id, body, actor)?;
-            let mut version = None;
-            if let Some(ControlRecord::Put(put)) = &record {
-                let offset = control_end + on_trial.len() as u64 + 1;
-                let (_, taken) = catalog.apply_on_trial(resource_of(put)?, offset)?;
-                on_trial.extend(taken);
-                version = Some(put.version);
+            let Some((resource, put)) = checked_put(catalog, &kind, &id, body, actor)? else {
+                proposed.push((None, PutOutcome { kind, id, version: None }));
+                return Ok(());
+            };
+            // No rule reads the offset of a record.
+            let (_, taken) = catalog.apply_on_trial(resource, 0)?;
+            on_trial.extend(taken);
+            let outcome = PutOutcome { kind, id, version: Some(put.version) };
+            let record = ControlRecord::Put(put);
+            if record.encode().len() > RESOURCE_BYTES_MAX {
+                return Err(PutError::RecordMustFit { kind: outcome.kind, id: outcome.id });
             }
-            if record.as_ref().is_some_and(|record| record.encode().len() > RESOURCE_BYTES_MAX) {
-                return Err(PutError::RecordMustFit { kind, id });
-            }
-            proposed.push((record, PutOutcome { kind, id, version }));
+            proposed.push((Some(record), outcome));
             Ok(())
         };
         let outcome = resources.into_iter().try_for_each(&mut propose);
@@ -561,6 +561,18 @@ pub fn propose_put(
     body: serde_json::Value,
     actor: &str,
 ) -> Result<Option<ControlRecord>, PutError> {
+    let checked = checked_put(catalog, kind, id, body, actor)?;
+    Ok(checked.map(|(_, put)| ControlRecord::Put(put)))
+}
+
+/// A resource that the catalog takes, and its record; `None` if the catalog has it already.
+fn checked_put(
+    catalog: &Catalog,
+    kind: &str,
+    id: &str,
+    body: serde_json::Value,
+    actor: &str,
+) -> Result<Option<(Resource, Put)>, PutError> {
     let known =
         ResourceKind::parse(kind).ok_or_else(|| PutError::KindMustBeKnown { kind: kind.to_string() })?;
     let resource = Resource::from_json(known, id, body)?;
@@ -571,17 +583,7 @@ pub fn propose_put(
     };
     let body = resource.to_json();
     let digest = digest_of(&body).expect("a resource has no floats");
-    Ok(Some(ControlRecord::Put(Put {
-        kind: kind.to_string(),
-        id: id.to_string(),
-        version,
-        digest,
-        body,
-        actor: actor.to_string(),
-    })))
-}
-
-fn resource_of(put: &Put) -> Result<Resource, CatalogStatus> {
-    let kind = ResourceKind::parse(&put.kind).expect("a proposed record has a known kind");
-    Resource::from_json(kind, &put.id, put.body.clone())
+    let put =
+        Put { kind: kind.to_string(), id: id.to_string(), version, digest, body, actor: actor.to_string() };
+    Ok(Some((resource, put)))
 }

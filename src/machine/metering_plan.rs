@@ -3,7 +3,7 @@
 //! Owns: meters to programs, ownership over time to owned spans. Leaves to others: executing it (`engine::shard`).
 //!
 //! Invariants:
-//! - The plan is a function of the catalog, the policy and what is forgotten.
+//! - All of the plan but what it says that changed is a function of the catalog, the policy and what is forgotten.
 //! - Programs stand in the order in which their meters were created, so that their indexes never change.
 //! - What did not change since the previous plan is shared with it, and a plan says what did, so that a barrier costs what
 //!   changed and not how many subjects there are.

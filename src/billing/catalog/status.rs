@@ -25,7 +25,7 @@ pub enum Rule {
     SeatsMustNotBeNegative,
     /// Keys need a key, a count has neither value nor key, and every other measure has a value.
     ValueMustFitAggregation,
-    /// `operation`, `gauge`, `percent` and `granule_seconds` belong to one aggregation each.
+    /// `operation` is of meters with a key, `gauge` of a weighted sum of values, `percent` and `granule_seconds` of one aggregation.
     FieldMustFitAggregation,
     /// A meter keeps at most 28 fraction digits.
     ScaleMustFit,

@@ -43,8 +43,8 @@ pub struct LineKey {
     pub price_version: u32,
     /// Which part of the bill it is.
     pub component: Component,
-    /// What it came from: the number or id of a discount, `subscription` for what is agreed there, the id of a commitment or a
-    /// lot of a credit grant; else empty.
+    /// What it came from: the number of a discount of the price (`1`) or of the subscription (`subscription/1`), the id of one of the
+    /// account, `subscription` for its maximum or minimum, the id of a commitment or a lot of a credit grant; else empty.
     pub term: String,
 }
 
@@ -89,7 +89,7 @@ pub struct ChargeLine {
     pub price_version: u32,
     /// Which part of the bill it is.
     pub component: Component,
-    /// What it came from: the number of a discount, the id of a commitment or a lot of a credit grant; else empty.
+    /// What it came from, as in [`LineKey::term`].
     pub term: String,
     /// What was measured or covered; none for a recurring amount and for money.
     pub meter: Option<MeterId>,

@@ -7,7 +7,7 @@
 //! a line, so that a line posts as the charge does; then over what is due of each.
 //!
 //! Invariants: lines add up to what is taken, and none takes more than what was due there. How a month is cut into slices
-//! decides no line.
+//! decides no sum; where a price has a discount of its own, it may move a minor unit between versions.
 
 use std::collections::BTreeMap;
 
