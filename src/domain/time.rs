@@ -7,6 +7,7 @@
 //! - An instant is a count of nanoseconds since 1970 in UTC; every span is half-open `[from, until)`.
 //! - A month starts at its first existing instant in the zone, so months of a zone tile time without gap or overlap.
 
+mod cadence;
 mod months;
 mod windows;
 
@@ -17,6 +18,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::cadence::{BillingGrid, BillingUnit, Cadence};
 use self::months::Months;
 pub use self::windows::{WindowGrid, WindowStatus, WindowUnit};
 use crate::limits::{EVENT_TIME_END, EVENT_TIME_MIN};

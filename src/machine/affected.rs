@@ -28,8 +28,8 @@ pub(crate) struct Changed {
 pub(crate) struct Affected {
     /// All windows: its terms changed.
     pub(crate) all: bool,
-    /// First instants of single windows, by subscription.
-    pub(crate) windows: BTreeSet<(SubscriptionId, Timestamp)>,
+    /// Single windows, by subscription.
+    pub(crate) windows: BTreeSet<(SubscriptionId, Span)>,
 }
 
 /// Accounts that have a changed cell, a changed term, or a due instant since the last cut.
@@ -58,7 +58,7 @@ pub(crate) fn affected_accounts(
             let zone = &account.time_zone;
             let window = zone.month(zone.period_of(*slice_from));
             let windows = &mut affected.entry(account.id.clone()).or_default().windows;
-            windows.insert((binding.subscription.clone(), window.from));
+            windows.insert((binding.subscription.clone(), window));
             last = Some((&binding.subscription, window));
         }
     }
@@ -71,7 +71,7 @@ pub(crate) fn affected_accounts(
             let mut window = account.time_zone.month(account.time_zone.period_of(bound.from.max(*since)));
             while window.from <= cut.at && window.from < bound.until {
                 let windows = &mut affected.entry(account.id.clone()).or_default().windows;
-                windows.insert((binding.subscription.clone(), window.from));
+                windows.insert((binding.subscription.clone(), window));
                 window = account.time_zone.month(account.time_zone.period_of(window.until));
             }
         }
@@ -91,7 +91,7 @@ pub(crate) fn affected_accounts(
                 break;
             }
             for subscription in catalog.subscriptions_of_account(&account) {
-                affected.windows.insert((subscription.id().clone(), window.from));
+                affected.windows.insert((subscription.id().clone(), window));
             }
             period = period.next();
         }
@@ -105,9 +105,9 @@ impl Rater<'_> {
     pub(crate) fn months_of(
         &self,
         account: &AccountId,
-        windows: &BTreeSet<(SubscriptionId, Timestamp)>,
-    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
-        let months: BTreeSet<Timestamp> = windows.iter().map(|(_, window_from)| *window_from).collect();
+        windows: &BTreeSet<(SubscriptionId, Span)>,
+    ) -> BTreeSet<(SubscriptionId, Span)> {
+        let months: BTreeSet<Span> = windows.iter().map(|(_, window)| *window).collect();
         let subscriptions = self.catalog.subscriptions_of_account(account);
         subscriptions.flat_map(|of| months.iter().map(|month| (of.id().clone(), *month))).collect()
     }
@@ -117,7 +117,7 @@ impl Rater<'_> {
         &self,
         account: &Account,
         affected: &Affected,
-    ) -> BTreeSet<(SubscriptionId, Timestamp)> {
+    ) -> BTreeSet<(SubscriptionId, Span)> {
         let mut windows = affected.windows.clone();
         windows.extend(self.issued.windows_of(&account.id));
         for subscription in self.catalog.subscriptions_of_account(&account.id) {
@@ -130,7 +130,7 @@ impl Rater<'_> {
                 let mut period = account.time_zone.period_of(active.span.from);
                 let mut window = account.time_zone.month(period);
                 while window.from < end {
-                    windows.insert((subscription.id().clone(), window.from));
+                    windows.insert((subscription.id().clone(), window));
                     period = period.next();
                     window = account.time_zone.month(period);
                 }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::rating::{RatingStatus, SliceMeasure, explain};
-use domain::{AccountId, Span, Timestamp};
+use domain::{AccountId, Span};
 use wire::control::RatingFailure;
 
 use crate::affected::Affected;
@@ -37,7 +37,7 @@ impl Rater<'_> {
         };
         let members = self.catalog.accounts_of_pool(self.catalog.pool_of(account));
         let pool: Vec<PooledAccount<'_>> = members.into_iter().map(pooled).collect();
-        let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Timestamp, ExplainedWindow>::new());
+        let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Span, ExplainedWindow>::new());
         let failed = |status: RatingStatus| RatingFailure {
             account: account.clone(),
             subscription: None,
@@ -49,16 +49,15 @@ impl Rater<'_> {
         let covered = self.covered(&mut schedules, &pool, entity).map_err(failed)?;
         let of_pool =
             pool.iter().flat_map(|member| member.windows.iter().map(move |window| (member, window)));
-        for (member, (subscription, window_from)) in of_pool {
-            let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-            let charged = of_window(&member.issued, subscription, *window_from);
+        for (member, (subscription, window)) in of_pool {
+            let window = *window;
+            let charged = of_window(&member.issued, subscription, window);
             let of = RatedWindow { account: member.terms, subscription, window, covered: &covered };
             self.rate_window(&mut schedules, of, charged, &mut rated)?;
             if member.terms.id == *account && is_asked(window) {
                 let prices = self.explain_prices(&mut schedules, of).map_err(failed)?;
-                let whole = explained
-                    .entry(window.from)
-                    .or_insert_with(|| ExplainedWindow::new(window, terms.currency));
+                let whole =
+                    explained.entry(window).or_insert_with(|| ExplainedWindow::new(window, terms.currency));
                 whole.prices.extend(prices);
             }
         }
@@ -67,16 +66,16 @@ impl Rater<'_> {
             if is_asked(line.window) {
                 // What is agreed may reach beyond all that is subscribed to.
                 let nothing = || ExplainedWindow::new(line.window, terms.currency);
-                explained.entry(line.window.from).or_insert_with(nothing).add(line);
+                explained.entry(line.window).or_insert_with(nothing).add(line);
             }
         }
         // Both passes over a window's prices find it.
         let set_aside: BTreeSet<SetAside> = self.set_aside.take().into_iter().collect();
         for waiting in set_aside.into_iter().filter(|waiting| waiting.account == *account) {
-            let window = terms.time_zone.month(terms.time_zone.period_of(waiting.window_from));
+            let window = waiting.window;
             if is_asked(window) {
                 let nothing = || ExplainedWindow::new(window, terms.currency);
-                explained.entry(window.from).or_insert_with(nothing).set_aside.push(waiting);
+                explained.entry(window).or_insert_with(nothing).set_aside.push(waiting);
             }
         }
         explained.values().for_each(ExplainedWindow::assert_complete);

@@ -47,15 +47,16 @@ pub struct SetAside {
     pub subscription: SubscriptionId,
     /// The price without a row for it.
     pub price: PriceId,
-    /// First instant of the tier window.
-    pub window_from: Timestamp,
+    /// The tier window.
+    pub window: Span,
     /// Events that wait.
     pub event_count: u64,
 }
 
 impl fmt::Display for SetAside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { account, subscription, price, window_from, event_count } = self;
+        let Self { account, subscription, price, window, event_count } = self;
+        let window_from = window.from;
         write!(
             f,
             "account {account}, subscription {subscription}, price {price}, window from {window_from}: {event_count} \
@@ -70,7 +71,7 @@ pub(crate) struct Rater<'a> {
     pub(crate) plan: &'a MeteringPlan,
     pub(crate) cells: &'a Cells,
     pub(crate) issued: &'a Issued,
-    pub(crate) finals: &'a BTreeMap<(AccountId, Timestamp), u64>,
+    pub(crate) finals: &'a BTreeMap<(AccountId, Span), u64>,
     pub(crate) final_until: &'a BTreeMap<AccountId, Timestamp>,
     pub(crate) cut: &'a Cut,
     /// Periods that ended by then were closed by an earlier cut.
@@ -168,10 +169,9 @@ impl Rater<'_> {
         let covered = self.covered(schedules, &pool, entity).map_err(of_pool)?;
         let mut prices = Vec::new();
         for PooledAccount { terms, windows, issued } in &pool {
-            for (subscription, window_from) in windows.iter() {
-                let window = terms.time_zone.month(terms.time_zone.period_of(*window_from));
-                assert_eq!(window.from, *window_from, "tier windows are months of the account's zone");
-                let issued = of_window(issued, subscription, *window_from);
+            for (subscription, window) in windows.iter() {
+                let window = *window;
+                let issued = of_window(issued, subscription, window);
                 let window = RatedWindow { account: terms, subscription, window, covered: &covered };
                 self.rate_window(schedules, window, issued, &mut prices)?;
             }
@@ -196,15 +196,15 @@ impl Rater<'_> {
     fn issued_of(
         &self,
         account: &AccountId,
-        windows: &BTreeSet<(SubscriptionId, Timestamp)>,
+        windows: &BTreeSet<(SubscriptionId, Span)>,
         is_whole: bool,
     ) -> Vec<(&LineKey, &Worth)> {
         if is_whole {
             return self.issued.of_account(account).collect();
         }
         let mut issued = Vec::new();
-        for (subscription, window_from) in windows {
-            issued.extend(self.issued.of_window(account, subscription, *window_from));
+        for (subscription, window) in windows {
+            issued.extend(self.issued.of_window(account, subscription, *window));
         }
         issued
     }
@@ -220,8 +220,8 @@ impl Rater<'_> {
     ) -> Result<Vec<BillLine>, RatingStatus> {
         let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
         let price = |id: &PriceId| self.catalog.price(id);
-        let is_closed = |key: &LineKey, window: Span| {
-            let original = original_period(self.catalog, entity, window, key);
+        let is_closed = |key: &LineKey| {
+            let original = original_period(self.catalog, entity, key);
             self.open_period(entity, original) != original
         };
         let account = pool[0].terms;
@@ -232,7 +232,7 @@ impl Rater<'_> {
                     .issued
                     .of_account(&member.terms.id)
                     .filter(|(key, _)| key.component == Component::Credit)
-                    .filter(|(key, _)| is_closed(key, zone.month(zone.period_of(key.window_from))))
+                    .filter(|(key, _)| is_closed(key))
                     .collect();
                 let ends = self.ends_of_draws(&member.terms.id, closed.iter().map(|(key, _)| *key));
                 let frozen = closed.into_iter().zip(ends).map(|((key, worth), until)| FrozenDraw {
@@ -424,7 +424,7 @@ impl Rater<'_> {
                 account: charge.account.id.clone(),
                 subscription: charge.subscription.clone(),
                 price: timeline.id().clone(),
-                window_from: charge.window.from,
+                window: charge.window,
                 event_count: set_aside,
             });
         }
@@ -493,7 +493,6 @@ impl Rater<'_> {
         bill: &[BillLine],
         issued: &[(&LineKey, &Worth)],
     ) -> Result<Vec<ChargeLine>, ExactStatus> {
-        let zone = &account.time_zone;
         let mut lines = Vec::new();
         // Both are in order of keys.
         let (mut positions, mut issued) = (bill.iter().peekable(), issued.iter().peekable());
@@ -509,30 +508,27 @@ impl Rater<'_> {
                 issued.next_if(|(issued, _)| *issued == key).map_or(Worth::NOTHING, |(_, worth)| **worth);
             let after = position.map_or(Worth::NOTHING, worth_of);
             if after != before {
-                let window = zone.month(zone.period_of(key.window_from));
                 // A line that is worth nothing any more keeps the start of its slice; its end is no longer known.
-                let unknown = Span::new(key.slice_from, window.until.max(key.slice_from));
+                let unknown = Span::new(key.slice_from, key.window.until.max(key.slice_from));
                 let slice = position.map_or(unknown, |line| line.slice);
-                lines.push(self.line(account, entity, key, window, slice, before, after)?);
+                lines.push(self.line(account, entity, key, slice, before, after)?);
             }
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one line; none of them has a use of its own")]
     fn line(
         &self,
         account: &Account,
         entity: &Entity,
         key: &LineKey,
-        window: Span,
         slice: Span,
         before: Worth,
         after: Worth,
     ) -> Result<ChargeLine, ExactStatus> {
-        let original = original_period(self.catalog, entity, window, key);
+        let (window, original) = (key.window, original_period(self.catalog, entity, key));
         // Only an earlier cut can have made it final.
         let was_over = window.until <= self.closed_through;
-        let final_batch = if was_over { self.finals.get(&(account.id.clone(), window.from)) } else { None };
+        let final_batch = if was_over { self.finals.get(&(account.id.clone(), window)) } else { None };
         let final_batch = final_batch.copied();
         let is_final = final_batch.is_some() || window.until <= self.final_through;
         let currency = account.currency;
@@ -636,22 +632,22 @@ impl Rater<'_> {
             .unwrap_or(first);
         // Final windows follow each other, so the next one starts where the last one ended; unless a subscription was
         // put that started before the first of them.
-        let is_final = |from: Timestamp| self.finals.contains_key(&(account.clone(), from));
+        let is_final = |window: Span| self.finals.contains_key(&(account.clone(), window));
         let mut period = zone.period_of(first);
         let mut window = zone.month(period);
-        if let Some(until) = self.final_until.get(account).filter(|_| is_final(window.from)) {
+        if let Some(until) = self.final_until.get(account).filter(|_| is_final(window)) {
             period = zone.period_of(*until);
             window = zone.month(period);
         }
         let mut finals = Vec::new();
         while window.until <= self.final_through && window.from < last {
-            if is_final(window.from) {
+            if is_final(window) {
                 period = period.next();
                 window = zone.month(period);
                 continue;
             }
-            let (mut count, mut digest) = self.issued.completeness(account, window.from);
-            for line in rated.iter().filter(|line| line.window.from == window.from) {
+            let (mut count, mut digest) = self.issued.completeness(account, window);
+            for line in rated.iter().filter(|line| line.window == window) {
                 let key = line.key();
                 let before = self.issued.worth_of(&key);
                 let after = u128::from_str_radix(&line.event_digest, 16).expect("digests are written as hex");
@@ -675,10 +671,10 @@ impl Rater<'_> {
 pub(crate) fn of_window<'l, 'k>(
     issued: &'l [(&'k LineKey, &'k Worth)],
     subscription: &SubscriptionId,
-    window_from: Timestamp,
+    window: Span,
 ) -> &'l [(&'k LineKey, &'k Worth)] {
-    let window = (Some(subscription), window_from);
-    let of = |key: &'k LineKey| (key.subscription.as_ref(), key.window_from);
+    let window = (Some(subscription), window);
+    let of = |key: &'k LineKey| (key.subscription.as_ref(), key.window);
     let from = issued.partition_point(|(key, _)| of(key) < window);
     let after = issued[from..].partition_point(|(key, _)| of(key) == window);
     &issued[from..from + after]
@@ -819,7 +815,7 @@ impl MergedSlice {
 /// An account of a pool: what is rated of it.
 pub(crate) struct PooledAccount<'a> {
     pub(crate) terms: &'a Account,
-    pub(crate) windows: Cow<'a, BTreeSet<(SubscriptionId, Timestamp)>>,
+    pub(crate) windows: Cow<'a, BTreeSet<(SubscriptionId, Span)>>,
     /// What was charged in these windows, in order of keys.
     pub(crate) issued: Vec<(&'a LineKey, &'a Worth)>,
 }
@@ -860,7 +856,8 @@ pub(crate) struct Charge<'a> {
 
 /// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a
 /// credit that pays for it, lies in one period; what holds for a whole window belongs to the period of its middle.
-pub(crate) fn original_period(catalog: &Catalog, entity: &Entity, window: Span, key: &LineKey) -> Period {
+pub(crate) fn original_period(catalog: &Catalog, entity: &Entity, key: &LineKey) -> Period {
+    let window = key.window;
     let price = key.price.as_ref().and_then(|price| catalog.price(price));
     let is_of_slice = match key.component {
         Component::Charge | Component::Covered => true,

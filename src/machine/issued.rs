@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::charges::{ChargeLine, Component, LineKey};
-use domain::{AccountId, Exact, ExactStatus, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, ExactStatus, Span, SubscriptionId, Timestamp};
 
 /// The texts of a group, by dimension; dimensions that events did not have are left out.
 pub(crate) type GroupTexts = BTreeMap<String, String>;
@@ -41,26 +41,27 @@ impl Issued {
         &self,
         account: &AccountId,
         subscription: &SubscriptionId,
-        window_from: Timestamp,
+        window: Span,
     ) -> impl Iterator<Item = (&LineKey, &Worth)> {
-        let low = lowest_key(account, Some(subscription.clone()), window_from);
+        let low = lowest_key(account, Some(subscription.clone()), window);
         let prefix = low.clone();
         self.lines.range(low..).take_while(move |(key, _)| {
-            (&key.account, &key.subscription, key.window_from)
-                == (&prefix.account, &prefix.subscription, prefix.window_from)
+            (&key.account, &key.subscription, key.window)
+                == (&prefix.account, &prefix.subscription, prefix.window)
         })
     }
 
-    /// Windows (subscription, first instant) of an account that were ever charged.
-    pub(crate) fn windows_of(&self, account: &AccountId) -> BTreeSet<(SubscriptionId, Timestamp)> {
+    /// Windows, by subscription, of an account that were ever charged.
+    pub(crate) fn windows_of(&self, account: &AccountId) -> BTreeSet<(SubscriptionId, Span)> {
         let lines = self.of_account(account);
-        lines.filter_map(|(key, _)| Some((key.subscription.clone()?, key.window_from))).collect()
+        lines.filter_map(|(key, _)| Some((key.subscription.clone()?, key.window))).collect()
     }
 
     /// What was charged for the lines of an account.
     pub(crate) fn of_account(&self, account: &AccountId) -> impl Iterator<Item = (&LineKey, &Worth)> {
         let account = account.clone();
-        let low = lowest_key(&account, None, Timestamp::from_nanoseconds(i64::MIN));
+        let first = Timestamp::from_nanoseconds(i64::MIN);
+        let low = lowest_key(&account, None, Span::new(first, first));
         self.lines.range(low..).take_while(move |(key, _)| key.account == account)
     }
 
@@ -101,18 +102,18 @@ impl Issued {
     pub(crate) fn slices_of(
         &self,
         account: &AccountId,
-    ) -> BTreeMap<(Option<SubscriptionId>, Timestamp), BTreeSet<Timestamp>> {
+    ) -> BTreeMap<(Option<SubscriptionId>, Span), BTreeSet<Timestamp>> {
         let mut slices: BTreeMap<_, BTreeSet<Timestamp>> = BTreeMap::new();
         for (key, _) in self.of_account(account) {
-            let window = (key.subscription.clone(), key.window_from);
+            let window = (key.subscription.clone(), key.window);
             slices.entry(window).or_default().insert(key.slice_from);
         }
         slices
     }
 
     /// Events that issued lines of an account's window count, and the digest of their set.
-    pub(crate) fn completeness(&self, account: &AccountId, window_from: Timestamp) -> (i64, u128) {
-        self.of_account(account).filter(|(key, _)| key.window_from == window_from).fold(
+    pub(crate) fn completeness(&self, account: &AccountId, window: Span) -> (i64, u128) {
+        self.of_account(account).filter(|(key, _)| key.window == window).fold(
             (0, 0u128),
             |(count, digest), (_, worth)| {
                 (count + worth.event_count, digest.wrapping_add(worth.event_digest))
@@ -127,12 +128,12 @@ impl Issued {
 }
 
 /// A key below every line of an account, or of one of its subscriptions, from a window on.
-fn lowest_key(account: &AccountId, subscription: Option<SubscriptionId>, window_from: Timestamp) -> LineKey {
+fn lowest_key(account: &AccountId, subscription: Option<SubscriptionId>, window: Span) -> LineKey {
     LineKey {
         account: account.clone(),
         subscription,
         price: None,
-        window_from,
+        window,
         group: GroupTexts::new(),
         slice_from: Timestamp::from_nanoseconds(i64::MIN),
         price_version: 0,

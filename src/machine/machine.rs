@@ -84,7 +84,7 @@ pub struct Machine {
     issued: Issued,
     invoicing: Invoicing,
     due: DueIndex,
-    finals: BTreeMap<(AccountId, Timestamp), u64>,
+    finals: BTreeMap<(AccountId, Span), u64>,
     final_until: BTreeMap<AccountId, Timestamp>,
     /// Windows that ended by then were final, and periods closed, at an earlier cut.
     closed_through: Timestamp,
@@ -159,8 +159,8 @@ impl Machine {
     }
 
     /// The batch that a window of an account became final with.
-    pub(crate) fn final_batch(&self, account: &AccountId, window_from: Timestamp) -> Option<u64> {
-        self.finals.get(&(account.clone(), window_from)).copied()
+    pub(crate) fn final_batch(&self, account: &AccountId, window: Span) -> Option<u64> {
+        self.finals.get(&(account.clone(), window)).copied()
     }
 
     /// What sealed batches charged, in minor units: per account and accounting period that the usage belongs to.
@@ -168,10 +168,8 @@ impl Machine {
         let catalog = &self.control.catalog;
         let mut charged: BTreeMap<(AccountId, Period), i128> = BTreeMap::new();
         for (key, worth) in self.issued.lines() {
-            let (account, entity) = account_and_entity(catalog, &key.account);
-            let zone = &account.time_zone;
-            let window = zone.month(zone.period_of(key.window_from));
-            let period = original_period(catalog, entity, window, key);
+            let (_, entity) = account_and_entity(catalog, &key.account);
+            let period = original_period(catalog, entity, key);
             *charged.entry((key.account.clone(), period)).or_default() += worth.rounded;
         }
         charged
@@ -505,7 +503,7 @@ impl Machine {
             self.unposted.entry(entity.clone()).or_default().push(batch.clone());
         }
         for window in &batch.window_finals {
-            self.finals.insert((window.account.clone(), window.window.from), batch.head.number);
+            self.finals.insert((window.account.clone(), window.window), batch.head.number);
             let until = self.final_until.entry(window.account.clone()).or_insert(window.window.until);
             *until = (*until).max(window.window.until);
         }

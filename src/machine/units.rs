@@ -25,7 +25,7 @@ pub(crate) fn key_of_use(charge: &Charge<'_>, group: GroupTexts, slice_from: Tim
         account: charge.account.id.clone(),
         subscription: Some(charge.subscription.clone()),
         price: None,
-        window_from: charge.window.from,
+        window: charge.window,
         group,
         slice_from,
         price_version: 0,
@@ -53,8 +53,8 @@ impl Rater<'_> {
         let mut frozen = Vec::new();
         let windows =
             pool.iter().flat_map(|member| member.windows.iter().map(|window| (member.terms, window)));
-        for (account, (subscription, window_from)) in windows {
-            let window = account.time_zone.month(account.time_zone.period_of(*window_from));
+        for (account, (subscription, window)) in windows {
+            let window = *window;
             let active: Vec<ActiveSpan> = active_spans(self.catalog, subscription)
                 .into_iter()
                 .filter(|active| active.span.overlaps(window) && !active.is_trial)
@@ -112,12 +112,11 @@ impl Rater<'_> {
 
     /// What closed periods covered.
     fn frozen_units(&self, account: &Account, entity: &Entity) -> Vec<FrozenUnits> {
-        let zone = &account.time_zone;
         let covered =
             self.issued.of_account(&account.id).filter(|(key, _)| key.component == Component::Covered);
         let closed = covered.filter_map(|(key, worth)| {
-            let window = zone.month(zone.period_of(key.window_from));
-            let original = original_period(self.catalog, entity, window, key);
+            let window = key.window;
+            let original = original_period(self.catalog, entity, key);
             let is_closed = self.open_period(entity, original) != original;
             let units = worth.quantity;
             (is_closed && units.is_positive()).then_some((key, window, units))
@@ -143,7 +142,7 @@ impl Rater<'_> {
         let mut slices = None;
         let end_of = |key: &LineKey| {
             let slices = slices.get_or_insert_with(|| self.issued.slices_of(account));
-            let of_window = slices.get(&(key.subscription.clone(), key.window_from));
+            let of_window = slices.get(&(key.subscription.clone(), key.window));
             let next = of_window.and_then(|of| of.range(key.slice_from.plus(1)..).next().copied());
             let end = self.issued.end_of_draw(key);
             next.map_or(end, |next| next.min(end))

@@ -31,8 +31,8 @@ pub struct LineKey {
     pub account: AccountId,
     /// For which subscription; none if the line belongs to the whole account.
     pub subscription: Option<SubscriptionId>,
-    /// First instant of the tier window.
-    pub window_from: Timestamp,
+    /// The tier window.
+    pub window: Span,
     /// At which price; none if the line belongs to the whole subscription or account.
     pub price: Option<PriceId>,
     /// Texts of the group-by dimensions.
@@ -51,7 +51,7 @@ pub struct LineKey {
 /// All of a key but its account, in order of what decides.
 type KeyInPool<'a> = (
     &'a Option<SubscriptionId>,
-    Timestamp,
+    Span,
     &'a Option<PriceId>,
     &'a BTreeMap<String, String>,
     Timestamp,
@@ -63,9 +63,9 @@ type KeyInPool<'a> = (
 impl LineKey {
     /// The order of keys in a pool of accounts: as if all were of one account.
     pub fn in_pool(&self) -> KeyInPool<'_> {
-        let (subscription, window_from, price) = (&self.subscription, self.window_from, &self.price);
+        let (subscription, window, price) = (&self.subscription, self.window, &self.price);
         let (group, slice_from, version) = (&self.group, self.slice_from, self.price_version);
-        (subscription, window_from, price, group, slice_from, version, self.component, &self.term)
+        (subscription, window, price, group, slice_from, version, self.component, &self.term)
     }
 }
 
@@ -134,7 +134,7 @@ impl ChargeLine {
             subscription: self.subscription.clone(),
             price: self.price.clone(),
             group: self.group.clone(),
-            window_from: self.window.from,
+            window: self.window,
             slice_from: self.slice.from,
             price_version: self.price_version,
             component: self.component,

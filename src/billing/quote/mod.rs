@@ -497,7 +497,7 @@ impl<'a> Charge<'a> {
             account: agreed.account.id.clone(),
             subscription: Some(agreed.subscription.id().clone()),
             price: None,
-            window_from: self.window.from,
+            window: self.window,
             group: group.clone(),
             slice_from,
             price_version: 0,

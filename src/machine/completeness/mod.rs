@@ -64,12 +64,12 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// What a machine's sealed batches say of the window of an account that starts at an instant.
-    pub fn of(machine: &Machine, account: &AccountId, window_from: Timestamp) -> Self {
+    /// What a machine's sealed batches say of the window of an account.
+    pub fn of(machine: &Machine, account: &AccountId, window: Span) -> Self {
         let mut prices: BTreeMap<(String, String), EventSet> = BTreeMap::new();
         for (key, worth) in machine.issued().of_account(account) {
             let (Some(subscription), Some(price)) = (&key.subscription, &key.price) else { continue };
-            if key.window_from == window_from {
+            if key.window == window {
                 let set = EventSet { count: worth.event_count, digest: worth.event_digest };
                 prices.entry((subscription.to_string(), price.to_string())).or_default().add(set);
             }
@@ -77,7 +77,7 @@ impl Charged {
         let control = machine.control();
         Self {
             prices,
-            final_batch: machine.final_batch(account, window_from),
+            final_batch: machine.final_batch(account, window),
             last_cut: control.last_cut().map(|cut| (cut.barrier, cut.at)),
             forgotten: control.forgotten_json(),
         }

@@ -137,7 +137,7 @@ fn prices_of(
                 Ok(Some(group)) => Landing::Counts(LineKey {
                     account: owner.account.clone(),
                     subscription: Some(owner.subscription.clone()),
-                    window_from: owner.window.from,
+                    window: owner.window,
                     price: Some(price.id().clone()),
                     group,
                     slice_from: owner.slice.from,

@@ -416,7 +416,7 @@ impl Teller {
         let mut drawn: BTreeMap<String, i128> = BTreeMap::new();
         let mut windows: BTreeMap<Timestamp, i128> = BTreeMap::new();
         for (key, worth) in self.world.machine.issued().of_account(&account) {
-            *windows.entry(key.window_from).or_default() += worth.rounded;
+            *windows.entry(key.window.from).or_default() += worth.rounded;
             if key.component == Component::Credit {
                 assert!(worth.rounded <= 0, "a draw is taken off: {key:?}");
                 let grant = billing::rating::account::grant_of(&key.term);

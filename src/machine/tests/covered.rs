@@ -216,7 +216,7 @@ impl Story {
             if key.component == Component::Covered {
                 let of = format!("{:?} {:?}", key.subscription, key.group);
                 let units: i64 = worth.quantity.to_string().parse().unwrap();
-                *covered.entry((key.window_from, of, key.term.clone())).or_default() += units;
+                *covered.entry((key.window.from, of, key.term.clone())).or_default() += units;
             }
         }
         for (of, before) in &self.closed {

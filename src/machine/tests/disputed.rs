@@ -95,7 +95,7 @@ impl Shop {
     fn issued(&self) -> Vec<String> {
         let mut sums: BTreeMap<(String, Component, String), i128> = BTreeMap::new();
         for (key, worth) in self.world.machine.issued().of_account(&AccountId::new("acme").unwrap()) {
-            let month = key.window_from.to_string()[5..7].to_string();
+            let month = key.window.from.to_string()[5..7].to_string();
             *sums.entry((month, key.component, key.term.clone())).or_default() += worth.rounded;
         }
         let shown = sums.into_iter().filter(|(_, sum)| *sum != 0).map(|((month, component, term), sum)| {

@@ -255,7 +255,7 @@ impl Shop {
         let account = AccountId::new("acme").unwrap();
         let issued = self.world.machine.issued().of_account(&account);
         issued
-            .filter(|(key, _)| key.window_from == at(MONTHS[month]))
+            .filter(|(key, _)| key.window.from == at(MONTHS[month]))
             .filter(|(key, _)| key.price.as_ref().is_some_and(|price| price.as_str() == name))
             .map(|(_, worth)| worth.rounded)
             .sum()

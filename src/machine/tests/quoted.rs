@@ -271,7 +271,7 @@ proptest! {
         let account = domain::AccountId::new("globex").unwrap();
         let issued = world.machine.issued().of_account(&account);
         let mut issued: Worths =
-            issued.filter(|(key, _)| key.window_from < end).map(|(key, worth)| (key.clone(), (worth.quantity, worth.rounded))).collect();
+            issued.filter(|(key, _)| key.window.from < end).map(|(key, worth)| (key.clone(), (worth.quantity, worth.rounded))).collect();
         issued.retain(|key, (quantity, rounded)| key.component != Component::Charge && (!quantity.is_zero() || *rounded != 0));
 
         let catalog = catalog_of(all);
@@ -281,7 +281,7 @@ proptest! {
         let lines = bills.iter().flat_map(|bill| bill.agreed.iter().chain(bill.prices.iter().flat_map(|price| &price.terms)));
         let quoted: Worths = lines.map(|line| (line.key.clone(), (line.quantity, line.rounded))).collect();
         prop_assert_eq!(quoted, issued);
-        let charged: i128 = world.machine.issued().of_account(&account).filter(|(key, _)| key.window_from < end).map(|(_, worth)| worth.rounded).sum();
+        let charged: i128 = world.machine.issued().of_account(&account).filter(|(key, _)| key.window.from < end).map(|(_, worth)| worth.rounded).sum();
         prop_assert_eq!(bills.iter().map(|bill| bill.rounded).sum::<i128>(), charged);
     }
 }

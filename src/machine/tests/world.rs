@@ -317,14 +317,14 @@ impl World {
     pub(super) fn statements(&self, account: &AccountId) -> Vec<Statement> {
         let catalog = self.machine.control().catalog();
         let zone = &catalog.account(account).unwrap().time_zone;
-        let months: BTreeSet<Timestamp> =
-            self.machine.issued().of_account(account).map(|(key, _)| key.window_from).collect();
-        let statement = |from: &Timestamp| {
+        let issued = self.machine.issued().of_account(account);
+        let months: BTreeSet<Period> = issued.map(|(key, _)| zone.period_of(key.window.from)).collect();
+        let statement = |month: &Period| {
             let plan = self.machine.plan().clone();
-            let terms = CompletenessTerms::of(catalog, plan, account, zone.period_of(*from)).unwrap();
+            let terms = CompletenessTerms::of(catalog, plan, account, *month).unwrap();
             let mut completeness = Completeness::new(terms);
             self.count(&mut completeness);
-            completeness.finish(Charged::of(&self.machine, account, *from))
+            completeness.finish(Charged::of(&self.machine, account, zone.month(*month)))
         };
         months.iter().map(statement).collect()
     }

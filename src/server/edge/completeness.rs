@@ -43,7 +43,7 @@ pub(super) async fn completeness(
     let terms_of = move |machine: &Machine| {
         let catalog = machine.control().catalog();
         let terms = catalog.account(&asked).ok_or(QueryStatus::AccountMustExist)?;
-        let charged = Charged::of(machine, &asked, terms.time_zone.month(period).from);
+        let charged = Charged::of(machine, &asked, terms.time_zone.month(period));
         let terms =
             is_present.then(|| CompletenessTerms::of(catalog, machine.plan().clone(), &asked, period));
         Ok((charged, terms.transpose()?.map(|terms| (terms, machine.known_corrections()))))

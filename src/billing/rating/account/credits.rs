@@ -65,7 +65,7 @@ fn term_of(grant: &CreditGrant, lot: usize, due: &LineKey) -> String {
 }
 
 /// Dues of one subscription (or of one account without) and window, of one price or of all.
-type Pool = (AccountId, Option<SubscriptionId>, Timestamp, Option<PriceId>);
+type Pool = (AccountId, Option<SubscriptionId>, Span, Option<PriceId>);
 
 /// The key of the line that a draw paid for, and the number of its lot.
 fn due_of(key: &LineKey) -> (LineKey, usize) {
@@ -93,15 +93,14 @@ impl Bill<'_, '_> {
             of_money.iter().map(|(created, grant)| grant.to_grant(*created, minor)).collect();
         self.add_frozen_dues();
         self.dues.sort_by(|a, b| (a.at, a.key.in_pool()).cmp(&(b.at, b.key.in_pool())));
-        let of_subscription =
-            |key: &LineKey| (key.account.clone(), key.subscription.clone(), key.window_from);
+        let of_subscription = |key: &LineKey| (key.account.clone(), key.subscription.clone(), key.window);
         self.net_reversals(|key| {
-            let (account, subscription, window_from) = of_subscription(key);
-            (account, subscription, window_from, key.price.clone())
+            let (account, subscription, window) = of_subscription(key);
+            (account, subscription, window, key.price.clone())
         });
         self.net_reversals(|key| {
-            let (account, subscription, window_from) = of_subscription(key);
-            (account, subscription, window_from, None)
+            let (account, subscription, window) = of_subscription(key);
+            (account, subscription, window, None)
         });
         let mut frozen = self.frozen_by_due(&of_money);
         let mut pieces = self.pieces_by_due();
@@ -175,7 +174,7 @@ impl Bill<'_, '_> {
             }
         }
         for key in missing.into_keys() {
-            let window = self.terms.zone.month(self.terms.zone.period_of(key.window_from));
+            let window = key.window;
             // The end of its slice is no longer known.
             let (slice, at) = (Span::new(key.slice_from, window.until), window.until.plus(-1));
             self.dues.push(Due { at, key, window, slice, amount: 0, is_usage: false });
@@ -224,8 +223,8 @@ pub(super) fn pieces_of(
         let first =
             LineKey { price_version: 0, component: Component::Charge, term: String::new(), ..key.clone() };
         let later = now.range(first..).take_while(|(other, _)| {
-            (&other.account, &other.subscription, other.window_from, &other.price, &other.group)
-                == (&key.account, &key.subscription, key.window_from, &key.price, &key.group)
+            (&other.account, &other.subscription, other.window, &other.price, &other.group)
+                == (&key.account, &key.subscription, key.window, &key.price, &key.group)
                 && other.slice_from < *until
         });
         let pieces = later.filter(|(other, _)| *other != key && family(other) == family(key));
@@ -284,7 +283,7 @@ mod tests {
                 account: AccountId::new("acme").unwrap(),
                 subscription: None,
                 price: None,
-                window_from: Timestamp::MIN,
+                window: Span::new(Timestamp::MIN, Timestamp::END),
                 group: BTreeMap::new(),
                 slice_from: Timestamp::MIN,
                 price_version: 1,

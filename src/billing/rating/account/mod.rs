@@ -348,7 +348,7 @@ fn key_of(account: &AccountId, window: Span) -> LineKey {
         account: account.clone(),
         subscription: None,
         price: None,
-        window_from: window.from,
+        window,
         group: BTreeMap::new(),
         slice_from: window.from,
         price_version: 0,

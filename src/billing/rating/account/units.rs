@@ -187,7 +187,7 @@ fn pieces_by_use(
 fn net_of_reversals(uses: &[UnitUse]) -> Result<Vec<Exact>, RatingStatus> {
     let mut due: Vec<Exact> = uses.iter().map(|one| one.quantity).collect();
     let pool_of = |one: &UnitUse| {
-        let slice_from = one.key.window_from;
+        let slice_from = one.key.window.from;
         (one.meter.clone(), LineKey { slice_from, ..one.key.clone() })
     };
     let mut reversed: BTreeMap<(MeterId, LineKey), Exact> = BTreeMap::new();
@@ -242,7 +242,7 @@ mod tests {
         LineKey {
             account: AccountId::new("acme").unwrap(),
             subscription: Some(SubscriptionId::new("s").unwrap()),
-            window_from: day(1),
+            window: Span::new(day(1), day(32)),
             price: None,
             group: BTreeMap::new(),
             slice_from,
