@@ -1,7 +1,8 @@
 //! Shares of something that is limited in bytes, dealt out fairly between sources.
 //!
 //! Owns: who waits, whose turn it is, how much each source and all together have. Leaves to others: what a share is for: the
-//! memory of batches that are not answered yet, and the queue of the log writer.
+//! memory of batches that are not answered yet, the queue of the log writer, and bodies of requests, where a token stands for the
+//! source.
 //!
 //! Sources that wait take turns (deficit round robin): in a round each may take [`ROUND_BYTES`], whatever it asks for and
 //! however many connections it has. One source that floods waits behind itself, and another one for a round at most.
@@ -80,6 +81,19 @@ impl Shares {
         drop(state);
         let mut receiver = receiver;
         receiver.try_recv().map_err(|_| receiver)
+    }
+
+    /// Takes bytes for a source that does not wait; `None` if that exceeds what it or all together may have, or somebody waits.
+    pub fn take_now(&self, source: &Arc<str>, bytes: usize) -> Option<Share> {
+        let mut state = self.lock();
+        let out = state.sources.get(source).map_or(0, |entry| entry.out);
+        let has_room = state.out + bytes <= state.bytes_max && out + bytes <= state.source_bytes_max;
+        if !has_room || !state.turns.is_empty() {
+            return None;
+        }
+        state.sources.entry(source.clone()).or_default().out += bytes;
+        state.out += bytes;
+        Some(Share { of: Some((self.clone(), source.clone())), bytes })
     }
 
     fn give_back(&self, source: &Arc<str>, bytes: usize) {
@@ -229,6 +243,23 @@ mod tests {
         assert!(waits.try_recv().is_err());
         drop(held);
         assert_eq!(waits.try_recv().unwrap().bytes, KIB);
+    }
+
+    #[test]
+    fn who_does_not_wait_takes_what_is_there_and_no_byte_more() {
+        let shares = Shares::new(10 * KIB, 6 * KIB);
+        let (greedy, other) = (source("greedy"), source("other"));
+        let held = shares.take_now(&greedy, 6 * KIB).unwrap();
+        assert!(shares.take_now(&greedy, 1).is_none(), "beyond what one source may have");
+        let rest = shares.take_now(&other, 4 * KIB).unwrap();
+        assert!(shares.take_now(&other, 1).is_none(), "beyond what all may have");
+        let mut waits = must_wait(&shares, &other, KIB);
+        drop(held);
+        let first = waits.try_recv().unwrap();
+        assert!(shares.take_now(&greedy, 5 * KIB).is_some());
+        drop((rest, first));
+        assert_eq!(shares.out(), 0);
+        assert!(shares.lock().sources.is_empty(), "idle sources take no memory");
     }
 
     #[test]

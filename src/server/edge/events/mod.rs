@@ -6,7 +6,8 @@
 //! Invariants:
 //! - A 200 says that every event of the request is durable and counts, or counted before; otherwise the answer names the
 //!   events that do not count, and why. What was accepted beside them is durable, and sending all again is harmless.
-//! - Bodies that are read at once take their bytes from one budget; at its end the answer is 503 `busy`.
+//! - Bodies that are read at once take their bytes from one budget, half of it those of one token at most; at its end the
+//!   answer is 503 `busy`.
 
 mod intake;
 mod packed;
@@ -20,17 +21,19 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
 
 use self::intake::{Intake, Summary};
 use self::packed::Unpacking;
 use super::problem::Problem;
 use super::{Answer, BODY_BYTES_MAX, BODY_PATIENCE, Edge, stopping};
+use crate::shares::{Share, Shares};
 use crate::tokens::{Role, Token};
 
 /// Bytes of all event bodies that are in memory at once.
 const EVENT_BODIES_BYTES_MAX: usize = 512 << 20;
+/// Those of one token: whoever takes as many as it may, and never ends a body, leaves room for others.
+const TOKEN_BODIES_BYTES_MAX: usize = 256 << 20;
 /// Bytes of one line of an NDJSON upload.
 const EVENT_LINE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of lines that an upload reads before it hands their events on.
@@ -39,27 +42,23 @@ const BLOCK_BYTES: usize = 256 << 10;
 const BLOCKS_IN_FLIGHT_MAX: usize = 8;
 /// Bodies up to this are read where they arrive: that takes less time than handing the thread's other work over.
 const BODY_INLINE_BYTES_MAX: usize = 64 << 10;
-/// What a permit of the budget stands for.
-const BUDGET_UNIT_BYTES: usize = 4 << 10;
-
 /// What event bodies may take.
 pub struct EventBudget {
-    bytes: Arc<Semaphore>,
+    bytes: Shares,
     unpacking: Unpacking,
 }
 
 impl Default for EventBudget {
     fn default() -> Self {
-        let bytes = Arc::new(Semaphore::new(EVENT_BODIES_BYTES_MAX / BUDGET_UNIT_BYTES));
+        let bytes = Shares::new(EVENT_BODIES_BYTES_MAX, TOKEN_BODIES_BYTES_MAX);
         Self { bytes, unpacking: Unpacking::default() }
     }
 }
 
 impl EventBudget {
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let units = bytes.div_ceil(BUDGET_UNIT_BYTES) as u32; // a body is far below 2^32 units
-        self.bytes.clone().try_acquire_many_owned(units).map_err(|_| {
-            let detail = "event bodies take all the memory that they may; send again a little later";
+    fn take(&self, token: &Arc<str>, bytes: usize) -> Result<Share, Problem> {
+        self.bytes.take_now(token, bytes).ok_or_else(|| {
+            let detail = "event bodies, or those of this token, take all the memory that they may; send again a little later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
         })
     }
@@ -95,20 +94,28 @@ fn mode_of(headers: &HeaderMap) -> Result<Mode, Problem> {
 pub(super) async fn post_events(State(edge): State<Arc<Edge>>, request: Request) -> Answer {
     let token = edge.authorize(request.headers(), Role::Ingest)?;
     let (parts, body) = request.into_parts();
-    let body = edge.event_budget.unpacking.unpack(&parts.headers, body).await?;
-    take(&edge, token, &parts.headers, body).await
+    // Whose share the body takes.
+    let lane = Arc::from(token.name.as_str());
+    let body = edge.event_budget.unpacking.unpack(&lane, &parts.headers, body).await?;
+    take(&edge, token, &lane, &parts.headers, body).await
 }
 
-async fn take(edge: &Arc<Edge>, token: Arc<Token>, headers: &HeaderMap, body: Body) -> Answer {
+async fn take(
+    edge: &Arc<Edge>,
+    token: Arc<Token>,
+    lane: &Arc<str>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Answer {
     let intake = Intake::new(edge.clone(), token);
     let summary = match mode_of(headers)? {
-        Mode::Lines => read_lines(edge, intake, body).await?,
+        Mode::Lines => read_lines(edge, lane, intake, body).await?,
         Mode::Binary => {
-            let (body, _permits) = read_whole(edge, headers, body).await?;
+            let (body, _shares) = read_whole(edge, lane, headers, body).await?;
             read_binary(intake, headers, &body)?.finish().await.map_err(|_| stopping())?
         }
         Mode::Structured { is_batch } => {
-            let (body, _permits) = read_whole(edge, headers, body).await?;
+            let (body, _shares) = read_whole(edge, lane, headers, body).await?;
             read_structured(intake, is_batch, body)?.finish().await.map_err(|_| stopping())?
         }
     };
@@ -129,9 +136,10 @@ async fn take(edge: &Arc<Edge>, token: Arc<Token>, headers: &HeaderMap, body: Bo
 /// Reads a body that must fit into memory.
 async fn read_whole(
     edge: &Edge,
+    lane: &Arc<str>,
     headers: &HeaderMap,
     mut body: Body,
-) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Problem> {
+) -> Result<(Bytes, Vec<Share>), Problem> {
     let too_large = || {
         let detail = format!("an event body has at most {BODY_BYTES_MAX} bytes; larger ones go as NDJSON");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_must_fit", &detail)
@@ -140,7 +148,7 @@ async fn read_whole(
     if announced.is_some_and(|bytes: usize| bytes > BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    let mut permits = Vec::new();
+    let mut shares = Vec::new();
     let mut chunks: Vec<Bytes> = Vec::new();
     let mut bytes = 0;
     while let Some(chunk) = next_chunk(&mut body).await? {
@@ -148,12 +156,12 @@ async fn read_whole(
         if bytes > BODY_BYTES_MAX {
             return Err(too_large());
         }
-        permits.push(edge.event_budget.take(chunk.len())?);
+        shares.push(edge.event_budget.take(lane, chunk.len())?);
         chunks.push(chunk);
     }
     match chunks.len() {
-        0 | 1 => Ok((chunks.pop().unwrap_or_default(), permits)),
-        _ => Ok((chunks.concat().into(), permits)),
+        0 | 1 => Ok((chunks.pop().unwrap_or_default(), shares)),
+        _ => Ok((chunks.concat().into(), shares)),
     }
 }
 
@@ -206,8 +214,14 @@ fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<In
 }
 
 /// Reads one event a line, however many there are: blocks of lines go on while earlier ones wait for their verdicts.
-async fn read_lines(edge: &Edge, mut intake: Intake, mut body: Body) -> Result<Summary, Problem> {
-    let _permit = edge.event_budget.take(BLOCK_BYTES * (BLOCKS_IN_FLIGHT_MAX + 1) + EVENT_LINE_BYTES_MAX)?;
+async fn read_lines(
+    edge: &Edge,
+    lane: &Arc<str>,
+    mut intake: Intake,
+    mut body: Body,
+) -> Result<Summary, Problem> {
+    let upload_bytes = BLOCK_BYTES * (BLOCKS_IN_FLIGHT_MAX + 1) + EVENT_LINE_BYTES_MAX;
+    let _share = edge.event_budget.take(lane, upload_bytes)?;
     let mut in_flight = VecDeque::new();
     let mut summary = Summary::default();
     let mut buffer: Vec<u8> = Vec::new();
