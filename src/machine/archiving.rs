@@ -75,7 +75,7 @@ pub fn move_to_archive(
     segment: Range<u64>,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<Option<ArchivedSegment>, ArchiveError> {
-    let missing = missing_segments(log, archive)?;
+    let missing = missing_segments(log, &|| archive.list())?;
     if let Some(first) = missing.first() {
         return Err(ArchiveError::ArchiveMustBeWhole { first: first.clone(), segments: missing.len() });
     }

@@ -4,9 +4,11 @@
 //! (`engine::log`), reading it (`directory`).
 //!
 //! Invariants: nothing waits for this thread; a failure is said, counted and tried again, and never ends the process. The folder
-//! of the archive is not made: where it is not there, its disk is not mounted.
+//! of the archive is not made: where it is not there, its disk is not mounted. Whoever asks what lies there waits for
+//! [`ANSWER_MAX`] at most, and is told that the archive does not answer.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use domain::Timestamp;
 use domain::time::DAY;
+use engine::io::Storage;
 use engine::log::{ArchiveFault, ArchivedSegment, LogKind, archived_segments, missing_segments};
 use machine::{move_to_archive, segment_to_archive};
 use serde_json::{Value, json};
@@ -23,16 +26,18 @@ use serde_json::{Value, json};
 use crate::clock::Clock;
 use crate::directory::DataDirectory;
 use crate::disk::Directory;
+use crate::patience::Patient;
 
 /// Between two looks at the log.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait behind a failure.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// Time in which the archive says what lies there. A disk of another machine that is gone may take for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Missing segments that an answer names.
 const MISSING_NAMED_MAX: usize = 100;
 
 /// What is known of the archive.
-#[derive(Default)]
 pub struct ArchiveState {
     /// Segments that lie there.
     pub segments: AtomicU64,
@@ -41,6 +46,8 @@ pub struct ArchiveState {
     /// Failures since start.
     pub failures: AtomicU64,
     last_failure: Mutex<Option<(Timestamp, String)>>,
+    /// What lies there.
+    listing: Patient<io::Result<Vec<String>>>,
 }
 
 impl ArchiveState {
@@ -49,8 +56,9 @@ impl ArchiveState {
     /// # Errors
     /// A stub that cannot be read.
     pub fn open(directory: &DataDirectory) -> Result<Arc<Self>> {
-        let state = Self::default();
-        let archived = Archived::of(directory)?;
+        let asked = directory.clone();
+        let state = Self::with_listing(ANSWER_MAX, move || list_archive(&asked))?;
+        let archived = Archived::of(directory, &|| state.list())?;
         for segment in &archived.segments {
             state.add(segment);
         }
@@ -59,6 +67,41 @@ impl ArchiveState {
             _ => tracing::warn!("{archived}; what needs them is refused until they are there"),
         }
         Ok(Arc::new(state))
+    }
+
+    fn with_listing(
+        patience: Duration,
+        list: impl Fn() -> io::Result<Vec<String>> + Send + 'static,
+    ) -> Result<Self> {
+        let listing = Patient::start("archive-listing", patience, list)?;
+        let (segments, bytes, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { segments, bytes, failures, last_failure: Mutex::new(None), listing })
+    }
+
+    /// Names of the files that lie there.
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.listing
+            .ask()
+            .unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::TimedOut, "the archive does not answer")))
+    }
+
+    /// Whether it answers, if only with an error.
+    pub fn answers(&self) -> bool {
+        self.listing.ask().is_some()
+    }
+
+    /// Refuses what may have to read usage again, as long as some of it is out of reach: a barrier behind a change of the
+    /// catalog or a correction folds subjects again, and has to come to its end.
+    ///
+    /// # Errors
+    /// What is out of reach, in words; or a folder of the data directory that cannot be read.
+    pub fn check_reach(&self, directory: &DataDirectory) -> Result<Result<(), String>> {
+        let log = directory.usage_folder()?;
+        let said = match missing_segments(&*log, &|| self.list()) {
+            Ok(missing) if missing.is_empty() => return Ok(Ok(())),
+            _ => Archived::of(directory, &|| self.list())?.to_string(),
+        };
+        Ok(Err(format!("{said}; this may need them")))
     }
 
     fn add(&self, segment: &ArchivedSegment) {
@@ -72,13 +115,16 @@ impl ArchiveState {
     }
 
     /// What a server says of its archive.
-    pub fn to_json(&self, archived: &Archived) -> Value {
-        let mut said = archived.to_json();
+    ///
+    /// # Errors
+    /// A stub that cannot be read.
+    pub fn to_json(&self, directory: &DataDirectory) -> Result<Value> {
+        let mut said = Archived::of(directory, &|| self.list())?.to_json();
         let failure = self.last_failure.lock().expect("nothing panics while it holds a text");
         said["failures"] = self.failures.load(Ordering::Relaxed).into();
         said["last_failure"] =
             failure.as_ref().map_or(Value::Null, |(at, what)| json!({ "at": at, "what": what }));
-        said
+        Ok(said)
     }
 }
 
@@ -166,18 +212,19 @@ pub struct Archived {
 }
 
 impl Archived {
-    /// Looks at the folders.
+    /// Looks at the folders; `list` says what the archive has.
     ///
     /// # Errors
     /// A stub that cannot be read.
-    pub fn of(directory: &DataDirectory) -> Result<Self> {
+    pub fn of(directory: &DataDirectory, list: &dyn Fn() -> io::Result<Vec<String>>) -> Result<Self> {
         let log = directory.usage_folder()?;
         let segments = archived_segments(&*log, &directory.options(LogKind::Usage))?;
         let missing = match directory.archived_usage() {
             _ if segments.is_empty() => Ok(Vec::new()),
             None => Err(ArchiveFault::MustBeGiven),
-            Some(path) => missing_segments(&*log, &Directory::at(&path))
-                .map_err(|error| ArchiveFault::MustBeReachable(Arc::new(error))),
+            Some(_) => {
+                missing_segments(&*log, list).map_err(|error| ArchiveFault::MustBeReachable(Arc::new(error)))
+            }
         };
         let archive = directory.archive().map(|path: &Path| path.display().to_string());
         Ok(Self { archive, segments, missing })
@@ -196,7 +243,7 @@ impl Archived {
     fn to_json(&self) -> Value {
         let (missing, fault) = match &self.missing {
             Ok(missing) => (missing.as_slice(), None),
-            Err(fault) => (&[][..], Some(fault.to_string())),
+            Err(fault) => (&[][..], Some(with_cause(fault))),
         };
         json!({
             "archive": self.archive, "segments": self.segments.len(), "bytes": self.bytes(),
@@ -205,6 +252,10 @@ impl Archived {
             "out_of_reach": fault,
         })
     }
+}
+
+fn with_cause(fault: &ArchiveFault) -> String {
+    format!("{:#}", anyhow::Error::from(fault.clone()))
 }
 
 impl fmt::Display for Archived {
@@ -219,24 +270,20 @@ impl fmt::Display for Archived {
                     missing.len()
                 ),
             },
-            Err(fault) => write!(f, "{segments} segments of usage lie in the archive: {fault}"),
+            Err(fault) => {
+                write!(f, "{segments} segments of usage lie in the archive: {}", with_cause(fault))
+            }
         }
     }
 }
 
-/// Refuses what may have to read usage again, as long as some of it is out of reach: a barrier behind a change of the catalog
-/// or a correction folds subjects again, and has to come to its end.
+/// Names of the files that lie in the archive, however long it takes.
 ///
 /// # Errors
-/// What is out of reach, in words; or a folder of the data directory that cannot be read.
-pub fn check_reach(directory: &DataDirectory) -> Result<Result<(), String>> {
-    let log = directory.usage_folder()?;
-    let path = directory.archived_usage().unwrap_or_default();
-    let said = match missing_segments(&*log, &Directory::at(&path)) {
-        Ok(missing) if missing.is_empty() => return Ok(Ok(())),
-        _ => Archived::of(directory)?.to_string(),
-    };
-    Ok(Err(format!("{said}; this may need them")))
+/// If there is none, or it cannot be read.
+pub fn list_archive(directory: &DataDirectory) -> io::Result<Vec<String>> {
+    let Some(path) = directory.archived_usage() else { return Err(io::ErrorKind::NotFound.into()) };
+    Directory::at(&path).list()
 }
 
 /// The days of a setting as an age.
@@ -247,4 +294,64 @@ pub fn age_of_days(days: u32) -> i64 {
 /// Whether an error is of a segment that lies in the archive and cannot be read there.
 pub fn is_of_archive(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<ArchiveFault>())
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::log::{LogError, LogWriter};
+
+    use super::*;
+
+    /// A data directory whose first segment of usage lies in the archive.
+    fn archived_directory(folder: &Path) -> DataDirectory {
+        let archive = folder.join("archive");
+        let directory = DataDirectory::new(&folder.join("data"), 24 << 10).with_archive(Some(&archive));
+        let (log, options) = (directory.usage_folder().unwrap(), directory.options(LogKind::Usage));
+        let (mut writer, _) = LogWriter::recover::<LogError>(log.clone(), options, &mut |_| Ok(())).unwrap();
+        let ends = [1, 2].map(|stamp| {
+            writer.stage(1, 0, &[&[1; 9_000]]).unwrap();
+            writer.commit(stamp).unwrap().end_offset
+        });
+        let there = Directory::open_or_create(&directory.archived_usage().unwrap()).unwrap();
+        move_to_archive(&*log, &there, &options, 0..ends[0], &|| true).unwrap().unwrap();
+        directory
+    }
+
+    /// A mount that does not answer held up the control thread, and with it every change, and the answer about the archive.
+    #[test]
+    fn an_archive_that_does_not_answer_is_said_and_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = archived_directory(folder.path());
+        let (answer, wakes) = crossbeam_channel::unbounded::<()>();
+        let asked = directory.clone();
+        let state = ArchiveState::with_listing(Duration::from_millis(50), move || {
+            let _ = wakes.recv();
+            list_archive(&asked)
+        })
+        .unwrap();
+        let refused = state.check_reach(&directory).unwrap().unwrap_err();
+        assert!(refused.contains("the archive does not answer; this may need them"), "{refused}");
+        let said = state.to_json(&directory).unwrap();
+        assert_eq!((&said["segments"], &said["missing"]), (&1.into(), &0.into()), "{said}");
+        assert!(said["out_of_reach"].as_str().unwrap().ends_with("the archive does not answer"), "{said}");
+        assert!(!state.answers());
+        // It comes back: the question that nobody waits for any more is answered, and then all others are.
+        drop(answer);
+        while state.check_reach(&directory).unwrap().is_err() {}
+        while !state.to_json(&directory).unwrap()["out_of_reach"].is_null() {}
+    }
+
+    #[test]
+    fn what_the_archive_has_not_is_named_and_what_asks_for_none_of_it_does_not_ask() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = archived_directory(folder.path());
+        let state = ArchiveState::open(&directory).unwrap();
+        assert_eq!(state.segments.load(Ordering::Relaxed), 1);
+        assert_eq!(state.check_reach(&directory).unwrap(), Ok(()));
+        std::fs::remove_dir_all(directory.archived_usage().unwrap()).unwrap();
+        assert!(state.check_reach(&directory).unwrap().is_err());
+        let empty = DataDirectory::new(&folder.path().join("other"), 24 << 10);
+        let state = ArchiveState::with_listing(Duration::MAX, || panic!("nobody asks")).unwrap();
+        assert_eq!(state.check_reach(&empty).unwrap(), Ok(()));
+    }
 }

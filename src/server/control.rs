@@ -26,7 +26,7 @@ pub use machine::{PutOutcome, RESOURCE_BYTES_MAX, StoredEntry};
 use tokio::sync::{mpsc, oneshot};
 use wire::control::{ClockKind, ControlRecord, IdsForgotten};
 
-use crate::archive::{check_reach, is_of_archive};
+use crate::archive::{ArchiveState, is_of_archive};
 use crate::clock::Clock;
 use crate::event_finder::EventFinder;
 use crate::forgetting::Forgetting;
@@ -180,6 +180,8 @@ pub struct Control {
     pub surroundings: ControlSurroundings,
     /// Where single events are found.
     pub events: EventFinder,
+    /// What is known of the archive.
+    pub archive: Arc<ArchiveState>,
     /// When ids are forgotten.
     pub forgetting: Forgetting,
     /// Time between issuing cuts.
@@ -290,7 +292,7 @@ impl Control {
     fn handle(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Put { resources, actor, reply } => {
-                if let Err(said) = check_reach(&self.events.directory)? {
+                if let Err(said) = self.archive.check_reach(&self.events.directory)? {
                     let _ = reply.send(Err(CommandError::ArchiveMustBeReachable(said)));
                     return Ok(());
                 }
@@ -325,7 +327,7 @@ impl Control {
 
     /// Corrects an event that every shard was asked for, behind all usage that was acknowledged before.
     fn correct(&mut self, request: CorrectionRequest) -> Result<Result<CorrectionOutcome, CommandError>> {
-        if let Err(said) = check_reach(&self.events.directory)? {
+        if let Err(said) = self.archive.check_reach(&self.events.directory)? {
             return Ok(Err(CommandError::ArchiveMustBeReachable(said)));
         }
         let name = name_of(self.events.key, &request.source, &request.id);

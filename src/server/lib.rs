@@ -22,6 +22,7 @@ pub mod forgetting;
 pub mod handoff;
 pub mod ingest;
 pub mod observe;
+pub mod patience;
 pub mod peers;
 pub mod recovery;
 pub mod run;

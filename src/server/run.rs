@@ -35,6 +35,7 @@ use crate::event_finder::EventFinder;
 use crate::forgetting::Forgetting;
 use crate::ingest::{Ingest, SOURCE_BYTES_MAX, UNANSWERED_BYTES_MAX, accept, endpoint};
 use crate::observe::Metrics;
+use crate::patience::has_ended;
 use crate::peers::PeerLimits;
 use crate::runs::{RunTask, Runs};
 use crate::segments::Segments;
@@ -63,11 +64,36 @@ pub struct Running {
     threads: Vec<std::thread::JoinHandle<()>>,
     shards: Shards,
     runs_thread: std::thread::JoinHandle<()>,
-    archiving: Option<(crossbeam_channel::Sender<()>, std::thread::JoinHandle<()>)>,
+    archiving: Option<ArchiveThread>,
     http_task: tokio::task::JoinHandle<()>,
     quic_task: tokio::task::JoinHandle<()>,
     endpoint: quinn::Endpoint,
-    _lock: DataDirectoryLock,
+    lock: DataDirectoryLock,
+}
+
+/// The thread that archives.
+struct ArchiveThread {
+    /// Dropped when the server stops.
+    stop: crossbeam_channel::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+    state: Arc<ArchiveState>,
+}
+
+/// Time for a step of archiving to end when the server stops.
+const ARCHIVING_PATIENCE: Duration = Duration::from_secs(5);
+/// Time for everything else to end, before the archive is asked whether it answers: usage may be read there.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Ends when the archive does not answer, long after a stop began.
+async fn until_silent(archive: Option<Arc<ArchiveState>>) {
+    let Some(archive) = archive else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(STOP_PATIENCE).await;
+        let asked = archive.clone();
+        if !tokio::task::spawn_blocking(move || asked.answers()).await.unwrap_or(true) {
+            return;
+        }
+    }
 }
 
 /// Tasks that wait for the thread of runs: more than all shards have under way together.
@@ -224,6 +250,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
             usage_state: usage_state.clone(),
         },
         events: EventFinder { directory: directory.clone(), key },
+        archive: archive_state.clone(),
         forgetting: Forgetting::new(i64::from(args.dedup_days) * DAY, ids_max, ids.clone()),
         cut_interval,
         start_records,
@@ -255,7 +282,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
                 state: archive_state.clone(),
                 stop: stopped,
             };
-            Some((stop, spawn("archive", on_failure, move || archiving.run())?))
+            let thread = spawn("archive", on_failure, move || archiving.run())?;
+            Some(ArchiveThread { stop, thread, state: archive_state.clone() })
         }
     };
 
@@ -329,7 +357,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         http_task,
         quic_task,
         endpoint,
-        _lock: lock,
+        lock,
     })
 }
 
@@ -344,12 +372,17 @@ impl Running {
         }
     }
 
-    /// Drains, syncs, closes all logs.
+    /// Drains, syncs, closes all logs. Waits for everything but an archive that does not answer.
     ///
     /// # Errors
-    /// The cause, if a thread failed before or while stopping.
+    /// The cause, if a thread failed before or while stopping, or waits for the archive.
     pub async fn stop(self) -> Result<()> {
         let _ = self.stop.send(true);
+        let (stop_archiving, archiving, archive) = match self.archiving {
+            Some(ArchiveThread { stop, thread, state }) => (Some(stop), Some(thread), Some(state)),
+            None => (None, None, None),
+        };
+        drop(stop_archiving);
         // Connections say goodbye and answer what is in flight.
         let _ = self.quic_task.await;
         let _ = tokio::time::timeout(Duration::from_secs(5), self.http_task).await;
@@ -368,20 +401,36 @@ impl Running {
             }
             let _ = tokio::task::spawn_blocking(move || self.shards.join()).await;
             let _ = tokio::task::spawn_blocking(move || self.runs_thread.join()).await;
-            if let Some((stop, thread)) = self.archiving {
-                drop(stop);
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-            }
         };
-        if self.failed.borrow().is_none() {
-            stopping.await;
+        let is_closed = match self.failed.borrow().is_some() {
+            true => true,
+            false => tokio::select! {
+                () = stopping => true,
+                () = until_silent(archive) => false,
+            },
+        };
+        let is_archiving = match &archiving {
+            Some(thread) => !has_ended(thread, ARCHIVING_PATIENCE).await,
+            None => false,
+        };
+        if is_archiving {
+            tracing::warn!(
+                "the archive does not answer: what is on its way there is left as a crash would leave it"
+            );
+        }
+        if is_archiving || !is_closed {
+            // A thread may still write when the archive answers: the directory is in use until the process ends.
+            std::mem::forget(self.lock);
         }
         self.endpoint.close(quinn::VarInt::from_u32(4), b"the server is stopping");
         let _ = tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await;
         let cause = self.failed.borrow().clone();
         match cause {
-            None => Ok(()),
             Some(cause) => bail!("{cause}"),
+            None if !is_closed => {
+                bail!("the archive does not answer: the logs are left as a crash would leave them")
+            }
+            None => Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! answer that it had, and what is out of reach is refused by name.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use domain::Timestamp;
@@ -221,9 +222,28 @@ async fn usage_in_the_archive_is_asked_and_corrected_as_before_and_refused_by_na
     }
     assert!(run(&["archive"], data, Some(archive)).0, "all are there");
 
-    // Brought back, they are needed there no more.
     bytes[9_000_000] ^= 1;
     std::fs::write(&damaged, &bytes).unwrap();
+
+    // A disk that does not answer (a pipe that nobody writes to) keeps a question waiting, and nothing else: not even the end.
+    let silent = archive.join("usage-0").join(&there[0]);
+    let kept = std::fs::read(&silent).unwrap();
+    std::fs::remove_file(&silent).unwrap();
+    assert!(Command::new("mkfifo").arg(&silent).status().expect("mkfifo runs").success());
+    let server = Server::start(data, &with_archive);
+    let question = reqwest::Client::new().get(server.url("/v1/where?id=e0-17")).bearer_auth(&token);
+    let asked = tokio::spawn(question.send());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let said = send(&server, &token, events_of_day(19).lines().nth(2).unwrap().to_string()).await;
+    assert_eq!(said["accepted"], 1, "{said}");
+    assert_eq!(post(&server, &token, "/v1/cuts", "").await.0, 200);
+    assert!(!asked.is_finished());
+    assert_eq!(server.terminate(), Some(0));
+    assert!(asked.await.unwrap().is_err(), "it was never answered");
+    std::fs::remove_file(&silent).unwrap();
+    std::fs::write(&silent, kept).unwrap();
+
+    // Brought back, they are needed there no more.
     for name in &there {
         std::fs::copy(archive.join("usage-0").join(name), data.join("usage-0").join(name)).unwrap();
     }

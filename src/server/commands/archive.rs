@@ -5,7 +5,7 @@ use clap::Args;
 use domain::Timestamp;
 use engine::log::{LogKind, check_archived};
 
-use crate::archive::Archived;
+use crate::archive::{Archived, list_archive};
 use crate::config::DirectoryArgs;
 
 /// `tallymark archive`. A server may be running on the directory.
@@ -31,7 +31,7 @@ Examples:
 pub fn run(args: &ArchiveArgs) -> Result<()> {
     let directory = args.directory.open();
     let (log, options) = (directory.existing_usage()?, directory.options(LogKind::Usage));
-    let archived = Archived::of(&directory)?;
+    let archived = Archived::of(&directory, &|| list_archive(&directory))?;
     println!("archive   {}", archived.archive.as_deref().unwrap_or("(none is given)"));
     for segment in &archived.segments {
         let [from, until] = [segment.recorded_at.0, segment.recorded_at.1].map(Timestamp::from_nanoseconds);

@@ -22,7 +22,8 @@ macro_rules! say {
 /// Whatever keeps it from starting, or ended it.
 pub fn run(args: &ServeArgs) -> Result<()> {
     init_tracing();
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let running = start(args).await?;
         say!("tallymark {} is up", env!("CARGO_PKG_VERSION"));
         say!("  data   {}", args.data.display());
@@ -52,7 +53,10 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             }
             Some(cause) => bail!("{cause}"),
         }
-    })
+    });
+    // A request may still read an archive that does not answer.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what.

@@ -18,7 +18,6 @@ use wire::verdict::QuarantineReason;
 
 use super::problem::Problem;
 use super::{Answer, Edge, stopping};
-use crate::archive::Archived;
 use crate::connectors::hledger;
 use crate::control::{StoredEntry, unbilled};
 use crate::observe::{MetricsInput, render};
@@ -110,10 +109,10 @@ pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
 pub(super) async fn archive(State(edge): State<Arc<Edge>>) -> Answer {
     let looked = {
         let edge = edge.clone();
-        tokio::task::spawn_blocking(move || Archived::of(&edge.directory)).await
+        tokio::task::spawn_blocking(move || edge.archive.to_json(&edge.directory)).await
     };
-    let archived = looked.map_err(|_| stopping())?.map_err(|error| Problem::internal(&error))?;
-    Ok(Json(edge.archive.to_json(&archived)).into_response())
+    let said = looked.map_err(|_| stopping())?.map_err(|error| Problem::internal(&error))?;
+    Ok(Json(said).into_response())
 }
 
 #[derive(Deserialize)]

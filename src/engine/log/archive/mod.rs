@@ -269,17 +269,21 @@ pub fn oldest_segment(log: &dyn Storage, options: &LogOptions) -> Result<Option<
     Ok(Some(EndedSegment { offsets: base..next, recorded_until, has_index }))
 }
 
-/// Names of segments that have a stub alone, and that the archive does not have.
+/// Names of segments that have a stub alone, and that the archive does not have; `list` gives the names of what it has, and is
+/// asked only if there are such segments.
 ///
 /// # Errors
 /// If a folder cannot be listed.
-pub fn missing_segments(log: &dyn Storage, archive: &dyn Storage) -> io::Result<Vec<String>> {
+pub fn missing_segments(
+    log: &dyn Storage,
+    list: &dyn Fn() -> io::Result<Vec<String>>,
+) -> io::Result<Vec<String>> {
     let here = log.list()?;
     let mut missing: Vec<String> =
         here.iter().filter_map(|name| base_of_stub(name)).map(segment_name).collect();
     missing.retain(|name| !here.contains(name));
     if !missing.is_empty() {
-        let there: BTreeSet<String> = archive.list()?.into_iter().collect();
+        let there: BTreeSet<String> = list()?.into_iter().collect();
         missing.retain(|name| !there.contains(name));
     }
     missing.sort_unstable();
