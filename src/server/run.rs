@@ -209,7 +209,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let places = (&recovered.runs, &run_tasks);
     let ids = Arc::new(IdCounts::new(shards));
     let ids_max = args.ids_max.unwrap_or_else(|| ids_max_of(args.dedup_memory));
-    let shard_threads = Shards::start(recovered.replayer.shards, history, places, &ids, on_failure.clone())?;
+    let shard_threads =
+        Shards::start(recovered.replayer.shards, history, places, &ids, &metrics, on_failure.clone())?;
     let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
     let usage_state = Arc::new(UsageLogState::default());
     let usage_place = directory.log(LogKind::Usage)?;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use domain::{EventPosition, Subject};
@@ -22,6 +22,7 @@ use machine::{History, NewBarrier, pass_barrier_through};
 use wire::verdict::Verdict;
 
 use crate::handoff::VerdictSlots;
+use crate::observe::{Durations, Metrics};
 use crate::runs::{RunTask, take_damaged_away};
 use crate::threads::{OnFailure, PeerStopped, spawn};
 
@@ -112,7 +113,8 @@ pub struct Shards {
 
 impl Shards {
     /// Starts one thread per shard. `history` opens the usage log for a refold, `runs` is who does what shards want done
-    /// for their runs, `ids` is told how many ids there are, `on_failure` gets what ends a shard.
+    /// for their runs, `ids` is told how many ids there are, `metrics` how long snapshots hold a shard, and `on_failure` gets
+    /// what ends one.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -121,6 +123,7 @@ impl Shards {
         history: Arc<dyn Fn() -> anyhow::Result<Box<dyn History>> + Send + Sync>,
         (store, runs): (&Arc<RunStore>, &Sender<RunTask>),
         ids: &Arc<IdCounts>,
+        metrics: &Arc<Metrics>,
         on_failure: OnFailure,
     ) -> std::io::Result<Self> {
         let mut queues = Vec::new();
@@ -128,10 +131,12 @@ impl Shards {
         for (index, shard) in shards.into_iter().enumerate() {
             let (queue, tasks) = bounded(SHARD_QUEUE_MAX);
             let (history, store, ids) = (history.clone(), store.clone(), ids.clone());
+            let metrics = metrics.clone();
             let (done, outcomes) = bounded(RUN_JOBS_MAX);
             let runs = ShardRuns { tasks: runs.clone(), done, outcomes };
             let thread = spawn(&format!("shard-{index}"), on_failure.clone(), move || {
-                let ended = run_shard(index, shard, &tasks, &runs, &*history, &ids);
+                let steps = &metrics.snapshot_steps;
+                let ended = run_shard(index, shard, &tasks, &runs, &*history, (&ids, steps));
                 if let Err(error) = &ended {
                     take_damaged_away(&store, error);
                 }
@@ -168,11 +173,11 @@ fn run_shard(
     tasks: &Receiver<ShardTask>,
     runs: &ShardRuns,
     history: &dyn Fn() -> anyhow::Result<Box<dyn History>>,
-    ids: &IdCounts,
+    (ids, steps): (&IdCounts, &Durations),
 ) -> anyhow::Result<()> {
     let mut saving = None;
     ids.set(index, shard.ids());
-    while let Some(task) = next_task(index, &mut shard, tasks, &mut saving) {
+    while let Some(task) = next_task(index, &mut shard, tasks, &mut saving, steps) {
         runs.serve(&mut shard)?;
         match task {
             ShardTask::Batch(batch, slots) => {
@@ -197,7 +202,7 @@ fn run_shard(
                 // Nobody waits for an answer any more when the control thread has stopped.
                 let _ = task.reached.send((index, reports));
                 if let Some(parts) = &task.parts {
-                    shard.begin_snapshot();
+                    timed(steps, || shard.begin_snapshot());
                     saving = Some(Saving { parts: parts.clone(), next: None });
                 }
             }
@@ -260,6 +265,14 @@ struct Saving {
     next: Option<SnapshotPart>,
 }
 
+/// Does a step of a snapshot, and counts how long it took.
+fn timed<T>(steps: &Durations, step: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let out = step();
+    steps.record(started.elapsed());
+    out
+}
+
 /// The next task; none once nobody can ask for anything any more and a snapshot that began is saved. While one is being
 /// saved, at most one part of it goes before each task; a slow disk makes the snapshot wait and not the tasks.
 fn next_task(
@@ -267,9 +280,11 @@ fn next_task(
     shard: &mut Shard,
     tasks: &Receiver<ShardTask>,
     saving: &mut Option<Saving>,
+    steps: &Durations,
 ) -> Option<ShardTask> {
     while let Some(snapshot) = saving {
-        let part = snapshot.next.take().unwrap_or_else(|| (index as u16, shard.poll_snapshot()));
+        let poll = || (index as u16, timed(steps, || shard.poll_snapshot()));
+        let part = snapshot.next.take().unwrap_or_else(poll);
         let is_last = part.1.is_none();
         let is_full = match snapshot.parts.try_send(part) {
             Ok(()) => false,
@@ -354,7 +369,9 @@ mod tests {
         let store = Arc::new(RunStore::open(Arc::new(SimulatedDisk::default()), log).unwrap());
         let (runs, _run_tasks) = bounded(1);
         let ids = Arc::new(IdCounts::new(1));
-        let shards = Shards::start(vec![Shard::new(0)], history, (&store, &runs), &ids, on_failure).unwrap();
+        let shards =
+            Shards::start(vec![Shard::new(0)], history, (&store, &runs), &ids, &Arc::default(), on_failure)
+                .unwrap();
         let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
         builder.push(&Event::new(EventIdOwned::Text("1".to_string()), "key", Timestamp::MIN)).unwrap();
         let frame = Arc::new(builder.finish(1, 0));

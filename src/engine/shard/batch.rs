@@ -80,8 +80,9 @@ impl Shard {
         assert!(self.refolding.is_empty(), "a refold is finished before the next batch");
         assert!(!self.must_wait_for_runs(), "a full table is written before there is more");
         self.offset = prepared.offset;
-        if self.saving.is_none() {
-            self.sequenced.forget_contents(self.offset);
+        match &mut self.saving {
+            Some(saving) => saving.listed.on_batch(self.offset),
+            None => self.sequenced.forget_contents(self.offset),
         }
         self.corrections.on_batch(prepared.offset);
         let batch = prepared.view();

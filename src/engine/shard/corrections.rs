@@ -128,7 +128,8 @@ pub(crate) struct Corrections {
     unfolded: BTreeSet<u32>,
 }
 
-struct Corrected {
+/// What counts instead of one event.
+pub(super) struct Corrected {
     source: Arc<str>,
     identity: u128,
     stands: Stands,
@@ -208,19 +209,19 @@ impl Corrections {
 
 /// What a snapshot saves of corrections.
 impl Corrections {
-    /// Calls `end` behind every corrected event.
-    pub(super) fn save(&self, fields: &mut Fields, end: &mut dyn FnMut(&mut Fields)) {
+    /// Corrected events from a position on.
+    pub(super) fn corrected_from(
+        &self,
+        from: EventPosition,
+    ) -> impl Iterator<Item = (EventPosition, &Corrected)> {
+        self.corrected.range(from..).map(|(position, corrected)| (*position, corrected))
+    }
+
+    pub(super) fn save_meters(&self, fields: &mut Fields) {
         assert!(
             self.open.is_empty() && self.unfolded.is_empty(),
             "corrections are finished before a snapshot"
         );
-        for (position, corrected) in &self.corrected {
-            corrected.save(*position, fields);
-            end(fields);
-        }
-    }
-
-    pub(super) fn save_meters(&self, fields: &mut Fields) {
         // Meters whose first batch is still to come stand behind every offset.
         let new = self.meters.new.map(|control_offset| (u64::MAX, control_offset));
         for (batch, control_offset) in self.meters.batches.iter().copied().chain(new) {
@@ -256,7 +257,7 @@ impl Corrections {
 }
 
 impl Corrected {
-    fn save(&self, position: EventPosition, fields: &mut Fields) {
+    pub(super) fn save(&self, position: EventPosition, fields: &mut Fields) {
         fields.u128(self.identity).text(&self.source).u64(position.to_bits());
         match &self.stands {
             Stands::Voided => fields.u8(0),
@@ -397,10 +398,11 @@ impl Shard {
         let mut open = std::mem::take(&mut self.corrections.open);
         let mut wanted = BTreeSet::new();
         for open in &mut open {
+            self.keep_corrected_for_snapshot(open.position);
             if let Some(corrected) = self.corrections.corrected.remove(&open.position) {
                 self.retract_corrected(open.position, corrected);
             } else if let Some((index, reason)) = self.quarantined_at(open.position) {
-                self.set_aside.remove(index);
+                self.remove_set_aside(index);
                 self.counters_of(&open.source).uncount(Verdict::Quarantined(reason));
             } else {
                 open.needs_batch = true;
@@ -465,7 +467,7 @@ impl Shard {
             Stands::Unmetered => self.counters_of(&source).uncount(Verdict::Unmetered),
             Stands::Quarantined(reason) => {
                 let (index, _) = self.quarantined_at(position).expect("a quarantined event is listed");
-                self.set_aside.remove(index);
+                self.remove_set_aside(index);
                 self.counters_of(&source).uncount(Verdict::Quarantined(reason));
             }
             Stands::Counted(Counted { subject, time, contributions, .. }) => {
@@ -477,8 +479,9 @@ impl Shard {
     /// Takes an event of a subject out of its cells, or from among the pending ones.
     fn take_away(&mut self, source: &Arc<str>, subject: u32, stamp: Stamp, contributions: &[Contribution]) {
         let Stamp { identity, time, position } = stamp;
-        let state = &mut self.subjects[subject];
-        let Some(slice) = state.slice_of(time) else {
+        let Some(slice) = self.subjects[subject].slice_of(time) else {
+            self.keep_pending_for_snapshot(subject);
+            let state = &mut self.subjects[subject];
             let index = state.pending.iter().position(|event| event.position == position);
             let event = state.pending.remove(index.expect("an event without owner is pending"));
             self.pending.release(&event);
@@ -543,6 +546,9 @@ impl Shard {
             Verdict::Quarantined(reason) => {
                 let at = self.set_aside.partition_point(|listed| listed.position < open.position);
                 let (position, identity) = (open.position, open.identity);
+                if let Some(saving) = &mut self.saving {
+                    saving.listed.keep_set_aside(position, None);
+                }
                 self.set_aside.insert(at, SetAside { position, verdict: verdict.code(), identity });
                 Stands::Quarantined(reason)
             }
@@ -553,12 +559,16 @@ impl Shard {
     /// Folds the corrected events of the subjects that are being folded again.
     pub(super) fn refold_corrected(&mut self) {
         let mut corrected = std::mem::take(&mut self.corrections.corrected);
-        for (position, Corrected { source, identity, stands }) in &mut corrected {
-            let Stands::Counted(counted) = stands else { continue };
-            if !self.refolding.contains(&counted.subject) {
+        for (position, event) in &mut corrected {
+            let Stands::Counted(Counted { subject, .. }) = &event.stands else { continue };
+            if !self.refolding.contains(subject) {
                 continue;
             }
             self.refolding_pending.remove(position);
+            if let Some(saving) = &mut self.saving {
+                saving.listed.keep_corrected(*position, Some(event));
+            }
+            let Corrected { source, identity, stands: Stands::Counted(counted) } = event else { continue };
             let Counted { subject, time, contributions, standing } = counted;
             let stamp = Stamp { identity: *identity, time: *time, position: *position };
             let verdict = self.fold_or_keep(*subject, source, stamp, contributions, false);
@@ -570,6 +580,21 @@ impl Shard {
             *standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
         }
         self.corrections.corrected = corrected;
+    }
+
+    /// Something else is about to count instead of an event.
+    pub(super) fn keep_corrected_for_snapshot(&mut self, position: EventPosition) {
+        if let Some(saving) = &mut self.saving {
+            saving.listed.keep_corrected(position, self.corrections.corrected.get(&position));
+        }
+    }
+
+    fn remove_set_aside(&mut self, index: usize) {
+        if let Some(saving) = &mut self.saving {
+            let listed = &self.set_aside[index];
+            saving.listed.keep_set_aside(listed.position, Some(listed));
+        }
+        self.set_aside.remove(index);
     }
 
     /// Place in the list of what was set aside, and reason, of a quarantined event.

@@ -28,6 +28,7 @@ mod fold;
 mod forgetting;
 mod groups;
 pub mod kept;
+mod listed;
 mod numbered;
 mod pending;
 pub mod recount;
@@ -168,10 +169,20 @@ impl Shard {
         if !self.pending.try_keep(source, (identity, position), limit) {
             return Verdict::Quarantined(QuarantineReason::PendingFull);
         }
+        if self.saving.as_ref().is_some_and(|saving| !saving.listed.is_new(position)) {
+            self.keep_pending_for_snapshot(subject);
+        }
         let contributions = contributions.to_vec();
         let event = PendingEvent { source: source.clone(), identity, time, position, contributions };
         self.subjects[subject].pending.push(event);
         Verdict::Pending
+    }
+
+    /// The pending events of a subject are about to change.
+    fn keep_pending_for_snapshot(&mut self, subject: u32) {
+        if let Some(saving) = &mut self.saving {
+            saving.listed.keep_pending(subject, &self.subjects[subject].pending);
+        }
     }
 
     fn fold_into_cell(&mut self, subject: u32, slice: Span, stamp: Stamp, contribution: &Contribution) {
@@ -260,6 +271,7 @@ impl Shard {
     /// Empties the subject's cells and pending events; the log gives them back, cut by the new plan.
     fn start_refold(&mut self, number: u32) {
         self.refolding.insert(number);
+        self.keep_pending_for_snapshot(number);
         let state = &mut self.subjects[number];
         for event in std::mem::take(&mut state.pending) {
             self.pending.release(&event);
@@ -272,6 +284,7 @@ impl Shard {
 
     /// Folds the pending events that the plan has an owner for.
     fn fold_pending(&mut self, number: u32) {
+        self.keep_pending_for_snapshot(number);
         let pending = std::mem::take(&mut self.subjects[number].pending);
         for event in pending {
             self.pending.release(&event);
@@ -284,6 +297,9 @@ impl Shard {
     /// Counts an accepted event that was pending or metered as what it is now.
     fn count_again(&mut self, source: &Arc<str>, stamp: Stamp, was_pending: bool, verdict: Verdict) {
         let standing = if verdict == Verdict::Accepted { Standing::Metered } else { Standing::Pending };
+        if self.corrections.has(stamp.position) {
+            self.keep_corrected_for_snapshot(stamp.position);
+        }
         if let Some(corrected) = self.corrections.standing_mut(stamp.position) {
             *corrected = standing;
         } else if let Some(before) = self.sequenced.set_standing(stamp.position, standing)

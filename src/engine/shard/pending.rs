@@ -54,6 +54,11 @@ impl PendingCounts {
         true
     }
 
+    /// Whether no event waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
     /// Whether the event at a position waits.
     pub(crate) fn has(&self, position: EventPosition) -> bool {
         self.positions.contains(&position)

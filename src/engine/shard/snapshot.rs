@@ -5,7 +5,8 @@
 //!
 //! Calling order: `begin_snapshot` at a barrier; then `poll_snapshot` between any two calls of the shard until it gives
 //! nothing. Every section is of the moment of `begin_snapshot`, whatever happens meanwhile: what only grows is saved up
-//! to where it was, what is small is saved at once, and a page of cells is saved before it changes.
+//! to where it was, what is small is saved at once, and lists that barriers change (`super::listed`) and pages of cells are
+//! saved before they change.
 //!
 //! Invariants: the shard that [`ShardLoader`] gives decides as the one that was saved; only which cells were reported is
 //! not kept, so all of them are reported again.
@@ -24,6 +25,7 @@ use super::dedup::runs::{Kept, RunStore};
 use super::dedup::{Dedup, Memtable, Seen, Standing};
 use super::fold::Contribution;
 use super::kept::{class_of, code_of};
+use super::listed::Listed;
 use super::pending::PendingEvent;
 use super::sequence::{load_position, save_position};
 use super::{RunName, SetAside, Shard};
@@ -31,12 +33,13 @@ use crate::snapshot::codec::{FieldReader, Fields};
 use crate::snapshot::{Section, SectionKind, SnapshotError, runs_in};
 
 /// Bytes that a section has before the next one starts: what a batch waits for at most.
-const SECTION_BYTES: usize = 128 << 10;
+pub(super) const SECTION_BYTES: usize = if cfg!(test) { 512 } else { 128 << 10 };
 
 /// How far a snapshot got.
 pub(super) struct Saving {
     /// The list of runs; every shard gives it first, even if it is empty.
     runs: Option<Section>,
+    pub(super) listed: Listed,
     subjects: std::ops::Range<usize>,
     groups: std::ops::Range<usize>,
     stretches: std::ops::Range<usize>,
@@ -75,20 +78,10 @@ impl Shard {
         assert!(self.refolding.is_empty(), "a refold is finished before a snapshot begins");
         let mut ready = VecDeque::new();
         let mut fields = Fields::default();
-        self.save_pending(&mut fields, &mut ready);
-        self.corrections.save(&mut fields, &mut |fields| {
-            cut(fields, SectionKind::Corrections, SECTION_BYTES, &mut ready);
-        });
-        cut(&mut fields, SectionKind::Corrections, 0, &mut ready);
         self.corrections.save_meters(&mut fields);
-        cut(&mut fields, SectionKind::Meters, 0, &mut ready);
+        end(&mut fields, SectionKind::Meters, &mut ready);
         self.save_counters(&mut fields);
-        cut(&mut fields, SectionKind::Counters, 0, &mut ready);
-        for set_aside in &self.set_aside {
-            fields.u64(set_aside.position.to_bits()).u8(set_aside.verdict).u128(set_aside.identity);
-            cut(&mut fields, SectionKind::SetAside, SECTION_BYTES, &mut ready);
-        }
-        cut(&mut fields, SectionKind::SetAside, 0, &mut ready);
+        end(&mut fields, SectionKind::Counters, &mut ready);
         for (name, is_past) in self.dedup.run_names() {
             fields.u64(name.number).u32(name.header_crc).u8(u8::from(is_past));
         }
@@ -97,6 +90,7 @@ impl Shard {
         let (full, table) = self.dedup.tables();
         self.saving = Some(Saving {
             runs,
+            listed: Listed::all(self.subjects.len(), !self.pending.is_empty()),
             subjects: 0..self.subjects.len(),
             groups: 0..self.groups.len(),
             stretches: 0..self.sequenced.len(),
@@ -119,6 +113,9 @@ impl Shard {
         let saving = self.saving.as_mut()?;
         if let Some(runs) = saving.runs.take() {
             return Some(runs);
+        }
+        if let Some(section) = saving.listed.poll(&self.subjects, &self.corrections, &self.set_aside) {
+            return Some(section);
         }
         let mut fields = Fields::default();
         while fields.len() < SECTION_BYTES
@@ -163,21 +160,6 @@ impl Shard {
         next
     }
 
-    fn save_pending(&self, fields: &mut Fields, ready: &mut VecDeque<Section>) {
-        for (number, state) in self.subjects.iter().enumerate() {
-            for event in &state.pending {
-                fields.u32(number as u32).text(&event.source).u128(event.identity);
-                save_position(fields, event.position);
-                fields.i64(event.time.nanoseconds()).u32(event.contributions.len() as u32);
-                for Contribution { program, group, class, value } in &event.contributions {
-                    fields.u32(*program).u32(*group).u8(code_of(*class)).i128(*value);
-                }
-                cut(fields, SectionKind::Pending, SECTION_BYTES, ready);
-            }
-        }
-        cut(fields, SectionKind::Pending, 0, ready);
-    }
-
     fn save_counters(&self, fields: &mut Fields) {
         for (source, counters) in &self.counters {
             fields.text(source);
@@ -188,9 +170,9 @@ impl Shard {
     }
 }
 
-/// Ends a section that is longer than `bytes`.
-fn cut(fields: &mut Fields, kind: SectionKind, bytes: usize, ready: &mut VecDeque<Section>) {
-    if fields.len() > bytes {
+/// Ends a section, if it has anything.
+fn end(fields: &mut Fields, kind: SectionKind, ready: &mut VecDeque<Section>) {
+    if fields.len() > 0 {
         ready.push_back(Section { kind, body: fields.take() });
     }
 }
@@ -330,6 +312,8 @@ impl ShardLoader {
         let broken = |kind| SnapshotError::SectionMustBeReadable { kind, shard: index };
         shard.control_offset = control_offset;
         shard.plan = plan.clone();
+        // What was about to change was saved out of turn.
+        shard.set_aside.sort_unstable_by_key(|listed| listed.position);
         shard.forget(plan.forgotten.before);
         for state in shard.subjects.iter_mut() {
             state.set_plan(plan.subjects.get(&state.subject).cloned());
@@ -359,6 +343,23 @@ impl ShardLoader {
             subject.pending.push(event);
         }
         Ok(shard)
+    }
+}
+
+impl PendingEvent {
+    pub(super) fn save(&self, subject: u32, fields: &mut Fields) {
+        fields.u32(subject).text(&self.source).u128(self.identity);
+        save_position(fields, self.position);
+        fields.i64(self.time.nanoseconds()).u32(self.contributions.len() as u32);
+        for Contribution { program, group, class, value } in &self.contributions {
+            fields.u32(*program).u32(*group).u8(code_of(*class)).i128(*value);
+        }
+    }
+}
+
+impl SetAside {
+    pub(super) fn save(&self, fields: &mut Fields) {
+        fields.u64(self.position.to_bits()).u8(self.verdict).u128(self.identity);
     }
 }
 

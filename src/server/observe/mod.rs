@@ -46,7 +46,39 @@ pub struct Metrics {
     pub cuts: AtomicU64,
     /// Duration of all cuts since start, in microseconds.
     pub cut_microseconds: AtomicU64,
+    /// Times for which a shard was held by a step of a snapshot.
+    pub snapshot_steps: Durations,
     acks: Mutex<Histogram<u64>>,
+}
+
+/// Durations in buckets, as a histogram of the metrics page.
+#[derive(Default)]
+pub struct Durations {
+    /// As many as were at most as long as the bound, and longer than the one before; the last has no bound.
+    buckets: [AtomicU64; DURATION_BOUNDS.len() + 1],
+    microseconds: AtomicU64,
+}
+
+/// Bounds of the buckets of durations, in microseconds, and as the page writes them in seconds.
+const DURATION_BOUNDS: [(u64, &str); 8] = [
+    (100, "0.0001"),
+    (250, "0.00025"),
+    (500, "0.0005"),
+    (1_000, "0.001"),
+    (2_500, "0.0025"),
+    (5_000, "0.005"),
+    (25_000, "0.025"),
+    (100_000, "0.1"),
+];
+
+impl Durations {
+    /// Counts one.
+    pub fn record(&self, duration: Duration) {
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = DURATION_BOUNDS.partition_point(|(bound, _)| *bound < microseconds);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
 }
 
 impl Default for Metrics {
@@ -68,6 +100,7 @@ impl Default for Metrics {
             journals: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
             cut_microseconds: AtomicU64::new(0),
+            snapshot_steps: Durations::default(),
             acks: Mutex::new(Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants")),
         }
     }
@@ -165,6 +198,11 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         page.sample("tallymark_ack_seconds", &[("quantile", quantile)], &seconds.to_string());
     }
     page.sample("tallymark_ack_seconds_count", &[], &load(&metrics.batches_durable).to_string());
+    page.durations(
+        "tallymark_snapshot_step_seconds",
+        "Times for which a shard was held by a step of a snapshot.",
+        &metrics.snapshot_steps,
+    );
     let counters = [
         (
             "tallymark_ingest_queued_total",
@@ -286,6 +324,20 @@ impl Page {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
+    fn durations(&mut self, name: &str, help: &str, durations: &Durations) {
+        self.family(name, "histogram", help);
+        let counts = durations.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        let bounds = DURATION_BOUNDS.iter().map(|(_, seconds)| *seconds).chain(["+Inf"]);
+        let mut count = 0;
+        for (bound, in_bucket) in bounds.zip(counts) {
+            count += in_bucket;
+            self.sample(&format!("{name}_bucket"), &[("le", bound)], &count.to_string());
+        }
+        let seconds = durations.microseconds.load(Ordering::Relaxed) as f64 / 1e6;
+        self.sample(&format!("{name}_sum"), &[], &seconds.to_string());
+        self.sample(&format!("{name}_count"), &[], &count.to_string());
+    }
+
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
         self.0.push_str(name);
         for (index, (label, text)) in labels.iter().enumerate() {
@@ -320,7 +372,22 @@ mod tests {
             ids_max: 1,
             archived: [3, 4, 5],
         };
-        let page = render(&Metrics::default(), &input);
+        let metrics = Metrics::default();
+        for microseconds in [80, 100, 101, 7_000_000] {
+            metrics.snapshot_steps.record(Duration::from_micros(microseconds));
+        }
+        let page = render(&metrics, &input);
+        let steps = [
+            ("bucket{le=\"0.0001\"}", "2"),
+            ("bucket{le=\"0.00025\"}", "3"),
+            ("bucket{le=\"0.1\"}", "3"),
+            ("bucket{le=\"+Inf\"}", "4"),
+            ("sum", "7.000281"),
+            ("count", "4"),
+        ];
+        for (what, value) in steps {
+            assert!(page.contains(&format!("\ntallymark_snapshot_step_seconds_{what} {value}\n")), "{what}");
+        }
         assert!(page.contains("tallymark_events_total{source=\"a\\\"b\",verdict=\"metered\"} 3\n"));
         for line in ["archived_segments 3", "archived_bytes 4", "archive_failures_total 5"] {
             assert!(page.contains(&format!("\ntallymark_{line}\n")));

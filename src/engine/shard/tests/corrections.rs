@@ -4,7 +4,9 @@
 
 use domain::plan::{MeterProgram, MeteringPlan};
 
+use super::super::snapshot::SECTION_BYTES;
 use super::world::{World, count, owned, plan, sum};
+use crate::snapshot::SectionKind;
 
 fn both() -> MeteringPlan {
     owned(plan([sum("units"), count("calls")]), "k", &[(0, 1_000, &[500])])
@@ -278,4 +280,45 @@ fn a_snapshot_that_is_saved_after_a_correction_does_not_know_it() {
     }
     again.barrier(both());
     assert_eq!((again.cells(), again.counters("s")), (after, world.counters("s")));
+}
+
+/// All pending and corrected events, and the whole list of what was set aside, were saved at once when a snapshot began.
+#[test]
+fn no_step_of_a_snapshot_is_larger_because_more_events_wait_were_corrected_or_were_set_aside() {
+    let mut world = World::new(1);
+    world.barrier(both());
+    let ids: Vec<String> = (0..300).map(|number| format!("i{number}")).collect();
+    for id in &ids {
+        let events = [
+            format!("p{id} nobody 20 units=1"),
+            format!("q{id} k -60 units=1"),
+            format!("c{id} k 20 units=1"),
+        ];
+        world.send(50, "s", "use", &events.each_ref().map(String::as_str));
+        world.correct("s", &format!("void c{id}"));
+    }
+    world.barrier(both());
+    let before = (world.set_aside(), world.counters("s"));
+    let mut saved = world.begin_snapshot();
+    let mut steps = 0;
+    while world.poll_snapshot(&mut saved) {
+        steps += 1;
+        if steps % 10 == 0 && steps <= 200 {
+            let id = &ids[300 - steps];
+            world.correct("s", &format!("void p{id}"));
+            world.correct("s", &format!("release q{id}"));
+            world.barrier(both());
+        }
+    }
+    let sections = saved.sections();
+    for kind in [SectionKind::Pending, SectionKind::Corrections, SectionKind::SetAside] {
+        let of_kind = sections.iter().filter(|(of, _)| *of == kind).map(|(_, bytes)| *bytes);
+        assert!(of_kind.clone().count() > 10, "{kind:?} in steps");
+        assert!(
+            of_kind.clone().all(|bytes| bytes < SECTION_BYTES + 100),
+            "{kind:?} with one entry too many at most"
+        );
+    }
+    let again = saved.load();
+    assert_eq!((again.set_aside(), again.counters("s")), before);
 }

@@ -24,7 +24,7 @@ use crate::shard::{
     Change, Correction, EventStanding, FoundEvent, RunLog, RunStore, RunWork, Shard, ShardLoader,
     SourceCounters, verdict_of_again,
 };
-use crate::snapshot::Section;
+use crate::snapshot::{Section, SectionKind};
 use crate::testing::disk::SimulatedDisk;
 
 /// Events may be this much older than their arrival.
@@ -110,6 +110,13 @@ pub(super) fn ids_of_one_slot<const N: usize>(source: &str) -> [String; N] {
 pub(super) struct Saved {
     rest: World,
     sections: Vec<Vec<Section>>,
+}
+
+impl Saved {
+    /// Kind and bytes of the sections so far.
+    pub(super) fn sections(&self) -> Vec<(SectionKind, usize)> {
+        self.sections.iter().flatten().map(|section| (section.kind, section.body.len())).collect()
+    }
 }
 
 /// Shards, their log, and what they reported.
