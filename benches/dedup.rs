@@ -15,7 +15,8 @@
 //!
 //! `TALLYMARK_BENCH_DEDUP_MEMORY=1073741824` bounds the memory as
 //! `--dedup-memory` does: ids go to runs on disk, which a second thread writes and merges, and one event in a thousand repeats
-//! any earlier one. `TALLYMARK_BENCH_DIR` says where.
+//! any earlier one. `TALLYMARK_BENCH_DIR` says where. With `TALLYMARK_BENCH_SYNTHESIZED=1`, ids that fill runs are not fed but
+//! written as runs (`dedup/synthesized.rs`), so that a billion of them need no more disk than they take in the end.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -26,6 +27,7 @@
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -41,12 +43,19 @@ use engine::io::{Storage, StorageFile};
 use engine::log::{LogError, LogKind, LogOptions, LogWriter};
 use engine::prepared::PreparedBatch;
 use engine::shard::{RunDone, RunJob, RunLog, RunStore, Shard};
+use rustix::fs::{Advice, fadvise};
 use rustix::time::{ClockId, clock_gettime};
 use wire::frame::FRAME_HEADER_BYTES;
 use wire::usage::{EventId, UsageBatch};
+use wire::verdict::Verdict;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
+#[path = "dedup/synthesized.rs"]
+mod synthesized;
+
 const BATCH_EVENTS: u64 = 4_096;
+/// Events whose frames are made together, beside the clock.
+const FRAMES_TOGETHER: u64 = 1 << 20;
 const SUBJECTS: usize = 5_000;
 const LOG_BUFFER_BYTES: usize = 4 << 20;
 const KEY: u128 = 0x5eed;
@@ -59,6 +68,21 @@ fn main() {
     let measured = number_of("TALLYMARK_BENCH_EVENTS")
         .map_or(if is_bench { 2_000_000 } else { 10_000 }, |numbers| numbers[0]);
     let memory = number_of("TALLYMARK_BENCH_DEDUP_MEMORY").map(|numbers| numbers[0]);
+    let is_synthesized = std::env::var_os("TALLYMARK_BENCH_SYNTHESIZED").is_some();
+    if is_synthesized || !is_bench {
+        let memory = memory.unwrap_or(1 << 20);
+        for resident in &resident {
+            println!("{resident} remembered in {memory} bytes, in runs that were not fed");
+            if let Some(path) = synthesized::path(*resident, memory) {
+                let path = path.measure(measured);
+                synthesized::print_memory();
+                drop(path);
+            }
+        }
+        if is_bench {
+            return;
+        }
+    }
     if let Some(memory) = memory.or((!is_bench).then_some(1 << 20)) {
         for resident in &resident {
             let mut producer = Producer::new(Ids::Given, subjects(SUBJECTS));
@@ -83,9 +107,9 @@ fn main() {
     let resident = cells.iter().copied().max().unwrap_or_default();
     for cells in cells {
         let mut producer = Producer::new(Ids::Given, subjects(cells as usize / 2));
-        producer.is_in_turn = true;
+        producer.events.is_in_turn = true;
         let mut path = Path::filled(producer, resident, memory);
-        path.producer.is_in_turn = false;
+        path.producer.events.is_in_turn = false;
         println!("{cells} cells, {resident} remembered");
         path.measure(measured);
     }
@@ -103,13 +127,41 @@ enum Ids {
     Sequenced,
 }
 
-/// Frames of "64-byte events" (a 16-byte id, a subject, a time, one value, two dimensions), one after the other.
-struct Producer {
-    builder: BatchBuilder,
+/// Which "64-byte event" (a 16-byte id, a subject, a time, one value, two dimensions) has a number.
+struct Events {
     start: i64,
+    /// Between an event and the next one, in nanoseconds.
+    time_step: i64,
     subjects: Vec<String>,
     /// Whether every subject comes once before the first comes again; otherwise any may be the next.
     is_in_turn: bool,
+}
+
+impl Events {
+    fn time_of(&self, number: u64) -> i64 {
+        self.start + number as i64 * self.time_step
+    }
+
+    fn push(&self, builder: &mut BatchBuilder, number: u64) {
+        let mixed = mix(number);
+        let id = hex(mixed);
+        let id = if builder.next_sequence().is_some() { &[][..] } else { &id };
+        let count = self.subjects.len() as u64;
+        let place = if self.is_in_turn { number } else { mixed >> 32 } % count;
+        let subject = &self.subjects[place as usize];
+        let turn = if self.is_in_turn { number / count % 2 } else { mixed % 3 };
+        let value = [("units", i128::from(number % 99_999), 2)];
+        let dimensions = [("model", if turn == 0 { "large" } else { "small" }), ("region", "eu")];
+        builder
+            .push_parts(id, subject, self.time_of(number), &value, &dimensions)
+            .expect("the batch has room");
+    }
+}
+
+/// Frames of events, one after the other.
+struct Producer {
+    builder: BatchBuilder,
+    events: Events,
     next: u64,
     /// One event in a thousand is an earlier one again.
     repeats: bool,
@@ -123,10 +175,8 @@ impl Producer {
             Ids::Sequenced => IdMode::Sequenced { epoch: 1, first: 0 },
         };
         Self {
-            start: start().nanoseconds(),
             builder: BatchBuilder::new("bench", "usage", mode),
-            subjects,
-            is_in_turn: false,
+            events: Events { start: start().nanoseconds(), time_step: 1, subjects, is_in_turn: false },
             next: 0,
             repeats: false,
             repeated: 0,
@@ -135,23 +185,22 @@ impl Producer {
 
     fn frame(&mut self) -> AlignedBytes {
         for number in self.next..self.next + BATCH_EVENTS {
-            let is_repeat = self.repeats && number % 1_000 == 999;
+            let is_repeat = self.is_repeat(number);
             self.repeated += u64::from(is_repeat);
             let number = if is_repeat { mix(number) % (number - 900) / 1_000 * 1_000 } else { number };
-            let mixed = mix(number);
-            let id = hex(mixed);
-            let id = if self.builder.next_sequence().is_some() { &[][..] } else { &id };
-            let count = self.subjects.len() as u64;
-            let place = if self.is_in_turn { number } else { mixed >> 32 } % count;
-            let subject = &self.subjects[place as usize];
-            let turn = if self.is_in_turn { number / count % 2 } else { mixed % 3 };
-            let value = [("units", i128::from(number % 99_999), 2)];
-            let dimensions = [("model", if turn == 0 { "large" } else { "small" }), ("region", "eu")];
-            let time = self.start + (number % 1_000_000_000) as i64;
-            self.builder.push_parts(id, subject, time, &value, &dimensions).expect("the batch has room");
+            self.events.push(&mut self.builder, number);
         }
         self.next += BATCH_EVENTS;
         self.builder.finish(self.next, 0)
+    }
+
+    fn is_repeat(&self, number: u64) -> bool {
+        self.repeats && number % 1_000 == 999
+    }
+
+    /// When a batch from an event on is received.
+    fn received_at(&self, first: u64) -> Timestamp {
+        Timestamp::from_nanoseconds(self.events.time_of(first + BATCH_EVENTS)).plus(HOUR)
     }
 
     fn frames(&mut self, events: u64) -> Vec<Arc<AlignedBytes>> {
@@ -242,7 +291,6 @@ fn cpu_now() -> Duration {
 struct Path {
     producer: Producer,
     shard: Shard,
-    received_at: Timestamp,
     offset: u64,
     runs: Option<Runs>,
 }
@@ -340,19 +388,14 @@ fn work_off(store: &RunStore, jobs: &mpsc::Receiver<RunJob>, done: &mpsc::Sender
 impl Path {
     fn filled(producer: Producer, resident: u64, memory: Option<u64>) -> Self {
         let mut shard = Shard::new(0);
-        let _ = shard.handle_barrier(0, &plan(&producer.subjects));
+        let _ = shard.handle_barrier(0, &plan(&producer.events.subjects));
         if let Some(memory) = memory {
             shard.set_table_entries_max((memory / 4 / 128) as usize);
         }
         let runs = memory.map(|_| Runs::start());
-        let mut path = Self { producer, shard, received_at: start().plus(HOUR), offset: 0, runs };
+        let mut path = Self { producer, shard, offset: 0, runs };
         let started = Instant::now();
-        while path.producer.next < resident {
-            let frame = Arc::new(path.producer.frame());
-            let batch = path.prepare(frame);
-            path.wait();
-            path.handle(batch);
-        }
+        path.fill(resident);
         if let Some(runs) = &path.runs {
             let rate = resident * 1_000 / (started.elapsed().as_millis() as u64).max(1);
             runs.serve(&mut path.shard, true);
@@ -366,56 +409,93 @@ impl Path {
         self.runs.as_ref().map_or(Duration::ZERO, |runs| runs.serve(&mut self.shard, false))
     }
 
-    fn prepare(&self, frame: Arc<AlignedBytes>) -> PreparedBatch {
-        PreparedBatch::prepare(frame, None, self.received_at, IdentityKey::new(KEY), 1)
-            .expect("a valid batch")
+    /// Feeds events until there were so many.
+    fn fill(&mut self, resident: u64) {
+        while self.producer.next < resident {
+            let first = self.producer.next;
+            let frame = Arc::new(self.producer.frame());
+            let batch = prepare(frame, self.producer.received_at(first));
+            self.wait();
+            let verdicts = self.handle(batch);
+            self.check(first, &verdicts);
+        }
     }
 
-    fn handle(&mut self, mut batch: PreparedBatch) {
+    /// Gives the verdicts of the events that are not new.
+    fn handle(&mut self, mut batch: PreparedBatch) -> Vec<(u16, Verdict)> {
         batch.offset = self.offset;
         self.offset += batch.frame().len() as u64;
-        let handled = self.shard.handle_batch(&batch, &mut |_, verdict| {
-            black_box(verdict);
+        let mut verdicts = Vec::new();
+        let handled = self.shard.handle_batch(&batch, &mut |index, verdict| {
+            if verdict != Verdict::Accepted {
+                verdicts.push((index, verdict));
+            }
         });
-        handled.expect("nothing is on disk");
+        handled.expect("runs can be read");
+        verdicts
     }
 
-    fn measure(mut self, measured: u64) {
-        let frames = self.producer.frames(measured);
-        let events = frames.len() as u64 * BATCH_EVENTS;
+    /// Every repeat is a duplicate, and nothing else is.
+    fn check(&self, first: u64, verdicts: &[(u16, Verdict)]) {
+        let repeats = (0..BATCH_EVENTS).filter(|index| self.producer.is_repeat(first + index));
+        let duplicates = repeats.map(|index| (index as u16, Verdict::Duplicate));
+        let are_right = duplicates.eq(verdicts.iter().copied());
+        assert!(
+            are_right,
+            "of the events from {first} on: {:?}",
+            verdicts.iter().take(8).collect::<Vec<_>>()
+        );
+    }
+
+    fn measure(mut self, measured: u64) -> Self {
         let directory = tempfile::tempdir().expect("a place for a log");
         let storage = Arc::new(Directory(directory.path().to_owned()));
         let options =
             LogOptions { kind: LogKind::Usage, partition: 0, incarnation: 0, segment_bytes: 64 << 20 };
         let (mut log, _) =
             LogWriter::recover::<LogError>(storage, options, &mut |_| Ok(())).expect("a new log");
-        let (mut prepare, mut append, mut handle) = (Spent::default(), Spent::default(), Spent::default());
+        let (mut prepared, mut append, mut handle) = (Spent::default(), Spent::default(), Spent::default());
         let mut waited = Duration::ZERO;
-        for frame in frames {
-            let batch = prepare.time(|| self.prepare(frame));
-            append.time(|| {
-                if log.staged_bytes() + batch.frame().len() > LOG_BUFFER_BYTES {
-                    log.commit(0).expect("the disk takes it");
-                }
-                log.stage(1, 0, &[&batch.frame()[..]]).expect("the record fits")
-            });
-            waited += self.wait();
-            handle.time(|| self.handle(batch));
+        let until = self.producer.next + measured;
+        let mut events = 0;
+        while self.producer.next < until {
+            let first = self.producer.next;
+            let frames = self.producer.frames(FRAMES_TOGETHER.min(until - first));
+            events += frames.len() as u64 * BATCH_EVENTS;
+            for (first, frame) in (first..).step_by(BATCH_EVENTS as usize).zip(frames) {
+                let received_at = self.producer.received_at(first);
+                let batch = prepared.time(|| prepare(frame, received_at));
+                append.time(|| {
+                    if log.staged_bytes() + batch.frame().len() > LOG_BUFFER_BYTES {
+                        log.commit(0).expect("the disk takes it");
+                    }
+                    log.stage(1, 0, &[&batch.frame()[..]]).expect("the record fits")
+                });
+                waited += self.wait();
+                let verdicts = handle.time(|| self.handle(batch));
+                self.check(first, &verdicts);
+            }
         }
         append.time(|| log.commit(0).expect("the disk takes it"));
-        prepare.print("check and hash", events);
+        prepared.print("check and hash", events);
         append.print("append to the log", events);
         handle.print("decide and fold", events);
-        let parts = [prepare, append, handle];
+        let parts = [prepared, append, handle];
         let whole =
             Spent { cpu: parts.iter().map(|p| p.cpu).sum(), wall: parts.iter().map(|p| p.wall).sum() };
         whole.print("the path", events);
-        if self.runs.is_some() {
+        if let Some(runs) = &self.runs {
             println!("  waited for runs          {} ms in all", waited.as_millis());
+            println!("  runs                     {}, {} bytes of them", self.shard.runs(), runs.bytes());
         }
         let new = self.producer.next - self.producer.repeated;
         assert_eq!(self.shard.remembered(), new, "every id is remembered once");
+        self
     }
+}
+
+fn prepare(frame: Arc<AlignedBytes>, received_at: Timestamp) -> PreparedBatch {
+    PreparedBatch::prepare(frame, None, received_at, IdentityKey::new(KEY), 1).expect("a valid batch")
 }
 
 /// The bare loop.
@@ -559,6 +639,10 @@ impl Storage for Directory {
 impl StorageFile for OpenFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_soon(&self, offset: u64, bytes: u64) {
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(bytes), Advice::WillNeed);
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

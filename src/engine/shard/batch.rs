@@ -5,7 +5,7 @@
 //!
 //! The memory of a shard is larger than any cache, and a new event reads four places of it: its identity, its subject,
 //! its cell, and the index of each. So a group of events is judged in passes: touch, judge, fold. Folding waits until a
-//! group is judged, because no verdict depends on a cell.
+//! group is judged, because no verdict depends on a cell. Runs on disk are asked for the whole batch before its first group.
 //!
 //! Invariants: an event is judged after all events before it, those of its group included; when `handle_batch` is done,
 //! every accepted event is in its cells.
@@ -114,11 +114,18 @@ impl Shard {
                 standings: Vec::with_capacity(own.len()),
             }),
         };
-        for indexes in own.chunks(GROUP) {
-            let mut in_runs = 0;
+        // Runs are asked for the whole batch first, so that the disk is at work for all of it.
+        let mut in_runs = Vec::new();
+        if reading.sequenced.is_none() && self.dedup.has_runs() {
+            let ask =
+                |group: &[u16]| self.dedup.ask_runs(group.iter().map(|index| prepared.identity(*index)));
+            in_runs.extend(own.chunks(GROUP).map(ask));
+        }
+        for (group, indexes) in own.chunks(GROUP).enumerate() {
             if reading.sequenced.is_none() {
-                in_runs = self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
+                self.dedup.touch(indexes.iter().map(|index| prepared.identity(*index)));
             }
+            let in_runs = in_runs.get(group).copied().unwrap_or_default();
             self.look_up_subjects(indexes, &mut reading);
             for (bit, &index) in indexes.iter().enumerate() {
                 let verdict = self.decide(index, in_runs >> bit & 1 != 0, &mut reading)?;

@@ -52,9 +52,9 @@ pub use self::corrections::{ArrivedAs, Change, Correction, EventStanding, FoundE
 pub use self::counters::SourceCounters;
 pub use self::dedup::Retired;
 pub(crate) use self::dedup::runs::RunName;
-#[doc(hidden)]
-pub use self::dedup::runs::visit;
 pub use self::dedup::runs::{RunDone, RunError, RunFault, RunJob, RunLog, RunStore, RunWork};
+#[doc(hidden)]
+pub use self::dedup::runs::{synthesized, visit};
 use self::dedup::{Dedup, Standing};
 use self::fold::{Contribution, ResolvedPrograms};
 use self::groups::Groups;

@@ -134,14 +134,23 @@ impl Dedup {
         self.table_entries_max = entries;
     }
 
-    /// Loads what searches for up to 64 identities will read, all at once instead of one after the other; one bit for each
-    /// that a run may have.
+    /// Loads what searches of tables for identities will read, all at once instead of one after the other.
     #[inline]
-    pub(crate) fn touch(&self, identities: impl Iterator<Item = u128> + Clone) -> u64 {
+    pub(crate) fn touch(&self, identities: impl Iterator<Item = u128> + Clone) {
         self.table.touch(identities.clone());
         if let Some(full) = &self.full {
-            full.touch(identities.clone());
+            full.touch(identities);
         }
+    }
+
+    /// Whether anything that is remembered is on disk.
+    pub(crate) fn has_runs(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// Which of up to 64 identities a run may have, one bit for each; what runs may have of them is on its way from the disk.
+    #[inline]
+    pub(crate) fn ask_runs(&self, identities: impl Iterator<Item = u128> + Clone) -> u64 {
         let mut touched = 0;
         for run in &self.runs {
             touched |= identities.clone().fold(0, |all, identity| all | run.touch(key_of(identity)));

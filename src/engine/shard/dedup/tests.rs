@@ -188,7 +188,8 @@ impl World {
             self.work(usize::MAX);
             self.finish();
         }
-        let in_runs = self.dedup.touch([identity].into_iter()) != 0;
+        self.dedup.touch([identity].into_iter());
+        let in_runs = self.dedup.ask_runs([identity].into_iter()) != 0;
         match (self.dedup.look_up(identity, in_runs).unwrap(), self.model.known(identity)) {
             (Lookup::Known(known), Some(expected)) => assert_eq!(known, expected),
             (Lookup::Unknown(vacant), None) => {

@@ -31,7 +31,12 @@ pub(crate) struct Filter(Vec<Line>);
 impl Filter {
     /// A filter for so many keys.
     pub(crate) fn for_keys(keys: u64) -> Self {
-        Self(vec![Line::default(); (keys * BITS_A_KEY).div_ceil(LINE_BITS).max(1) as usize])
+        Self(vec![Line::default(); lines_for(keys) as usize])
+    }
+
+    /// Bytes of a filter for so many keys.
+    pub(crate) fn bytes_for_keys(keys: u64) -> u64 {
+        lines_for(keys) * size_of::<Line>() as u64
     }
 
     /// No filter: nothing may be asked of it.
@@ -101,6 +106,10 @@ impl Filter {
         }
         Ok((filter, digest.finalize() as u32))
     }
+}
+
+fn lines_for(keys: u64) -> u64 {
+    (keys * BITS_A_KEY).div_ceil(LINE_BITS).max(1)
 }
 
 #[inline]

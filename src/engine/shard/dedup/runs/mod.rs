@@ -11,6 +11,7 @@ mod format;
 mod policy;
 mod run;
 mod store;
+pub mod synthesized;
 pub mod visit;
 mod work;
 mod writer;
