@@ -1,10 +1,13 @@
 //! Currencies: ISO 4217 codes with their minor units.
 //!
-//! Owns: which codes exist and how many fraction digits their amounts have. Leaves to others: rates and rounding.
+//! Owns: which codes exist, how many fraction digits their amounts have, and the text of an amount. Leaves to others: rates
+//! and rounding.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::decimal::{Decimal, write_decimal};
 
 /// A currency that amounts can be billed in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,18 +59,74 @@ impl Currency {
         self.0.exponent().expect("checked when the currency was made") as u8
     }
 
+    /// So many minor units.
+    pub fn amount(self, minor: i128) -> Amount {
+        Amount { minor, exponent: self.exponent() }
+    }
+
     /// An amount of minor units as text with exactly the currency's fraction digits: `-12.50`.
     pub fn format_minor(self, minor: i128) -> String {
-        let exponent = usize::from(self.exponent());
-        let digits = format!("{:0>width$}", minor.unsigned_abs(), width = exponent + 1);
-        let (whole, fraction) = digits.split_at(digits.len() - exponent);
-        let sign = if minor < 0 { "-" } else { "" };
-        if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+        self.amount(minor).to_string()
     }
 
     /// Reads back what [`Currency::format_minor`] wrote.
     pub fn parse_minor(self, text: &str) -> Option<i128> {
-        crate::decimal::Decimal::parse(text).ok()?.mantissa_at(self.exponent())
+        Decimal::parse(text).ok()?.mantissa_at(self.exponent())
+    }
+}
+
+/// An amount in minor units that knows where its point stands. Its text has exactly so many fraction digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    minor: i128,
+    exponent: u8,
+}
+
+impl Amount {
+    /// Fraction digits that a text may have; currencies have at most four.
+    const EXPONENT_MAX: usize = 9;
+
+    /// Minor units.
+    pub fn minor(self) -> i128 {
+        self.minor
+    }
+
+    /// Whether it has the fraction digits of a currency.
+    pub fn is_in(self, currency: Currency) -> bool {
+        self.exponent == currency.exponent()
+    }
+
+    /// Reads the text of an amount, and no other text of the same number.
+    fn parse(text: &str) -> Option<Self> {
+        let exponent = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        if exponent > Self::EXPONENT_MAX {
+            return None;
+        }
+        let exponent = exponent as u8;
+        let minor = Decimal::parse(text).ok()?.mantissa_at(exponent)?;
+        Some(Self { minor, exponent }).filter(|amount| amount.to_string() == text)
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut digits = itoa::Buffer::new();
+        let (digits, exponent) = (digits.format(self.minor.unsigned_abs()), usize::from(self.exponent));
+        write_decimal(f, self.minor < 0, digits, exponent)
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let unreadable = || serde::de::Error::custom(format!("{text:?} is not an amount of minor units"));
+        Self::parse(&text).ok_or_else(unreadable)
     }
 }
 
@@ -124,6 +183,12 @@ mod tests {
             let currency = Currency::from_code(code).unwrap();
             assert_eq!(currency.format_minor(minor), text);
             assert_eq!(currency.parse_minor(text), Some(minor));
+            let read: Amount = serde_json::from_str(&format!("{text:?}")).unwrap();
+            assert_eq!((read, read.minor(), read.is_in(currency)), (currency.amount(minor), minor, true));
+        }
+        // An amount has one text.
+        for text in ["", "-", "1.", ".5", "01", "-0.00", "+1", "1e2", "0.0000000001", "ten"] {
+            assert_eq!(Amount::parse(text), None, "{text:?}");
         }
         assert_eq!(Currency::from_code("usd"), Err(CurrencyStatus::CurrencyMustBeIso4217));
         assert_eq!(Currency::from_code("XAU"), Err(CurrencyStatus::CurrencyMustHaveMinorUnit));

@@ -194,7 +194,7 @@ impl fmt::Display for Decimal {
         write_decimal(
             f,
             number.mantissa < 0,
-            &number.mantissa.unsigned_abs().to_string(),
+            itoa::Buffer::new().format(number.mantissa.unsigned_abs()),
             usize::from(number.scale),
         )
     }
@@ -213,20 +213,25 @@ pub(crate) fn write_decimal(
     digits: &str,
     scale: usize,
 ) -> fmt::Result {
-    let mut text = String::with_capacity(digits.len() + scale + 3);
-    if digits.len() > scale {
-        let (whole, fraction) = digits.split_at(digits.len() - scale);
-        text.push_str(whole);
-        if !fraction.is_empty() {
-            text.push('.');
-            text.push_str(fraction);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(scale));
+    let zeros = scale - fraction.len();
+    let parts = |out: &mut dyn fmt::Write| {
+        out.write_str(if whole.is_empty() { "0" } else { whole })?;
+        if scale > 0 {
+            out.write_str(".")?;
         }
-    } else {
-        text.push_str("0.");
-        text.extend(std::iter::repeat_n('0', scale - digits.len()));
-        text.push_str(digits);
+        (0..zeros).try_for_each(|_| out.write_str("0"))?;
+        out.write_str(fraction)
+    };
+    if f.width().is_some() || f.sign_plus() {
+        let mut text = String::with_capacity(digits.len() + scale + 2);
+        parts(&mut text)?;
+        return f.pad_integral(!is_negative, "", &text);
     }
-    f.pad_integral(!is_negative, "", &text)
+    if is_negative {
+        f.write_str("-")?;
+    }
+    parts(f)
 }
 
 impl Serialize for Decimal {

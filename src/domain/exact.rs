@@ -104,6 +104,17 @@ fn small(number: I256) -> Option<i128> {
     (high == low >> 127).then_some(low)
 }
 
+/// `number ÷ 10^zeros`, if nothing is left over.
+fn without_zeros(number: I256, zeros: u32) -> Option<I256> {
+    if let (Some(number), Some(power)) = (small(number), SMALL_POWERS_OF_TEN.get(zeros as usize)) {
+        let quotient = number / power;
+        return (quotient * power == number).then(|| I256::from(quotient));
+    }
+    let power = power_of_ten(zeros)?;
+    let quotient = number / power;
+    (quotient * power == number).then_some(quotient)
+}
+
 /// `mantissa × 10^exponent`.
 #[inline]
 fn shifted(mantissa: I256, exponent: u32) -> Option<I256> {
@@ -164,13 +175,14 @@ impl Exact {
             return Self::ZERO;
         }
         let Self { mut mantissa, divisor, mut scale } = self;
-        while scale > 0 {
-            let quotient = mantissa / TEN;
-            if quotient * TEN != mantissa {
-                break;
+        // Many zeros at once: a count of units at the scale of its meter has eighteen.
+        for zeros in [32, 16, 8, 4, 2, 1] {
+            while scale >= zeros
+                && let Some(quotient) = without_zeros(mantissa, zeros)
+            {
+                mantissa = quotient;
+                scale -= zeros;
             }
-            mantissa = quotient;
-            scale -= 1;
         }
         Self { mantissa, divisor, scale }
     }
@@ -550,8 +562,14 @@ impl fmt::Display for Exact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.normalized();
         if number.divisor == 1 && number.scale <= DECIMAL_SCALE_MAX {
-            let digits = number.mantissa.unsigned_abs().to_string();
-            return write_decimal(f, number.is_negative(), &digits, number.scale as usize);
+            let (is_negative, scale) = (number.is_negative(), number.scale as usize);
+            return match small(number.mantissa) {
+                Some(mantissa) => {
+                    let mut digits = itoa::Buffer::new();
+                    write_decimal(f, is_negative, digits.format(mantissa.unsigned_abs()), scale)
+                }
+                None => write_decimal(f, is_negative, &number.mantissa.unsigned_abs().to_string(), scale),
+            };
         }
         // A normalized mantissa and the power of ten share only twos or only fives.
         let Some(power) = power_of_ten(number.scale) else {

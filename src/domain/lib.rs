@@ -31,7 +31,7 @@ pub mod limits;
 pub mod plan;
 pub mod time;
 
-pub use currency::Currency;
+pub use currency::{Amount, Currency};
 pub use decimal::{Decimal, DecimalStatus};
 pub use exact::{Exact, ExactStatus, Rounding};
 pub use ids::{

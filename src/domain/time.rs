@@ -8,6 +8,7 @@
 //! - A month starts at its first existing instant in the zone, so months of a zone tile time without gap or overlap.
 
 mod cadence;
+mod instant_text;
 mod months;
 mod windows;
 
@@ -19,6 +20,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::cadence::{BillingGrid, BillingUnit, Cadence};
+use self::instant_text::InstantText;
 use self::months::Months;
 pub use self::windows::{WindowGrid, WindowStatus, WindowUnit};
 use crate::limits::{EVENT_TIME_END, EVENT_TIME_MIN};
@@ -120,7 +122,7 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.to_jiff(), f)
+        f.write_str(InstantText::of(*self).as_str())
     }
 }
 

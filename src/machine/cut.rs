@@ -17,7 +17,7 @@ use std::sync::Arc;
 use billing::catalog::{
     Account, Catalog, CreditGrant, Entity, GrantKind, Meter, PriceTimeline, PricingModel,
 };
-use billing::charges::{ChargeLine, Component, Corrects, LineKey, PostingClass};
+use billing::charges::{ChargeLine, Component, Corrects, EventDigest, LineKey, PostingClass};
 use billing::rating::account::{
     AccountTerms, BillLine, CoveredUnits, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
 };
@@ -559,7 +559,7 @@ impl Rater<'_> {
             quantity_before: before.quantity,
             quantity_after: after.quantity,
             precise: after.precise.subtract(before.precise)?,
-            rounded: currency.format_minor(minor),
+            rounded: currency.amount(minor),
             currency,
             entity: entity.id.clone(),
             period,
@@ -569,7 +569,7 @@ impl Rater<'_> {
                 .then_some(Corrects { period: original, window_final_batch: final_batch }),
             is_final,
             event_count: after.event_count - before.event_count,
-            event_digest: format!("{:032x}", after.event_digest),
+            event_digest: EventDigest(after.event_digest),
         })
     }
 
@@ -650,9 +650,8 @@ impl Rater<'_> {
             for line in rated.iter().filter(|line| line.window == window) {
                 let key = line.key();
                 let before = self.issued.worth_of(&key);
-                let after = u128::from_str_radix(&line.event_digest, 16).expect("digests are written as hex");
                 count += line.event_count;
-                digest = digest.wrapping_sub(before.event_digest).wrapping_add(after);
+                digest = digest.wrapping_sub(before.event_digest).wrapping_add(line.event_digest.0);
             }
             finals.push(WindowFinal {
                 account: account.clone(),

@@ -89,7 +89,7 @@ impl Issued {
         worth.precise = worth.precise.add(line.precise)?;
         worth.rounded = worth.rounded.checked_add(line.rounded_minor()).ok_or(ExactStatus::AmountMustFit)?;
         worth.event_count += line.event_count;
-        worth.event_digest = u128::from_str_radix(&line.event_digest, 16).unwrap_or_default();
+        worth.event_digest = line.event_digest.0;
         Ok(())
     }
 

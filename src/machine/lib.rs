@@ -13,6 +13,7 @@ mod archiving;
 mod batch;
 mod bill;
 mod cells;
+mod charge_text;
 pub mod completeness;
 mod control;
 mod control_writer;

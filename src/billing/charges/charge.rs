@@ -1,11 +1,12 @@
 //! A charge line: the difference between what a slice is worth and what was charged for it before.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use domain::{
-    AccountId, Currency, EntityId, Exact, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp,
+    AccountId, Amount, Currency, EntityId, Exact, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::component::Component;
 use super::posting_class::PostingClass;
@@ -106,7 +107,7 @@ pub struct ChargeLine {
     /// The difference in amount, exactly.
     pub precise: Exact,
     /// The difference in rounded amount, with the currency's fraction digits.
-    pub rounded: String,
+    pub rounded: Amount,
     /// Currency of both.
     pub currency: Currency,
     /// The legal entity that sells.
@@ -122,8 +123,39 @@ pub struct ChargeLine {
     pub is_final: bool,
     /// Change in the number of events that the slice counts.
     pub event_count: i64,
-    /// Digest of the set of events that the slice counts as now known, 32 hex digits.
-    pub event_digest: String,
+    /// Digest of the set of events that the slice counts as now known.
+    pub event_digest: EventDigest,
+}
+
+/// Digest of a set of events; its text is 32 lowercase hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventDigest(pub u128);
+
+impl fmt::Display for EventDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; 32];
+        for (byte, at) in text.iter_mut().zip((0..32).rev()) {
+            *byte = b"0123456789abcdef"[(self.0 >> (4 * at)) as usize & 15];
+        }
+        f.write_str(str::from_utf8(&text).expect("hex digits are ASCII"))
+    }
+}
+
+impl Serialize for EventDigest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventDigest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let digits = Some(&*text).filter(|text| text.len() == 32 && text.bytes().all(is_hex));
+        let digest = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        let unreadable = || serde::de::Error::custom(format!("{text:?} is not a digest of events"));
+        digest.map(Self).ok_or_else(unreadable)
+    }
 }
 
 impl ChargeLine {
@@ -143,18 +175,13 @@ impl ChargeLine {
     }
 
     /// The rounded amount in minor units.
-    ///
-    /// # Panics
-    /// If the text is not an amount of the currency; lines are checked where they are read.
     pub fn rounded_minor(&self) -> i128 {
-        self.currency.parse_minor(&self.rounded).expect("a line's rounded amount is in its currency")
+        self.rounded.minor()
     }
 
-    /// Whether the texts of a line that was read say what they should.
+    /// Whether the amount of a line that was read is one of its currency.
     pub fn is_readable(&self) -> bool {
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        let digest_fits = self.event_digest.len() == 32 && self.event_digest.bytes().all(is_hex);
-        digest_fits && self.currency.parse_minor(&self.rounded).is_some()
+        self.rounded.is_in(self.currency)
     }
 }
 
@@ -191,17 +218,16 @@ mod tests {
             (r#""posting_class":"earned_usage""#, r#""posting_class":"spent""#),
             (r#""component":"charge""#, r#""component":"fee""#),
             (r#""window_final_batch":5"#, r#""window_final_batch":"5""#),
-        ] {
-            assert_eq!(changed(from, to), None, "{to}");
-        }
-        for (from, to) in [
-            (r#""rounded":"-0.05""#, r#""rounded":"-0.051""#),
             (r#""rounded":"-0.05""#, r#""rounded":"five""#),
             ("0123456789abcdef0123456789abcdef", "0123456789abcdef"),
             ("0123456789abcdef0123456789abcdef", "+123456789abcdef0123456789abcdef"),
             ("0123456789abcdef0123456789abcdef", "0123456789ABCDEF0123456789abcdef"),
         ] {
-            assert_eq!(changed(from, to).map(|line| line.is_readable()), Some(false), "{to}");
+            assert_eq!(changed(from, to), None, "{to}");
+        }
+        for to in [r#""rounded":"-0.051""#, r#""rounded":"-5""#] {
+            let line = changed(r#""rounded":"-0.05""#, to);
+            assert_eq!(line.map(|line| line.is_readable()), Some(false), "{to}");
         }
     }
 

@@ -8,7 +8,7 @@ mod component;
 mod invoice_request;
 mod posting_class;
 
-pub use self::charge::{ChargeLine, Corrects, LineKey};
+pub use self::charge::{ChargeLine, Corrects, EventDigest, LineKey};
 pub use self::component::Component;
 pub use self::invoice_request::InvoiceRequest;
 pub use self::posting_class::PostingClass;

@@ -170,7 +170,7 @@ impl Journal {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::charges::{Component, PostingClass};
+    use crate::charges::{Component, EventDigest, PostingClass};
     use crate::ledger::trial_balance;
     use domain::{AccountId, Exact, PriceId, Span, SubscriptionId, Timestamp};
     use proptest::prelude::*;
@@ -194,7 +194,7 @@ pub(super) mod tests {
             quantity_before: Exact::ZERO,
             quantity_after: Exact::ZERO,
             precise: Exact::new(minor, currency.exponent().into()),
-            rounded: currency.format_minor(minor),
+            rounded: currency.amount(minor),
             currency,
             entity: EntityId::new("inc").unwrap(),
             period: Period::parse(period).unwrap(),
@@ -202,7 +202,7 @@ pub(super) mod tests {
             corrects: None,
             is_final: false,
             event_count: 0,
-            event_digest: "0".repeat(32),
+            event_digest: EventDigest(0),
         }
     }
 

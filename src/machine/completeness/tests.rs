@@ -81,7 +81,7 @@ fn an_event_is_counted_once_for_its_source_however_its_meters_are_asked_about() 
     for answered in [0, 2, 4, 5, 3, 1] {
         completeness.add(&candidates[answered]).unwrap();
     }
-    let statement = completeness.finish(Charged::of(&machine, &account, domain::Span::new(at, at)));
+    let statement = completeness.finish(Charged::of(&machine, &account, Span::new(at, at)));
     assert!(statement.prices().values().all(|price| price.counted.count == 3));
     let said = statement.to_json(AsOf { usage_offset: 0, control_offset: 0 });
     assert_eq!(said["sources"][0]["event_count"], 3);

@@ -282,8 +282,8 @@ impl UnderLine {
 
     /// Whether the events are those that the line says; nothing is said by a line that counts none.
     pub fn is_whole(&self) -> Option<bool> {
-        let says = u128::from_str_radix(&self.line.event_digest, 16);
-        (self.line.component == Component::Charge).then_some(says == Ok(self.event_digest))
+        let says = self.line.event_digest.0;
+        (self.line.component == Component::Charge).then_some(says == self.event_digest)
     }
 
     fn next(&self) -> Option<(u64, u16)> {

@@ -146,7 +146,7 @@ fn charged(plan: &str, events: &[Event]) -> BTreeMap<String, (Exact, i128)> {
     for line in batch.lines.iter().filter(|line| line.window == window) {
         let sum = sums.entry(line.price.as_ref().unwrap().to_string()).or_insert((Exact::ZERO, 0));
         sum.0 = sum.0.add(line.precise).unwrap();
-        sum.1 += line.currency.parse_minor(&line.rounded).unwrap();
+        sum.1 += line.rounded_minor();
     }
     sums
 }

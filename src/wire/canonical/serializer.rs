@@ -80,7 +80,7 @@ impl<'a> Canonical<'a> {
 macro_rules! integers {
     ($($method:ident: $type:ty),*) => {
         $(fn $method(self, value: $type) -> Outcome {
-            write!(self.0, "{value}").map_err(CanonicalStatus::custom)
+            self.plain(itoa::Buffer::new().format(value))
         })*
     };
 }

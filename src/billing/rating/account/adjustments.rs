@@ -15,11 +15,10 @@
 
 use domain::{Decimal, Exact, Span};
 
-use super::{Bill, Reason, sum_of};
+use super::{Bill, Reason, share_of, sum_of};
 use crate::catalog::PriceDiscount;
 use crate::charges::{Component, LineKey};
 use crate::rating::discount::{Discount, apply_discounts};
-use crate::rating::proration::Ratio;
 use crate::rating::spend::{cap_discount, true_up};
 use crate::rating::status::RatingStatus;
 
@@ -28,8 +27,15 @@ pub(super) struct Bounds<'a> {
     pub(super) discounts: &'a [PriceDiscount],
     pub(super) minimum: Option<Decimal>,
     pub(super) maximum: Option<Decimal>,
-    /// The part of the window to which the minimum is prorated.
-    pub(super) share: Ratio,
+    /// Where the window is active: the part of its days to which the minimum is prorated.
+    pub(super) active: &'a [Span],
+}
+
+impl Bounds<'_> {
+    /// Whether they leave everything as it is: most prices and subscriptions have none.
+    fn are_none(&self) -> bool {
+        self.discounts.is_empty() && self.minimum.is_none() && self.maximum.is_none()
+    }
 }
 
 impl Bill<'_, '_> {
@@ -41,6 +47,9 @@ impl Bill<'_, '_> {
         window: Span,
         first_due: usize,
     ) -> Result<(), RatingStatus> {
+        if bounds.are_none() {
+            return Ok(());
+        }
         let dues: Vec<usize> = (first_due..self.dues.len()).collect();
         let gross = sum_of(dues.iter().map(|index| self.dues[*index].amount))?;
         let discounts: Vec<Discount> =
@@ -66,9 +75,10 @@ impl Bill<'_, '_> {
         }
         if let Some(minimum) = bounds.minimum.filter(|_| self.terms.is_final(window)) {
             let minimum = self.minor(minimum);
-            let added = true_up(Exact::from_integer(minimum), bounds.share, left)?;
+            let share = share_of(window, bounds.active, self.terms.zone);
+            let added = true_up(Exact::from_integer(minimum), share, left)?;
             if added != 0 {
-                let reason = Reason::Minimum { minimum, share: bounds.share, billed: left };
+                let reason = Reason::Minimum { minimum, share, billed: left };
                 let key = LineKey { component: Component::Minimum, ..key };
                 self.term_line(key.clone(), window, added, reason)?;
                 self.term_due(key, window, added);

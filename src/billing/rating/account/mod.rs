@@ -219,7 +219,7 @@ impl Bill<'_, '_> {
             discounts: &record.discounts,
             minimum: record.minimum,
             maximum: record.maximum,
-            share: share_of(window, &active, self.terms.zone),
+            active: &active,
         };
         let Some(account) = prices.first().map(|rated| rated.account) else { return Ok(()) };
         let key = LineKey { subscription: Some(subscription.clone()), ..key_of(account, window) };
@@ -270,7 +270,7 @@ impl Bill<'_, '_> {
             discounts: &version.price.discounts,
             minimum: version.price.minimum,
             maximum: version.price.maximum,
-            share: share_of(rated.window, &rated.active, self.terms.zone),
+            active: &rated.active,
         };
         let key = LineKey {
             subscription: Some(rated.subscription.clone()),
