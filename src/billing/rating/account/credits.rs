@@ -217,17 +217,17 @@ pub(super) fn pieces_of(
     ends: &BTreeMap<LineKey, Timestamp>,
     now: &BTreeMap<LineKey, usize>,
 ) -> BTreeMap<LineKey, Vec<usize>> {
-    let family = |key: &LineKey| (key.component, key.term.clone(), key.group.clone());
     let pieces_of = |(key, until): (&LineKey, &Timestamp)| {
-        // Keys order by slice before version, component and term.
-        let first =
-            LineKey { price_version: 0, component: Component::Charge, term: String::new(), ..key.clone() };
+        // Keys order by slice before version, and pieces have the same component and term.
+        let first = LineKey { price_version: 0, ..key.clone() };
         let later = now.range(first..).take_while(|(other, _)| {
             (&other.account, &other.subscription, other.window, &other.price, &other.group)
                 == (&key.account, &key.subscription, key.window, &key.price, &key.group)
                 && other.slice_from < *until
         });
-        let pieces = later.filter(|(other, _)| *other != key && family(other) == family(key));
+        let pieces = later.filter(|(other, _)| {
+            *other != key && (other.component, &other.term) == (key.component, &key.term)
+        });
         (key.clone(), pieces.map(|(_, index)| *index).collect())
     };
     ends.iter().map(pieces_of).collect()
@@ -258,7 +258,43 @@ fn payers_of(
 mod tests {
     use super::*;
     use crate::testing::cases;
+    use domain::time::DAY;
     use proptest::prelude::*;
+
+    fn day(day: i64) -> Timestamp {
+        Timestamp::parse("2026-01-01T00:00:00Z").unwrap().plus((day - 1) * DAY)
+    }
+
+    /// The key of a line of a slice that starts on a day of January, at a version of the price.
+    fn key(from: i64, price_version: u32) -> LineKey {
+        LineKey {
+            account: AccountId::new("acme").unwrap(),
+            subscription: Some(SubscriptionId::new("s").unwrap()),
+            window: Span::new(day(1), day(32)),
+            price: Some(PriceId::new("calls").unwrap()),
+            group: BTreeMap::new(),
+            slice_from: day(from),
+            price_version,
+            component: Component::Charge,
+            term: String::new(),
+        }
+    }
+
+    #[test]
+    fn pieces_are_what_lies_in_the_slice_now_at_any_version_and_nothing_else() {
+        let drawn = key(10, 2);
+        let minimum = LineKey { component: Component::Minimum, ..key(12, 2) };
+        let numbered = LineKey { term: "1".to_string(), ..key(12, 2) };
+        let grouped = LineKey { group: BTreeMap::from([("region".into(), "eu".into())]), ..key(12, 2) };
+        let other = LineKey { subscription: Some(SubscriptionId::new("t").unwrap()), ..key(12, 2) };
+        let later = LineKey { window: Span::new(day(32), day(60)), ..key(12, 2) };
+        let now =
+            [key(9, 2), key(10, 1), drawn.clone(), key(12, 2), minimum, numbered, key(14, 3), key(15, 2)];
+        let now = now.into_iter().chain([grouped, other, later]).enumerate();
+        let now: BTreeMap<LineKey, usize> = now.map(|(index, key)| (key, index)).collect();
+        let ends = BTreeMap::from([(drawn.clone(), day(15))]);
+        assert_eq!(pieces_of(&ends, &now), BTreeMap::from([(drawn, vec![1, 3, 6])]));
+    }
 
     proptest! {
         #![proptest_config(cases())]

@@ -1,5 +1,8 @@
 //! The order of terms as tables: a catalog, what was used, and the lines that the account is worth.
 
+mod pools;
+mod shares;
+
 use std::collections::BTreeMap;
 
 use domain::time::DAY;
@@ -16,7 +19,6 @@ use crate::rating::{
 const BASE: &str = r#"
     catalog = 1
     entity = [{ id = "inc", currency = "USD", time_zone = "UTC" }]
-    account = [{ id = "acme", name = "Acme", entity = "inc", currency = "USD", time_zone = "UTC" }]
     meter = [{ id = "calls", event_type = "call", aggregation = "count" }]
     plan = [{ id = "pro", currency = "USD" }, { id = "max", currency = "USD" }]
 "#;
@@ -38,7 +40,12 @@ struct World {
 
 impl World {
     fn new(parts: &[&str]) -> Self {
-        let text = [&[BASE], parts].concat().join("\n");
+        let account = r#"account = [{ id = "acme", name = "Acme", entity = "inc", currency = "USD", time_zone = "UTC" }]"#;
+        Self::with_accounts(account, parts)
+    }
+
+    fn with_accounts(accounts: &str, parts: &[&str]) -> Self {
+        let text = [&[BASE, accounts], parts].concat().join("\n");
         let mut catalog = Catalog::default();
         let file = CatalogFile::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         for (offset, resource) in file.resources().into_iter().enumerate() {
@@ -60,11 +67,13 @@ impl World {
 
     fn try_bill(&self, as_of: Timestamp) -> Result<Vec<BillLine>, RatingStatus> {
         let zone = Zone::utc();
-        let account = AccountId::new("acme").unwrap();
-        let currency = self.catalog.account(&account).unwrap().currency;
+        let pool = AccountId::new("acme").unwrap();
+        let accounts = self.catalog.accounts_of_pool(&pool);
+        let currency = self.catalog.account(&pool).unwrap().currency;
         let group = BTreeMap::new();
         let mut prices = Vec::new();
-        for subscription in self.catalog.subscriptions_of_account(&account) {
+        for subscription in accounts.iter().flat_map(|account| self.catalog.subscriptions_of_account(account))
+        {
             let mut period = Period::parse("2026-01").unwrap();
             while zone.month(period).from <= as_of {
                 let window = zone.month(period);
@@ -106,7 +115,7 @@ impl World {
                     };
                     let lines = position(&terms, &slices).unwrap();
                     prices.push(RatedPrice {
-                        account: &account,
+                        account: subscription.account(),
                         subscription: subscription.id(),
                         price,
                         window,
@@ -119,14 +128,14 @@ impl World {
         let subscription_at = |id: &SubscriptionId, at| self.catalog.subscription(id)?.at(at);
         let price = |id: &PriceId| self.catalog.price(id);
         let terms = AccountTerms {
-            pool: &account,
+            pool: &pool,
             currency,
             zone: &zone,
             subscription_at: &subscription_at,
-            discounts: self.catalog.discounts_of_account(&account).collect(),
-            commitments: self.catalog.commitments_of_account(&account).collect(),
+            discounts: accounts.iter().flat_map(|one| self.catalog.discounts_of_account(one)).collect(),
+            commitments: accounts.iter().flat_map(|one| self.catalog.commitments_of_account(one)).collect(),
             price: &price,
-            grants: self.catalog.grants_of_account(&account).collect(),
+            grants: accounts.iter().flat_map(|one| self.catalog.grants_of_account(one)).collect(),
             frozen_draws: self.frozen_draws.clone(),
             is_final: &|window| window.until <= as_of,
             as_of,
@@ -191,6 +200,7 @@ fn a_price_that_is_new_in_a_window_keeps_its_terms_there() {
     );
     let world = World::new(&[&price, SUBSCRIPTION]).used(&[("calls", "01-20", 100)]);
     assert_eq!(world.shown("02-01"), ["01 discount 1 -5000", "01 maximum  -2000", "01 total 3000"]);
+    assert!(world.bill(instant("01-31")).iter().all(|line| line.key.price_version == 1), "each names it");
     assert_eq!(World::new(&[&price, SUBSCRIPTION]).shown("02-01"), ["01 minimum  2000", "01 total 2000"]);
 }
 
@@ -468,13 +478,17 @@ fn a_commitment_that_is_added_inside_the_term_of_another_ends_with_it() {
 }
 
 #[test]
-fn a_commitment_that_names_no_price_counts_neither_the_fee_nor_the_minimum_of_a_recurring_one() {
-    let price = r#"price = [{ id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month", minimum = "15" }]"#;
-    for (more, shortfall) in [("", "01 true_up c 20000"), (r#", prices = ["fee"]"#, "01 true_up c 18500")] {
+fn a_commitment_that_names_no_price_counts_usage_with_its_minimum_and_nothing_of_a_recurring_price() {
+    let prices = r#"price = [
+        { id = "fee", plan = "pro", model = "flat", unit_amount = "10", window = "month", minimum = "15" },
+        { id = "calls", plan = "pro", meter = "calls", model = "per_unit", unit_amount = "1", window = "month", minimum = "30" },
+    ]"#;
+    for (more, shortfall) in [("", "01 true_up c 17000"), (r#", prices = ["fee"]"#, "01 true_up c 18500")] {
         let commitment = format!(
             r#"commitment = [{{ id = "c", account = "acme", shape = "none", amount = "200", from = "2026-01-01T00:00:00Z", until = "2026-02-01T00:00:00Z"{more} }}]"#
         );
-        let shown = World::new(&[price, SUBSCRIPTION, &commitment]).shown("02-01");
+        let world = World::new(&[prices, SUBSCRIPTION, &commitment]).used(&[("calls", "01-03", 20)]);
+        let shown = world.shown("02-01");
         assert_eq!(shown.iter().find(|line| line.contains("true_up")).map(String::as_str), Some(shortfall));
     }
 }

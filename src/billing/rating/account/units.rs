@@ -266,7 +266,7 @@ mod tests {
             .map(|(first_day, term, units)| FrozenUnits {
                 key: key(day(*first_day), term),
                 window: Span::new(day(1), day(32)),
-                until: day(first_day + 2),
+                until: day(first_day + 3),
                 units: Exact::parse(units).unwrap(),
             })
             .collect();
@@ -288,6 +288,7 @@ mod tests {
             })
             .collect();
         assert_eq!(shown, expected);
+        assert_eq!(covered.is_empty(), expected.is_empty());
         let sum =
             uses.iter().fold(Exact::ZERO, |sum, one| sum.add(covered.of(&one.meter, &one.key)).unwrap());
         let lines = covered.lines.iter().fold(Exact::ZERO, |sum, line| sum.add(line.quantity).unwrap());
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_a_closed_period_covered_of_a_slice_stays_with_its_pieces() {
-        // Of a slice of two days, which a void splits.
+        // Of a slice of three days, which a void splits.
         let grants = [grant("g", "10", r#"voided_at = "2026-01-03T00:00:00Z""#), grant("h", "10", "")];
         check(
             &grants,
@@ -351,5 +352,55 @@ mod tests {
                 "25 h: grant h covers 2 of 12 tokens; 8 of it are left now",
             ],
         );
+    }
+    #[test]
+    fn what_a_closed_period_covered_of_a_slice_that_starts_with_no_use_any_more_stays_with_the_rest_of_it() {
+        // Of three days; what was used on the first one was taken back. The grant is voided, and covers nothing more.
+        let grants = [grant("g", "10", r#"voided_at = "2026-01-03T00:00:00Z""#), grant("h", "10", "")];
+        check(
+            &grants,
+            &[used(3, "5"), used(4, "3"), used(5, "1")],
+            &[(2, "g", "9")],
+            &[
+                "03 g: grant g covers 5 of 5 tokens; 0 of it are left now",
+                "04 g: grant g covers 3 of 3 tokens; 0 of it are left now",
+                "05 h: grant h covers 1 of 1 tokens; 9 of it are left now",
+            ],
+        );
+    }
+
+    #[test]
+    fn nothing_is_covered_without_a_grant_or_without_use() {
+        check(&[], &[used(3, "5")], &[], &[]);
+        check(&[grant("g", "10", "")], &[], &[], &[]);
+    }
+
+    #[test]
+    fn a_grant_covers_its_meter_for_the_accounts_and_subscriptions_that_it_holds_for() {
+        let of = |id: &str, account: &str, terms: &str| CreditGrant {
+            account: AccountId::new(account).unwrap(),
+            ..grant(id, "1", terms)
+        };
+        let grants = [
+            of("pool", "acme", ""),
+            of("named", "acme", r#"subscriptions = ["t", "u"]"#),
+            of("own", "north", ""),
+        ];
+        let grants: Vec<(u64, &CreditGrant)> = grants.iter().map(|grant| (0, grant)).collect();
+        let grants: Vec<&(u64, &CreditGrant)> = grants.iter().collect();
+        let covering = |account: &str, subscription: Option<&str>, meter: &str| {
+            let mut one = used(3, "1");
+            one.key.account = AccountId::new(account).unwrap();
+            one.key.subscription = subscription.map(|id| SubscriptionId::new(id).unwrap());
+            one.meter = MeterId::new(meter).unwrap();
+            let covering = coverers_of(&AccountId::new("acme").unwrap(), &grants, &one);
+            covering.into_iter().map(|index| grants[index].1.id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(covering("acme", Some("s"), "tokens"), ["pool"]);
+        assert_eq!(covering("acme", Some("t"), "tokens"), ["pool", "named"]);
+        assert_eq!(covering("acme", None, "tokens"), ["pool"]);
+        assert_eq!(covering("north", Some("s"), "tokens"), ["pool", "own"]);
+        assert_eq!(covering("south", Some("u"), "tokens"), ["pool", "named"]);
+        assert!(covering("acme", Some("s"), "calls").is_empty());
     }
 }

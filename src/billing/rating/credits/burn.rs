@@ -245,9 +245,7 @@ impl<'a> Sweep<'a> {
                     None => draws.push(Draw { due: due_index, grant, lot, amount: taken }),
                 }
             }
-            if taken < amount {
-                left.push((index, amount.subtract(taken)?));
-            }
+            left.push((index, amount.subtract(taken)?));
         }
         Ok(left)
     }

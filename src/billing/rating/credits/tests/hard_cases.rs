@@ -65,6 +65,8 @@ fn a_voided_grant_is_not_given_again() {
     assert_eq!(lots(&never, &[due(5, "1")], 9), ["g#0 9 0 0 0 9 0"]);
     let expired = [Grant { voided_at: Some(day(7)), ..grant("g", "9", 0, 3, Some(7)) }];
     assert_eq!(lots(&expired, &[due(5, "1")], 9), ["g#0 9 1 0 8 0 0"]);
+    let in_time = [Grant { voided_at: Some(day(6)), ..grant("g", "9", 0, 3, Some(7)) }];
+    assert_eq!(lots(&in_time, &[], 9), ["g#0 9 0 0 0 9 0"]);
 }
 
 #[test]
