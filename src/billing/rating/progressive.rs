@@ -239,6 +239,7 @@ mod tests {
         ] {
             assert_eq!(Thresholds { fixed, recurring }.check(), status, "{fixed:?} {recurring:?}");
         }
+        assert_eq!(ThresholdStatus::ThresholdsMustBePositive.to_string(), "a threshold is above zero");
     }
 
     #[test]

@@ -98,6 +98,8 @@ mod tests {
         check(Peak, Some(1), &[(5, 9)], &[9, 9, 0]);
         check(Peak, None, &[(-600, 9)], &[9, 9, 9]);
         check(Peak, None, &[(-600, 50), (-300, 9)], &[9, 9]);
+        check(Peak, None, &[(-600, 50), (0, 9)], &[50, 9]);
+        check(Peak, Some(1), &[(65, 9)], &[0, 9, 9, 0]);
         check(Peak, Some(1), &[(-600, 9)], &[9, 9, 0]);
         check(Peak, Some(0), &[(5, 9), (65, 0)], &[9, 0, 0]);
         check(Peak, Some(1), &[(5, -4)], &[0, 0]);

@@ -131,7 +131,7 @@ impl Percentage {
         if !free.is_zero() {
             portions.push(Portion { quantity: free, basis: Basis::Free, ..Portion::fixed(Exact::ZERO) });
         }
-        if !paid.is_zero() || !share.is_zero() {
+        if !paid.is_zero() {
             let rate = self.rate.multiply(Exact::from_integer(100))?;
             portions.push(Portion {
                 quantity: paid,
@@ -255,6 +255,8 @@ mod tests {
         // Two events, the first of which was partly free.
         assert_eq!(shown(&first, &all)[1..], both);
         assert_eq!(shown(&first, &all)[0], row(Basis::Free, "100", "0", "0"));
+        let (third, _) = terms.amounts(&events[..3]).unwrap();
+        assert_eq!(shown(&third, &all), [row(percent, "400", "0", "5.2"), row(Basis::Units, "1", "2", "2")]);
         assert_eq!(shown(&all, &all), []);
         assert_eq!(
             percentage("0", "0", None, "", "2", "2").check(),
