@@ -9,11 +9,11 @@ mod corrections;
 mod histories;
 mod world;
 
-use domain::plan::{Condition, MeteringPlan, NegativeUsage, Test};
+use domain::plan::{Condition, Forgotten, MeteringPlan, NegativeUsage, Test};
 use wire::IdMode;
 
 use super::SourceCounters;
-use world::{World, count, ids_of_one_slot, is_slot_of, owned, plan, sum};
+use world::{World, at, count, ids_of_one_slot, is_slot_of, owned, plan, sum};
 
 /// Sends batches of one event each, all received at an instant; asserts each verdict.
 fn check(world: &mut World, received_at: i64, table: &[(&str, &str)]) {
@@ -357,6 +357,24 @@ fn a_snapshot_that_is_given_up_keeps_nothing_and_the_next_one_is_whole() {
     let mut again = saved.load();
     assert_eq!(again.cells(), ["k units from 0: 2 events, 3"]);
     assert_eq!(again.remembered(), 2);
+}
+
+/// It was left open that runs of forgotten ids may be deleted one day: whether an event counts is asked of them.
+#[test]
+fn folding_again_finds_events_whose_ids_were_forgotten_in_runs_of_the_past() {
+    let mut world = World::new(1);
+    let bounded = |bounds: &[i64], forgotten: u64| {
+        let mut plan = owned(plan([sum("units")]), "k", &[(0, 1_000, bounds)]);
+        plan.forgotten = Forgotten { before: World::batch_offset(forgotten), proven_from: at(20) };
+        plan
+    };
+    world.barrier(one_slice());
+    (0..40).for_each(|id| check(&mut world, 50, &[(&format!("a{id} k 10 units=1"), "accepted")]));
+    world.barrier(bounded(&[], 40));
+    (0..40).for_each(|id| check(&mut world, 50, &[(&format!("b{id} k 30 units=1"), "accepted")]));
+    assert!(world.past_runs() > 0 && world.remembered() < 60, "what is forgotten lies in runs of the past");
+    assert!(world.barrier(bounded(&[20], 40)), "the bound cuts the slice");
+    assert_eq!(world.cells(), ["k units from 0: 40 events, 40", "k units from 20: 40 events, 40"]);
 }
 
 #[test]

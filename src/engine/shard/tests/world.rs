@@ -425,6 +425,12 @@ impl World {
         (since, self.shards.iter().map(Shard::ids).sum())
     }
 
+    /// Runs that have only what is forgotten.
+    pub(super) fn past_runs(&self) -> usize {
+        let names = self.shards.iter().flat_map(|shard| shard.dedup.run_names());
+        names.filter(|(_, is_past)| *is_past).count()
+    }
+
     /// Ids in the dedup indexes.
     pub(super) fn remembered(&self) -> u64 {
         self.shards.iter().map(Shard::remembered).sum()
