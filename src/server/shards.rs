@@ -50,8 +50,10 @@ pub struct BarrierTask {
 pub struct ShardSnapshot {
     /// Counters per source.
     pub counters: BTreeMap<Arc<str>, SourceCounters>,
-    /// Events that did not count, in log order.
+    /// Events that did not count, in log order, from where they were asked for.
     pub set_aside: Vec<SetAside>,
+    /// Where the next of them is that is not among these.
+    pub set_aside_next: Option<EventPosition>,
     /// Events that the dedup index remembers.
     pub remembered: u64,
     /// Of these, the ids that no client numbered.
@@ -66,8 +68,8 @@ pub enum ShardTask {
     Batch(Arc<PreparedBatch>, Option<Arc<VerdictSlots>>),
     /// A durable barrier.
     Barrier(Arc<BarrierTask>),
-    /// Asks for counters.
-    Snapshot(Sender<ShardSnapshot>),
+    /// Asks for counters, and from a position on for events that did not count.
+    Snapshot(Option<EventPosition>, Sender<ShardSnapshot>),
     /// Asks for an event of the shard's.
     Find(EventName, Sender<Option<FoundEvent>>),
     /// Asks for stretches of the log: offsets at which they begin, and how many ids they have.
@@ -206,10 +208,12 @@ fn run_shard(
                     saving = Some(Saving { parts: parts.clone(), next: None });
                 }
             }
-            ShardTask::Snapshot(reply) => {
+            ShardTask::Snapshot(from, reply) => {
+                let (set_aside, set_aside_next) = set_aside_from(shard.set_aside(), from);
                 let _ = reply.send(ShardSnapshot {
                     counters: shard.counters().clone(),
-                    set_aside: shard.set_aside().to_vec(),
+                    set_aside,
+                    set_aside_next,
                     remembered: shard.remembered(),
                     ids: shard.ids(),
                     runs: shard.runs(),
@@ -333,6 +337,17 @@ impl History for OpenedWhenRead<'_> {
     }
 }
 
+/// Events that a shard gives in one answer of those that did not count: it gives nothing else meanwhile.
+const SET_ASIDE_TOGETHER: usize = if cfg!(test) { 3 } else { 1 << 14 };
+
+/// The first entries from a position on, and where the next one is.
+fn set_aside_from(all: &[SetAside], from: Option<EventPosition>) -> (Vec<SetAside>, Option<EventPosition>) {
+    let Some(from) = from else { return (Vec::new(), None) };
+    let rest = &all[all.partition_point(|listed| listed.position < from)..];
+    let (given, left) = rest.split_at(rest.len().min(SET_ASIDE_TOGETHER));
+    (given.to_vec(), left.first().map(|listed| listed.position))
+}
+
 /// Joins the answers of all shards to a [`ShardTask::Snapshot`]; `None` if a shard has stopped.
 pub fn join_snapshots(answers: &Receiver<ShardSnapshot>, shards: usize) -> Option<ShardSnapshot> {
     let mut whole = ShardSnapshot::default();
@@ -342,11 +357,17 @@ pub fn join_snapshots(answers: &Receiver<ShardSnapshot>, shards: usize) -> Optio
             whole.counters.entry(source).or_default().merge(&counters);
         }
         whole.set_aside.extend(part.set_aside);
+        let nexts = whole.set_aside_next.into_iter().chain(part.set_aside_next);
+        whole.set_aside_next = nexts.min();
         whole.remembered += part.remembered;
         whole.ids += part.ids;
         whole.runs += part.runs;
     }
     whole.set_aside.sort_unstable();
+    // Behind it, what one shard gave may lie behind what another left out.
+    if let Some(next) = whole.set_aside_next {
+        whole.set_aside.retain(|listed| listed.position < next);
+    }
     Some(whole)
 }
 
@@ -358,6 +379,35 @@ mod tests {
     use engine::shard::RunLog;
     use engine::testing::disk::SimulatedDisk;
     use wire::{BatchBuilder, Event, EventIdOwned, IdMode};
+
+    /// Every scrape of the metrics copied the whole list in each shard, while it took no batch.
+    #[test]
+    fn what_was_set_aside_is_given_in_parts_that_are_complete_over_all_shards() {
+        let listed = |offset| SetAside {
+            position: EventPosition::new(offset, 0),
+            verdict: 1,
+            identity: offset.into(),
+        };
+        let shards: [Vec<SetAside>; 3] = [
+            (0..20).map(listed).collect(),
+            [3, 5, 30, 31, 32, 33].map(|offset| listed(offset + 100)).to_vec(),
+            vec![listed(7_000)],
+        ];
+        let (mut from, mut all, mut parts) = (Some(EventPosition::from_bits(0)), Vec::new(), 0);
+        while from.is_some() {
+            let (reply, answers) = bounded(shards.len());
+            for shard in &shards {
+                let (set_aside, set_aside_next) = set_aside_from(shard, from);
+                assert!(set_aside.len() <= SET_ASIDE_TOGETHER);
+                reply.send(ShardSnapshot { set_aside, set_aside_next, ..Default::default() }).unwrap();
+            }
+            let joined = join_snapshots(&answers, shards.len()).unwrap();
+            all.extend(joined.set_aside);
+            (from, parts) = (joined.set_aside_next, parts + 1);
+        }
+        assert_eq!((all, parts), (shards.concat(), 8));
+        assert_eq!(set_aside_from(&shards[0], None), (Vec::new(), None));
+    }
 
     /// A shard that panicked went unnoticed until the next batch or cut, and that one told only that a shard had stopped.
     #[test]

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
-use domain::Timestamp;
+use domain::{EventPosition, Timestamp};
 use engine::identity::EventName;
 use engine::log::LogWriter;
 use engine::prepared::PreparedBatch;
@@ -97,7 +97,7 @@ pub enum UsageTask {
         reached: Sender<(usize, Vec<CellReport>)>,
     },
     /// Asks every shard what became of the events that came before.
-    Snapshot(Sender<ShardSnapshot>),
+    Snapshot(Option<EventPosition>, Sender<ShardSnapshot>),
     /// Asks the shard of an event that came before for it.
     Find(EventName, Sender<Option<FoundEvent>>),
     /// Asks every shard where its ids are in the log.
@@ -137,7 +137,7 @@ pub struct UsageLog {
 
 enum Staged {
     Ids(Sender<Vec<(u64, u64)>>),
-    Snapshot(Sender<ShardSnapshot>),
+    Snapshot(Option<EventPosition>, Sender<ShardSnapshot>),
     Find(EventName, Sender<Option<FoundEvent>>),
     Position(oneshot::Sender<u64>, u64),
     Batch(Box<IncomingBatch>, u64, Share),
@@ -192,7 +192,7 @@ impl UsageLog {
                     self.writer.stage(KIND_BARRIER, now, &[&encode_barrier(barrier.control_offset)])?;
                 staged.push(Staged::Barrier { offset, barrier, parts, durable, reached });
             }
-            UsageTask::Snapshot(reply) => staged.push(Staged::Snapshot(reply)),
+            UsageTask::Snapshot(from, reply) => staged.push(Staged::Snapshot(from, reply)),
             UsageTask::Ids(reply) => staged.push(Staged::Ids(reply)),
             UsageTask::Find(event, reply) => staged.push(Staged::Find(event, reply)),
             UsageTask::Position(reply) => {
@@ -238,9 +238,9 @@ impl UsageLog {
     /// Acknowledges a durable item and gives it to every shard.
     fn hand_on(&self, item: Staged) -> anyhow::Result<()> {
         match item {
-            Staged::Snapshot(reply) => {
+            Staged::Snapshot(from, reply) => {
                 for shard in &self.shards {
-                    hand_to(shard, ShardTask::Snapshot(reply.clone()))?;
+                    hand_to(shard, ShardTask::Snapshot(from, reply.clone()))?;
                 }
             }
             Staged::Ids(reply) => {

@@ -26,6 +26,7 @@ use super::writes::read_json;
 use super::{Answer, Caller, Edge, stopping};
 use crate::control::Command;
 use crate::event_finder::{EventFinder, LoggedEvent};
+use crate::shards::ShardSnapshot;
 
 /// Events that were set aside in one answer.
 const QUARANTINE_PAGE_MAX: usize = 10_000;
@@ -182,15 +183,18 @@ pub(super) async fn quarantine(
             .as_deref()
             .is_none_or(|wanted| Some(wanted) == verdict.reason() || wanted == verdict.as_str())
     };
-    let page: Vec<(EventPosition, Verdict)> = shard_snapshot(&edge)
-        .await?
-        .set_aside
-        .into_iter()
-        .filter(|listed| after.is_none_or(|after| listed.position > after))
-        .filter_map(|listed| Some((listed.position, Verdict::from_code(listed.verdict)?)))
-        .filter(|(_, verdict)| is_wanted(*verdict))
-        .take(limit)
-        .collect();
+    let mut page: Vec<(EventPosition, Verdict)> = Vec::new();
+    let behind = |after: EventPosition| EventPosition::from_bits(after.to_bits().saturating_add(1));
+    let mut from = Some(after.map_or(EventPosition::from_bits(0), behind));
+    while page.len() < limit && from.is_some() {
+        let ShardSnapshot { set_aside, set_aside_next, .. } = shard_snapshot(&edge, from).await?;
+        let listed = set_aside
+            .into_iter()
+            .filter_map(|listed| Some((listed.position, Verdict::from_code(listed.verdict)?)))
+            .filter(|(_, verdict)| is_wanted(*verdict));
+        page.extend(listed.take(limit - page.len()));
+        from = set_aside_next;
+    }
     let positions: Vec<EventPosition> = page.iter().map(|(position, _)| *position).collect();
     let finder = edge.event_finder();
     let events = tokio::task::spawn_blocking(move || finder.read_all(&positions));

@@ -126,7 +126,7 @@ fn not_known(id: &EventIdOwned, source: &str) -> Problem {
 
 /// All sources that ever sent something.
 async fn sources(edge: &Arc<Edge>) -> Result<Vec<String>, Problem> {
-    let counters = shard_snapshot(edge).await?.counters;
+    let counters = shard_snapshot(edge, None).await?.counters;
     if counters.len() > SOURCES_ASKED_MAX {
         let detail = format!("more than {SOURCES_ASKED_MAX} sources are known; name one");
         return Err(Problem::new(StatusCode::CONFLICT, "source_must_be_named", &detail));

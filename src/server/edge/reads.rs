@@ -9,7 +9,7 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use billing::ledger::Journal;
-use domain::{AccountId, EntityId, Period, Span, Timestamp};
+use domain::{AccountId, EntityId, EventPosition, Period, Span, Timestamp};
 use engine::log::LogKind;
 use machine::{ContentReader, ExplainedWindow, InvoiceStanding};
 use serde::Deserialize;
@@ -35,10 +35,14 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Answer {
     Ok(Json(json!({ "ready": true, "sealed_batches": batches })).into_response())
 }
 
-/// What became of every event that was acknowledged before the call: asked through the log writer, behind them.
-pub(super) async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Problem> {
+/// What became of every event that was acknowledged before the call: asked through the log writer, behind them. With a
+/// position, the first of those from there on that did not count are in it, too.
+pub(super) async fn shard_snapshot(
+    edge: &Arc<Edge>,
+    set_aside_from: Option<EventPosition>,
+) -> Result<ShardSnapshot, Problem> {
     let (reply, answers) = crossbeam_channel::bounded(edge.shards);
-    edge.usage_tasks.send(UsageTask::Snapshot(reply)).await.map_err(|_| stopping())?;
+    edge.usage_tasks.send(UsageTask::Snapshot(set_aside_from, reply)).await.map_err(|_| stopping())?;
     let shards = edge.shards;
     let joined = tokio::task::spawn_blocking(move || join_snapshots(&answers, shards)).await;
     joined.ok().flatten().ok_or_else(stopping)
@@ -46,7 +50,7 @@ pub(super) async fn shard_snapshot(edge: &Arc<Edge>) -> Result<ShardSnapshot, Pr
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
-    let shards = shard_snapshot(&edge).await?;
+    let shards = shard_snapshot(&edge, None).await?;
     let (totals, oldest, sizes, failures, forgotten) = edge
         .read(|machine| {
             let oldest = machine.unacked().values().next().map(|(at, _)| *at);
@@ -78,7 +82,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
 
 /// `GET /v1/counters`: what became of events, per source, with the equation that must hold, and which ids are forgotten.
 pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
-    let shards = shard_snapshot(&edge).await?;
+    let shards = shard_snapshot(&edge, None).await?;
     let sources: serde_json::Map<String, serde_json::Value> = shards
         .counters
         .iter()
