@@ -125,7 +125,8 @@ impl Cutter {
     }
 
     fn rate(&mut self) -> usize {
-        let rated = self.machine.rate_open_cut().expect("every account changed");
+        let rated =
+            self.machine.rate_open_cut().expect("nothing was spilled").expect("every account changed");
         let lines = rated.batch.lines.len();
         self.apply(ControlRecord::Seal(rated.seal));
         self.machine.close_cut();

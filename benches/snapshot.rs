@@ -24,6 +24,7 @@ use domain::{MeterId, Span, Subject, Timestamp, Zone};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
+use engine::snapshot::Section;
 use rustix::time::{ClockId, clock_gettime};
 use wire::verdict::Verdict;
 use wire::{BatchBuilder, IdMode};
@@ -50,10 +51,16 @@ fn main() {
     println!("beginning              {begun:>9.1?}");
     let (mut steps, mut longest, mut longest_batch, mut bytes) = (0, Duration::ZERO, Duration::ZERO, 0);
     loop {
-        let mut section = None;
-        longest = longest.max(time(|| section = world.shard.poll_snapshot()));
-        let Some(section) = section else { break };
-        (steps, bytes) = (steps + 1, bytes + section.body.len());
+        let mut part = None;
+        longest = longest.max(time(|| part = world.shard.poll_snapshot()));
+        let Some(part) = part else { break };
+        steps += 1;
+        // What is shared becomes bytes beside the shard.
+        let count = &mut |section: Section| {
+            bytes += section.body.len();
+            Ok(())
+        };
+        part.for_each_section(count).expect("nothing was spilled");
         // A batch between any two steps, as long as batches meet pages that are not saved yet.
         if steps <= BATCHES {
             longest_batch = longest_batch.max(world.longest_of(1));

@@ -153,6 +153,7 @@ fn serve_args(data: &Path, shards: u16) -> ServeArgs {
         grace_hours: 120,
         pending_per_slot_max: 256,
         dedup_memory: 64 << 20,
+        sequence_memory: 64 << 20,
         snapshot_bytes: 0, // the demo starts once
         segment_bytes: 64 << 20,
         archive: None,

@@ -13,7 +13,7 @@ use domain::{AccountId, Span};
 use wire::control::RatingFailure;
 
 use crate::affected::Affected;
-use crate::cut::{Charge, MergedSlice, PooledAccount, RatedWindow, Rater, SetAside, of_window};
+use crate::cut::{Charge, MergedSlice, PooledAccount, RateError, RatedWindow, Rater, SetAside, of_window};
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans};
 
@@ -23,7 +23,7 @@ impl Rater<'_> {
         &self,
         account: &AccountId,
         windows: Span,
-    ) -> Result<Vec<ExplainedWindow>, RatingFailure> {
+    ) -> Result<Vec<ExplainedWindow>, RateError> {
         let (terms, entity) = account_and_entity(self.catalog, account);
         let mut schedules = Schedules::default();
         let pooled = |account: &AccountId| {
@@ -37,6 +37,7 @@ impl Rater<'_> {
         };
         let members = self.catalog.accounts_of_pool(self.catalog.pool_of(account));
         let pool: Vec<PooledAccount<'_>> = members.into_iter().map(pooled).collect();
+        let _items = self.read_items(&pool)?;
         let (mut rated, mut explained) = (Vec::new(), BTreeMap::<Span, ExplainedWindow>::new());
         let failed = |status: RatingStatus| RatingFailure {
             account: account.clone(),

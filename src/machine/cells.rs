@@ -1,6 +1,7 @@
 //! The merged cells: what all shards together say that a slice holds, as of the last cut's barrier.
 //!
-//! Owns: merging partial cells, and which changed since the last cut. Leaves to others: the partial cells (`engine`).
+//! Owns: merging partial cells, which changed since the last cut, and reading what of them was spilled. Leaves to others: the
+//! partial cells (`engine`).
 //!
 //! Invariants: a report replaces what the same shard said of the cell before; merging is independent of order.
 
@@ -10,6 +11,8 @@ use domain::plan::MeteringPlan;
 use domain::{Subject, Timestamp};
 use engine::shard::cell::{CellReport, Group};
 use engine::shard::kept::CellValue;
+use engine::shard::sequence::ItemsRead;
+use engine::shard::spill::SpillError;
 
 /// Which cell of a subject: ordered so that one meter's cells of a window are one range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +47,8 @@ pub(crate) struct Cells {
     changed: BTreeMap<Subject, BTreeSet<(u32, Timestamp)>>,
     /// First instant of the earliest slice of the subjects that have a level, and of the earliest that changed.
     levels: BTreeMap<Subject, LevelBounds>,
+    /// Subjects of which single events are kept.
+    with_items: BTreeSet<Subject>,
 }
 
 impl Cells {
@@ -57,6 +62,9 @@ impl Cells {
         assert!(shard < self.shards, "a report comes from one of the shards");
         for report in reports {
             let CellReport { subject, program, group, slice_from, value } = report;
+            if value.sequence().is_some() && !self.with_items.contains(&subject) {
+                self.with_items.insert(subject.clone());
+            }
             self.changed.entry(subject.clone()).or_default().insert((program, slice_from));
             if plan.programs[program as usize].aggregation.is_carried() {
                 let bounds = self
@@ -114,6 +122,35 @@ impl Cells {
                     value,
                 })
             })
+    }
+
+    /// Whether single events are kept of any subject.
+    pub(crate) fn has_items(&self) -> bool {
+        !self.with_items.is_empty()
+    }
+
+    /// Reads what was spilled of a subject's cells whose slices start at `from` or later, and of all that are `carried` on; it is
+    /// in memory as long as `read` is.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub(crate) fn read_items(
+        &self,
+        subject: &Subject,
+        from: Timestamp,
+        is_carried: impl Fn(u32) -> bool,
+        read: &mut Vec<ItemsRead>,
+    ) -> Result<(), SpillError> {
+        if !self.with_items.contains(subject) {
+            return Ok(());
+        }
+        let cells = self.subjects.get(subject).into_iter().flatten();
+        for (_, partials) in cells.filter(|(key, _)| key.slice_from >= from || is_carried(key.program)) {
+            for sequence in partials.iter().filter_map(CellValue::sequence) {
+                read.extend(sequence.read()?);
+            }
+        }
+        Ok(())
     }
 
     /// First instant of the latest slice of a subject that has a cell, empty ones included.

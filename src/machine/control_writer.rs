@@ -24,6 +24,7 @@ use domain::{EntityId, Timestamp};
 use engine::log::{LogError, LogOptions, LogWriter};
 use engine::shard::Correction;
 use engine::shard::cell::CellReport;
+use engine::shard::spill::SpillError;
 use engine::snapshot::SnapshotHead;
 use wire::control::{BatchAck, ControlRecord, Cut, FAILURES_MAX, IdsForgotten, ScenarioClock};
 
@@ -118,6 +119,9 @@ pub enum ControlError {
         #[source]
         source: Box<ApplyError>,
     },
+    /// What was kept of single events cannot be read.
+    #[error("a cut cannot be rated")]
+    Items(#[source] SpillError),
     /// Journals of sealed charges cannot be derived.
     #[error("journals cannot be derived")]
     Journals(#[source] LedgerStatus),
@@ -355,7 +359,7 @@ impl ControlWriter {
     fn rate_and_seal(&mut self, around: &mut dyn Surroundings) -> Result<DoneCut, ControlError> {
         let cut = self.machine.open_cut().expect("a cut is open when it is rated").clone();
         let mut done = DoneCut { cut, sealed: None };
-        let rated = self.machine.rate_open_cut();
+        let rated = self.machine.rate_open_cut().map_err(ControlError::Items)?;
         let mut records = self.machine.propose_unrated();
         if let Some(RatedBatch { batch, bytes, seal }) = rated {
             let entry = store(&mut self.charges, seal.batch, &seal.digest, &bytes, done.cut.at)

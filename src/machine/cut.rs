@@ -27,6 +27,7 @@ use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
 use engine::shard::kept::CellValue;
+use engine::shard::spill::SpillError;
 use wire::control::{Cut, RatingFailure, WindowFinal};
 
 use crate::affected::Affected;
@@ -83,6 +84,23 @@ pub(crate) struct Rater<'a> {
     pub(crate) set_aside: RefCell<Vec<SetAside>>,
 }
 
+/// Why accounts cannot be rated.
+#[derive(Debug, thiserror::Error)]
+pub enum RateError {
+    /// A charge cannot be computed.
+    #[error("a charge cannot be computed: {0}")]
+    Rating(RatingFailure),
+    /// What was kept of single events cannot be read.
+    #[error(transparent)]
+    Items(#[from] SpillError),
+}
+
+impl From<RatingFailure> for RateError {
+    fn from(failure: RatingFailure) -> Self {
+        RateError::Rating(failure)
+    }
+}
+
 /// What a cut found.
 pub(crate) struct CutOutcome {
     pub(crate) lines: Vec<ChargeLine>,
@@ -93,7 +111,10 @@ pub(crate) struct CutOutcome {
 
 impl Rater<'_> {
     /// Rates the affected windows and collects what differs from what was issued.
-    pub(crate) fn rate(&self, affected: &BTreeMap<AccountId, Affected>) -> CutOutcome {
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub(crate) fn rate(&self, affected: &BTreeMap<AccountId, Affected>) -> Result<CutOutcome, SpillError> {
         let mut outcome = CutOutcome {
             lines: Vec::new(),
             window_finals: Vec::new(),
@@ -117,7 +138,8 @@ impl Rater<'_> {
                         rated.insert(account, (lines, finals));
                     }
                 }
-                Err(failure) => outcome.failures.extend(failures_of(&members, &failure)),
+                Err(RateError::Items(error)) => return Err(error),
+                Err(RateError::Rating(failure)) => outcome.failures.extend(failures_of(&members, &failure)),
             }
         }
         for (lines, finals) in rated.into_values() {
@@ -129,7 +151,7 @@ impl Rater<'_> {
             line.line = u32::try_from(index + 1).expect("a batch has fewer than 2^32 lines");
         }
         outcome.set_aside = self.set_aside.take();
-        outcome
+        Ok(outcome)
     }
 
     /// Rates the accounts of a pool; the lines of each.
@@ -138,7 +160,7 @@ impl Rater<'_> {
         schedules: &mut Schedules,
         members: &[&AccountId],
         affected_of: &dyn Fn(&AccountId) -> &'p Affected,
-    ) -> Result<Vec<Vec<ChargeLine>>, RatingFailure> {
+    ) -> Result<Vec<Vec<ChargeLine>>, RateError> {
         // Commitments and grants tie the windows of an account together, a parent those of its accounts.
         let has_agreements = members.len() > 1
             || self.catalog.commitments_of_account(members[0]).next().is_some()
@@ -157,6 +179,7 @@ impl Rater<'_> {
             PooledAccount { terms, windows, issued }
         };
         let pool: Vec<PooledAccount<'_>> = members.iter().map(pooled).collect();
+        let _items = self.read_items(&pool)?;
         let (_, entity) = account_and_entity(self.catalog, members[0]);
         let of_account = |account: &AccountId, status: RatingStatus| RatingFailure {
             account: account.clone(),
@@ -182,7 +205,7 @@ impl Rater<'_> {
             let from = bill.partition_point(|line| line.key.account < terms.id);
             let count = bill[from..].partition_point(|line| line.key.account == terms.id);
             let difference = self.difference(terms, entity, &bill[from..from + count], issued);
-            difference.map_err(|status| of_account(&terms.id, status.into()))
+            difference.map_err(|status| of_account(&terms.id, status.into()).into())
         };
         pool.iter().map(difference).collect()
     }

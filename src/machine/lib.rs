@@ -36,6 +36,7 @@ mod recovery;
 mod replay;
 mod retired_runs;
 mod snapshots;
+mod spilled;
 mod stored;
 mod units;
 mod usage_log;
@@ -53,15 +54,15 @@ pub use self::corrections::{
     Amendment, CorrectionKind, CorrectionRequest, CorrectionStatus, KnownCorrections, KnownEvent,
     RecordedCorrection, RecordedCorrections, name_of,
 };
-pub use self::cut::SetAside;
+pub use self::cut::{RateError, SetAside};
 pub use self::explanation::{ExplainedPrice, ExplainedWindow};
 pub use self::forgetting::offset_of_newest;
 pub use self::invoicing::InvoiceStanding;
 pub use self::journals::JournalBatch;
 pub use self::machine::{Machine, PutError, RatedBatch, propose_put};
 pub use self::recovery::{
-    ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, fault_of_run,
-    genesis_of, read_moment, recover, replay,
+    ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, ShardMemory,
+    fault_of_run, genesis_of, read_moment, recover, replay,
 };
 pub use self::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
 pub use self::retired_runs::{RetiredRuns, take_damaged_run_away};

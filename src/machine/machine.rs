@@ -20,6 +20,7 @@ use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Currency, EntityId, Period, Span, Timestamp};
 use engine::shard::cell::CellReport;
+use engine::shard::spill::SpillError;
 use wire::canonical::digest_of;
 use wire::control::{
     ControlRecord, Cut, FAILURES_MAX, JournalRun, JournalSeal, Put, RatingFailure, Seal, Unrated,
@@ -31,7 +32,7 @@ use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::control_writer::{NewBarrier, PutOutcome, RESOURCE_BYTES_MAX};
 use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownCorrections, KnownEvent};
-use crate::cut::{CutOutcome, Rater, SetAside, original_period};
+use crate::cut::{CutOutcome, RateError, Rater, SetAside, original_period};
 use crate::due::DueIndex;
 use crate::explanation::ExplainedWindow;
 use crate::invoicing::{InvoiceStanding, Invoicing};
@@ -372,7 +373,10 @@ impl Machine {
 
     /// Rates the open cut; gives the batch to be stored and sealed, or `None` if nothing differs from what was issued.
     /// The batch is staged for its seal.
-    pub fn rate_open_cut(&mut self) -> Option<RatedBatch> {
+    ///
+    /// # Errors
+    /// [`SpillError`]; the machine is of no use any more.
+    pub fn rate_open_cut(&mut self) -> Result<Option<RatedBatch>, SpillError> {
         let open = self.open_cut.as_ref().expect("a cut is open when it is rated");
         let changed =
             Changed { cells: self.cells.take_changed(), levels: self.cells.take_levels(self.closed_through) };
@@ -380,12 +384,12 @@ impl Machine {
         let affected =
             affected_accounts(catalog, &changed, &open.touched, &self.due, self.closed_through, &open.cut);
         let number = self.control.seals.len() as u64 + 1;
-        let outcome = self.rater(&open.cut).rate(&affected);
+        let outcome = self.rater(&open.cut).rate(&affected)?;
         self.failures =
             outcome.failures.into_iter().map(|failure| (failure.account.clone(), failure)).collect();
         self.set_aside = outcome.set_aside;
         if outcome.lines.is_empty() && outcome.window_finals.is_empty() {
-            return None;
+            return Ok(None);
         }
         let invoice_requests = self.invoicing.requests(&self.control.catalog, &outcome.lines);
         let head = BatchHead {
@@ -414,7 +418,7 @@ impl Machine {
         };
         let batch = Arc::new(batch);
         self.staged = Some((digest, batch.clone()));
-        Some(RatedBatch { batch, bytes, seal })
+        Ok(Some(RatedBatch { batch, bytes, seal }))
     }
 
     /// The records that say what the open cut could not rate, without what the log says already: a crash may have come
@@ -438,8 +442,8 @@ impl Machine {
     /// How an account's windows that start in a span came about, as of the last cut.
     ///
     /// # Errors
-    /// [`RatingFailure`]: a charge of the account cannot be computed.
-    pub fn explain(&self, account: &AccountId, windows: Span) -> Result<Vec<ExplainedWindow>, RatingFailure> {
+    /// [`RateError`].
+    pub fn explain(&self, account: &AccountId, windows: Span) -> Result<Vec<ExplainedWindow>, RateError> {
         let Some(cut) = self.control.last_cut.as_ref() else { return Ok(Vec::new()) };
         if self.control.catalog.account(account).is_none() {
             return Ok(Vec::new());

@@ -25,6 +25,7 @@ use domain::Timestamp;
 use engine::identity::IdentityKey;
 use engine::io::Storage;
 use engine::log::{LogError, LogKind, LogOptions, LogReader, LogWriter, Record, Recovery};
+use engine::shard::spill::SpillPool;
 use engine::shard::{RunError, RunLog, RunStore};
 use engine::snapshot::{SnapshotError, runs_named};
 use wire::control::{ControlRecord, Genesis};
@@ -60,6 +61,17 @@ pub struct Logs {
     pub snapshots: Arc<dyn Storage>,
     /// Runs of remembered ids.
     pub runs: Arc<dyn Storage>,
+    /// Single events that memory has no room for.
+    pub spilled: Arc<dyn Storage>,
+}
+
+/// How much shards keep in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardMemory {
+    /// Ids that each remembers there before it writes a run.
+    pub table_entries_max: usize,
+    /// Bytes of single events that all of them keep there before some are spilled.
+    pub sequence_bytes: u64,
 }
 
 impl Logs {
@@ -125,6 +137,9 @@ pub enum RecoveryError {
     /// The folder of runs cannot be used.
     #[error("the runs of remembered ids cannot be listed or taken away")]
     Runs(#[source] std::io::Error),
+    /// The folder of spilled events cannot be used.
+    #[error("what an earlier process spilled cannot be listed or taken away")]
+    Spilled(#[source] std::io::Error),
     /// The logs contradict each other.
     #[error(transparent)]
     Replay(Box<ReplayError>),
@@ -305,20 +320,21 @@ pub struct Recovered {
     pub left_aside: Vec<LeftAside>,
     /// Runs of remembered ids.
     pub runs: Arc<RunStore>,
+    /// Single events that may leave memory.
+    pub pool: Arc<SpillPool>,
 }
 
 /// What a new directory starts with: the present in nanoseconds, and its first records.
 pub type FirstRecords = Result<(i64, Vec<ControlRecord>), Box<dyn Error + Send + Sync>>;
 
-/// Opens all logs for writing and replays them. A shard remembers so many ids in memory before it writes a run.
-/// `genesis` makes the first records of a new directory.
+/// Opens all logs for writing and replays them. `genesis` makes the first records of a new directory.
 ///
 /// # Errors
 /// [`RecoveryError`]: a log is damaged, or the logs contradict each other.
 pub fn recover(
     logs: &Logs,
     shards: usize,
-    table_entries_max: usize,
+    memory: ShardMemory,
     genesis: impl FnOnce() -> FirstRecords,
 ) -> Result<Recovered, RecoveryError> {
     let mut records = ControlRecords::new();
@@ -343,7 +359,10 @@ pub fn recover(
     let runs = Arc::new(runs_of(logs, key).map_err(RecoveryError::Runs)?);
     // A snapshot that names a run which is gone must not find another one in its place later.
     runs.avoid(&runs_named(&*logs.snapshots).map_err(RecoveryError::Runs)?);
-    let start = Start { logs, shards, table_entries_max, key, records, control_end, contents, runs };
+    let pool = SpillPool::open(logs.spilled.clone(), memory.sequence_bytes);
+    let pool = Arc::new(pool.map_err(RecoveryError::Spilled)?);
+    let table_entries_max = memory.table_entries_max;
+    let start = Start { logs, shards, table_entries_max, key, records, control_end, contents, runs, pool };
     let (Started { replayer, usage, recovery: fourth, snapshot }, left_aside) = start.start()?;
     let found = [first, second, third, fourth];
     Ok(Recovered {
@@ -364,6 +383,7 @@ pub fn recover(
         snapshot,
         left_aside,
         runs: start.runs,
+        pool: start.pool,
     })
 }
 
@@ -384,6 +404,7 @@ struct Start<'l> {
     control_end: u64,
     contents: Contents,
     runs: Arc<RunStore>,
+    pool: Arc<SpillPool>,
 }
 
 /// The usage log, replayed.
@@ -399,9 +420,12 @@ impl Start<'_> {
     /// Starts from the newest snapshot that fits, or from the logs alone. A run that turns out to be damaged while the log
     /// is read takes the snapshots that name it with it.
     fn start(&self) -> Result<(Started, Vec<LeftAside>), RecoveryError> {
-        let Self { logs, records, control_end, shards, runs, .. } = self;
+        let Self { logs, records, control_end, shards, runs, pool, .. } = self;
+        let folders = (&**runs, pool);
         let mut left_aside = Vec::new();
-        while let Some(found) = snapshots::find(logs, records, *control_end, *shards, runs, &mut left_aside) {
+        while let Some(found) =
+            snapshots::find(logs, records, *control_end, *shards, folders, &mut left_aside)
+        {
             let usage_offset = found.head.usage_offset;
             let kept = runs_named(&*logs.snapshots).map_err(RecoveryError::Runs)?;
             let mut replayer = self.new_replayer();
@@ -432,16 +456,25 @@ impl Start<'_> {
         self.runs.keep_only(kept).map_err(RecoveryError::Runs)?;
         for shard in &mut replayer.shards {
             shard.set_table_entries_max(self.table_entries_max);
+            shard.set_spill_pool(self.pool.clone());
         }
-        work_off_runs(&mut replayer, &self.runs, kept)?;
+        self.work_off(&mut replayer, kept)?;
         let mut history = self.logs.history(self.key, self.shards);
         let from = snapshot.map_or(0, |barrier| barrier + 1);
         let (usage, recovery) = open_log_from(&self.logs.usage, from, &mut |record| {
             feed(&mut replayer, record, self.key, self.shards, &mut history)?;
-            work_off_runs(&mut replayer, &self.runs, kept)
+            self.work_off(&mut replayer, kept)
         })?;
         replayer.finish()?;
         Ok(Started { replayer, usage, recovery, snapshot })
+    }
+
+    /// Does what the shards want done beside them.
+    fn work_off(&self, replayer: &mut Replayer, kept: &BTreeSet<u64>) -> Result<(), RecoveryError> {
+        if self.pool.is_due() {
+            self.pool.spill().map_err(ReplayError::from)?;
+        }
+        work_off_runs(replayer, &self.runs, kept)
     }
 }
 

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{AccountId, Subject, Timestamp};
 use engine::prepared::PreparedBatch;
+use engine::shard::spill::SpillError;
 use engine::shard::{RunError, Shard};
 use engine::snapshot::{SnapshotError, SnapshotHead};
 use wire::control::{ControlRecord, IdsForgotten, JournalSeal, Seal};
@@ -89,6 +90,9 @@ pub enum ReplayError {
         #[source]
         source: ApplyError,
     },
+    /// What was kept of single events cannot be read.
+    #[error(transparent)]
+    Items(#[from] SpillError),
     /// A cut derives another batch than the sealed one.
     #[error("cut {cut} derives charge batch {derived}, but sealed is {sealed}")]
     BatchMustMatchSeal {
@@ -439,7 +443,7 @@ impl Replayer {
             }
             return Ok(());
         }
-        let derived = self.machine.rate_open_cut().map(|rated| rated.seal.digest);
+        let derived = self.machine.rate_open_cut()?.map(|rated| rated.seal.digest);
         if sealed != derived && !may_be_open {
             let name = |digest: Option<String>| digest.unwrap_or_else(|| "nothing".to_string());
             return Err(ReplayError::BatchMustMatchSeal {

@@ -19,7 +19,10 @@
 //!
 //! Invariants: logs alone are truth; a start from a snapshot and one without give the same machine and shards.
 
+use std::sync::Arc;
+
 use engine::log::LogReader;
+use engine::shard::spill::SpillPool;
 use engine::shard::{RunStore, ShardLoader};
 use engine::snapshot::{SnapshotError, SnapshotHead, read_snapshot, snapshots};
 use wire::canonical::sha256;
@@ -60,7 +63,7 @@ pub(crate) fn find(
     control: &ControlRecords,
     control_end: u64,
     shards: usize,
-    runs: &RunStore,
+    folders: (&RunStore, &Arc<SpillPool>),
     left_aside: &mut Vec<LeftAside>,
 ) -> Option<FoundSnapshot> {
     // Without their names there are no snapshots, and the logs are enough.
@@ -68,7 +71,7 @@ pub(crate) fn find(
         if left_aside.iter().any(|aside| aside.usage_offset == usage_offset) {
             continue;
         }
-        match read(logs, control, control_end, shards, runs, usage_offset) {
+        match read(logs, control, control_end, shards, folders, usage_offset) {
             Ok(found) => return Some(found),
             Err(error) => left_aside.push(LeftAside { usage_offset, error }),
         }
@@ -81,10 +84,11 @@ fn read(
     control: &ControlRecords,
     control_end: u64,
     shards: usize,
-    runs: &RunStore,
+    (runs, pool): (&RunStore, &Arc<SpillPool>),
     usage_offset: u64,
 ) -> Result<FoundSnapshot, SnapshotError> {
     let mut loaders: Vec<ShardLoader> = (0..shards).map(ShardLoader::new).collect();
+    loaders.iter_mut().for_each(|loader| loader.set_spill_pool(pool.clone()));
     let options = logs.usage.options;
     let is_ours = |head: &SnapshotHead| {
         (head.incarnation, head.partition) == (options.incarnation, u32::from(options.partition))
@@ -95,7 +99,11 @@ fn read(
     };
     let head = read_snapshot(&*logs.snapshots, usage_offset, is_ours, &mut |shard, kind, body| {
         let loader = loaders.get_mut(usize::from(shard));
-        loader.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?.take(kind, body)
+        loader.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?.take(kind, body)?;
+        if pool.is_due() {
+            pool.spill().map_err(std::io::Error::from)?;
+        }
+        Ok(())
     })?;
     for loader in &mut loaders {
         loader.open_runs(runs)?;

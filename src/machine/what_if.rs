@@ -96,10 +96,10 @@ impl<'h> WhatIf<'h> {
         };
         // A crash, or a server that is at it, may have left the last cut without its seal.
         if what_if.machine.has_open_cut() {
-            what_if.seal_open_cut();
+            what_if.seal_open_cut()?;
         }
         what_if.start_cut()?;
-        what_if.seal_open_cut();
+        what_if.seal_open_cut()?;
         what_if.failures_before = what_if.machine.failures().cloned().collect();
         what_if.charged = what_if.machine.charged();
         Ok(what_if)
@@ -131,7 +131,7 @@ impl<'h> WhatIf<'h> {
     pub fn effect(mut self, period: Option<Period>) -> Result<Effect, ReplayError> {
         self.barrier()?;
         self.start_cut()?;
-        let rated = self.machine.rate_open_cut();
+        let rated = self.machine.rate_open_cut()?;
         let mut effect = Effect {
             accounts: BTreeMap::new(),
             lines: rated.map(|rated| rated.batch.lines.clone()).unwrap_or_default(),
@@ -172,11 +172,12 @@ impl<'h> WhatIf<'h> {
         Ok(())
     }
 
-    fn seal_open_cut(&mut self) {
-        let seal = self.machine.rate_open_cut().map(|rated| ControlRecord::Seal(rated.seal));
+    fn seal_open_cut(&mut self) -> Result<(), ReplayError> {
+        let seal = self.machine.rate_open_cut()?.map(|rated| ControlRecord::Seal(rated.seal));
         let unrated = self.machine.propose_unrated();
         unrated.iter().chain(&seal).for_each(|record| self.apply(record));
         self.machine.close_cut();
+        Ok(())
     }
 
     fn apply(&mut self, record: &ControlRecord) {

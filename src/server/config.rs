@@ -107,6 +107,10 @@ pub struct ServeArgs {
     /// rest has filters, two bytes an id and twice that while all of them are merged.
     #[arg(long, env = "TALLYMARK_DEDUP_MEMORY", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range((1 << 19)..=(1 << 40)))]
     pub dedup_memory: u64,
+    /// Bytes of memory for what sequence meters (unique, percentile, peak, weighted_sum, each priced one by one) keep of single
+    /// events, 1 MiB to 1 TiB; the rest goes to `spilled`.
+    #[arg(long, env = "TALLYMARK_SEQUENCE_MEMORY", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 40)))]
+    pub sequence_memory: u64,
     /// Folder of the archive, which must exist: old segments of usage go there, and are read there. Without it, all usage stays
     /// in the data directory.
     #[arg(long, env = "TALLYMARK_ARCHIVE")]

@@ -5,6 +5,7 @@
 //! DATA/control/  DATA/usage-0/  DATA/charges/  DATA/journals/   one log each
 //! DATA/snapshots/   what the shards knew at a barrier; may be deleted
 //! DATA/runs/        remembered ids; may be deleted while no server runs
+//! DATA/spilled/     single events that memory has no room for; of the running server
 //! ARCHIVE/usage-0/  segments of the usage log that left DATA/usage-0/, if there is an archive
 //! ```
 
@@ -149,6 +150,7 @@ impl DataDirectory {
             journals: place(LogKind::Journals)?,
             snapshots: derived("snapshots")?,
             runs: derived("runs")?,
+            spilled: derived("spilled")?,
         })
     }
 

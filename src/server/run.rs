@@ -20,7 +20,7 @@ use domain::Timestamp;
 use domain::limits::SHARDS_MAX;
 use domain::time::{DAY, HOUR, SECOND};
 use engine::log::{LogKind, LogReader};
-use machine::{ControlWriter, History, LeftAside, Recovered};
+use machine::{ControlWriter, History, LeftAside, Recovered, ShardMemory};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::control::{Accepted, ClockKind, ControlRecord, EpochAccepted, Genesis, PolicyRecord};
 
@@ -165,8 +165,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let archive_state = ArchiveState::open(&directory)?;
     check_clock_kind(args, &directory)?;
     let shards = usize::from(args.shards);
-    let table = dedup_table_entries(args.dedup_memory, shards);
-    let recovered = machine::recover(&directory.logs()?, shards, table, || Ok(first_records(args)?))?;
+    let memory = ShardMemory {
+        table_entries_max: dedup_table_entries(args.dedup_memory, shards),
+        sequence_bytes: args.sequence_memory,
+    };
+    let recovered = machine::recover(&directory.logs()?, shards, memory, || Ok(first_records(args)?))?;
     if recovered.torn_bytes > 0 {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
@@ -206,7 +209,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         Arc::new(move || Ok(Box::new(directory.history(key, shards)?) as Box<dyn History>))
     };
     let (run_tasks, run_queue) = crossbeam_channel::bounded(RUN_TASKS_MAX);
-    let places = (&recovered.runs, &run_tasks);
+    let pool = recovered.pool;
+    let places = (&recovered.runs, &pool, &run_tasks);
     let ids = Arc::new(IdCounts::new(shards));
     let ids_max = args.ids_max.unwrap_or_else(|| ids_max_of(args.dedup_memory));
     let shard_threads =
@@ -227,8 +231,12 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     snapshot_state.usage_offset.store(recovered.snapshot.unwrap_or(0), Ordering::Relaxed);
     let (snapshot_jobs, snapshot_queue) = crossbeam_channel::bounded(1);
     let snapshots = directory.snapshots()?;
-    let runs =
-        Runs { store: recovered.runs, snapshots: snapshots.clone(), snapshot_state: snapshot_state.clone() };
+    let runs = Runs {
+        store: recovered.runs,
+        pool: pool.clone(),
+        snapshots: snapshots.clone(),
+        snapshot_state: snapshot_state.clone(),
+    };
     let usage_options = directory.options(LogKind::Usage);
     let (commands, command_queue) = crossbeam_channel::bounded(CONTROL_QUEUE_MAX);
     let control = Control {
@@ -324,6 +332,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
         query_bytes_max: args.query_bytes_max,
         ids_max,
+        pool,
         archive: archive_state,
     };
     let listener = tokio::net::TcpListener::bind(args.http)

@@ -1,7 +1,8 @@
-//! What is done to runs of remembered ids beside the shards: full tables are written, runs merged, old ones taken away.
+//! What is done to files of remembered ids and of single events beside the shards: full tables are written, runs merged, old ones
+//! taken away, single events spilled.
 //!
 //! Owns: the thread and its queue, that a full table comes before a merge. Leaves to others: how a job is done and what it
-//! is for (`engine::shard`), when a file goes (`machine::RetiredRuns`).
+//! is for (`engine::shard`), when a file goes (`machine::RetiredRuns`, `engine::shard::spill`).
 //!
 //! Invariants: no shard waits for a merge while it has room for another run; nothing is taken away that a shard or a
 //! snapshot names, or may come to name while one is made.
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use engine::io::Storage;
+use engine::shard::spill::SpillPool;
 use engine::shard::{Retired, RunDone, RunJob, RunStore, RunWork};
 use machine::RetiredRuns;
 
@@ -30,6 +32,8 @@ pub enum RunTask {
     },
     /// What a shard has no more.
     Retired(Retired),
+    /// There are too many single events in memory.
+    Spill,
     /// A snapshot was saved or given up.
     SnapshotEnded,
     /// Nothing; a shard that waits sees whether there is anybody.
@@ -40,6 +44,8 @@ pub enum RunTask {
 pub struct Runs {
     /// The folder.
     pub store: Arc<RunStore>,
+    /// Single events that may leave memory.
+    pub pool: Arc<SpillPool>,
     /// Where snapshots are.
     pub snapshots: Arc<dyn Storage>,
     /// What is known of them.
@@ -56,7 +62,7 @@ impl Runs {
     /// Runs until nobody can ask for anything any more; what is under way then is left to the next start.
     ///
     /// # Errors
-    /// A run that cannot be read or written.
+    /// A file that cannot be read or written.
     pub fn run(self, tasks: &Receiver<RunTask>) -> Result<()> {
         let given_up = self.serve(tasks);
         if let Err(error) = &given_up {
@@ -80,6 +86,7 @@ impl Runs {
                 }
                 // What it holds is dropped here, and not by the shard.
                 Ok(RunTask::Retired(old)) => retired.add(old),
+                Ok(RunTask::Spill) => self.pool.spill()?,
                 Ok(RunTask::SnapshotEnded | RunTask::AreYouThere) => {}
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => {

@@ -16,6 +16,7 @@ use domain::{EventPosition, Subject};
 use engine::identity::EventName;
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::CellReport;
+use engine::shard::spill::SpillPool;
 use engine::shard::{FoundEvent, RunDone, RunStore, SetAside, Shard, SourceCounters};
 use engine::snapshot::SnapshotPart;
 use machine::{History, NewBarrier, pass_barrier_through};
@@ -30,6 +31,8 @@ use crate::threads::{OnFailure, PeerStopped, spawn};
 const SNAPSHOT_PAUSE: Duration = Duration::from_millis(1);
 /// Time after which a shard that waits for an outcome asks whether anybody works on it.
 const RUN_PATIENCE: Duration = Duration::from_millis(500);
+/// Time after which a shard that waits for memory looks whether there is some.
+const SPILL_PATIENCE: Duration = Duration::from_millis(10);
 /// Batches that wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 32;
 
@@ -115,15 +118,15 @@ pub struct Shards {
 
 impl Shards {
     /// Starts one thread per shard. `history` opens the usage log for a refold, `runs` is who does what shards want done
-    /// for their runs, `ids` is told how many ids there are, `metrics` how long snapshots hold a shard, and `on_failure` gets
-    /// what ends one.
+    /// for their runs and the `pool`, `ids` is told how many ids there are, `metrics` how long snapshots hold a shard, and
+    /// `on_failure` gets what ends one.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
         shards: Vec<Shard>,
         history: Arc<dyn Fn() -> anyhow::Result<Box<dyn History>> + Send + Sync>,
-        (store, runs): (&Arc<RunStore>, &Sender<RunTask>),
+        (store, pool, runs): (&Arc<RunStore>, &Arc<SpillPool>, &Sender<RunTask>),
         ids: &Arc<IdCounts>,
         metrics: &Arc<Metrics>,
         on_failure: OnFailure,
@@ -135,7 +138,7 @@ impl Shards {
             let (history, store, ids) = (history.clone(), store.clone(), ids.clone());
             let metrics = metrics.clone();
             let (done, outcomes) = bounded(RUN_JOBS_MAX);
-            let runs = ShardRuns { tasks: runs.clone(), done, outcomes };
+            let runs = ShardRuns { tasks: runs.clone(), done, outcomes, pool: pool.clone() };
             let thread = spawn(&format!("shard-{index}"), on_failure.clone(), move || {
                 let steps = &metrics.snapshot_steps;
                 let ended = run_shard(index, shard, &tasks, &runs, &*history, (&ids, steps));
@@ -233,15 +236,16 @@ fn run_shard(
 /// Jobs of one shard that are under way together, at most: a full table, a merge, and one of the past.
 const RUN_JOBS_MAX: usize = 3;
 
-/// Who does what a shard wants done for its runs, and the outcomes.
+/// Who does what a shard wants done for its runs and for the pool, and the outcomes.
 struct ShardRuns {
     tasks: Sender<RunTask>,
     done: Sender<RunDone>,
     outcomes: Receiver<RunDone>,
+    pool: Arc<SpillPool>,
 }
 
 impl ShardRuns {
-    /// Takes outcomes and gives jobs away; waits for an outcome while the shard can take no batch without.
+    /// Takes outcomes and gives jobs away; waits while the shard can take no batch without an outcome or more memory.
     fn serve(&self, shard: &mut Shard) -> Result<(), PeerStopped> {
         let hand_on = |task| self.tasks.send(task).map_err(|_| PeerStopped("the runs thread"));
         loop {
@@ -251,10 +255,15 @@ impl ShardRuns {
             while let Some(job) = shard.poll_run_job() {
                 hand_on(RunTask::Job { job, done: self.done.clone() })?;
             }
-            if !shard.must_wait_for_runs() {
-                return Ok(());
+            if self.pool.is_due() {
+                hand_on(RunTask::Spill)?;
             }
-            match self.outcomes.recv_timeout(RUN_PATIENCE) {
+            let patience = match (shard.must_wait_for_runs(), self.pool.must_wait()) {
+                (_, true) => SPILL_PATIENCE,
+                (true, false) => RUN_PATIENCE,
+                (false, false) => return Ok(()),
+            };
+            match self.outcomes.recv_timeout(patience) {
                 Ok(done) => hand_on(RunTask::Retired(shard.handle_run_done(done)))?,
                 // This end of the queue keeps the other one open: whether anybody is there says the thread's own queue.
                 Err(_) => hand_on(RunTask::AreYouThere)?,
@@ -419,9 +428,9 @@ mod tests {
         let store = Arc::new(RunStore::open(Arc::new(SimulatedDisk::default()), log).unwrap());
         let (runs, _run_tasks) = bounded(1);
         let ids = Arc::new(IdCounts::new(1));
-        let shards =
-            Shards::start(vec![Shard::new(0)], history, (&store, &runs), &ids, &Arc::default(), on_failure)
-                .unwrap();
+        let pool = Arc::new(SpillPool::open(Arc::new(SimulatedDisk::default()), 0).unwrap());
+        let (places, metrics) = ((&store, &pool, &runs), Arc::default());
+        let shards = Shards::start(vec![Shard::new(0)], history, places, &ids, &metrics, on_failure).unwrap();
         let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
         builder.push(&Event::new(EventIdOwned::Text("1".to_string()), "key", Timestamp::MIN)).unwrap();
         let frame = Arc::new(builder.finish(1, 0));

@@ -22,5 +22,6 @@ mod process;
 mod quote;
 mod runs;
 mod snapshots;
+mod spilled;
 mod usage;
 mod what_if;

@@ -215,12 +215,16 @@ pub(crate) fn sections_of(frames: &[Vec<u8>]) -> Vec<u8> {
     }
     shard.begin_snapshot();
     let mut bytes = Vec::new();
-    while let Some(section) = shard.poll_snapshot() {
+    let mut push = |section: Section| {
         let kind =
             SectionKind::ALL.iter().position(|kind| *kind == section.kind).expect("every kind is listed");
         bytes.push(kind as u8);
         bytes.extend_from_slice(&(section.body.len() as u16).to_le_bytes());
         bytes.extend_from_slice(&section.body);
+        Ok(())
+    };
+    while let Some(part) = shard.poll_snapshot() {
+        part.for_each_section(&mut push).expect("nothing was spilled");
     }
     bytes
 }

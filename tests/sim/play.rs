@@ -897,7 +897,7 @@ impl<'p> Play<'p> {
 }
 
 fn is_derived(name: &str) -> bool {
-    name.starts_with("snapshots/") || name.starts_with("runs/")
+    ["snapshots/", "runs/", "spilled/"].iter().any(|folder| name.starts_with(folder))
 }
 
 fn all_of(error: &dyn std::error::Error) -> String {

@@ -17,13 +17,14 @@ use engine::log::{
 };
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::{Fold, Group};
+use engine::shard::spill::SpillPool;
 use engine::shard::{FoundEvent, RunError, RunStore, RunWork, SetAside, Shard, SourceCounters};
 use engine::snapshot::{SnapshotHead, SnapshotPart, SnapshotWork};
 use engine::testing::disk::SimulatedDisk;
 use machine::{
     ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, FinishedWork, KnownEvent, LeftAside,
-    LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError, RetiredRuns, Surroundings, UsageHistory,
-    move_to_archive, name_of, pass_barrier_through, recover, segment_to_archive,
+    LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError, RetiredRuns, ShardMemory, Surroundings,
+    UsageHistory, move_to_archive, name_of, pass_barrier_through, recover, segment_to_archive,
 };
 use wire::AlignedBytes;
 use wire::control::{ControlRecord, ForgottenBecause, IdsForgotten};
@@ -52,8 +53,12 @@ pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
         journals: place(LogKind::Journals, "journals"),
         snapshots: Arc::new(disk.folder("snapshots")),
         runs: Arc::new(disk.folder("runs")),
+        spilled: Arc::new(disk.folder("spilled")),
     }
 }
+
+/// Bytes of single events that stay in memory.
+const SEQUENCE_BYTES: u64 = 64 * 32;
 
 /// A clock that moves when it is told to, and while a disk syncs.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +132,7 @@ pub(crate) struct UsageSide {
     reports: Vec<(usize, Vec<engine::shard::cell::CellReport>)>,
     pub(crate) runs: Arc<RunStore>,
     /// What is done for the runs of shards, and whether there is more to do.
+    pool: Arc<SpillPool>,
     works: Vec<(usize, RunWork, bool)>,
     retired: RetiredRuns,
     logs: Logs,
@@ -229,7 +235,8 @@ impl Server {
     ) -> Result<Self, Stopped> {
         let logs = logs_of(disk, segment_bytes);
         let now = clock.now.nanoseconds();
-        let recovered = recover(&logs, shards, table_entries, || Ok((now, first_records.to_vec())));
+        let memory = ShardMemory { table_entries_max: table_entries, sequence_bytes: SEQUENCE_BYTES };
+        let recovered = recover(&logs, shards, memory, || Ok((now, first_records.to_vec())));
         let recovered = recovered.map_err(Stopped::Recovery)?;
         let key = recovered.key;
         let records = start_records(recovered.replayer.machine.control());
@@ -247,6 +254,7 @@ impl Server {
             last_barrier: 0,
             reports: Vec::new(),
             runs: recovered.runs,
+            pool: recovered.pool,
             works: Vec::new(),
             retired: RetiredRuns::default(),
             logs,
@@ -433,7 +441,7 @@ impl UsageSide {
 
     /// A shard does the next of its tasks; it has one.
     fn step_of(&mut self, index: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
-        while self.order.chance(50) || self.shards[index].0.must_wait_for_runs() {
+        while self.order.chance(50) || self.shards[index].0.must_wait_for_runs() || self.pool.must_wait() {
             self.work_on_runs()?;
         }
         let (shard, queue) = &mut self.shards[index];
@@ -481,6 +489,9 @@ impl UsageSide {
     /// Begins what shards want done for their runs, goes on with some of it, and hands over what is done. Nothing names a
     /// run that its shard has no more.
     fn work_on_runs(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if self.pool.is_due() {
+            self.pool.spill()?;
+        }
         for (index, (shard, _)) in self.shards.iter_mut().enumerate() {
             while let Some(job) = shard.poll_run_job() {
                 self.works.push((index, self.runs.begin(job)?, true));

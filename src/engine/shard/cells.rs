@@ -6,6 +6,8 @@
 //! Invariants: a cell keeps its number for as long as the shard lives; it is reported when it changed, and not again.
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
 
 use domain::Timestamp;
 use domain::plan::{CellClass, SubjectPlan};
@@ -14,7 +16,9 @@ use super::fold::Contribution;
 use super::kept::CellValue;
 use super::numbered::{Numbered, TOGETHER};
 use super::sequence::Item;
+use super::spill::SpillPool;
 use crate::snapshot::codec::{FieldReader, Fields};
+use crate::snapshot::{Part, Section, SectionKind};
 
 /// Which cell; subject, program and group as the shard numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +89,8 @@ pub(crate) struct CellStore {
     cells: Numbered<CellState>,
     changed: Vec<u32>,
     saving: Option<SavingCells>,
+    /// Where sequences go that memory has no room for.
+    pool: Option<Arc<SpillPool>>,
 }
 
 /// Cells that a snapshot saves together.
@@ -98,7 +104,7 @@ struct SavingCells {
     is_saved: Vec<bool>,
     next: usize,
     /// Pages that were saved because they were about to change.
-    ready: VecDeque<Vec<u8>>,
+    ready: VecDeque<Part>,
 }
 
 impl CellStore {
@@ -131,12 +137,20 @@ impl CellStore {
         self.keep_page(number);
         let cell = &mut self.cells[number];
         cell.time_max = cell.time_max.max(item.time);
-        cell.value.add(class, identity, item);
+        if cell.value.add(class, identity, item) {
+            note(self.pool.as_deref(), &cell.value);
+        }
         if !cell.is_changed {
             cell.is_changed = true;
             self.changed.push(number);
         }
         is_new.then_some(number)
+    }
+
+    /// Sequences go to a pool from now on when memory has no room for them.
+    pub(crate) fn set_pool(&mut self, pool: Arc<SpillPool>) {
+        self.cells.iter().for_each(|cell| note(Some(&pool), &cell.value));
+        self.pool = Some(pool);
     }
 
     /// Takes an event out of the cell that it was added to.
@@ -191,7 +205,9 @@ impl CellStore {
         let take = |number| {
             let cell: &mut CellState = &mut self.cells[number];
             cell.is_changed = false;
-            (cell.key, cell.value.hand_over())
+            let value = cell.value.hand_over();
+            note(self.pool.as_deref(), &value);
+            (cell.key, value)
         };
         changed.into_iter().map(take).collect()
     }
@@ -219,7 +235,7 @@ impl CellStore {
     }
 
     /// The next page of the snapshot; nothing once all were given.
-    pub(crate) fn poll_snapshot(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn poll_snapshot(&mut self) -> Option<Part> {
         let saving = self.saving.as_mut()?;
         if let Some(page) = saving.ready.pop_front() {
             return Some(page);
@@ -255,13 +271,18 @@ impl CellStore {
         let value = CellValue::load(fields)?;
         let key = CellKey { subject, program, group, slice_from };
         if let Ok(known) = self.cells.find(key.hash(), |cell| cell.key == key) {
-            let is_part = value.is_empty() && value.kept.is_some();
-            return is_part.then(|| self.cells[known].value.merge(&value));
+            if !value.is_empty() || value.kept.is_none() {
+                return None;
+            }
+            self.cells[known].value.merge(&value);
+            note(self.pool.as_deref(), &self.cells[known].value);
+            return Some(());
         }
         // Pages come in the order in which they changed: a cell may get another number.
         let number = self.new_cell(key);
         let cell = &mut self.cells[number];
         (cell.time_max, cell.value) = (time_max, value);
+        note(self.pool.as_deref(), &cell.value);
         Some(())
     }
 }
@@ -270,29 +291,67 @@ impl CellStore {
 const PART_ITEMS_MAX: usize = if cfg!(test) { 2 } else { 16_384 };
 const PAGE_BYTES: usize = if cfg!(test) { 64 } else { 1 << 20 };
 
-/// The sections that a page of cells is written in.
-fn page_of(cells: &Numbered<CellState>, page: usize, count: usize) -> Vec<Vec<u8>> {
-    let mut sections = Vec::new();
+/// Tells the pool of runs that it does not know.
+fn note(pool: Option<&SpillPool>, value: &CellValue) {
+    if let (Some(pool), Some(sequence)) = (pool, value.sequence()) {
+        sequence.unnoted().for_each(|run| pool.note(run));
+    }
+}
+
+/// What a page of cells is written in.
+fn page_of(cells: &Numbered<CellState>, page: usize, count: usize) -> Vec<Part> {
+    let mut parts = Vec::new();
     let numbers = page * PAGE_CELLS..((page + 1) * PAGE_CELLS).min(count);
     let mut fields = Fields::default();
     for number in numbers {
-        let cell = &cells[number as u32];
-        let CellKey { subject, program, group, slice_from } = cell.key;
-        let mut save = |value: &CellValue| {
-            fields.u32(subject).u32(program).u32(group).i64(slice_from.nanoseconds());
-            fields.i64(cell.time_max.nanoseconds());
-            value.save(&mut fields);
-            if fields.len() >= PAGE_BYTES {
-                sections.push(fields.take());
-            }
-        };
-        match &cell.value.kept {
-            None => save(&cell.value),
-            Some(_) => cell.value.parts(PART_ITEMS_MAX).iter().for_each(save),
+        let CellState { key, time_max, value, .. } = &cells[number as u32];
+        if value.sequence().is_some() {
+            parts.push(Part::Cell(SavedCell { key: *key, time_max: *time_max, value: value.clone() }));
+            continue;
+        }
+        save_key(*key, *time_max, &mut fields);
+        value.save(&mut fields);
+        if fields.len() >= PAGE_BYTES {
+            parts.push(Part::Section(Section { kind: SectionKind::Cells, body: fields.take() }));
         }
     }
     if fields.len() > 0 {
-        sections.push(fields.take());
+        parts.push(Part::Section(Section { kind: SectionKind::Cells, body: fields.take() }));
     }
-    sections
+    parts
+}
+
+fn save_key(
+    CellKey { subject, program, group, slice_from }: CellKey,
+    time_max: Timestamp,
+    fields: &mut Fields,
+) {
+    fields.u32(subject).u32(program).u32(group).i64(slice_from.nanoseconds());
+    fields.i64(time_max.nanoseconds());
+}
+
+/// A cell with a sequence as it was when a snapshot began: what was sealed is shared, and what was spilled is read when it is
+/// written.
+#[derive(Clone, Debug)]
+pub struct SavedCell {
+    key: CellKey,
+    time_max: Timestamp,
+    value: CellValue,
+}
+
+impl SavedCell {
+    /// Gives the sections that it is written in.
+    ///
+    /// # Errors
+    /// If spilled items cannot be read, or what `take` says.
+    pub(crate) fn for_each_section(&self, take: &mut dyn FnMut(Section) -> io::Result<()>) -> io::Result<()> {
+        let sequence = self.value.sequence().expect("a cell without a sequence is in a section with others");
+        let mut fold = self.value.fold;
+        sequence.for_each_part(PART_ITEMS_MAX, &mut |items| {
+            let mut fields = Fields::default();
+            save_key(self.key, self.time_max, &mut fields);
+            CellValue::save_part(&std::mem::take(&mut fold), sequence.order(), items, &mut fields);
+            take(Section { kind: SectionKind::Cells, body: fields.take() })
+        })
+    }
 }

@@ -48,15 +48,12 @@ impl Kept {
             Kept::Least(_) => CellClass::Least,
             Kept::Greatest(_) => CellClass::Greatest,
             Kept::Latest(_) => CellClass::Latest,
-            Kept::Sequence(sequence) => match sequence.order() {
-                Order::Keys => CellClass::Keys,
-                Order::Events => CellClass::Events,
-            },
+            Kept::Sequence(sequence) => class_of_order(sequence.order()),
         }
     }
 
-    /// Takes one more event.
-    pub fn add(&mut self, item: Item) {
+    /// Takes one more event; whether that made a run of items.
+    pub fn add(&mut self, item: Item) -> bool {
         match self {
             Kept::Least(least) => *least = item.value.min(*least),
             Kept::Greatest(greatest) => *greatest = item.value.max(*greatest),
@@ -65,8 +62,9 @@ impl Kept {
                     *latest = item;
                 }
             }
-            Kept::Sequence(sequence) => sequence.add(item),
+            Kept::Sequence(sequence) => return sequence.add(item),
         }
+        false
     }
 
     /// Takes what a cell of other events keeps.
@@ -77,10 +75,17 @@ impl Kept {
         match (self, other) {
             (Kept::Least(mine), Kept::Least(theirs)) => *mine = (*mine).min(*theirs),
             (Kept::Greatest(mine), Kept::Greatest(theirs)) => *mine = (*mine).max(*theirs),
-            (latest @ Kept::Latest(_), Kept::Latest(item)) => latest.add(*item),
+            (latest @ Kept::Latest(_), Kept::Latest(item)) => _ = latest.add(*item),
             (Kept::Sequence(mine), Kept::Sequence(theirs)) => mine.merge(theirs),
             (mine, theirs) => panic!("{mine:?} and {theirs:?} are of different meters"),
         }
+    }
+}
+
+fn class_of_order(order: Order) -> CellClass {
+    match order {
+        Order::Keys => CellClass::Keys,
+        Order::Events => CellClass::Events,
     }
 }
 
@@ -114,20 +119,27 @@ pub struct CellValue {
 }
 
 impl CellValue {
-    /// Takes one event.
+    /// Takes one event; whether that made a run of items.
     #[inline]
-    pub fn add(&mut self, class: CellClass, identity: u128, item: Item) {
+    pub fn add(&mut self, class: CellClass, identity: u128, item: Item) -> bool {
         self.fold.add(identity, item.value);
-        if class != CellClass::Additive {
-            self.keep(class, item);
-        }
+        class != CellClass::Additive && self.keep(class, item)
     }
 
     #[inline(never)]
-    fn keep(&mut self, class: CellClass, item: Item) {
-        match &mut self.kept {
-            Some(kept) => kept.add(item),
-            None => self.kept = Kept::of_first(class, item).map(Box::new),
+    fn keep(&mut self, class: CellClass, item: Item) -> bool {
+        if let Some(kept) = &mut self.kept {
+            return kept.add(item);
+        }
+        self.kept = Kept::of_first(class, item).map(Box::new);
+        false
+    }
+
+    /// What it keeps of single events.
+    pub fn sequence(&self) -> Option<&Sequence> {
+        match self.kept.as_deref() {
+            Some(Kept::Sequence(sequence)) => Some(sequence),
+            _ => None,
         }
     }
 
@@ -146,38 +158,23 @@ impl CellValue {
         self.fold.is_empty()
     }
 
-    /// The value in parts that a snapshot can write: the first has the sums, each at most so many items.
-    pub(crate) fn parts(&self, items_max: usize) -> Vec<CellValue> {
-        let Some(Kept::Sequence(sequence)) = self.kept.as_deref() else { return vec![self.clone()] };
-        let items = sequence.items();
-        let part_of = |(number, items): (usize, &[Item])| {
-            let mut part = Sequence::new(sequence.order());
-            items.iter().for_each(|item| part.add(*item));
-            let fold = if number == 0 { self.fold } else { Fold::default() };
-            CellValue { fold, kept: Some(Box::new(Kept::Sequence(part))) }
-        };
-        items.chunks(items_max).enumerate().map(part_of).collect()
-    }
-
-    /// Writes the value into a snapshot.
+    /// Writes a value without a sequence into a snapshot.
     pub(crate) fn save(&self, fields: &mut Fields) {
         self.fold.save(fields);
-        let Some(kept) = self.kept.as_deref() else {
-            fields.u8(code_of(CellClass::Additive));
-            return;
-        };
-        fields.u8(code_of(kept.class()));
-        match kept {
-            Kept::Least(value) | Kept::Greatest(value) => {
-                fields.i128(*value);
-            }
-            Kept::Latest(item) => item.save(fields),
-            Kept::Sequence(sequence) => {
-                let items = sequence.items();
-                fields.u64(items.len() as u64);
-                items.iter().for_each(|item| item.save(fields));
-            }
+        fields.u8(code_of(self.kept.as_deref().map_or(CellClass::Additive, Kept::class)));
+        match self.kept.as_deref() {
+            None => {}
+            Some(Kept::Least(value) | Kept::Greatest(value)) => _ = fields.i128(*value),
+            Some(Kept::Latest(item)) => item.save(fields),
+            Some(Kept::Sequence(_)) => unreachable!("a sequence is written part by part"),
         }
+    }
+
+    /// Writes a part of a value with a sequence into a snapshot; one of the parts has the sums.
+    pub(crate) fn save_part(fold: &Fold, order: Order, items: &[Item], fields: &mut Fields) {
+        fold.save(fields);
+        fields.u8(code_of(class_of_order(order))).u64(items.len() as u64);
+        items.iter().for_each(|item| item.save(fields));
     }
 
     /// Reads what was written.
@@ -217,6 +214,7 @@ mod tests {
 
     use super::super::cells::{CellKey, CellStore};
     use super::*;
+    use crate::snapshot::Section;
 
     fn shown(value: &CellValue) -> String {
         match value.kept.as_deref() {
@@ -279,11 +277,15 @@ mod tests {
             }
             store.begin_snapshot();
             let mut loaded = CellStore::default();
-            while let Some(section) = store.poll_snapshot() {
-                let mut fields = FieldReader::new(&section);
-                while !fields.is_empty() {
-                    loaded.load(&mut fields).expect("what was written is readable");
-                }
+            while let Some(part) = store.poll_snapshot() {
+                let load = &mut |section: Section| {
+                    let mut fields = FieldReader::new(&section.body);
+                    while !fields.is_empty() {
+                        loaded.load(&mut fields).expect("what was written is readable");
+                    }
+                    Ok(())
+                };
+                part.for_each_section(load).unwrap();
             }
             loaded.mark_all_changed();
             let cells: Vec<CellValue> = loaded

@@ -10,7 +10,7 @@
 //! - Around a barrier that brings corrections: see `corrections`.
 //! - `take_reports` at a barrier that a cut names.
 //! - `poll_run_job` behind every batch, until it gives nothing; what it gives is done beside the shard, and comes back by
-//!   `handle_run_done`. No batch while `must_wait_for_runs`.
+//!   `handle_run_done`. No batch while `must_wait_for_runs`. What a shard keeps of single events goes beside it, too: see `spill`.
 //!
 //! Invariants:
 //! - A verdict depends only on the event, the history of its id, and the control state of the last barrier; never on
@@ -35,6 +35,7 @@ pub mod recount;
 pub mod sequence;
 mod sequenced;
 mod snapshot;
+pub mod spill;
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,7 @@ use wire::verdict::{QuarantineReason, Verdict};
 
 pub use self::batch::verdict_of_again;
 use self::cell::CellReport;
+pub use self::cells::SavedCell;
 use self::cells::{CellKey, CellStore, Staged};
 use self::corrections::Corrections;
 pub use self::corrections::{ArrivedAs, Change, Correction, EventStanding, FoundEvent};
@@ -64,6 +66,7 @@ use self::sequence::Item;
 use self::sequenced::Sequenced;
 use self::snapshot::Saving;
 pub use self::snapshot::ShardLoader;
+use self::spill::SpillPool;
 use self::subjects::Subjects;
 use crate::prepared::PreparedBatch;
 
@@ -396,6 +399,11 @@ impl Shard {
     /// Sets how many ids the shard remembers in memory before it wants them written to a run.
     pub fn set_table_entries_max(&mut self, entries: usize) {
         self.dedup.set_table_entries_max(entries);
+    }
+
+    /// Sequences go to a pool from now on when memory has no room for them.
+    pub fn set_spill_pool(&mut self, pool: Arc<SpillPool>) {
+        self.cells.set_pool(pool);
     }
 
     /// What is to be done for the remembered ids, beside the shard and in the order of the answers.

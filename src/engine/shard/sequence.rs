@@ -1,19 +1,23 @@
 //! Sequences: what single events of a cell said, for measures that no constant size can hold.
 //!
 //! Owns: items in sorted runs, their merging, one item for each key where keys are counted.
-//! Leaves to others: which cell an event belongs to (`super::cells`), what is made of the items (`machine::measure`).
+//! Leaves to others: which cell an event belongs to (`super::cells`), where the items of a run are (`super::spill`), what is
+//! made of them (`machine::measure`).
 //!
 //! Invariants:
 //! - The items are those of a set of events, in one order, whatever the order of arrival and the number of shards: by
 //!   time, of one instant by arrival, which is the position in the log.
 //! - A run never changes once it was handed over: a report shares runs and copies no item.
-//! - Runs shrink by at least half from one to the next, so there are at most 32, and an item is copied as often.
-//! - Memory: 32 bytes an item.
+//! - Runs in memory shrink by at least half from one to the next, so there are at most 32 of them behind the last that was
+//!   spilled, and an item is copied as often. A run that was spilled is merged with no other.
+//! - Memory: 32 bytes an item that was not spilled.
 
+use std::io;
 use std::sync::Arc;
 
 use domain::{EventPosition, Timestamp};
 
+use super::spill::{ITEM_BYTES, ItemRun, SpillError};
 use crate::snapshot::codec::{FieldReader, Fields};
 
 /// What one event said.
@@ -53,7 +57,7 @@ pub(crate) fn load_position(fields: &mut FieldReader<'_>) -> Option<EventPositio
     (offset < 1 << 48).then(|| EventPosition::new(offset, index))
 }
 
-const _: () = assert!(size_of::<Item>() == 32, "the documentation says what an item costs");
+const _: () = assert!(size_of::<Item>() == ITEM_BYTES, "the documentation says what an item costs");
 
 /// A key that came or went: 127 bits of a digest of its text, and which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +138,10 @@ impl Order {
     }
 }
 
+/// Keeps items in memory that were read.
+#[derive(Debug)]
+pub struct ItemsRead(#[expect(dead_code, reason = "it is kept, and that is all")] Arc<Vec<Item>>);
+
 /// Items that wait to become a run: as many are sorted at once.
 const RECENT_MAX: usize = 1_024;
 
@@ -141,7 +149,7 @@ const RECENT_MAX: usize = 1_024;
 #[derive(Clone, Debug)]
 pub struct Sequence {
     order: Order,
-    runs: Vec<Arc<Vec<Item>>>,
+    runs: Vec<Arc<ItemRun>>,
     recent: Vec<Item>,
 }
 
@@ -156,12 +164,14 @@ impl Sequence {
         self.order
     }
 
-    /// Adds one.
-    pub fn add(&mut self, item: Item) {
+    /// Adds one; whether that made a run.
+    pub fn add(&mut self, item: Item) -> bool {
         self.recent.push(item);
-        if self.recent.len() == RECENT_MAX {
+        let is_sealed = self.recent.len() == RECENT_MAX;
+        if is_sealed {
             self.seal();
         }
+        is_sealed
     }
 
     /// Makes a run of what waits, so that everything is shared by the next clone.
@@ -173,10 +183,47 @@ impl Sequence {
         recent.sort_unstable_by_key(|item| self.order.rank(item));
         let mut run = Vec::with_capacity(recent.len());
         recent.into_iter().for_each(|item| self.order.push(&mut run, item));
-        while let Some(last) = self.runs.pop_if(|last| last.len() < run.len() * 2) {
-            run = self.order.merge(&last, &run);
+        let is_merged = |last: &&Arc<ItemRun>, len: usize| last.len() < len * 2 && !last.is_spilled();
+        while let Some(items) =
+            self.runs.last().filter(|last| is_merged(last, run.len())).and_then(|last| last.in_memory())
+        {
+            run = self.order.merge(&items, &run);
+            self.runs.pop();
         }
-        self.runs.push(Arc::new(run));
+        self.runs.push(Arc::new(ItemRun::new(run)));
+    }
+
+    /// Runs that no pool knows, newest first.
+    pub(crate) fn unnoted(&self) -> impl Iterator<Item = &Arc<ItemRun>> {
+        self.runs.iter().rev().take_while(|run| !run.is_noted())
+    }
+
+    /// Whether all items are in memory, whoever keeps them there.
+    pub fn is_in_memory(&self) -> bool {
+        !self.runs.iter().any(|run| run.is_spilled())
+    }
+
+    /// Reads what was spilled; it is in memory as long as what this gives is kept.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn read(&self) -> Result<Vec<ItemsRead>, SpillError> {
+        self.runs.iter().filter(|run| run.is_spilled()).map(|run| Ok(ItemsRead(run.read()?))).collect()
+    }
+
+    /// Gives all items, so many at a time and in no order; at most one run is read at once.
+    ///
+    /// # Errors
+    /// [`SpillError`], or what `take` says.
+    pub(crate) fn for_each_part(
+        &self,
+        items_max: usize,
+        take: &mut dyn FnMut(&[Item]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for run in &self.runs {
+            run.read()?.chunks(items_max).try_for_each(&mut *take)?;
+        }
+        self.recent.chunks(items_max).try_for_each(take)
     }
 
     /// Adds the items of other events; copies none that was sealed.
@@ -187,14 +234,19 @@ impl Sequence {
     }
 
     /// All items, in order.
+    ///
+    /// # Panics
+    /// If spilled ones were not read before.
     pub fn items(&self) -> Vec<Item> {
         let mut recent = self.recent.clone();
         recent.sort_unstable_by_key(|item| self.order.rank(item));
         // Two by two, so that each item is copied as often as the number of runs can be halved.
         let mut lists: Vec<Vec<Item>> = Vec::new();
-        let sealed = self.runs.iter().map(|run| run.as_slice());
-        for list in sealed.chain([recent.as_slice()]) {
-            let mut list = self.order.merge(list, &[]);
+        let in_memory =
+            |run: &Arc<ItemRun>| run.in_memory().expect("spilled items are read before they are folded");
+        let sealed = self.runs.iter().map(in_memory);
+        for list in sealed.chain([Arc::new(recent)]) {
+            let mut list = self.order.merge(&list, &[]);
             while let Some(last) = lists.pop_if(|last| last.len() < list.len() * 2) {
                 list = self.order.merge(&last, &list);
             }
@@ -230,7 +282,7 @@ mod tests {
     #[test]
     fn a_clone_shares_what_was_sealed_and_does_not_change_with_it() {
         let mut sequence = Sequence::new(Order::Events);
-        (0..5_000).for_each(|n| sequence.add(item(i64::from(n), n, 1)));
+        (0..5_000).for_each(|n| _ = sequence.add(item(i64::from(n), n, 1)));
         sequence.seal();
         let handed_over = sequence.clone();
         assert!(handed_over.runs.iter().zip(&sequence.runs).all(|(one, other)| Arc::ptr_eq(one, other)));

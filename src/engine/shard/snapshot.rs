@@ -28,9 +28,10 @@ use super::kept::{class_of, code_of};
 use super::listed::Listed;
 use super::pending::PendingEvent;
 use super::sequence::{load_position, save_position};
+use super::spill::SpillPool;
 use super::{RunName, SetAside, Shard};
 use crate::snapshot::codec::{FieldReader, Fields};
-use crate::snapshot::{Section, SectionKind, SnapshotError, runs_in};
+use crate::snapshot::{Part, Section, SectionKind, SnapshotError, runs_in};
 
 /// Bytes that a section has before the next one starts: what a batch waits for at most.
 pub(super) const SECTION_BYTES: usize = if cfg!(test) { 512 } else { 128 << 10 };
@@ -108,8 +109,23 @@ impl Shard {
         self.cells.give_up_snapshot();
     }
 
-    /// The next section of the snapshot; nothing once all were given.
-    pub fn poll_snapshot(&mut self) -> Option<Section> {
+    /// The next part of the snapshot; nothing once all were given.
+    pub fn poll_snapshot(&mut self) -> Option<Part> {
+        if let Some(section) = self.poll_section() {
+            return Some(Part::Section(section));
+        }
+        if let Some(part) = self.cells.poll_snapshot() {
+            return Some(part);
+        }
+        let next = self.saving.as_mut()?.ready.pop_front();
+        if next.is_none() {
+            self.saving = None;
+        }
+        next.map(Part::Section)
+    }
+
+    /// The next section of what only grows.
+    fn poll_section(&mut self) -> Option<Section> {
         let saving = self.saving.as_mut()?;
         if let Some(runs) = saving.runs.take() {
             return Some(runs);
@@ -147,17 +163,7 @@ impl Shard {
         {
             self.sequenced.save(number, saving.offset, &saving.moved, &mut fields);
         }
-        if fields.len() > 0 {
-            return Some(Section { kind: SectionKind::Sequenced, body: fields.take() });
-        }
-        if let Some(body) = self.cells.poll_snapshot() {
-            return Some(Section { kind: SectionKind::Cells, body });
-        }
-        let next = saving.ready.pop_front();
-        if next.is_none() {
-            self.saving = None;
-        }
-        next
+        (fields.len() > 0).then(|| Section { kind: SectionKind::Sequenced, body: fields.take() })
     }
 
     fn save_counters(&self, fields: &mut Fields) {
@@ -199,6 +205,11 @@ impl ShardLoader {
     /// Nothing of shard `index` yet.
     pub fn new(index: usize) -> Self {
         Self { shard: Shard::new(index), runs: Vec::new(), pending: Vec::new() }
+    }
+
+    /// Sequences go to a pool when memory has no room for them.
+    pub fn set_spill_pool(&mut self, pool: Arc<SpillPool>) {
+        self.shard.set_spill_pool(pool);
     }
 
     /// Takes a section; those of one kind in the order in which they were given.

@@ -36,7 +36,7 @@ use std::io;
 
 use crate::io::{Storage, StorageFile};
 use crate::log::crc_of;
-use crate::shard::{RunError, RunName};
+use crate::shard::{RunError, RunName, SavedCell};
 
 /// Version of the file's layout and of what the sections hold.
 pub const SNAPSHOT_FORMAT: u32 = 7;
@@ -127,6 +127,28 @@ pub struct Section {
     pub kind: SectionKind,
     /// Its bytes.
     pub body: Vec<u8>,
+}
+
+/// What a shard gives a snapshot at once.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// A section.
+    Section(Section),
+    /// A cell that sections are made of beside the shard.
+    Cell(SavedCell),
+}
+
+impl Part {
+    /// Gives its sections.
+    ///
+    /// # Errors
+    /// If spilled items cannot be read, or what `take` says.
+    pub fn for_each_section(self, take: &mut dyn FnMut(Section) -> io::Result<()>) -> io::Result<()> {
+        match self {
+            Part::Section(section) => take(section),
+            Part::Cell(cell) => cell.for_each_section(take),
+        }
+    }
 }
 
 /// Why a snapshot is left aside.
@@ -274,8 +296,8 @@ impl SnapshotWriter {
     }
 }
 
-/// A part of a snapshot: whose, and the section; none once the shard has no more.
-pub type SnapshotPart = (u16, Option<Section>);
+/// A part of a snapshot, and whose; none once the shard has no more.
+pub type SnapshotPart = (u16, Option<Part>);
 
 /// A snapshot on its way to the disk, from the parts of all shards.
 ///
@@ -298,10 +320,12 @@ impl SnapshotWork {
     /// Writes a part; whether there are more.
     ///
     /// # Errors
-    /// If the disk fails.
+    /// If the disk fails, or spilled items cannot be read.
     pub fn take(&mut self, part: SnapshotPart) -> io::Result<bool> {
         match part {
-            (shard, Some(section)) => self.writer.write(shard, &section)?,
+            (shard, Some(part)) => {
+                part.for_each_section(&mut |section| self.writer.write(shard, &section))?;
+            }
             (_, None) => self.shards_left -= 1,
         }
         Ok(self.shards_left > 0)

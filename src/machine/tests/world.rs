@@ -12,7 +12,9 @@ use billing::ledger::Journal;
 use domain::{AccountId, EntityId, EventPosition, Period, Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
+use engine::shard::spill::SpillPool;
 use engine::shard::{ArrivedAs, FoundEvent, Shard, SourceCounters};
+use engine::testing::disk::SimulatedDisk;
 use wire::AlignedBytes;
 use wire::EventIdOwned;
 use wire::control::{ClockKind, ControlRecord, ForgottenBecause, Genesis, IdsForgotten, PolicyRecord};
@@ -118,17 +120,22 @@ fn prepared(frame: &Arc<AlignedBytes>, offset: u64, received_at: Timestamp, shar
 pub(super) struct World {
     pub(super) machine: Machine,
     shards: Vec<Shard>,
+    pool: Arc<SpillPool>,
     logs: Logs,
 }
+
+/// Bytes of single events that stay in memory: those of four.
+const SPILL_BYTES: u64 = 4 * 32;
 
 impl World {
     /// A new directory with its first two records.
     pub(super) fn new(shards: usize, policy: &PolicyRecord) -> Self {
-        let mut world = Self {
-            machine: Machine::new(shards),
-            shards: (0..shards).map(Shard::new).collect(),
-            logs: Logs::default(),
-        };
+        let pool = SpillPool::open(Arc::new(SimulatedDisk::default()), SPILL_BYTES).unwrap();
+        let pool = Arc::new(pool.with_run_items_min(1));
+        let mut shards_of: Vec<Shard> = (0..shards).map(Shard::new).collect();
+        shards_of.iter_mut().for_each(|shard| shard.set_spill_pool(pool.clone()));
+        let mut world =
+            Self { machine: Machine::new(shards), shards: shards_of, pool, logs: Logs::default() };
         world.append(ControlRecord::Genesis(Genesis {
             tenant: 0,
             incarnation: 0,
@@ -211,6 +218,7 @@ impl World {
                 |index: u16, verdict: wire::verdict::Verdict| codes[usize::from(index)] = verdict.code();
             shard.handle_batch(&batch, &mut on_verdict).unwrap();
         }
+        self.spill();
         self.logs.usage.push(UsageRecord::Batch { offset, received_at, frame: frame.clone() });
         self.logs.verdicts.insert(offset, codes.clone());
         codes
@@ -255,7 +263,14 @@ impl World {
             }
         }
         self.logs.usage.push(UsageRecord::Barrier { offset, control_offset });
+        self.spill();
         offset
+    }
+
+    fn spill(&self) {
+        if self.pool.is_due() {
+            self.pool.spill().unwrap();
+        }
     }
 
     /// The first half of a cut: after a crash here, the second one follows at the next start.
@@ -273,7 +288,7 @@ impl World {
 
     /// The second half of a cut, where accounts may fail.
     pub(super) fn rate_and_seal(&mut self) -> Option<Batch> {
-        let rated = self.machine.rate_open_cut();
+        let rated = self.machine.rate_open_cut().unwrap();
         self.machine.propose_unrated().into_iter().for_each(|record| self.append(record));
         if let Some(rated) = &rated {
             self.logs.batches.insert(rated.seal.digest.clone(), rated.bytes.clone());
@@ -285,7 +300,7 @@ impl World {
 
     /// What a crash before the seal leaves: the batch is stored, and the log says one of the accounts that failed.
     pub(super) fn rate_without_seal(&mut self) {
-        if let Some(rated) = self.machine.rate_open_cut() {
+        if let Some(rated) = self.machine.rate_open_cut().unwrap() {
             self.logs.batches.insert(rated.seal.digest, rated.bytes);
         }
         if let Some(ControlRecord::Unrated(mut unrated)) = self.machine.propose_unrated().pop() {
@@ -481,7 +496,9 @@ impl World {
     /// A machine and shards made from the logs alone.
     pub(super) fn replay(&self, mode: ReplayMode, shards: usize) -> Self {
         let replayer = self.replayer(mode, shards);
-        Self { machine: replayer.machine, shards: replayer.shards, logs: self.logs.clone() }
+        let Replayer { machine, mut shards, .. } = replayer;
+        shards.iter_mut().for_each(|shard| shard.set_spill_pool(self.pool.clone()));
+        Self { machine, shards, pool: self.pool.clone(), logs: self.logs.clone() }
     }
 
     /// What resources would change, tried on the logs alone; those that the catalog refuses are left out.

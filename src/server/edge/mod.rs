@@ -30,6 +30,7 @@ use axum::response::Response;
 use axum::routing::{get, post, put};
 use crossbeam_channel::{Sender, TrySendError};
 use engine::identity::IdentityKey;
+use engine::shard::spill::SpillPool;
 use machine::Machine;
 use tokio::sync::{Semaphore, oneshot};
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -88,6 +89,8 @@ pub struct Edge {
     pub query_bytes_max: u64,
     /// Ids that are remembered at most.
     pub ids_max: u64,
+    /// Single events that may leave memory.
+    pub pool: Arc<SpillPool>,
     /// What is known of the archive.
     pub archive: Arc<ArchiveState>,
 }

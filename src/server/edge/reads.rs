@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use billing::ledger::Journal;
 use domain::{AccountId, EntityId, EventPosition, Period, Span, Timestamp};
 use engine::log::LogKind;
-use machine::{ContentReader, ExplainedWindow, InvoiceStanding};
+use machine::{ContentReader, ExplainedWindow, InvoiceStanding, RateError};
 use serde::Deserialize;
 use serde_json::json;
 use wire::verdict::QuarantineReason;
@@ -72,6 +72,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
         rating_failures: failures,
         forgotten,
         ids_max: edge.ids_max,
+        items: [edge.pool.in_memory(), edge.pool.on_disk()],
         archived: [&edge.archive.segments, &edge.archive.bytes, &edge.archive.failures]
             .map(|number| number.load(Ordering::Relaxed)),
         unanswered_bytes: edge.unanswered.out(),
@@ -158,9 +159,11 @@ pub(super) async fn bill(
         })
         .await?;
     let (explained, standing, unrated) = explained.ok_or_else(not_found)?;
-    let windows = explained.map_err(|failure| {
-        let detail = format!("a charge cannot be computed: {failure}");
-        Problem::new(StatusCode::CONFLICT, "charge_must_be_computable", &detail)
+    let windows = explained.map_err(|error| match error {
+        RateError::Rating(_) => {
+            Problem::new(StatusCode::CONFLICT, "charge_must_be_computable", &error.to_string())
+        }
+        RateError::Items(error) => Problem::internal(&anyhow::Error::new(error)),
     })?;
     Ok(match query.format {
         BillFormat::Json => {

@@ -156,6 +156,8 @@ pub struct MetricsInput {
     pub forgotten: (u64, u64),
     /// Ids that are remembered at most.
     pub ids_max: u64,
+    /// Single events that sequence meters keep in memory and could spill, and those that were spilled.
+    pub items: [usize; 2],
     /// Segments of usage in the archive, their bytes, and failures on the way there since start.
     pub archived: [u64; 3],
 }
@@ -279,6 +281,12 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         ),
         ("tallymark_dedup_runs", "Runs on disk that the dedup index looks into.", input.shards.runs as u64),
         (
+            "tallymark_sequence_items_in_memory",
+            "Single events in memory that could be spilled.",
+            input.items[0] as u64,
+        ),
+        ("tallymark_sequence_items_spilled", "Single events that left memory.", input.items[1] as u64),
+        (
             "tallymark_unanswered_bytes",
             "Bytes of batches over QUIC that are not answered yet.",
             input.unanswered_bytes as u64,
@@ -370,6 +378,7 @@ mod tests {
             unanswered_bytes: 0,
             forgotten: (0, 0),
             ids_max: 1,
+            items: [0, 0],
             archived: [3, 4, 5],
         };
         let metrics = Metrics::default();

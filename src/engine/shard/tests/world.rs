@@ -20,6 +20,7 @@ use wire::{BatchBuilder, IdMode};
 use crate::identity::{EventName, IdentityKey, slot_of};
 use crate::prepared::PreparedBatch;
 use crate::shard::cell::Fold;
+use crate::shard::spill::SpillPool;
 use crate::shard::{
     Change, Correction, EventStanding, FoundEvent, RunLog, RunStore, RunWork, Shard, ShardLoader,
     SourceCounters, verdict_of_again,
@@ -35,6 +36,8 @@ const KEY: u128 = 0x5eed;
 /// Ids that a shard remembers in memory, and entries of each job for runs that are done behind a batch.
 const TABLE_ENTRIES: usize = 6;
 const STEP_ENTRIES: usize = 4;
+/// Bytes of sequences in memory: those of six events.
+const SPILL_BYTES: u64 = 6 * 32;
 /// Fraction digits that the meters keep.
 const SCALE: u8 = 2;
 
@@ -128,6 +131,7 @@ pub(super) struct World {
     sent: BTreeMap<String, u64>,
     reported: BTreeMap<String, Vec<Fold>>,
     runs: Arc<RunStore>,
+    pool: Arc<SpillPool>,
     /// Jobs under way, of which shard, and whether there is more to do.
     works: Vec<(usize, RunWork, bool)>,
     /// What counts, as long as it does; also of events that never do.
@@ -142,8 +146,14 @@ impl World {
     pub(super) fn new(shards: usize) -> Self {
         let log = RunLog { incarnation: 0, partition: 0, key_check: 7 };
         let mut shards: Vec<Shard> = (0..shards).map(Shard::new).collect();
-        shards.iter_mut().for_each(|shard| shard.set_table_entries_max(TABLE_ENTRIES));
+        let pool = SpillPool::open(Arc::new(SimulatedDisk::default()), SPILL_BYTES).unwrap();
+        let pool = Arc::new(pool.with_run_items_min(1));
+        for shard in &mut shards {
+            shard.set_table_entries_max(TABLE_ENTRIES);
+            shard.set_spill_pool(pool.clone());
+        }
         Self {
+            pool,
             shards,
             runs: Arc::new(RunStore::open(Arc::new(SimulatedDisk::default()), log).unwrap()),
             works: Vec::new(),
@@ -228,6 +238,9 @@ impl World {
 
     /// Begins what shards want done for their runs, does so many entries of each job, and hands over what is done.
     fn work(&mut self, entries: usize) {
+        if self.pool.is_due() {
+            self.pool.spill().unwrap();
+        }
         for (index, shard) in self.shards.iter_mut().enumerate() {
             while let Some(job) = shard.poll_run_job() {
                 self.works.push((index, self.runs.begin(job).unwrap(), true));
@@ -374,6 +387,7 @@ impl World {
             sent: self.sent.clone(),
             reported: BTreeMap::new(), // every cell is reported again
             runs: self.runs.clone(),
+            pool: self.pool.clone(),
             works: Vec::new(),
             contents: self.contents.clone(),
             meters_at: self.meters_at.clone(),
@@ -391,8 +405,12 @@ impl World {
     pub(super) fn poll_snapshot(&mut self, saved: &mut Saved) -> bool {
         let mut has_more = false;
         for (shard, sections) in self.shards.iter_mut().zip(&mut saved.sections) {
-            if let Some(section) = shard.poll_snapshot() {
-                sections.push(section);
+            if let Some(part) = shard.poll_snapshot() {
+                let push = &mut |section| {
+                    sections.push(section);
+                    Ok(())
+                };
+                part.for_each_section(push).unwrap();
                 has_more = true;
             }
         }
@@ -443,6 +461,7 @@ impl Saved {
         let mut world = self.rest;
         for (index, sections) in self.sections.into_iter().enumerate() {
             let mut loader = ShardLoader::new(index);
+            loader.set_spill_pool(world.pool.clone());
             sections.iter().for_each(|section| loader.take(section.kind, &section.body).unwrap());
             loader.open_runs(&world.runs).unwrap();
             let mut shard = loader.finish(world.control_offset, &world.plan).unwrap();

@@ -105,8 +105,12 @@ fn a_snapshot_finds_no_other_run_of_a_number() {
     shard.dedup.add_run(open(&disk, name).unwrap()).unwrap();
     shard.begin_snapshot();
     let mut sections = Vec::new();
-    while let Some(section) = shard.poll_snapshot() {
-        sections.push(section);
+    while let Some(part) = shard.poll_snapshot() {
+        let push = &mut |section| {
+            sections.push(section);
+            Ok(())
+        };
+        part.for_each_section(push).unwrap();
     }
     let open_runs = |disk: &SimulatedDisk| {
         let mut loader = ShardLoader::new(0);
