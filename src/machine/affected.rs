@@ -13,7 +13,8 @@ use wire::control::Cut;
 
 use crate::cut::Rater;
 use crate::due::DueIndex;
-use crate::owners::{account_and_entity, active_spans};
+use crate::owners::{account_and_entity, active_spans_of};
+use crate::windows::{grids_of, grids_of_plan};
 
 /// What changed since the last cut.
 pub(crate) struct Changed {
@@ -44,22 +45,26 @@ pub(crate) fn affected_accounts(
     let mut affected: BTreeMap<AccountId, Affected> = BTreeMap::new();
     for (subject, cells) in &changed.cells {
         let Some(timeline) = catalog.subject(subject.as_str()) else { continue };
+        // Of the last cell: its subscription, and the span in which all windows are the same.
         let mut last: Option<(&SubscriptionId, Span)> = None;
         for (_, slice_from) in cells {
             let Some(binding) = timeline.at(*slice_from) else { continue };
-            let is_known = last.is_some_and(|(subscription, window)| {
-                binding.subscription == *subscription && window.contains(*slice_from)
+            let is_known = last.is_some_and(|(subscription, common)| {
+                binding.subscription == *subscription && common.contains(*slice_from)
             });
             if is_known {
                 continue;
             }
             let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
             let (account, _) = account_and_entity(catalog, subscription.account());
-            let zone = &account.time_zone;
-            let window = zone.month(zone.period_of(*slice_from));
             let windows = &mut affected.entry(account.id.clone()).or_default().windows;
-            windows.insert((binding.subscription.clone(), window));
-            last = Some((&binding.subscription, window));
+            let mut common = Span::new(Timestamp::MIN, Timestamp::END);
+            for grid in grids_of(catalog, subscription, &account.time_zone) {
+                let window = grid.window_of(*slice_from);
+                windows.insert((binding.subscription.clone(), window));
+                common = Span::new(common.from.max(window.from), common.until.min(window.until));
+            }
+            last = Some((&binding.subscription, common));
         }
     }
     for (subject, since) in &changed.levels {
@@ -68,11 +73,10 @@ pub(crate) fn affected_accounts(
         for (bound, binding) in timeline.spans() {
             let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
             let (account, _) = account_and_entity(catalog, subscription.account());
-            let mut window = account.time_zone.month(account.time_zone.period_of(bound.from.max(*since)));
-            while window.from <= cut.at && window.from < bound.until {
-                let windows = &mut affected.entry(account.id.clone()).or_default().windows;
-                windows.insert((binding.subscription.clone(), window));
-                window = account.time_zone.month(account.time_zone.period_of(window.until));
+            let open = Span::new(bound.from.max(*since), bound.until.min(cut.at.plus(1)));
+            for grid in grids_of(catalog, subscription, &account.time_zone) {
+                let windows = grid.windows_in(open).map(|window| (binding.subscription.clone(), window));
+                affected.entry(account.id.clone()).or_default().windows.extend(windows);
             }
         }
     }
@@ -84,16 +88,12 @@ pub(crate) fn affected_accounts(
     for account in due.due(cut.at) {
         let (terms, _) = account_and_entity(catalog, &account);
         let affected = affected.entry(account.clone()).or_default();
-        let mut period = terms.time_zone.period_of(since);
-        loop {
-            let window = terms.time_zone.month(period);
-            if window.from > cut.at {
-                break;
+        let open = Span::new(since, cut.at.plus(1));
+        for subscription in catalog.subscriptions_of_account(&account) {
+            for grid in grids_of(catalog, subscription, &terms.time_zone) {
+                let windows = grid.windows_in(open).map(|window| (subscription.id().clone(), window));
+                affected.windows.extend(windows);
             }
-            for subscription in catalog.subscriptions_of_account(&account) {
-                affected.windows.insert((subscription.id().clone(), window));
-            }
-            period = period.next();
         }
     }
     affected
@@ -125,14 +125,10 @@ impl Rater<'_> {
             let subjects = self.catalog.subjects_of_subscription(subscription.id());
             let used = subjects.filter_map(|subject| self.cells.last_slice_of(subject)).max();
             let last = used.map_or(self.cut.at, |used| used.max(self.cut.at));
-            for active in active_spans(self.catalog, subscription.id()) {
-                let end = active.span.until.min(last.plus(1));
-                let mut period = account.time_zone.period_of(active.span.from);
-                let mut window = account.time_zone.month(period);
-                while window.from < end {
-                    windows.insert((subscription.id().clone(), window));
-                    period = period.next();
-                    window = account.time_zone.month(period);
+            for active in active_spans_of(subscription) {
+                let seen = Span::new(active.span.from, active.span.until.min(last.plus(1)));
+                for grid in grids_of_plan(self.catalog, subscription, &active.plan, &account.time_zone) {
+                    windows.extend(grid.windows_in(seen).map(|window| (subscription.id().clone(), window)));
                 }
             }
         }

@@ -16,6 +16,7 @@ use crate::affected::Affected;
 use crate::cut::{Charge, MergedSlice, PooledAccount, RateError, RatedWindow, Rater, SetAside, of_window};
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans};
+use crate::windows::window_of;
 
 impl Rater<'_> {
     /// How what an account's windows are worth comes about: those that start in a span, in order of time.
@@ -94,7 +95,10 @@ impl Rater<'_> {
             .collect();
         let plans: BTreeSet<_> = active.iter().map(|active| &active.plan).collect();
         let mut explained = Vec::new();
-        for price in plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan)) {
+        let anchor = active.first().and_then(|active| active.anchor);
+        let prices = plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan));
+        let zone = &account.time_zone;
+        for price in prices.filter(|price| window_of(price, anchor, zone, window.from) == window) {
             let charge = Charge { account, subscription, price, window, covered };
             let Some((under_plan, groups)) = self.groups(schedules, &charge, &active)? else { continue };
             for (group, slices) in &groups {

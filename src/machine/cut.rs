@@ -15,15 +15,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use billing::catalog::{
-    Account, Catalog, CreditGrant, Entity, GrantKind, Meter, PriceTimeline, PricingModel,
+    Account, Belonging, Catalog, CreditGrant, Entity, GrantKind, Meter, PriceTimeline, PricingModel,
 };
 use billing::charges::{ChargeLine, Component, Corrects, EventDigest, LineKey, PostingClass};
 use billing::rating::account::{
-    AccountTerms, BillLine, CoveredUnits, FrozenDraw, RatedPrice, account_position, grant_of, is_of_charge,
+    AccountTerms, BillLine, CoveredUnits, FrozenDraw, RatedPrice, account_position, grant_of,
 };
 use billing::rating::models::{Flat, Model, Payment};
 use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
+use domain::time::BillingGrid;
 use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
 use engine::shard::kept::CellValue;
@@ -36,8 +37,9 @@ use crate::groups::{counted_texts, texts_of_group};
 use crate::issued::{GroupTexts, Issued, Worth};
 use crate::measure::MeasureRule;
 use crate::metering_plan::program_index;
-use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans, active_spans_of, slice_of};
+use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans_of, slice_of};
 use crate::units::key_of_use;
+use crate::windows::{grids_of_account, window_of};
 
 /// Usage that fits no row of its matrix price and waits for a version that has one; the rest of its account is charged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +75,6 @@ pub(crate) struct Rater<'a> {
     pub(crate) cells: &'a Cells,
     pub(crate) issued: &'a Issued,
     pub(crate) finals: &'a BTreeMap<(AccountId, Span), u64>,
-    pub(crate) final_until: &'a BTreeMap<AccountId, Timestamp>,
     pub(crate) cut: &'a Cut,
     /// Periods that ended by then were closed by an earlier cut.
     pub(crate) closed_through: Timestamp,
@@ -168,8 +169,10 @@ impl Rater<'_> {
         let pooled = |account: &&AccountId| {
             let (terms, _) = account_and_entity(self.catalog, account);
             let affected = affected_of(account);
-            let is_whole = affected.all || has_agreements;
             let has_discounts = self.catalog.discounts_of_account(account).next().is_some();
+            // Other windows share no bounds with months: a discount may tie all of them together.
+            let has_ties = has_discounts && !self.catalog.has_only_months(account, &terms.time_zone);
+            let is_whole = affected.all || has_agreements || has_ties;
             let windows = match (is_whole, has_discounts) {
                 (true, _) => Cow::Owned(self.windows_of(terms, affected)),
                 (false, true) => Cow::Owned(self.months_of(account, &affected.windows)),
@@ -311,7 +314,11 @@ impl Rater<'_> {
         let charged = issued.iter().filter_map(|(key, _)| key.price.as_ref());
         let charged = charged.map(|id| self.catalog.price(id).expect("prices are never removed"));
         let of_plans = active.iter().flat_map(|active| self.catalog.prices_of_plan(&active.plan));
-        let mut prices: Vec<&PriceTimeline> = charged.chain(of_plans).collect();
+        let zone = &account.time_zone;
+        let mut prices: Vec<&PriceTimeline> = charged
+            .chain(of_plans)
+            .filter(|price| window_of(price, timeline.anchor(), zone, window.from) == window)
+            .collect();
         prices.sort_by(|a, b| a.id().cmp(b.id()));
         prices.dedup_by(|a, b| a.id() == b.id());
         for price in prices {
@@ -633,42 +640,20 @@ impl Rater<'_> {
 
     /// Windows of the account that are over, grace included, and were not final before.
     fn new_finals(&self, terms: &Account, affected: &Affected, rated: &[ChargeLine]) -> Vec<WindowFinal> {
-        let (account, zone) = (&terms.id, &terms.time_zone);
+        let account = &terms.id;
+        let grids = grids_of_account(self.catalog, account);
         // Whoever was not touched and had no window end since has none: the cut before saw to those.
-        let ended_last = zone.month(zone.period_of(self.final_through)).from;
-        if !affected.all && ended_last <= self.closed_through {
+        let has_ended = |grid: &BillingGrid| grid.window_of(self.final_through).from > self.closed_through;
+        if !affected.all && !grids.iter().any(|(grid, _)| has_ended(grid)) {
             return Vec::new();
         }
-        let first = self
-            .catalog
-            .subscriptions_of_account(account)
-            .flat_map(|subscription| active_spans(self.catalog, subscription.id()))
-            .map(|active| active.span.from)
-            .min();
-        let Some(first) = first else { return Vec::new() };
-        let last = self
-            .catalog
-            .subscriptions_of_account(account)
-            .flat_map(|subscription| active_spans(self.catalog, subscription.id()))
-            .map(|active| active.span.until)
-            .max()
-            .unwrap_or(first);
-        // Final windows follow each other, so the next one starts where the last one ended; unless a subscription was
-        // put that started before the first of them.
-        let is_final = |window: Span| self.finals.contains_key(&(account.clone(), window));
-        let mut period = zone.period_of(first);
-        let mut window = zone.month(period);
-        if let Some(until) = self.final_until.get(account).filter(|_| is_final(window)) {
-            period = zone.period_of(*until);
-            window = zone.month(period);
+        let mut ended: BTreeSet<Span> = BTreeSet::new();
+        for (grid, life) in &grids {
+            ended.extend(grid.windows_in(*life).take_while(|window| window.until <= self.final_through));
         }
+        let is_new = |window: &Span| !self.finals.contains_key(&(account.clone(), *window));
         let mut finals = Vec::new();
-        while window.until <= self.final_through && window.from < last {
-            if is_final(window) {
-                period = period.next();
-                window = zone.month(period);
-                continue;
-            }
+        for window in ended.into_iter().filter(is_new) {
             let (mut count, mut digest) = self.issued.completeness(account, window);
             for line in rated.iter().filter(|line| line.window == window) {
                 let key = line.key();
@@ -682,8 +667,6 @@ impl Rater<'_> {
                 event_count: u64::try_from(count).expect("a window's count of events is not negative"),
                 event_digest: format!("{digest:032x}"),
             });
-            period = period.next();
-            window = zone.month(period);
         }
         finals
     }
@@ -876,26 +859,11 @@ pub(crate) struct Charge<'a> {
     pub(crate) covered: &'a CoveredUnits,
 }
 
-/// The accounting period that a line belongs to, whether it is still worth something or not. A usage slice, and a
-/// credit that pays for it, lies in one period; what holds for a whole window belongs to the period of its middle.
+/// The accounting period that a line belongs to, whether it is still worth something or not.
 pub(crate) fn original_period(catalog: &Catalog, entity: &Entity, key: &LineKey) -> Period {
-    let window = key.window;
     let price = key.price.as_ref().and_then(|price| catalog.price(price));
-    let is_of_slice = match key.component {
-        Component::Charge | Component::Covered => true,
-        Component::Credit => is_of_charge(&key.term),
-        _ => false,
-    };
-    let is_usage =
-        key.component == Component::Covered || price.is_some_and(|price| price.model() != PricingModel::Flat);
-    let starts_inside = key.slice_from != window.from;
-    let (from, until) = (window.from.nanoseconds(), window.until.nanoseconds());
-    let instant = if is_of_slice && (is_usage || starts_inside) {
-        key.slice_from
-    } else {
-        Timestamp::from_nanoseconds(from + (until - from) / 2)
-    };
-    entity.time_zone.period_of(instant)
+    let (account, _) = account_and_entity(catalog, &key.account);
+    Belonging::of(key, price).period(&entity.time_zone, &account.time_zone)
 }
 
 fn worth_of(line: &BillLine) -> Worth {

@@ -9,9 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::Catalog;
+use domain::time::Cadence;
 use domain::{AccountId, Timestamp};
 
-use crate::owners::{account_and_entity, active_spans};
+use crate::owners::{account_and_entity, active_spans_of};
+use crate::windows::grids_of;
 
 /// The index.
 #[derive(Default)]
@@ -62,9 +64,12 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
     catalog.account(account)?;
     let (account_terms, _) = account_and_entity(catalog, account);
     let zone = &account_terms.time_zone;
+    let before_grace = at.plus(-grace).max(Timestamp::MIN);
+    let mut grids = BTreeMap::new();
     let mut instants = Vec::new();
     for subscription in catalog.subscriptions_of_account(account) {
-        for active in active_spans(catalog, subscription.id()) {
+        grids.extend(grids_of(catalog, subscription, zone).into_iter().map(|grid| (grid.cadence(), grid)));
+        for active in active_spans_of(subscription) {
             instants.push(active.span.until);
             instants.push(active.span.from);
             // A recurring amount that is prorated changes with its price.
@@ -72,12 +77,18 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
         }
     }
     // A commitment is trued up whether anything is subscribed to or not.
-    if instants.is_empty() && catalog.commitments_of_account(account).next().is_none() {
+    let has_months = catalog.commitments_of_account(account).next().is_some()
+        || (!instants.is_empty() && catalog.discounts_of_account(account).next().is_some());
+    if has_months {
+        grids.insert(Cadence::MONTHS, zone.grid(Cadence::MONTHS));
+    }
+    if instants.is_empty() && !has_months {
         return None;
     }
-    instants.push(zone.month(zone.period_of(at)).until);
-    // The first window end whose grace is not over: found from the window that `at - grace` lies in.
-    let before_grace = at.plus(-grace).max(Timestamp::MIN);
-    instants.push(zone.month(zone.period_of(before_grace)).until.plus(grace));
+    for grid in grids.into_values() {
+        instants.push(grid.window_of(at).until);
+        // The first window end whose grace is not over: found from the window that `at - grace` lies in.
+        instants.push(grid.window_of(before_grace).until.plus(grace));
+    }
     instants.into_iter().filter(|instant| *instant > at).min()
 }

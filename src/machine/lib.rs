@@ -42,6 +42,7 @@ mod units;
 mod usage_log;
 pub mod usage_query;
 mod what_if;
+mod windows;
 
 pub use self::archiving::{ArchiveError, move_to_archive, segment_to_archive};
 pub use self::batch::{Batch, BatchError, BatchHead, chain_digest, read_line};

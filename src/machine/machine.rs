@@ -40,6 +40,7 @@ use crate::issued::Issued;
 use crate::journals::JournalBatch;
 use crate::metering_plan;
 use crate::owners::{Schedules, account_and_entity};
+use crate::windows::grids_of_account;
 
 /// Why a resource was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +87,6 @@ pub struct Machine {
     invoicing: Invoicing,
     due: DueIndex,
     finals: BTreeMap<(AccountId, Span), u64>,
-    final_until: BTreeMap<AccountId, Timestamp>,
     /// Windows that ended by then were final, and periods closed, at an earlier cut.
     closed_through: Timestamp,
     open_cut: Option<OpenCut>,
@@ -118,7 +118,6 @@ impl Machine {
             invoicing: Invoicing::default(),
             due: DueIndex::default(),
             finals: BTreeMap::new(),
-            final_until: BTreeMap::new(),
             closed_through: Timestamp::from_nanoseconds(i64::MIN),
             open_cut: None,
             staged: None,
@@ -159,9 +158,16 @@ impl Machine {
         &self.issued
     }
 
-    /// The batch that a window of an account became final with.
-    pub(crate) fn final_batch(&self, account: &AccountId, window: Span) -> Option<u64> {
-        self.finals.get(&(account.clone(), window)).copied()
+    /// The batch with which the last of an account's windows that share an instant with a span became final, once all are.
+    pub(crate) fn final_batch(&self, account: &AccountId, span: Span) -> Option<u64> {
+        let mut last = None;
+        for (grid, life) in grids_of_account(&self.control.catalog, account) {
+            let shared = Span::new(life.from.max(span.from), life.until.min(span.until));
+            for window in grid.windows_in(shared) {
+                last = last.max(Some(self.finals.get(&(account.clone(), window)).copied()?));
+            }
+        }
+        last
     }
 
     /// What sealed batches charged, in minor units: per account and accounting period that the usage belongs to.
@@ -464,7 +470,6 @@ impl Machine {
             cells: &self.cells,
             issued: &self.issued,
             finals: &self.finals,
-            final_until: &self.final_until,
             cut,
             closed_through: self.closed_through,
             final_through: self.final_through(cut),
@@ -508,8 +513,6 @@ impl Machine {
         }
         for window in &batch.window_finals {
             self.finals.insert((window.account.clone(), window.window), batch.head.number);
-            let until = self.final_until.entry(window.account.clone()).or_insert(window.window.until);
-            *until = (*until).max(window.window.until);
         }
         self.unacked.insert(batch.head.number, (batch.head.at, totals));
     }

@@ -11,10 +11,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use billing::catalog::{self, Catalog, Resource};
+use billing::catalog::{self, Catalog, Resource, SubscriptionTimeline};
 use domain::plan::{
     Condition, MeterProgram, MeteringPlan, NegativeUsage, OwnedSpan, PlanChanges, Policy, SubjectPlan,
 };
+use domain::time::BillingUnit;
 use domain::{MeterId, Span, Subject, SubscriptionId};
 
 use crate::control::ControlState;
@@ -43,11 +44,19 @@ impl Replan {
             // Zone and legal entity of an account never change, and a new one has no subjects.
             Resource::Entity(_) | Resource::Meter(_) | Resource::Plan(_) | Resource::Account(_) => {}
             Resource::Commitment(_) | Resource::Discount(_) => {}
-            // A price that holds from the beginning cuts nothing.
-            Resource::Price(price) if price.effective_from.is_none() => {}
             Resource::Price(price) => {
-                self.has_new_bounds = true;
-                catalog.subscriptions_of_plan(&price.plan).for_each(|s| note(s.id()));
+                // Calendar months cut slices anyway, and windows cut them once they have a price.
+                let is_new = catalog.price(&price.id).is_some_and(|timeline| timeline.versions().len() == 1);
+                let has_dates = price.effective_from.is_some();
+                let has_windows = is_new && price.window != BillingUnit::Month;
+                let is_cut =
+                    |s: &&SubscriptionTimeline| has_dates || has_windows || (is_new && s.anchor().is_some());
+                if has_dates || is_new {
+                    for subscription in catalog.subscriptions_of_plan(&price.plan).filter(is_cut) {
+                        note(subscription.id());
+                    }
+                    self.has_new_bounds = true;
+                }
             }
             Resource::Subscription(subscription) => note(&subscription.id),
             Resource::Grant(grant) => {
@@ -91,7 +100,7 @@ pub(crate) fn compile(
                 .or_insert_with(|| active_spans(catalog, &binding.subscription));
             for active in active.iter().filter(|active| active.span.overlaps(bound)) {
                 let span = Span::new(active.span.from.max(bound.from), active.span.until.min(bound.until));
-                let schedule = schedules.of(catalog, &active.plan, &account);
+                let schedule = schedules.of(catalog, active, &account);
                 let pieces = pieces_between_grants(catalog, &account, span).into_iter();
                 spans.extend(pieces.map(|span| OwnedSpan { span, schedule: schedule.clone() }));
             }

@@ -3,20 +3,23 @@
 //! Owns: the join of subjects, subscriptions, plans, accounts and entities over time, and the schedule of slices.
 //! Leaves to others: what happens in a slice (`engine`), what it costs (`billing`).
 //!
-//! Invariants: slices of a subscription tile the time in which it is active; each lies in one tier window, one price
-//! version of every price, one accounting period, and between two bounds of the account's credit grants.
+//! Invariants: slices of a subscription tile the time in which it is active; each lies in one tier window of every price, one month of
+//! the account, one price version of every price, one accounting period, and between two bounds of the account's credit grants.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use billing::catalog::{Account, Catalog, Entity, SubscriptionTimeline};
 use domain::plan::Schedule;
+use domain::time::Cadence;
 use domain::{AccountId, Exact, PlanId, Span, SubscriptionId, Timestamp};
 
 /// What decides where slices end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ScheduleKey {
     plan: PlanId,
+    /// Of a subscription with an anchor: windows that are not of the calendar.
+    anchored: Vec<Cadence>,
     account_zone: String,
     entity_zone: String,
 }
@@ -26,31 +29,52 @@ struct ScheduleKey {
 pub(crate) struct Schedules {
     schedules: BTreeMap<ScheduleKey, Arc<Schedule>>,
     /// What was asked for last: the cells of an account ask for the same many times.
-    last: Option<(AccountId, PlanId, Arc<Schedule>)>,
+    last: Option<(AccountId, PlanId, Option<Timestamp>, Arc<Schedule>)>,
 }
 
 impl Schedules {
-    /// The schedule of a plan for an account.
-    pub(crate) fn of(&mut self, catalog: &Catalog, plan: &PlanId, account: &AccountId) -> Arc<Schedule> {
-        let is_last = |last: &&(AccountId, PlanId, Arc<Schedule>)| last.0 == *account && last.1 == *plan;
-        if let Some((_, _, schedule)) = self.last.as_ref().filter(is_last) {
-            return schedule.clone();
+    /// The schedule of the plan that is active for an account.
+    pub(crate) fn of(
+        &mut self,
+        catalog: &Catalog,
+        active: &ActiveSpan,
+        account: &AccountId,
+    ) -> Arc<Schedule> {
+        let (plan, anchor) = (&active.plan, active.anchor);
+        if let Some(last) = &self.last
+            && (&last.0, &last.1, last.2) == (account, plan, anchor)
+        {
+            return last.3.clone();
         }
-        let schedule = self.find(catalog, plan, account);
-        self.last = Some((account.clone(), plan.clone(), schedule.clone()));
+        let schedule = self.find(catalog, plan, anchor, account);
+        self.last = Some((account.clone(), plan.clone(), anchor, schedule.clone()));
         schedule
     }
 
-    fn find(&mut self, catalog: &Catalog, plan: &PlanId, account: &AccountId) -> Arc<Schedule> {
+    fn find(
+        &mut self,
+        catalog: &Catalog,
+        plan: &PlanId,
+        anchor: Option<Timestamp>,
+        account: &AccountId,
+    ) -> Arc<Schedule> {
         let (account, entity) = account_and_entity(catalog, account);
+        let zone = &account.time_zone;
+        let anchored = anchor.map(|anchor| catalog.cadences_of_plan(plan, Some(anchor), zone));
         let key = ScheduleKey {
             plan: plan.clone(),
+            anchored: anchored.into_iter().flatten().collect(),
             account_zone: account.time_zone.name().to_string(),
             entity_zone: entity.time_zone.name().to_string(),
         };
         let schedule = self.schedules.entry(key).or_insert_with(|| {
-            let mut bounds = account.time_zone.month_starts();
+            let mut bounds = zone.month_starts();
             bounds.extend(entity.time_zone.month_starts());
+            for cadence in catalog.cadences_of_plan(plan, anchor, zone) {
+                if cadence != Cadence::MONTHS {
+                    bounds.extend_from_slice(zone.grid(cadence).starts());
+                }
+            }
             for price in catalog.prices_of_plan(plan) {
                 bounds.extend(price.changes());
             }
@@ -65,6 +89,8 @@ impl Schedules {
 pub(crate) struct ActiveSpan {
     pub(crate) span: Span,
     pub(crate) plan: PlanId,
+    /// What the subscription's windows are counted from.
+    pub(crate) anchor: Option<Timestamp>,
     /// Seats that recurring amounts are multiplied by.
     pub(crate) seats: Option<Exact>,
     /// Whether nothing is charged yet.
@@ -95,7 +121,8 @@ pub(crate) fn active_spans_of(timeline: &SubscriptionTimeline) -> Vec<ActiveSpan
         let parts =
             [(Span::new(span.from, charged_from), true), (Span::new(charged_from, span.until), false)];
         for (span, is_trial) in parts.into_iter().filter(|(span, _)| span.from < span.until) {
-            let active = ActiveSpan { span, plan: version.plan.clone(), seats, is_trial };
+            let active =
+                ActiveSpan { span, plan: version.plan.clone(), anchor: version.anchor, seats, is_trial };
             match spans.last_mut() {
                 Some(last) if last.goes_on_as(&active) => last.span.until = span.until,
                 _ => spans.push(active),
@@ -120,7 +147,7 @@ pub(crate) fn slice_of(
     active: &ActiveSpan,
     instant: Timestamp,
 ) -> Span {
-    let schedule = schedules.of(catalog, &active.plan, account);
+    let schedule = schedules.of(catalog, active, account);
     let slice = schedule.slice_of(instant);
     let whole = Span::new(slice.from.max(active.span.from), slice.until.min(active.span.until));
     let bounds = catalog.grant_bounds(account);

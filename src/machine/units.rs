@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing::catalog::{Account, Entity, PricingModel};
+use billing::catalog::{Account, Entity, PriceTimeline, PricingModel};
 use billing::charges::{Component, LineKey};
 use billing::rating::RatingStatus;
 use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
@@ -18,6 +18,7 @@ use engine::shard::kept::CellValue;
 use crate::cut::{Charge, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of};
 use crate::issued::GroupTexts;
 use crate::owners::{ActiveSpan, Schedules, active_spans};
+use crate::windows::window_of;
 
 /// The key of what a subscription used of a group in a slice.
 pub(crate) fn key_of_use(charge: &Charge<'_>, group: GroupTexts, slice_from: Timestamp) -> LineKey {
@@ -61,7 +62,12 @@ impl Rater<'_> {
                 .collect();
             let plans: BTreeSet<_> = active.iter().map(|active| &active.plan).collect();
             let prices = plans.into_iter().flat_map(|plan| self.catalog.prices_of_plan(plan));
-            for price in prices.filter(|price| price.model() != PricingModel::Capacity) {
+            let anchor = active.first().and_then(|active| active.anchor);
+            let is_of_window = |price: &&PriceTimeline| {
+                price.model() != PricingModel::Capacity
+                    && window_of(price, anchor, &account.time_zone, window.from) == window
+            };
+            for price in prices.filter(is_of_window) {
                 let charge = Charge { account, subscription, price, window, covered: &nothing };
                 let priced = self.priced_meters(price).into_iter();
                 for meter in priced.filter(|meter| meters.contains(&meter.terms.id)) {

@@ -14,6 +14,7 @@ mod state;
 mod status;
 mod text;
 mod timeline;
+mod windows;
 
 pub use self::agreement::{
     AccountDiscount, Commitment, CreditGrant, GrantKind, GrantRollover, RecurrenceEvery,
@@ -22,7 +23,7 @@ pub use self::check::{Finding, Place, Report, Severity, check_file};
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
 pub use self::price::{
     CapacityStep, Convert, PackageRound, Price, PriceDiscount, PriceRow, PriceTerms, PricingModel, Proration,
-    RoundQuantity, Tier, Window,
+    RoundQuantity, Tier,
 };
 pub use self::resource::{
     Account, Aggregation, Entity, FilterTest, FilterTests, Gauge, InvoiceThresholds, Meter, NegativeUsage,
@@ -33,3 +34,4 @@ pub use self::status::{CatalogStatus, Rule};
 pub use self::timeline::{
     CommitmentTimeline, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
 };
+pub use self::windows::{Belonging, cadence_of};

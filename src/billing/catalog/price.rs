@@ -9,11 +9,13 @@
 use std::collections::BTreeMap;
 
 use domain::limits::{PRICE_PER_MAX, PRICE_ROWS_MAX};
+use domain::time::BillingUnit;
 use domain::{Decimal, Exact, MeterId, PlanId, PriceId, Rounding, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::status::Rule;
 use super::text;
+use super::windows::check_proration;
 use crate::rating::models::{
     self, Capacity, CapacityTier, Dynamic, Flat, Graduated, GraduatedPercentage, Matrix, Model, Package,
     Payment, PerUnit, Percentage, Row, RowPrice, Stairstep, Tiers, Unmatched, Volume,
@@ -213,15 +215,6 @@ pub enum PriceDiscount {
     Amount(#[serde(deserialize_with = "text::decimal")] Decimal),
 }
 
-/// The span over which tiers accumulate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Window {
-    /// A calendar month in the account's zone.
-    #[default]
-    Month,
-}
-
 /// A price: a pricing model over one meter, effective-dated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -310,8 +303,8 @@ pub struct Price {
     /// How the amount of a line is rounded to the currency; half away from zero if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Rounding>,
-    /// The span over which tiers accumulate.
-    pub window: Window,
+    /// The span over which tiers accumulate: of the calendar in the account's zone, or from the subscription's anchor.
+    pub window: BillingUnit,
     /// From when on this version holds; always, if left out.
     #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
     pub effective_from: Option<Timestamp>,
@@ -368,7 +361,7 @@ impl Price {
             minimum: None,
             maximum: None,
             rounding: None,
-            window: Window::Month,
+            window: BillingUnit::Month,
             effective_from: None,
             flat_at_zero: None,
         }
@@ -408,6 +401,7 @@ impl Price {
         };
         quantity.check().map_err(Rule::TermsMustHold)?;
         check_bounds(&self.discounts, self.minimum, self.maximum)?;
+        check_proration(self)?;
         Ok(PriceTerms {
             model,
             quantity,

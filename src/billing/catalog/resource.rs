@@ -353,6 +353,9 @@ pub struct Subscription {
     /// First instant that is charged: before it, usage and recurring amounts are free; charged at once, if left out.
     #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
     pub trial_until: Option<Timestamp>,
+    /// What its windows are counted from: the civil day of this instant starts one; of the calendar, if left out.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Timestamp>,
     /// Reductions of what a window of the subscription costs, after those of its prices, in the order in which they apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discounts: Vec<PriceDiscount>,

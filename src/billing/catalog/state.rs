@@ -250,7 +250,9 @@ impl Catalog {
         if price.model == PricingModel::Percentage && !price.all_meters().all(keeps_events) {
             return Err(Rule::MeterMustKeepEvents);
         }
-        let Some(timeline) = self.prices.get(&price.id) else { return Ok(Change::Create) };
+        let Some(timeline) = self.prices.get(&price.id) else {
+            return self.check_windows_of_price(price).map(|()| Change::Create);
+        };
         let first = &timeline.versions[0].price;
         let terms = |p: &Price| {
             let unit = (p.convert, p.round_quantity, p.package_size);
@@ -280,9 +282,13 @@ impl Catalog {
         }
         let bounds = [subscription.minimum, subscription.maximum];
         check_currency(account.currency, amounts_of(&subscription.discounts).chain(bounds))?;
+        self.check_windows_of_subscription(subscription)?;
         let Some(timeline) = self.subscriptions.get(&subscription.id) else { return Ok(Change::Create) };
         if *timeline.account() != subscription.account {
             return Err(Rule::MustNotChange("the account of a subscription"));
+        }
+        if timeline.anchor() != subscription.anchor {
+            return Err(Rule::MustNotChange("the anchor of a subscription"));
         }
         Ok(change_of(&timeline.records, subscription))
     }

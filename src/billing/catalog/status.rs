@@ -43,6 +43,8 @@ pub enum Rule {
     TermsMustHold(TermsStatus),
     /// Discounts, a minimum or a maximum that cannot be kept; the text says which.
     BoundsMustHold(&'static str),
+    /// A term has no meaning in the price's window; the text says why.
+    WindowMustFit(&'static str),
     /// A discount of an account cannot be granted; the text says why.
     DiscountMustHold(&'static str),
     /// A commitment has an amount, or a quantity and the one price that prices it.
@@ -53,7 +55,7 @@ pub enum Rule {
     ThresholdsMustHold(ThresholdStatus),
     /// A grant's amounts are zero or more, its rollover has something to roll into, and it recurs after whole days.
     GrantMustHold,
-    /// A commitment or discount starts, changes and ends with a window.
+    /// A commitment or discount starts, changes and ends with a month.
     TermMustFitWindows,
     /// An amount has more fraction digits than its currency, or more minor units than can be billed.
     AmountMustFitCurrency,
@@ -67,6 +69,8 @@ pub enum Rule {
     MeterMustAddUp,
     /// A subscription's plan is priced in another currency than its account pays in.
     CurrencyMustMatchAccount,
+    /// Windows that differ where one is needed; the text says where.
+    WindowsMustMatch(String),
     /// What cannot change without a new id; the text says what.
     MustNotChange(&'static str),
 }
@@ -106,6 +110,7 @@ impl Rule {
             Rule::CommitmentMustHold(_) => "commitment_must_hold",
             Rule::ThresholdsMustHold(_) => "thresholds_must_hold",
             Rule::GrantMustHold => "grant_must_hold",
+            Rule::WindowMustFit(_) => "window_must_fit",
             Rule::TermMustFitWindows => "term_must_fit_windows",
             Rule::AmountMustFitCurrency => "amount_must_fit_currency",
             Rule::ReferenceMustExist(_) => "reference_must_exist",
@@ -113,6 +118,7 @@ impl Rule {
             Rule::ParentMustShareTerms => "parent_must_share_terms",
             Rule::MeterMustAddUp => "meter_must_add_up",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
+            Rule::WindowsMustMatch(_) => "windows_must_match",
             Rule::MustNotChange(_) => "must_not_change",
         }
     }
@@ -153,6 +159,7 @@ impl fmt::Display for Rule {
                 "amounts of a grant are zero or more, `rollover` needs `every`, `days` are 1 or more, and a grant in units \
                  of a `meter` names no `prices`",
             ),
+            Rule::WindowMustFit(what) => f.write_str(what),
             Rule::TermMustFitWindows => f.write_str(
                 "a commitment or discount starts, changes and ends at the first instant of a month in the account's time zone",
             ),
@@ -172,6 +179,7 @@ impl fmt::Display for Rule {
             Rule::CurrencyMustMatchAccount => f.write_str(
                 "the plan is priced in another currency than the account pays in; use a plan in its currency",
             ),
+            Rule::WindowsMustMatch(what) => f.write_str(what),
             Rule::MustNotChange(what) => write!(f, "{what} cannot change; use a new id"),
         }
     }

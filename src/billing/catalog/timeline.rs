@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::time::BillingUnit;
 use domain::{AccountId, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
 
 use super::agreement::Commitment;
@@ -73,6 +74,11 @@ impl PriceTimeline {
     /// The meter that it prices; the same in all versions.
     pub fn meter(&self) -> Option<&MeterId> {
         self.first().meter.as_ref()
+    }
+
+    /// The span over which it counts; the same in all versions.
+    pub fn window(&self) -> BillingUnit {
+        self.first().window
     }
 
     /// All meters that it prices, more than one for a capacity; the same in all versions.
@@ -193,6 +199,11 @@ impl SubscriptionTimeline {
     /// Who pays; the same in all records.
     pub fn account(&self) -> &AccountId {
         &self.first().account
+    }
+
+    /// What its windows are counted from; the same in all records.
+    pub fn anchor(&self) -> Option<Timestamp> {
+        self.first().anchor
     }
 
     /// The record that holds at an instant.

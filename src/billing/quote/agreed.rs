@@ -143,10 +143,15 @@ impl<'a> Agreed<'a> {
         active
     }
 
-    /// Instants at which slices of the account end besides the ends of its months, sorted.
+    /// Instants at which slices of the account end, sorted.
     pub(super) fn bounds(&self, price: &PriceTimeline) -> Vec<Timestamp> {
         let entity = self.catalog.entity(&self.account.entity).expect("the catalog refuses unknown entities");
+        let zone = &self.account.time_zone;
         let mut bounds = entity.time_zone.month_starts();
+        bounds.extend(zone.month_starts());
+        for cadence in self.catalog.cadences_of_plan(price.plan(), self.subscription.anchor(), zone) {
+            bounds.extend_from_slice(zone.grid(cadence).starts());
+        }
         bounds.extend(self.catalog.prices_of_plan(price.plan()).flat_map(PriceTimeline::changes));
         bounds.extend(self.catalog.grant_bounds(&self.account.id));
         bounds.sort_unstable();

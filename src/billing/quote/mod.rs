@@ -1,6 +1,6 @@
 //! A quote: what usage would cost under a catalog, without a server.
 //!
-//! Owns: which prices a quote is of, the join of usage and prices over one window, the bill with its explanation.
+//! Owns: which prices and windows a quote is of, the join of usage and prices over a window, the bill with its explanation.
 //! Leaves to others: reading usage (`usage`, `quantity`), what an event measures (`metering`), what it is worth
 //! (`rating`), printing.
 //!
@@ -17,6 +17,7 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use domain::time::BillingGrid;
 use domain::{
     AccountId, Currency, Exact, MeterId, Period, PlanId, PriceId, Span, SubscriptionId, Timestamp, Zone,
 };
@@ -27,7 +28,7 @@ pub use self::metering::{Metered, SetAside, Use, meter};
 pub use self::quantity::uses_of;
 pub use self::status::QuoteStatus;
 pub use self::usage::{UsageEvent, read as read_usage};
-use crate::catalog::{Catalog, PriceTimeline, PricingModel};
+use crate::catalog::{Catalog, PriceTimeline, PricingModel, cadence_of};
 use crate::charges::{Component, LineKey};
 use crate::nearest::nearest;
 use crate::rating::account::{
@@ -123,7 +124,7 @@ fn owned(names: &[&str]) -> Vec<String> {
 pub struct QuoteTerms<'a> {
     /// The prices.
     pub selection: Selection<'a>,
-    /// Zone of the account: its months are windows.
+    /// Zone of the account: its days make windows.
     pub zone: Zone,
     /// Seats of the subscription.
     pub seats: Option<Exact>,
@@ -133,12 +134,12 @@ pub struct QuoteTerms<'a> {
     pub agreed: Option<Agreed<'a>>,
 }
 
-/// What a window costs.
+/// What windows cost that start in a month, or in which an instant lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bill {
     /// The month.
     pub period: Period,
-    /// The window.
+    /// The month as a span: the window of most prices.
     pub window: Span,
     /// Where the subscription is active in it; nowhere, if the bill is empty for that.
     pub active: Option<Span>,
@@ -161,6 +162,8 @@ pub struct Bill {
 pub struct PriceBill {
     /// The price.
     pub price: PriceId,
+    /// The window.
+    pub window: Span,
     /// Its model.
     pub model: PricingModel,
     /// The version that is in force when the window, or the subscription in it, starts; and how many there are.
@@ -196,7 +199,17 @@ pub struct GroupBill {
     pub explanation: WindowExplanation,
 }
 
-/// What usage costs in a month. `uses` outside of the month, or of meters that no price is of, are left out.
+/// What usage costs in the windows in which an instant lies. `uses` outside of them, or of meters that no price is of, are left
+/// out.
+///
+/// # Errors
+/// [`QuoteStatus::PriceMustBeRatable`].
+pub fn quote_at(terms: &QuoteTerms<'_>, at: Timestamp, uses: &[Use]) -> Result<Bill, QuoteStatus> {
+    let bill = quote_windows(terms, &[(terms.zone.period_of(at), Wanted::Around(at))], uses)?.pop();
+    Ok(bill.expect("an instant has a bill"))
+}
+
+/// What usage costs in the windows that start in a month. `uses` outside of them, or of meters that no price is of, are left out.
 ///
 /// # Errors
 /// [`QuoteStatus::PriceMustBeRatable`].
@@ -205,8 +218,8 @@ pub fn quote(terms: &QuoteTerms<'_>, period: Period, uses: &[Use]) -> Result<Bil
     Ok(bill.expect("a month has a bill"))
 }
 
-/// What usage costs in months that follow each other, for an account that used nothing before: commitments, grants and
-/// thresholds go on from month to month.
+/// What usage costs in the windows that start in months that follow each other, for an account that used nothing before:
+/// commitments, grants and thresholds go on from month to month.
 ///
 /// # Errors
 /// [`QuoteStatus::PriceMustBeRatable`].
@@ -218,26 +231,44 @@ pub fn quote_months(
     periods: &[Period],
     uses: &[Use],
 ) -> Result<Vec<Bill>, QuoteStatus> {
+    let wanted: Vec<(Period, Wanted)> = periods.iter().map(|period| (*period, Wanted::Starting)).collect();
+    quote_windows(terms, &wanted, uses)
+}
+
+/// Which windows a bill is of.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// Those that start in its month.
+    Starting,
+    /// Those in which an instant lies.
+    Around(Timestamp),
+}
+
+fn quote_windows(
+    terms: &QuoteTerms<'_>,
+    wanted: &[(Period, Wanted)],
+    uses: &[Use],
+) -> Result<Vec<Bill>, QuoteStatus> {
     // Stable: a percentage prices events of one instant in the order of the file.
     let mut uses: Vec<&Use> = uses.iter().collect();
     uses.sort_by_key(|one| one.time);
     let mut months = Vec::new();
-    for period in periods {
-        let window = terms.zone.month(*period);
+    for (period, wanted) in wanted {
+        let month = terms.zone.month(*period);
         let mut used = Vec::new();
-        for charge in terms.charges(window) {
+        for charge in terms.charges(month, *wanted) {
             used.push(charge.used(&uses)?);
         }
-        months.push((*period, window, used));
+        months.push(Month { period: *period, span: month, wanted: *wanted, used });
     }
     cover(terms, &mut months)?;
     let mut bills = Vec::new();
-    for (period, window, used) in &months {
-        let charges = used.iter().map(|used| used.bill());
+    for month in &months {
+        let charges = month.used.iter().map(|used| used.bill());
         bills.push(Bill {
-            period: *period,
-            window: *window,
-            active: terms.active_in(*window),
+            period: month.period,
+            window: month.span,
+            active: terms.active_in(month.span),
             currency: terms.selection.currency,
             prices: charges.collect::<Result<_, _>>()?,
             agreed: Vec::new(),
@@ -250,8 +281,32 @@ pub fn quote_months(
     Ok(bills)
 }
 
-/// What is quoted of a month: what was used of every price.
-type Month<'a> = (Period, Span, Vec<Used<'a>>);
+/// What is quoted of a month: what was used of every price, window by window.
+struct Month<'a> {
+    period: Period,
+    span: Span,
+    wanted: Wanted,
+    used: Vec<Used<'a>>,
+}
+
+impl Month<'_> {
+    /// Whether a line is of its bill: of a window that it is of, or of the month.
+    fn has(&self, zone: &Zone, line: &BillLine) -> bool {
+        match self.wanted {
+            Wanted::Starting => zone.period_of(line.window.from) == self.period,
+            // What is of no subscription may be of months that are not quoted.
+            Wanted::Around(_) => line.key.subscription.is_some() || line.window == self.span,
+        }
+    }
+}
+
+/// First instant after everything that is quoted.
+fn end_of(months: &[Month<'_>]) -> Timestamp {
+    let ends = months
+        .iter()
+        .flat_map(|month| month.used.iter().map(|used| used.charge.window.until).chain([month.span.until]));
+    ends.max().unwrap_or(Timestamp::MIN)
+}
 
 /// Covers use with the account's grants in units.
 fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteStatus> {
@@ -261,7 +316,7 @@ fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteSt
         return Ok(());
     }
     let mut uses: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
-    for used in months.iter().flat_map(|(_, _, used)| used) {
+    for used in months.iter().flat_map(|month| &month.used) {
         // A grant covers what one meter counts; the meters of a capacity are none of it.
         let Some(meter) = used.charge.covered_meter() else { continue };
         let mut of_price: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
@@ -284,9 +339,9 @@ fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteSt
             uses.entry(of).or_insert(one);
         }
     }
-    let as_of = months.last().map_or(Timestamp::MIN, |(_, window, _)| window.until);
+    let as_of = end_of(months);
     let covered = cover_units(agreed.pool(), &grants, uses.into_values().collect(), &[], &terms.zone, as_of);
-    for used in months.iter_mut().flat_map(|(_, _, used)| used) {
+    for used in months.iter_mut().flat_map(|month| &mut month.used) {
         let price = used.charge.price;
         let fail = |status: RatingStatus| unratable(price, &Group::new(), status);
         let covered = covered.as_ref().map_err(|status| fail(*status))?;
@@ -302,8 +357,8 @@ fn add_terms(terms: &QuoteTerms<'_>, months: &[Month<'_>], bills: &mut [Bill]) -
     let agreed = terms.agreed.as_ref();
     let account = agreed.map_or(&nobody, |agreed| &agreed.account.id);
     let subscription = agreed.map_or(&nothing, |agreed| agreed.subscription.id());
-    let (Some(first), Some(last)) = (bills.first(), bills.last()) else { return Ok(()) };
-    let (first, end) = (first.window.from, last.window.until);
+    let Some(first) = bills.first().map(|bill| bill.window.from) else { return Ok(()) };
+    let end = end_of(months);
     let subscription_at =
         |_: &SubscriptionId, at: Timestamp| agreed.and_then(|agreed| agreed.subscription.at(at));
     let price = |id: &PriceId| agreed.and_then(|agreed| agreed.catalog.price(id));
@@ -321,15 +376,15 @@ fn add_terms(terms: &QuoteTerms<'_>, months: &[Month<'_>], bills: &mut [Bill]) -
         as_of: end,
     };
     let mut rated = Vec::new();
-    for ((_, window, used), bill) in months.iter().zip(bills.iter()) {
-        for (used, priced) in used.iter().zip(&bill.prices) {
+    for (month, bill) in months.iter().zip(bills.iter()) {
+        for (used, priced) in month.used.iter().zip(&bill.prices) {
             let lines = priced.groups.iter();
             let lines = lines.flat_map(|of| of.lines.iter().map(|line| (of.group.clone(), *line)));
             rated.push(RatedPrice {
                 account,
                 subscription,
                 price: used.charge.price,
-                window: *window,
+                window: used.charge.window,
                 active: used.charge.active.iter().map(|term| term.span).collect(),
                 lines: lines.collect(),
             });
@@ -337,16 +392,15 @@ fn add_terms(terms: &QuoteTerms<'_>, months: &[Month<'_>], bills: &mut [Bill]) -
     }
     let of_all = terms.selection.prices.first().expect("a quote is of a price");
     let fail = |status: RatingStatus| unratable(of_all, &Group::new(), status);
-    let covered = months.iter().flat_map(|(_, _, used)| used).flat_map(|used| used.covered.iter().cloned());
+    let covered = months.iter().flat_map(|month| &month.used).flat_map(|used| used.covered.iter().cloned());
     let mut covered: Vec<BillLine> = covered.collect();
     covered.sort_by(|a, b| a.key.cmp(&b.key));
     covered.dedup_by(|a, b| a.key == b.key);
     let lines = account_position(&account_terms, &rated).map_err(fail)?;
     let mut usage = 0i128;
-    for bill in bills {
+    for (month, bill) in months.iter().zip(bills) {
         let before = usage;
-        let window = bill.window;
-        for line in covered.iter().chain(&lines).filter(|line| line.window == window) {
+        for line in covered.iter().chain(&lines).filter(|line| month.has(&terms.zone, line)) {
             bill.add(line).map_err(fail)?;
             if agreed.is_some_and(|agreed| counts_towards_threshold(agreed.catalog, line)) {
                 usage = usage.checked_add(line.rounded).ok_or(fail(RatingStatus::AmountMustFit))?;
@@ -365,8 +419,11 @@ impl Bill {
         if line.key.component == Component::Charge {
             return Ok(());
         }
-        let of_price = self.prices.iter_mut().find(|price| Some(&price.price) == line.key.price.as_ref());
-        match of_price {
+        // What an account agreed to is of a month: it stands with the first of the price's windows.
+        let is_of = |price: &PriceBill| Some(&price.price) == line.key.price.as_ref();
+        let own = self.prices.iter().position(|price| is_of(price) && price.window == line.window);
+        let index = own.or_else(|| self.prices.iter().position(is_of));
+        match index.map(|index| &mut self.prices[index]) {
             Some(price) => {
                 price.precise = price.precise.add(line.precise)?;
                 let sum = price.rounded.checked_add(line.rounded);
@@ -417,27 +474,51 @@ impl<'a> QuoteTerms<'a> {
         Some(active).filter(|active| active.from < active.until)
     }
 
-    /// The prices that are charged in a window, each where it is.
-    fn charges(&self, window: Span) -> Vec<Charge<'_>> {
-        let Some(all) = self.active_in(window) else { return Vec::new() };
+    /// The windows of a price.
+    fn grid(&self, price: &PriceTimeline) -> BillingGrid {
+        let anchor = self.agreed.as_ref().and_then(|agreed| agreed.subscription.anchor());
+        self.zone.grid(cadence_of(price.window(), anchor, &self.zone))
+    }
+
+    /// The first month in which a window starts that an instant lies in.
+    pub fn first_period(&self, instant: Timestamp) -> Period {
+        let starts = self.selection.prices.iter().map(|price| self.grid(price).window_of(instant).from);
+        self.zone.period_of(starts.min().unwrap_or(instant))
+    }
+
+    /// The prices that are charged in the windows of a month or around an instant, each where it is.
+    fn charges(&self, month: Span, wanted: Wanted) -> Vec<Charge<'_>> {
         let mut charges = Vec::new();
         for price in &self.selection.prices {
-            let active = match &self.agreed {
-                None => vec![ActiveTerm { span: all, seats: self.seats }],
-                Some(agreed) => agreed.active_of(price),
+            let grid = self.grid(price);
+            let windows: Vec<Span> = match wanted {
+                Wanted::Around(instant) => vec![grid.window_of(instant)],
+                Wanted::Starting => {
+                    grid.windows_in(month).filter(|window| month.contains(window.from)).collect()
+                }
             };
-            let inside = |term: ActiveTerm| {
-                let span =
-                    Span::new(term.span.from.max(all.from), term.span.until.min(all.until).max(all.from));
-                (span.from < span.until).then_some(ActiveTerm { span, ..term })
-            };
-            let active: Vec<ActiveTerm> = active.into_iter().filter_map(inside).collect();
-            if !active.is_empty() {
-                let bounds = self.agreed.as_ref().map_or_else(|| price.changes(), |of| of.bounds(price));
-                charges.push(Charge { terms: self, price, window, active, bounds });
-            }
+            charges.extend(windows.into_iter().filter_map(|window| self.charge(price, window)));
         }
         charges
+    }
+
+    /// A price in a window, if it is charged there.
+    fn charge<'t>(&'t self, price: &'t PriceTimeline, window: Span) -> Option<Charge<'t>> {
+        let all = self.active_in(window)?;
+        let active = match &self.agreed {
+            None => vec![ActiveTerm { span: all, seats: self.seats }],
+            Some(agreed) => agreed.active_of(price),
+        };
+        let inside = |term: ActiveTerm| {
+            let span = Span::new(term.span.from.max(all.from), term.span.until.min(all.until).max(all.from));
+            (span.from < span.until).then_some(ActiveTerm { span, ..term })
+        };
+        let active: Vec<ActiveTerm> = active.into_iter().filter_map(inside).collect();
+        if active.is_empty() {
+            return None;
+        }
+        let bounds = self.agreed.as_ref().map_or_else(|| price.changes(), |of| of.bounds(price));
+        Some(Charge { terms: self, price, window, active, bounds })
     }
 }
 
@@ -608,6 +689,7 @@ impl Used<'_> {
         let version = price.version_at(start);
         let mut bill = PriceBill {
             price: price.id().clone(),
+            window: self.charge.window,
             model: price.model(),
             version: version.map(|version| version.version),
             version_count: price.versions().len(),

@@ -19,6 +19,8 @@ pub mod spend;
 mod status;
 
 #[cfg(test)]
+mod cadences;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod histories;

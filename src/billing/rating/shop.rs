@@ -9,7 +9,7 @@ use domain::{AccountId, Exact, MeterId, Period, PriceId, Span, SubscriptionId, T
 
 use super::account::{AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position};
 use super::{ActiveTerm, Measure, SliceMeasure, WindowTerms, position};
-use crate::catalog::{Catalog, CatalogFile, PricingModel};
+use crate::catalog::{Catalog, CatalogFile, PriceTimeline, PricingModel, SubscriptionTimeline, cadence_of};
 use crate::charges::{Component, LineKey};
 use crate::quote::{QuoteTerms, Selection, Use, quote};
 
@@ -33,10 +33,17 @@ pub(super) fn at(text: &str) -> Timestamp {
     Timestamp::parse(&format!("{text}{time}")).unwrap_or_else(|status| panic!("{text}: {status}"))
 }
 
-/// A price of the plan as a line of a catalog: `price("p", "per_unit", "unit_amount = \"1\"")`.
+/// A price of the plan as a line of a catalog: `price("p", "per_unit", "unit_amount = \"1\"")`; over months.
 pub(super) fn price(id: &str, model: &str, terms: &str) -> String {
+    price_over("month", id, model, terms)
+}
+
+/// The same over other windows.
+pub(super) fn price_over(window: &str, id: &str, model: &str, terms: &str) -> String {
     let meter = if terms.contains("meter") || model == "flat" { "" } else { "meter = \"units\", " };
-    format!("{{ id = \"{id}\", plan = \"pro\", window = \"month\", model = \"{model}\", {meter}{terms} }},\n")
+    format!(
+        "{{ id = \"{id}\", plan = \"pro\", window = \"{window}\", model = \"{model}\", {meter}{terms} }},\n"
+    )
 }
 
 impl Shop {
@@ -107,44 +114,11 @@ impl Shop {
         let currency = self.catalog.account(&account).unwrap().currency;
         let mut prices = Vec::new();
         for subscription in self.catalog.subscriptions_of_account(&account) {
-            let mut period = Period::parse("2026-01").unwrap();
-            while self.zone.month(period).from <= as_of {
-                let window = self.zone.month(period);
-                period = period.next();
-                let spans = subscription.spans().into_iter().filter(|(span, _)| span.overlaps(window));
-                let active: Vec<ActiveTerm> = spans
-                    .map(|(span, record)| ActiveTerm {
-                        span: Span::new(span.from.max(window.from), span.until.min(window.until)),
-                        seats: record.seats.map(Exact::from),
-                    })
-                    .collect();
-                if active.is_empty() {
-                    continue;
-                }
-                for price in self.catalog.prices() {
-                    let mut lines = Vec::new();
-                    for (group, uses) in self.groups_of(price, &active) {
-                        let measures: Vec<SliceMeasure<'_>> = uses.iter().map(Slice::measure).collect();
-                        let terms = WindowTerms {
-                            price,
-                            window,
-                            active: &active,
-                            group: &group,
-                            zone: &self.zone,
-                            currency,
-                            as_of,
-                        };
-                        let rated = position(&terms, &measures).unwrap();
-                        lines.extend(rated.into_iter().map(|line| (group.clone(), line)));
-                    }
-                    prices.push(RatedPrice {
-                        account: &account,
-                        subscription: subscription.id(),
-                        price,
-                        window,
-                        active: active.iter().map(|term| term.span).collect(),
-                        lines,
-                    });
+            for price in self.catalog.prices() {
+                let cadence = cadence_of(price.window(), subscription.anchor(), &self.zone);
+                let (grid, seen) = (self.zone.grid(cadence), Span::new(at("01-01"), as_of.plus(1)));
+                for window in grid.windows_in(seen) {
+                    prices.extend(self.rated(&account, subscription, price, window, as_of));
                 }
             }
         }
@@ -166,10 +140,49 @@ impl Shop {
         account_position(&terms, &prices).unwrap()
     }
 
+    /// A price of a subscription in a window, if that is active in it.
+    fn rated<'a>(
+        &'a self,
+        account: &'a AccountId,
+        subscription: &'a SubscriptionTimeline,
+        price: &'a PriceTimeline,
+        window: Span,
+        as_of: Timestamp,
+    ) -> Option<RatedPrice<'a>> {
+        let spans = subscription.spans().into_iter().filter(|(span, _)| span.overlaps(window));
+        let active: Vec<ActiveTerm> = spans
+            .map(|(span, record)| ActiveTerm {
+                span: Span::new(span.from.max(window.from), span.until.min(window.until)),
+                seats: record.seats.map(Exact::from),
+            })
+            .collect();
+        if active.is_empty() {
+            return None;
+        }
+        let currency = self.catalog.account(account).unwrap().currency;
+        let mut lines = Vec::new();
+        for (group, uses) in self.groups_of(price, &active) {
+            let measures: Vec<SliceMeasure<'_>> = uses.iter().map(Slice::measure).collect();
+            let terms = WindowTerms {
+                price,
+                window,
+                active: &active,
+                group: &group,
+                zone: &self.zone,
+                currency,
+                as_of,
+            };
+            let rated = position(&terms, &measures).unwrap();
+            lines.extend(rated.into_iter().map(|line| (group.clone(), line)));
+        }
+        let active = active.iter().map(|term| term.span).collect();
+        Some(RatedPrice { account, subscription: subscription.id(), price, window, active, lines })
+    }
+
     /// Slices of a price by group, each an instant; without usage one group without slices.
     fn groups_of(
         &self,
-        price: &crate::catalog::PriceTimeline,
+        price: &PriceTimeline,
         active: &[ActiveTerm],
     ) -> BTreeMap<BTreeMap<String, String>, Vec<Slice>> {
         let meters: Vec<&MeterId> = price.meters().collect();

@@ -55,7 +55,7 @@ impl EventSet {
 pub struct Charged {
     /// Events that the lines of a price count, by subscription and price.
     prices: BTreeMap<(String, String), EventSet>,
-    /// The batch that the window became final with.
+    /// The batch with which the last of the windows that share an instant with the month became final.
     final_batch: Option<u64>,
     /// Barrier and instant of the last cut.
     last_cut: Option<(u64, Timestamp)>,
@@ -64,12 +64,12 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// What a machine's sealed batches say of the window of an account.
-    pub fn of(machine: &Machine, account: &AccountId, window: Span) -> Self {
+    /// What a machine's sealed batches say of a month of an account: of slices that lie in it, whatever their windows.
+    pub fn of(machine: &Machine, account: &AccountId, month: Span) -> Self {
         let mut prices: BTreeMap<(String, String), EventSet> = BTreeMap::new();
         for (key, worth) in machine.issued().of_account(account) {
             let (Some(subscription), Some(price)) = (&key.subscription, &key.price) else { continue };
-            if key.window == window {
+            if month.contains(key.slice_from) {
                 let set = EventSet { count: worth.event_count, digest: worth.event_digest };
                 prices.entry((subscription.to_string(), price.to_string())).or_default().add(set);
             }
@@ -77,7 +77,7 @@ impl Charged {
         let control = machine.control();
         Self {
             prices,
-            final_batch: machine.final_batch(account, window),
+            final_batch: machine.final_batch(account, month),
             last_cut: control.last_cut().map(|cut| (cut.barrier, cut.at)),
             forgotten: control.forgotten_json(),
         }

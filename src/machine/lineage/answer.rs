@@ -16,7 +16,7 @@ use wire::event::EventIdOwned;
 use wire::verdict::QuarantineReason;
 
 use super::arrivals::{EventArrival, Repeat};
-use super::places::EventPlace;
+use super::places::{EventPlace, Landing};
 use super::{JournalEntry, place_json, shown};
 use crate::corrections::RecordedCorrection;
 use crate::usage_query::AsOf;
@@ -141,12 +141,18 @@ impl EventLineage {
         let owner = self.place.owner.as_ref().map(|owner| {
             json!({
                 "account": owner.account, "subscription": owner.subscription, "plan": owner.plan,
-                "trial": owner.is_trial, "window": owner.window, "slice": owner.slice,
+                "trial": owner.is_trial, "slice": owner.slice,
             })
         });
         let meters = self.place.meters.iter().zip(&self.states).map(|(meter, states)| {
-            let prices = meter.prices.iter().zip(states).map(|((price, _), state)| {
-                json!({ "price": price, "state": state.as_str(), "detail": state.to_string() })
+            let prices = meter.prices.iter().zip(states).map(|((price, landing), state)| {
+                let window = match landing {
+                    Landing::Counts(key) => Some(key.window),
+                    _ => None,
+                };
+                json!({
+                    "price": price, "window": window, "state": state.as_str(), "detail": state.to_string(),
+                })
             });
             json!({ "meter": meter.meter, "group": meter.group, "prices": prices.collect::<Vec<_>>() })
         });

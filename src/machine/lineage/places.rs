@@ -15,6 +15,7 @@ use crate::groups::{counted_texts, texts_of_group};
 use crate::issued::GroupTexts;
 use crate::metering_plan::program_of;
 use crate::owners::{Schedules, account_and_entity, active_spans, slice_of};
+use crate::windows::window_of;
 
 /// Who owned a subject at an instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub struct Owner {
     pub is_trial: bool,
     /// The slice of the instant.
     pub slice: Span,
-    /// The tier window.
-    pub window: Span,
+    /// What the subscription's windows are counted from.
+    pub anchor: Option<Timestamp>,
 }
 
 /// What becomes of an event at a price.
@@ -107,14 +108,13 @@ pub(crate) fn owner_at(catalog: &Catalog, subject: &str, time: Timestamp) -> Opt
     let active = active.into_iter().find(|active| active.span.contains(time))?;
     let (account, _) = account_and_entity(catalog, timeline.account());
     let slice = slice_of(catalog, &mut Schedules::default(), &account.id, &active, time);
-    let zone = &account.time_zone;
     Some(Owner {
         account: account.id.clone(),
         subscription: timeline.id().clone(),
         is_trial: active.is_trial,
         plan: active.plan,
         slice,
-        window: zone.month(zone.period_of(slice.from)),
+        anchor: timeline.anchor(),
     })
 }
 
@@ -127,6 +127,8 @@ fn prices_of(
     let of_meter = |price: &&billing::catalog::PriceTimeline| {
         price.model() != PricingModel::Flat && price.meters().any(|priced| priced == meter)
     };
+    let (account, _) = account_and_entity(catalog, &owner.account);
+    let zone = &account.time_zone;
     let mut prices = Vec::new();
     for price in catalog.prices_of_plan(&owner.plan).filter(of_meter) {
         let version = price.version_at(owner.slice.from);
@@ -137,7 +139,7 @@ fn prices_of(
                 Ok(Some(group)) => Landing::Counts(LineKey {
                     account: owner.account.clone(),
                     subscription: Some(owner.subscription.clone()),
-                    window: owner.window,
+                    window: window_of(price, owner.anchor, zone, owner.slice.from),
                     price: Some(price.id().clone()),
                     group,
                     slice_from: owner.slice.from,

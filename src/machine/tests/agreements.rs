@@ -77,6 +77,9 @@ struct Story {
     trial_days: i64,
     minimum: bool,
     overage: bool,
+    /// Windows of the plans, and what the subscriptions' windows are counted from.
+    units: [&'static str; 2],
+    anchors: [Option<&'static str>; 2],
     steps: Vec<Step>,
 }
 
@@ -111,25 +114,33 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn story() -> impl Strategy<Value = Story> {
     let currency = prop_oneof![Just("USD"), Just("JPY"), Just("KWD")];
-    (currency, 0i64..20, any::<bool>(), any::<bool>(), prop::collection::vec(step(), 0..40)).prop_map(
-        |(currency, trial_days, minimum, overage, steps)| Story {
+    let unit = || prop_oneof![10 => Just("month"), 1 => Just("day"), 3 => Just("week"), 4 => Just("quarter"), 2 => Just("year")];
+    let day =
+        prop::sample::select(vec!["2026-01-31T12:00:00Z", "2025-11-10T12:00:00Z", "2025-03-09T07:30:00Z"]);
+    let anchors = prop::array::uniform2(prop::option::of(day));
+    let terms = (currency, 0i64..20, any::<bool>(), any::<bool>());
+    (terms, [unit(), unit()], anchors, prop::collection::vec(step(), 0..40)).prop_map(
+        |((currency, trial_days, minimum, overage), units, anchors, steps)| Story {
             currency,
             trial_days,
             minimum,
             overage,
+            units,
+            anchors,
             steps,
         },
     )
 }
 
 /// The prices of a plan: one of every model that the engine can measure.
-fn prices(plan: &str, factor: u8, minimum: bool) -> Vec<(String, Value)> {
+fn prices(plan: &str, window: &str, factor: u8, minimum: bool) -> Vec<(String, Value)> {
     let unit = |cents: u32| Decimal::new(i128::from(cents * u32::from(factor)), 3).unwrap().to_string();
     let tiers = json!([
         { "up_to": "100.5", "unit_amount": unit(17), "flat_amount": "3" },
         { "up_to": "1000", "unit_amount": unit(9), "flat_cap": "400" },
         { "unit_amount": unit(4), "flat_amount": "2" },
     ]);
+    let is_long = ["quarter", "year"].contains(&window);
     let bounds = if minimum { json!({ "minimum": "7", "maximum": "90" }) } else { json!({}) };
     let list = [
         (
@@ -176,12 +187,16 @@ fn prices(plan: &str, factor: u8, minimum: bool) -> Vec<(String, Value)> {
             "fee",
             json!({ "model": "flat", "unit_amount": "31", "payment": "in_advance", "proration": "days" }),
         ),
-        ("support", json!({ "model": "flat", "unit_amount": "10", "proration": "seconds" })),
+        // In arrears, a part of a quarter or year belongs to no single month.
+        (
+            "support",
+            json!({ "model": "flat", "unit_amount": "10", "proration": if is_long { "none" } else { "seconds" } }),
+        ),
     ];
     let prices = list.into_iter().map(|(name, mut body)| {
         let fields = body.as_object_mut().unwrap();
         fields.insert("plan".to_string(), plan.into());
-        fields.insert("window".to_string(), "month".into());
+        fields.insert("window".to_string(), window.into());
         fields.extend(bounds.as_object().unwrap().clone());
         if name == "per-unit" {
             fields.insert("discounts".to_string(), json!([{ "percent": "12.5" }, { "amount": "1" }]));
@@ -288,17 +303,18 @@ impl Teller {
             "by-kind",
             json!({ "event_type": "call", "aggregation": "sum", "value": "units", "group_by": ["kind"] }),
         );
-        for plan in PLANS {
+        for (plan, unit) in PLANS.into_iter().zip(story.units) {
             put("plans", plan, json!({ "currency": story.currency }));
-            for (id, body) in prices(plan, 1, story.minimum) {
+            for (id, body) in prices(plan, unit, 1, story.minimum) {
                 put("prices", &id, body);
             }
         }
-        for plan in PLANS {
+        for (plan, anchor) in PLANS.into_iter().zip(story.anchors) {
             let trial = at("2026-01-10T00:00:00Z").plus(story.trial_days * DAY);
-            let body = json!({
+            let mut body = json!({
                 "account": "acme", "plan": plan, "from": "2026-01-10T00:00:00Z", "trial_until": trial.to_string(),
             });
+            put_anchor(&mut body, anchor);
             put("subscriptions", plan, body);
             put("subjects", plan, json!({ "subscription": plan, "from": "2026-01-01T00:00:00Z" }));
         }
@@ -319,6 +335,7 @@ impl Teller {
                 // A record that starts at the same instant as one before replaces it.
                 let mut body =
                     json!({ "account": "acme", "plan": PLANS[*plan], "from": self.now.to_string() });
+                put_anchor(&mut body, story.anchors[0]);
                 let fields = body.as_object_mut().unwrap();
                 fields.insert("seats".to_string(), seats.to_string().into());
                 if *discount {
@@ -329,7 +346,7 @@ impl Teller {
             }
             Step::Reprice { hours_ago, factor } => {
                 let from = self.now.plus(-hours_ago * HOUR).to_string();
-                for (id, mut body) in prices("pro", *factor, story.minimum) {
+                for (id, mut body) in prices("pro", story.units[1], *factor, story.minimum) {
                     body.as_object_mut().unwrap().insert("effective_from".to_string(), from.clone().into());
                     self.world.put("prices", &id, &body);
                 }
@@ -411,12 +428,12 @@ impl Teller {
     }
 
     /// No grant paid more than it has, none gave back what it did not pay, and no window costs less than nothing.
-    fn check_credits(&self, exponent: u8) {
+    fn check_credits(&self, exponent: u8, has_only_months: bool) {
         let account = AccountId::new("acme").unwrap();
         let mut drawn: BTreeMap<String, i128> = BTreeMap::new();
-        let mut windows: BTreeMap<Timestamp, i128> = BTreeMap::new();
+        let mut windows: BTreeMap<Span, i128> = BTreeMap::new();
         for (key, worth) in self.world.machine.issued().of_account(&account) {
-            *windows.entry(key.window.from).or_default() += worth.rounded;
+            *windows.entry(key.window).or_default() += worth.rounded;
             if key.component == Component::Credit {
                 assert!(worth.rounded <= 0, "a draw is taken off: {key:?}");
                 let grant = billing::rating::account::grant_of(&key.term);
@@ -427,11 +444,16 @@ impl Teller {
             let amount = i128::from(self.grants[&grant]) * 10i128.pow(exponent.into());
             assert!(drawn <= amount, "{grant} paid {drawn} of {amount}");
         }
-        assert!(windows.values().all(|total| *total >= 0), "{windows:?}");
+        // What an account agreed to is of its months, whatever windows it takes from.
+        let costs: Vec<i128> = match has_only_months {
+            true => windows.values().copied().collect(),
+            false => vec![windows.values().sum()],
+        };
+        assert!(costs.into_iter().all(|total| total >= 0), "{windows:?}");
         // What is explained is what was issued.
         let always = Span::new(Timestamp::MIN, Timestamp::END);
         let explained = self.world.machine.explain(&account, always).unwrap();
-        let explained: BTreeMap<_, _> = explained.iter().map(|w| (w.window.from, w.total)).collect();
+        let explained: BTreeMap<_, _> = explained.iter().map(|w| (w.window, w.total)).collect();
         windows.retain(|_, total| *total != 0);
         let expected = explained.into_iter().filter(|(_, total)| *total != 0).collect();
         assert_eq!(windows, expected);
@@ -449,6 +471,12 @@ impl Teller {
             })
             .filter(|(_, worth)| *worth != ("0".to_string(), 0, "0".to_string(), 0))
             .collect()
+    }
+}
+
+fn put_anchor(body: &mut Value, anchor: Option<&str>) {
+    if let Some(anchor) = anchor {
+        body["anchor"] = anchor.into();
     }
 }
 
@@ -500,10 +528,11 @@ proptest! {
         }
         prop_assert_eq!(often.issued(), once.issued());
         for teller in [&often, &once] {
-            teller.check_credits(teller.currency.exponent());
+            let has_only_months = story.units == ["month"; 2] && story.anchors == [None; 2];
+            teller.check_credits(teller.currency.exponent(), has_only_months);
         }
         // What other prices would change is what they then do change.
-        let prices = prices("pro", 7, !story.minimum).into_iter();
+        let prices = prices("pro", story.units[1], 7, !story.minimum).into_iter();
         let prices: Vec<_> = prices.map(|(id, body)| what_if::resource("prices", &id, body)).collect();
         what_if::check_lines(&once.world, once.now.plus(3 * DAY), &prices);
         // Rating a window that did not change gives nothing.

@@ -18,6 +18,8 @@ fn setup() -> Setup {
         entity_zones: ["America/New_York", "America/New_York"],
         accounts: [(0, "Europe/Berlin"), (0, "America/New_York"), (0, "America/New_York")],
         sum_is_grouped: false,
+        units: ["month"; 6],
+        anchors: [None; 4],
         has_count_meter: false,
         prices: vec![None; PRICES],
         subscriptions: [("p1", hour(0)), ("p1", hour(0))],

@@ -33,6 +33,10 @@ pub(super) struct Setup {
     pub(super) accounts: [(usize, &'static str); 3],
     pub(super) sum_is_grouped: bool,
     pub(super) has_count_meter: bool,
+    /// Windows of the prices.
+    pub(super) units: [&'static str; PRICES],
+    /// What the windows of the subscriptions are counted from.
+    pub(super) anchors: [Option<Timestamp>; 4],
     /// First versions of the prices.
     pub(super) prices: Vec<Option<Terms>>,
     /// Plan and start of `s0`, `s1`; `k0` and `k1` are theirs from the same instants on.
@@ -165,6 +169,18 @@ fn terms() -> impl Strategy<Value = Terms> {
     })
 }
 
+fn unit() -> impl Strategy<Value = &'static str> {
+    prop_oneof![10 => Just("month"), 1 => Just("day"), 3 => Just("week"), 4 => Just("quarter"), 2 => Just("year")]
+}
+
+/// Days that not every month has, the days on which clocks are set, and any other.
+fn anchor() -> impl Strategy<Value = Timestamp> {
+    let days =
+        ["2026-01-31T12:00:00Z", "2025-11-30T12:00:00Z", "2024-02-29T12:00:00Z", "2025-03-29T23:30:00Z"];
+    let day = prop::sample::select(days.to_vec()).prop_map(|day| Timestamp::parse(day).unwrap());
+    prop_oneof![2 => day, 1 => moment()]
+}
+
 fn setup() -> impl Strategy<Value = Setup> {
     let limits = (
         prop_oneof![Just("USD"), Just("JPY"), Just("KWD")],
@@ -180,8 +196,11 @@ fn setup() -> impl Strategy<Value = Setup> {
     let first = terms().prop_map(|terms| Terms { from: None, ..terms });
     let price = prop::option::weighted(0.9, prop_oneof![4 => first, 1 => terms()]);
     let start = || (one_of(&PLANS), moment());
-    (limits, zones, any::<bool>(), any::<bool>(), prop::collection::vec(price, PRICES), [start(), start()])
-        .prop_map(|(limits, zones, sum_is_grouped, has_count_meter, prices, subscriptions)| Setup {
+    let meters = (any::<bool>(), any::<bool>());
+    let windows = (prop::array::uniform6(unit()), prop::array::uniform4(prop::option::of(anchor())));
+    let subscriptions = [start(), start()];
+    (limits, zones, meters, windows, prop::collection::vec(price, PRICES), subscriptions).prop_map(
+        |(limits, zones, meters, windows, prices, subscriptions)| Setup {
             currency: limits.0,
             negative: limits.1,
             horizon_hours: limits.2,
@@ -189,11 +208,14 @@ fn setup() -> impl Strategy<Value = Setup> {
             grace_hours: limits.4,
             entity_zones: zones.0,
             accounts: zones.1,
-            sum_is_grouped,
-            has_count_meter,
+            sum_is_grouped: meters.0,
+            has_count_meter: meters.1,
+            units: windows.0,
+            anchors: windows.1,
             prices,
             subscriptions,
-        })
+        },
+    )
 }
 
 fn usage() -> impl Strategy<Value = Step> {

@@ -7,6 +7,7 @@
 //! `lineage` follows every event of a history to its lines and back.
 
 mod agreements;
+mod civil;
 mod corrections;
 mod covered;
 mod disputed;

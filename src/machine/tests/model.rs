@@ -3,11 +3,15 @@
 //! It shares numbers, zones and spans with the program and nothing else: no timeline, no schedule, no cell, no position.
 //! Quantities are whole halves of a unit and are priced half a unit at a time, in whole 10^-8ths of the currency.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use domain::time::HOUR;
 use domain::{Currency, Period, Span, Timestamp, Zone};
 use wire::verdict::{QuarantineReason, RefusalCode, Verdict};
+
+use super::civil;
 
 /// Fraction digits of the model's amounts.
 pub(super) const DIGITS: u32 = 8;
@@ -70,6 +74,8 @@ pub(super) struct Price {
     pub(super) plan: &'static str,
     pub(super) kind: Kind,
     pub(super) meter: Option<&'static str>,
+    /// Its windows: day, week, month, quarter or year.
+    pub(super) unit: &'static str,
     pub(super) versions: Vec<Terms>,
 }
 
@@ -152,7 +158,7 @@ pub(super) struct Key {
     pub(super) account: String,
     pub(super) subscription: String,
     pub(super) price: String,
-    pub(super) window_from: Timestamp,
+    pub(super) window: Span,
     pub(super) group: Option<String>,
     pub(super) slice_from: Timestamp,
     pub(super) version: u32,
@@ -171,6 +177,9 @@ pub(super) struct Worth {
 /// Worths that are not nothing.
 pub(super) type Worths = BTreeMap<Key, Worth>;
 
+/// Zone, unit and anchor of windows that were found once.
+type Windows = (String, &'static str, Option<Timestamp>);
+
 pub(super) struct Model {
     pub(super) currency: Currency,
     pub(super) negative: Negative,
@@ -184,6 +193,9 @@ pub(super) struct Model {
     known_meters: usize,
     pub(super) subscriptions: BTreeMap<&'static str, Vec<Holding>>,
     pub(super) bindings: BTreeMap<&'static str, Vec<Holding>>,
+    /// What windows are counted from, by subscription.
+    pub(super) anchors: BTreeMap<&'static str, Timestamp>,
+    windows: RefCell<BTreeMap<Windows, Rc<Vec<Span>>>>,
     pub(super) correction_horizon: i64,
     seen: Vec<Seen>,
     /// By their place among those that were seen.
@@ -224,6 +236,8 @@ impl Model {
             known_meters: 0,
             subscriptions: BTreeMap::new(),
             bindings: BTreeMap::new(),
+            anchors: BTreeMap::new(),
+            windows: RefCell::default(),
             correction_horizon: horizon,
             seen: Vec::new(),
             batches: 0,
@@ -471,14 +485,34 @@ impl Model {
         Some(Span::new(first[0], pieces.next_back().unwrap_or(first)[1]))
     }
 
-    /// Months in which a subscription of the account has any plan.
-    pub(super) fn active_months(&self, account: &Account) -> Vec<Span> {
-        let is_active = |window: &Span| {
-            account.subscriptions.iter().any(|subscription| {
-                ["p0", "p1"].iter().any(|plan| self.active_in(subscription, plan, *window).is_some())
-            })
-        };
-        months(&account.zone).into_iter().filter(is_active).collect()
+    /// The windows of a unit that a subscription has.
+    fn windows_of(&self, account: &Account, subscription: &str, unit: &'static str) -> Rc<Vec<Span>> {
+        let anchor = self.anchors.get(subscription).copied();
+        let key = (account.zone.name().to_string(), unit, anchor);
+        let find = || Rc::new(civil::windows(&account.zone, unit, anchor));
+        self.windows.borrow_mut().entry(key).or_insert_with(find).clone()
+    }
+
+    /// Windows in which a subscription of the account has any plan: those of the prices of all its plans.
+    pub(super) fn active_windows(&self, account: &Account) -> BTreeSet<Span> {
+        let mut active = BTreeSet::new();
+        for subscription in &account.subscriptions {
+            let holdings = self.subscriptions.get(subscription).into_iter().flatten();
+            let plans: BTreeSet<&str> = holdings.map(|holding| holding.what).collect();
+            let is_priced = |price: &&Price| plans.contains(price.plan) && !price.versions.is_empty();
+            let mut units: BTreeSet<&'static str> =
+                self.prices.iter().filter(is_priced).map(|price| price.unit).collect();
+            if units.is_empty() {
+                units.insert("month");
+            }
+            let is_active = |window: &Span| {
+                plans.iter().any(|plan| self.active_in(subscription, plan, *window).is_some())
+            };
+            for unit in units {
+                active.extend(self.windows_of(account, subscription, unit).iter().copied().filter(is_active));
+            }
+        }
+        active
     }
 
     /// First instant of the slice of an event of a subscription: nothing that rating sees changes after it.
@@ -488,6 +522,11 @@ impl Model {
             from = from.max(zone.month(zone.period_of(t)).from);
         }
         for price in self.prices.iter().filter(|price| price.plan == plan) {
+            if !price.versions.is_empty() {
+                let windows = self.windows_of(account, subscription, price.unit);
+                let window = windows.iter().find(|window| window.contains(t));
+                from = from.max(window.map_or(from, |window| window.from));
+            }
             for start in price.versions.iter().filter_map(|terms| terms.from).filter(|start| *start <= t) {
                 from = from.max(start);
             }
@@ -504,11 +543,15 @@ impl Model {
     /// Everything that is worth something as of an instant, and accounts of which a window is worth too much.
     pub(super) fn worths(&self, as_of: Timestamp) -> (Worths, BTreeSet<String>) {
         let (mut worths, mut unrated) = (Worths::new(), BTreeSet::new());
+        let last =
+            self.counted.values().map(|event| event.sent.time).max().map_or(as_of, |time| time.max(as_of));
         for account in &self.accounts {
             let mut fits = true;
             for subscription in &account.subscriptions {
                 for price in &self.prices {
-                    for window in months(&account.zone) {
+                    // What has not begun and has no events is worth nothing.
+                    let windows = self.windows_of(account, subscription, price.unit);
+                    for window in windows.iter().copied().filter(|window| window.from <= last) {
                         fits &= self.add_window(&mut worths, account, subscription, price, window, as_of);
                     }
                 }
@@ -539,7 +582,7 @@ impl Model {
             account: account.id.to_string(),
             subscription: subscription.to_string(),
             price: price.id.to_string(),
-            window_from: window.from,
+            window,
             group: group.map(str::to_string),
             slice_from,
             version: version as u32 + 1,
@@ -623,11 +666,10 @@ impl Model {
     pub(super) fn periods(
         &self,
         account: &Account,
-        instant: Timestamp,
+        original: Period,
         previous_at: Timestamp,
     ) -> (Period, Period) {
         let zone = &account.entity_zone;
-        let original = zone.period_of(instant);
         let mut open = original;
         while zone.month(open).until.plus(self.grace) <= previous_at {
             open = open.next();
@@ -646,17 +688,6 @@ fn version_at(price: &Price, t: Timestamp) -> Option<usize> {
         }
     }
     found.map(|(_, index)| index)
-}
-
-/// The months that histories touch.
-fn months(zone: &Zone) -> Vec<Span> {
-    let mut period = Period::parse("2025-11").unwrap();
-    let mut months = Vec::new();
-    for _ in 0..12 {
-        months.push(zone.month(period));
-        period = period.next();
-    }
-    months
 }
 
 /// Hour zero of histories is the first of January in UTC.

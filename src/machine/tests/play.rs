@@ -6,13 +6,13 @@ use std::sync::Arc;
 use billing::charges::{ChargeLine, Corrects};
 use billing::ledger::LedgerAccount;
 use domain::time::HOUR;
-use domain::{AccountId, Currency, Decimal, EntityId, Exact, Timestamp, Zone};
+use domain::{AccountId, Currency, Decimal, EntityId, Exact, Span, Timestamp, Zone};
 use serde_json::{Value, json};
 use wire::control::PolicyRecord;
 use wire::verdict::Verdict;
 use wire::{AlignedBytes, BatchBuilder, EventIdOwned, IdMode};
 
-use super::histories::{Again, Setup, Step, Usage, What, When, ZONES, end_of};
+use super::histories::{Again, SUBSCRIPTIONS, Setup, Step, Usage, What, When, ZONES, end_of};
 use super::lineage;
 use super::model::{
     Account, Correction, DIGITS, DIMENSION, Holding, Key, Kind, Meter, Model, Negative, Price, Sent, Terms,
@@ -48,7 +48,7 @@ struct Play {
     ids: BTreeMap<&'static str, usize>,
     /// Sum of all lines, and the number of the batch in which each window became final.
     issued: Worths,
-    finals: BTreeMap<(String, Timestamp), u64>,
+    finals: BTreeMap<(String, Span), u64>,
     batches: u64,
     /// Rounded amounts by entity and period: of charges that no journal covers yet.
     unposted: BTreeMap<(String, String), i128>,
@@ -77,7 +77,11 @@ impl Play {
         };
         let accounts =
             vec![account(0, "a0", &["s0", "s3"]), account(1, "a1", &["s1"]), account(2, "a2", &["s2"])];
-        let price = |id, plan, kind, meter| Price { id, plan, kind, meter, versions: Vec::new() };
+        let mut units = setup.units.iter();
+        let mut price = |id, plan, kind, meter| {
+            let unit = units.next().unwrap();
+            Price { id, plan, kind, meter, unit, versions: Vec::new() }
+        };
         let prices = vec![
             price("p0-tokens", "p0", Kind::Graduated, Some("tokens")),
             price("p0-calls", "p0", Kind::PerUnit, Some("calls")),
@@ -101,6 +105,9 @@ impl Play {
             unposted: BTreeMap::new(),
             journal_ids: BTreeSet::new(),
         };
+        for (subscription, anchor) in SUBSCRIPTIONS.into_iter().zip(setup.anchors) {
+            play.model.anchors.extend(anchor.map(|anchor| (subscription, anchor)));
+        }
         play.start(setup);
         play
     }
@@ -204,6 +211,9 @@ impl Play {
             .id;
         let mut body = json!({"account": account, "plan": holding.what, "from": holding.from});
         put_until(&mut body, holding.until);
+        if let Some(anchor) = self.model.anchors.get(subscription) {
+            body["anchor"] = anchor.to_string().into();
+        }
         if self.put("subscriptions", subscription, body).is_some() {
             self.model.subscriptions.entry(subscription).or_default().push(holding);
         }
@@ -236,7 +246,7 @@ impl Play {
             terms.tiers.truncate(1);
             (terms.tiers[0].up_to, terms.tiers[0].flat) = (None, 0);
         }
-        let mut body = json!({"plan": price.plan, "window": "month"});
+        let mut body = json!({"plan": price.plan, "window": price.unit});
         let unit = |unit: i128| Decimal::new(unit, 4).unwrap().to_string();
         match price.kind {
             Kind::Flat => body["model"] = "flat".into(),
@@ -460,10 +470,10 @@ impl Play {
             *self.unposted.entry(posted).or_default() += line.rounded_minor();
         }
         for window in &batch.window_finals {
-            let key = (window.account.to_string(), window.window.from);
+            let key = (window.account.to_string(), window.window);
             assert!(window.window.until.plus(self.model.grace) <= batch.head.at, "{window:?} is over");
             let of_window =
-                |key: &&Key| key.account == window.account.as_str() && key.window_from == window.window.from;
+                |key: &&Key| key.account == window.account.as_str() && key.window == window.window;
             let events: i64 = self.issued.keys().filter(of_window).map(|key| self.issued[key].events).sum();
             assert_eq!(window.event_count as i64, events, "a final window says how many events it charged");
             assert_eq!(self.finals.insert(key, self.batches), None, "{window:?} becomes final once");
@@ -473,12 +483,15 @@ impl Play {
     fn check_line(&self, batch: &Batch, line: &ChargeLine) {
         let account = self.model.accounts.iter().find(|account| account.id == line.account.as_str()).unwrap();
         assert_eq!(line.entity.as_str(), account.entity);
-        // A recurring amount belongs to the period of the middle of its window, usage to that of its slice.
-        let half = (line.window.until.nanoseconds() - line.window.from.nanoseconds()) / 2;
-        let instant = if line.meter.is_none() { line.window.from.plus(half) } else { line.slice.from };
-        let (original, open) = self.model.periods(account, instant, self.cuts[0]);
+        // A recurring amount in arrears belongs to the month of the account that its window's last day is in, usage to that of
+        // the legal entity in which its slice lies.
+        let original = match line.meter {
+            None => account.zone.period_of(line.window.until.plus(-1)),
+            Some(_) => account.entity_zone.period_of(line.slice.from),
+        };
+        let (original, open) = self.model.periods(account, original, self.cuts[0]);
         assert_eq!(line.period, open, "a line posts to its period, or the first open one after it: {line:?}");
-        let final_batch = self.finals.get(&(line.account.to_string(), line.window.from)).copied();
+        let final_batch = self.finals.get(&(line.account.to_string(), line.window)).copied();
         let corrects = (final_batch.is_some() || open != original)
             .then_some(Corrects { period: original, window_final_batch: final_batch });
         assert_eq!(line.corrects, corrects, "{line:?}");
@@ -489,9 +502,9 @@ impl Play {
     /// Every window that is over, grace included, is final; not of an account that cannot be rated.
     fn check_finals(&self, at: Timestamp, unrated: &BTreeSet<String>) {
         for account in &self.model.accounts {
-            for window in self.model.active_months(account) {
+            for window in self.model.active_windows(account) {
                 let is_over = window.until.plus(self.model.grace) <= at;
-                let is_final = self.finals.contains_key(&(account.id.to_string(), window.from));
+                let is_final = self.finals.contains_key(&(account.id.to_string(), window));
                 let may_wait = !is_over || unrated.contains(account.id);
                 assert!(is_final || may_wait, "{window:?} of {} is over at {at}, but not final", account.id);
             }
@@ -595,7 +608,7 @@ fn key_of(line: &ChargeLine) -> Key {
         account: line.account.to_string(),
         subscription: line.subscription.as_ref().unwrap().to_string(),
         price: line.price.as_ref().unwrap().to_string(),
-        window_from: line.window.from,
+        window: line.window,
         group: line.group.get(DIMENSION).cloned(),
         slice_from: line.slice.from,
         version: line.price_version,

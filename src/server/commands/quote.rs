@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use billing::catalog::{Catalog, CatalogFile, Meter, PricingModel};
 use billing::quote::{
     Bill, GroupBill, Metered, Note, PriceBill, QuoteTerms, Selection, ThresholdStanding, Use, group_text,
-    meter, notes, quote, quote_months, read_usage, uses_of,
+    meter, notes, quote_at, quote_months, read_usage, uses_of,
 };
 use billing::rating::account::BillLine;
 use billing::rating::{grouped, money_text, total_text};
@@ -144,7 +144,7 @@ fn of_quantities(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>) ->
         Some(window.from.max(terms.active.from)).filter(|at| *at < window.until).unwrap_or(window.from)
     });
     let rows = uses_of(catalog, &terms.selection, &args.quantity, at)?;
-    let bill_of = |uses: &Vec<Use>| quote(terms, terms.zone.period_of(at), uses);
+    let bill_of = |uses: &Vec<Use>| quote_at(terms, at, uses);
     let bills = rows.iter().map(bill_of).collect::<Result<Vec<Bill>, _>>()?;
     let notes = notes(catalog, terms, terms.zone.month(terms.zone.period_of(at)).from);
     Ok(match bills.as_slice() {
@@ -189,7 +189,8 @@ fn of_usage(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>, path: &
     Ok(out + &notes_text(&notes))
 }
 
-/// The months that are billed: the one that was asked for, or all from the first use to the last.
+/// The months that are billed: the one that was asked for, or all from that in which the first use's first window starts to that
+/// of the last use.
 fn periods_of(
     args: &QuoteArgs,
     terms: &QuoteTerms<'_>,
@@ -205,7 +206,7 @@ fn periods_of(
             metered_text(meters, metered)
         );
     };
-    let (mut period, last) = (terms.zone.period_of(first.time), terms.zone.period_of(last.time));
+    let (mut period, last) = (terms.first_period(first.time), terms.zone.period_of(last.time));
     let mut periods = vec![period];
     while period < last {
         period = period.next();
@@ -264,13 +265,16 @@ fn title(args: &QuoteArgs, terms: &QuoteTerms<'_>, bill: &Bill) -> String {
 
 fn bill_text(args: &QuoteArgs, terms: &QuoteTerms<'_>, bill: &Bill) -> String {
     let mut out = title(args, terms, bill);
-    if bill.active.is_none() {
+    if bill.prices.is_empty() && bill.active.is_some() {
+        out.push_str("\n  no window of a price starts in this month\n");
+    }
+    if bill.prices.is_empty() && bill.active.is_none() {
         out.push_str("\n  the subscription is not active in this month: nothing is owed\n");
         return out;
     }
     for price in &bill.prices {
         out.push('\n');
-        write_price(&mut out, bill, price);
+        write_price(&mut out, terms, bill, price);
     }
     if !bill.agreed.is_empty() {
         out.push_str("\n  agreed besides the prices\n");
@@ -292,19 +296,23 @@ fn bill_text(args: &QuoteArgs, terms: &QuoteTerms<'_>, bill: &Bill) -> String {
     out
 }
 
-fn write_price(out: &mut String, bill: &Bill, price: &PriceBill) {
+fn write_price(out: &mut String, terms: &QuoteTerms<'_>, bill: &Bill, price: &PriceBill) {
     let version = match price.version {
         Some(version) if price.version_count > 1 => format!(", version {version}"),
         _ => String::new(),
     };
     let _ = write!(out, "  {} ({}{version})", price.price, price.model.as_str());
+    if price.window != bill.window {
+        let day = |instant| terms.zone.date_of(instant);
+        let _ = write!(out, " from {} until {}", day(price.window.from), day(price.window.until));
+    }
     let single = match price.groups.as_slice() {
         [single] if price.version.is_some() => Some(single),
         _ => None,
     };
     let used = single.map(|group| used_text(price, group)).filter(|used| !used.is_empty());
     let _ = writeln!(out, "{}", used.map_or_else(String::new, |used| format!(": {used}")));
-    write_versions(out, bill, price);
+    write_versions(out, price);
     for group in &price.groups {
         let indent = if single.is_some() { "    " } else { "      " };
         if single.is_none() && price.groups.len() > 1 {
@@ -325,8 +333,8 @@ fn write_price(out: &mut String, bill: &Bill, price: &PriceBill) {
 }
 
 /// What is to be known of the versions of a price in the window.
-fn write_versions(out: &mut String, bill: &Bill, price: &PriceBill) {
-    let (next, until) = (price.next_version_at, bill.window.until);
+fn write_versions(out: &mut String, price: &PriceBill) {
+    let (next, until) = (price.next_version_at, price.window.until);
     let _ = match (price.version, next) {
         (None, Some(next)) if next < until => {
             writeln!(out, "    no version is in force before {next}: what is used earlier costs nothing")
@@ -454,7 +462,7 @@ fn bill_json(bill: &Bill) -> Value {
         let aside = price.set_aside.iter().map(|(group, units)| json!({ "group": group, "quantity": units }));
         let terms = price.terms.iter().map(term_json);
         json!({
-            "price": price.price, "model": price.model, "version": price.version,
+            "price": price.price, "window": span(price.window), "model": price.model, "version": price.version,
             "next_version_at": price.next_version_at,
             "groups": price.groups.iter().map(group_json).collect::<Vec<_>>(),
             "set_aside": aside.collect::<Vec<_>>(), "terms": terms.collect::<Vec<_>>(),

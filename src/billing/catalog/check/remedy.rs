@@ -63,6 +63,8 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         Rule::AmountMustFitCurrency => {
             &["minimum", "maximum", "discounts", "amount", "rollover", "thresholds"]
         }
+        Rule::WindowMustFit(_) => &["proration", "window"],
+        Rule::WindowsMustMatch(_) => &["window", "minimum", "maximum", "discounts"],
         Rule::TermMustFitWindows => &["from"],
         Rule::MustNotChange(_) => &["id"],
         other => return fields_in(&other.to_string()),

@@ -159,6 +159,36 @@ fn every_mistake_is_said_at_its_place_and_what_follows_from_it_is_not() {
             &[("until = \"2027", "until = \"2026")],
             &["mistake until_must_be_after_from \"2026-01-01T00:00:00Z\""],
         ),
+        // Windows side by side: of one meter, and under an amount of all prices together.
+        (
+            &[(
+                "[[subscription]]",
+                "[[price]]\nid = \"week\"\nplan = \"pro\"\nmeter = \"calls\"\nmodel = \"per_unit\"\nunit_amount = \"1\"\n\
+                 window = \"week\"\n[[subscription]]",
+            )],
+            &["mistake windows_must_match \"week\""],
+        ),
+        (
+            &[
+                (
+                    "[[subscription]]",
+                    "[[price]]\nid = \"fee\"\nplan = \"pro\"\nmodel = \"flat\"\nunit_amount = \"1\"\nwindow = \"year\"\n[[subscription]]",
+                ),
+                ("until = \"2027", "minimum = \"5\"\nuntil = \"2027"),
+            ],
+            &["mistake windows_must_match \"5\""],
+        ),
+        (
+            &[
+                (
+                    "[[subscription]]",
+                    "[[price]]\nid = \"fee\"\nplan = \"pro\"\nmodel = \"flat\"\nunit_amount = \"1\"\nwindow = \"year\"\n\
+                     proration = \"days\"\n[[subscription]]",
+                ),
+                ("until = \"2027", "discounts = [{ percent = \"5\" }]\nuntil = \"2027"),
+            ],
+            &["mistake window_must_fit \"days\""],
+        ),
         // References, all of them, and nothing else of the resources that have them.
         (
             &[("plan = \"pro\"\nmeter = \"calls\"", "plan = \"basic\"\nmeter = \"call\"")],

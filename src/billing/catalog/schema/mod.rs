@@ -285,7 +285,7 @@ fn typical_mistakes_do_not_fit_the_schema() {
         ("currency = \"USD\"", "currency = \"usd\"", "pattern"),
         ("id = \"globex\"", "id = \"Globex\"", "pattern"),
         ("convert = { divide = \"1000000000\" }", "convert = { divides = \"1\" }", "oneOf"),
-        ("window = \"month\"", "window = \"week\"", "enum"),
+        ("window = \"month\"", "window = \"fortnight\"", "enum"),
         ("{ unit_amount = \"0.20\" },", "{ when = {} },", "oneOf"),
         ("group_by = [\"model\", \"region\"]", "group_by = [\"model\", \"model\"]", "uniqueItems"),
     ] {

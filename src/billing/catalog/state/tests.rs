@@ -234,6 +234,18 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("bounds_must_hold", Prices, "new", json!({"minimum": "-1"})),
         ("bounds_must_hold", Prices, "new", json!({"minimum": "2", "maximum": "1"})),
         ("bounds_must_hold", Subscriptions, "new", json!({"discounts": [{"amount": "-1"}]})),
+        (
+            "window_must_fit",
+            Prices,
+            "new",
+            json!({"model": "flat", "meter": null, "window": "week", "proration": "thirty_days", "plan": "none"}),
+        ),
+        (
+            "window_must_fit",
+            Prices,
+            "new",
+            json!({"model": "flat", "meter": null, "window": "quarter", "proration": "days"}),
+        ),
         ("discount_must_hold", Discounts, "new", json!({"percent": null, "account": "none"})),
         ("discount_must_hold", Discounts, "new", json!({"amount": "5"})),
         ("discount_must_hold", Discounts, "new", json!({"percent": "100.1"})),
@@ -297,6 +309,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("parent_must_share_terms", Accounts, "new", json!({"parent": "child"})),
         ("meter_must_add_up", Grants, "new", json!({"meter": "most", "subscriptions": ["none"]})),
         ("currency_must_match_account", Subscriptions, "s1", json!({"plan": "euro", "account": "acme"})),
+        ("windows_must_match", Prices, "new", json!({"window": "week"})),
         ("must_not_change", Entities, "inc", json!({"currency": "EUR"})),
         ("must_not_change", Entities, "inc", json!({"time_zone": "UTC"})),
         ("must_not_change", Accounts, "acme", json!({"time_zone": "Europe/Berlin"})),
@@ -309,6 +322,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ),
         ("must_not_change", Plans, "pro", json!({"currency": "EUR"})),
         ("must_not_change", Discounts, "launch", json!({"percent": "10"})),
+        ("must_not_change", Subscriptions, "s1", json!({"anchor": "2026-01-31T00:00:00Z"})),
         ("must_not_change", Prices, "pro-calls", json!({"plan": "euro"})),
         ("must_not_change", Prices, "pro-calls", json!({"model": "flat", "meter": null})),
     ];
@@ -325,6 +339,12 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         (Prices, graduated(vec![tier(5), last])),
         (Prices, json!({"per": 1_000_000_000_000u64})),
         (Prices, json!({"model": "flat", "meter": null})),
+        // In advance, a part of a quarter belongs to the month in which it starts.
+        (
+            Prices,
+            json!({"model": "flat", "meter": null, "window": "quarter", "proration": "days", "payment": "in_advance"}),
+        ),
+        (Subscriptions, json!({"anchor": "2026-01-31T00:00:00Z"})),
         (Meters, json!({"group_by": &many[..8], "scale": 28, "filter": {"region": "eu"}})),
         (Meters, json!({"aggregation": "count", "value": null, "negative_usage": "signed"})),
         (Meters, json!({"aggregation": "unique", "value": null, "key": "user", "operation": "op"})),
@@ -340,7 +360,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
 }
 
-const RULES: [Rule; 28] = [
+const RULES: [Rule; 30] = [
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
@@ -356,6 +376,7 @@ const RULES: [Rule; 28] = [
     Rule::PriceMustFitModel(String::new()),
     Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
     Rule::BoundsMustHold(""),
+    Rule::WindowMustFit(""),
     Rule::DiscountMustHold(""),
     Rule::CommitmentMustNameAmount,
     Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
@@ -368,6 +389,7 @@ const RULES: [Rule; 28] = [
     Rule::ParentMustShareTerms,
     Rule::MeterMustAddUp,
     Rule::CurrencyMustMatchAccount,
+    Rule::WindowsMustMatch(String::new()),
     Rule::MustNotChange(""),
 ];
 

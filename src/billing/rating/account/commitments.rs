@@ -1,10 +1,10 @@
-//! Commitments of an account over the windows of their term.
+//! Commitments of an account over the windows of their term, which are months of the account.
 //!
 //! Owns: which charges count, in which window, and the lines for overage, shortfall and drawdown. Leaves to others: the
 //! arithmetic of the shapes (`rating::commitment`).
 //!
 //! What counts is what is left of a charge after discounts and maximums, and a minimum of a price that counts. A charge
-//! counts in every commitment that names it. Windows of the term that have not begun count as zero.
+//! counts in every commitment that names it, in the month that it belongs to. Windows of the term that have not begun count as zero.
 //!
 //! Invariants: a window is settled by what is known now; true-ups are owed only for windows that are final.
 
@@ -95,7 +95,7 @@ impl Bill<'_, '_> {
         assert_eq!(draw, 0, "no more is given back than usage is below zero");
     }
 
-    /// The windows of a term.
+    /// The months of a term.
     fn windows_of(&self, commitment: &Commitment) -> Vec<Span> {
         let zone = self.terms.zone;
         let mut period = zone.period_of(commitment.from);
@@ -110,8 +110,8 @@ impl Bill<'_, '_> {
         }
     }
 
-    /// Indexes of what counts in a window.
-    fn counted_in(&self, commitment: &Commitment, window: Span) -> Vec<usize> {
+    /// Indexes of what counts in a month.
+    fn counted_in(&self, commitment: &Commitment, month: Span) -> Vec<usize> {
         // The minimum of a recurring price counts as little as its fee.
         let is_of_usage = |price: &PriceId| {
             (self.terms.price)(price).is_some_and(|timeline| timeline.meters().next().is_some())
@@ -127,7 +127,7 @@ impl Bill<'_, '_> {
             let of_subscription =
                 commitment.subscriptions.is_empty() || commitment.subscriptions.contains(subscription);
             let of_account = self.terms.holds_for(&commitment.account, &due.key.account);
-            due.window == window && of_price && of_subscription && of_account
+            due.belongs.month(self.terms.zone) == month && of_price && of_subscription && of_account
         };
         (0..self.dues.len()).filter(|index| counts(&self.dues[*index])).collect()
     }

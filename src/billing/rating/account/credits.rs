@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use domain::{AccountId, Exact, PriceId, Span, SubscriptionId, Timestamp};
 
 use super::{AccountTerms, Bill, Due, Reason};
-use crate::catalog::CreditGrant;
+use crate::catalog::{Belonging, CreditGrant};
 use crate::charges::{Component, LineKey};
 use crate::rating::credits::{self, Grant, draw};
 use crate::rating::status::RatingStatus;
@@ -177,7 +177,8 @@ impl Bill<'_, '_> {
             let window = key.window;
             // The end of its slice is no longer known.
             let (slice, at) = (Span::new(key.slice_from, window.until), window.until.plus(-1));
-            self.dues.push(Due { at, key, window, slice, amount: 0, is_usage: false });
+            let belongs = Belonging::Slice(slice.from);
+            self.dues.push(Due { at, key, window, belongs, slice, amount: 0, is_usage: false });
         }
     }
 

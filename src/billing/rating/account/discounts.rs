@@ -4,7 +4,7 @@
 //! an amount is spread over prices, and its lines (`spread`).
 //!
 //! Discounts apply by priority; of equal ones percentages before amounts, then what started, was created and is named first.
-//! Each takes `min(R(value), what is left)` of all that it is of and that is due in the month: charges, and minimums of prices and
+//! Each takes `min(R(value), what is left)` of all that it is of and that belongs to the month: charges, and minimums of prices and
 //! subscriptions.
 //!
 //! Invariants: a discount takes no more than what was due of what it is of.
@@ -33,7 +33,8 @@ impl Bill<'_, '_> {
         });
         let mut windows: BTreeMap<Timestamp, (Span, Vec<usize>)> = BTreeMap::new();
         for (index, due) in self.dues.iter().enumerate() {
-            windows.entry(due.window.from).or_insert_with(|| (due.window, Vec::new())).1.push(index);
+            let month = due.belongs.month(self.terms.zone);
+            windows.entry(month.from).or_insert_with(|| (month, Vec::new())).1.push(index);
         }
         for (window_from, (window, dues)) in windows {
             for (_, discount) in discounts.iter().filter(|(_, discount)| discount.holds_in(window_from)) {

@@ -44,7 +44,9 @@ use super::allocation::spread_discount;
 use super::position::PositionLine;
 use super::proration::{Basis, Ratio, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
-use crate::catalog::{AccountDiscount, CommitmentTimeline, CreditGrant, PriceTimeline, Subscription};
+use crate::catalog::{
+    AccountDiscount, Belonging, CommitmentTimeline, CreditGrant, PriceTimeline, Subscription,
+};
 use crate::charges::{Component, LineKey};
 
 pub use self::credits::{grant_of, is_of_charge};
@@ -149,6 +151,8 @@ struct Due {
     /// Key of the line.
     key: LineKey,
     window: Span,
+    /// What decides in which month of the account its discounts and commitments count it.
+    belongs: Belonging,
     slice: Span,
     /// From when on credits may pay it.
     at: Timestamp,
@@ -161,7 +165,7 @@ struct Due {
 /// What an account's windows are worth, in order of their keys.
 ///
 /// Windows without discounts, commitments and grants of the account stand alone: they may be rated a few at a time. With
-/// discounts, `prices` must be those of all subscriptions in a month; with commitments or grants those of all windows of the
+/// discounts, `prices` must be those of all subscriptions in a month, if all windows are months; otherwise, and with commitments or grants those of all windows of the
 /// account from the first term or grant on.
 ///
 /// # Errors
@@ -171,9 +175,9 @@ pub fn account_position(
     prices: &[RatedPrice<'_>],
 ) -> Result<Vec<BillLine>, RatingStatus> {
     let mut bill = Bill { terms, lines: Vec::new(), dues: Vec::new() };
-    let mut windows: BTreeMap<(&SubscriptionId, Timestamp), Vec<&RatedPrice<'_>>> = BTreeMap::new();
+    let mut windows: BTreeMap<(&SubscriptionId, Span), Vec<&RatedPrice<'_>>> = BTreeMap::new();
     for price in prices {
-        windows.entry((price.subscription, price.window.from)).or_default().push(price);
+        windows.entry((price.subscription, price.window)).or_default().push(price);
     }
     for ((subscription, _), prices) in windows {
         bill.window(subscription, &prices)?;
@@ -240,6 +244,7 @@ impl Bill<'_, '_> {
                 ..key_of(rated.account, rated.window)
             };
             self.dues.push(Due {
+                belongs: Belonging::of(&key, Some(rated.price)),
                 key: key.clone(),
                 window: rated.window,
                 slice: line.slice,
@@ -324,6 +329,7 @@ impl Bill<'_, '_> {
         self.dues.push(Due {
             key,
             window,
+            belongs: Belonging::Window(window.until.plus(-1)),
             slice: window,
             at: window.until.plus(-1),
             amount,

@@ -1,0 +1,73 @@
+//! The billing windows of subscriptions and accounts.
+//!
+//! Owns: which grids of windows a subscription's prices have, and from when until when; months of an account in which its
+//! agreements count. Leaves to others: where windows lie (`domain::time`), which of them a cut rates (`affected`).
+//!
+//! Invariants: whatever is charged lies in a window that is found here; with months only, an account's windows are its months
+//! from its first subscription to the end of its last.
+
+use billing::catalog::{Catalog, PriceTimeline, SubscriptionTimeline, cadence_of};
+use domain::time::{BillingGrid, Cadence};
+use domain::{AccountId, PlanId, Span, Timestamp, Zone};
+
+use crate::owners::{account_and_entity, active_spans_of};
+
+/// The grids of the windows of a subscription, whatever its plan.
+pub(crate) fn grids_of(
+    catalog: &Catalog,
+    subscription: &SubscriptionTimeline,
+    zone: &Zone,
+) -> Vec<BillingGrid> {
+    catalog.cadences_of(subscription, zone).into_iter().map(|cadence| zone.grid(cadence)).collect()
+}
+
+/// The grids of the windows of a subscription under one plan.
+pub(crate) fn grids_of_plan(
+    catalog: &Catalog,
+    subscription: &SubscriptionTimeline,
+    plan: &PlanId,
+    zone: &Zone,
+) -> Vec<BillingGrid> {
+    let cadences = catalog.cadences_of_plan(plan, subscription.anchor(), zone);
+    cadences.into_iter().map(|cadence| zone.grid(cadence)).collect()
+}
+
+/// The window of a price that an instant falls into, of a subscription with such an anchor.
+pub(crate) fn window_of(
+    price: &PriceTimeline,
+    anchor: Option<Timestamp>,
+    zone: &Zone,
+    instant: Timestamp,
+) -> Span {
+    match cadence_of(price.window(), anchor, zone) {
+        Cadence::MONTHS => zone.month(zone.period_of(instant)),
+        cadence => zone.grid(cadence).window_of(instant),
+    }
+}
+
+/// The grids of an account's windows, each with the span in which it has them. Its months, in which discounts and commitments count,
+/// are windows of the whole account.
+pub(crate) fn grids_of_account(catalog: &Catalog, account: &AccountId) -> Vec<(BillingGrid, Span)> {
+    let (terms, _) = account_and_entity(catalog, account);
+    let zone = &terms.time_zone;
+    let mut found = Vec::new();
+    let mut whole: Option<Span> = None;
+    let mut has_months = catalog.commitments_of_account(account).next().is_some()
+        || catalog.discounts_of_account(account).next().is_some();
+    for subscription in catalog.subscriptions_of_account(account) {
+        let active = active_spans_of(subscription);
+        let (Some(first), Some(last)) = (active.first(), active.last()) else { continue };
+        let life = Span::new(first.span.from, last.span.until);
+        whole = Some(
+            whole.map_or(life, |whole| Span::new(whole.from.min(life.from), whole.until.max(life.until))),
+        );
+        for grid in grids_of(catalog, subscription, zone) {
+            match grid.cadence() {
+                Cadence::MONTHS => has_months = true,
+                _ => found.push((grid, life)),
+            }
+        }
+    }
+    found.extend(whole.filter(|_| has_months).map(|whole| (zone.grid(Cadence::MONTHS), whole)));
+    found
+}
