@@ -24,6 +24,7 @@ use wire::hello::{Hello, Welcome};
 use wire::reply::{Ack, Close, CloseCode, encode_verdicts};
 
 use super::{BATCHES_IN_FLIGHT_MAX, CONNECTION_BYTES_MAX, FRAME_PATIENCE, Ingest, PATIENCE};
+use crate::peers::Place;
 use crate::shares::Share;
 use crate::tls::names_of_peer;
 use crate::tokens::Token;
@@ -35,6 +36,7 @@ const UNIT_BYTES: usize = 4 << 10;
 pub(super) async fn converse(
     connection: &Connection,
     ingest: &Arc<Ingest>,
+    stranger: Place,
     stopping: watch::Receiver<bool>,
 ) -> Result<()> {
     let (send, receive) = tokio::time::timeout(PATIENCE, connection.accept_bi()).await??;
@@ -45,7 +47,7 @@ pub(super) async fn converse(
         let _writing = writing;
         write_replies(send, queue).await
     });
-    let reading = Reader::read(connection, receive, ingest, &replies, stopping, written).await;
+    let reading = Reader::read(connection, receive, ingest, stranger, &replies, stopping, written).await;
     let close = match &reading {
         Ok(close) => close.clone(),
         Err(error) => Close::new(CloseCode::Done, &format!("{error:#}")),
@@ -110,6 +112,7 @@ impl<'a> Reader<'a> {
         connection: &Connection,
         mut receive: RecvStream,
         ingest: &'a Arc<Ingest>,
+        stranger: Place,
         replies: &'a mpsc::UnboundedSender<Reply>,
         mut stopping: watch::Receiver<bool>,
         mut written: watch::Receiver<()>,
@@ -129,6 +132,7 @@ impl<'a> Reader<'a> {
             let reason = "the token is unknown or revoked, or no certificate shows one";
             return Ok(Close::new(CloseCode::Unauthorized, reason));
         };
+        drop(stranger);
         ingest.authenticated.fetch_add(1, Ordering::Relaxed);
         let _authenticated = Authenticated(ingest);
         connection.set_receive_window(ingest.window());

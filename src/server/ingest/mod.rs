@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | any datagram | what quinn buffers of handshakes: 64 KiB each, 64 MiB in all | |
 //! | in its handshake | 64 KiB, of at most [`HANDSHAKES_MAX`] peers, [`HANDSHAKES_OF_ADDRESS_MAX`] of them from one address; above [`RETRY_ABOVE`] an address must answer first | 10 s |
-//! | connected, without a token | a window of 64 KiB and a hello of 4 KiB; one stream | 10 s |
+//! | connected, without a token | a window of 64 KiB and a hello of 4 KiB; one stream; of at most [`STRANGERS_MAX`] peers, [`STRANGERS_OF_ADDRESS_MAX`] of them from one address, handshakes included | 10 s |
 //! | with a token | its window, of [`WINDOWS_BYTES`] shared by all connections; its unanswered batches, of which a connection, a source and all together have limits | 30 s for a frame, 10 s for a reply |
 //!
 //! Invariants:
@@ -49,6 +49,10 @@ pub const HANDSHAKES_MAX: usize = 2_048;
 /// Of one address: so few that each of them ends long before its peer gives up, also where handshakes are slow. What is
 /// refused comes again.
 pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 256;
+/// Connections without a token, handshakes included: the others are for who has one.
+pub const STRANGERS_MAX: usize = CONNECTIONS_MAX / 2;
+/// Of one address: many more than handshakes, since whoever has a token shows it at once.
+pub const STRANGERS_OF_ADDRESS_MAX: usize = 1_024;
 /// With so many unfinished handshakes an address must show that it receives what it is sent (Retry).
 pub const RETRY_ABOVE: usize = 128;
 /// Time between two peers that are told that their connection is gone: ten thousand hear of a restart in five seconds.
@@ -71,6 +75,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Time for a batch to arrive once its header did.
 const FRAME_PATIENCE: Duration = Duration::from_secs(30);
 
+// A handshake is also one of a stranger.
+const _: () = assert!(HANDSHAKES_OF_ADDRESS_MAX < STRANGERS_OF_ADDRESS_MAX && HANDSHAKES_MAX < STRANGERS_MAX);
 // Somebody who waits for its turn fits into what is free when nobody else has anything.
 const _: () = assert!(domain::limits::BATCH_BYTES_MAX <= CONNECTION_BYTES_MAX);
 const _: () = assert!(CONNECTION_BYTES_MAX <= SOURCE_BYTES_MAX && SOURCE_BYTES_MAX < UNANSWERED_BYTES_MAX);
@@ -157,8 +163,8 @@ pub async fn accept(endpoint: Endpoint, ingest: Arc<Ingest>, mut stopping: watch
         };
         let Some(incoming) = incoming else { break };
         let address = incoming.remote_address().ip();
-        let handshake = match admission.decide(address, incoming.remote_address_validated()) {
-            Decision::Admit(handshake) => handshake,
+        let (handshake, stranger) = match admission.decide(address, incoming.remote_address_validated()) {
+            Decision::Admit { handshake, stranger } => (handshake, stranger),
             Decision::Retry if incoming.may_retry() => {
                 ingest.metrics.handshakes_retried.fetch_add(1, Ordering::Relaxed);
                 // It may, so it can.
@@ -185,7 +191,7 @@ pub async fn accept(endpoint: Endpoint, ingest: Arc<Ingest>, mut stopping: watch
             drop(handshake);
             ingest.metrics.connections_opened.fetch_add(1, Ordering::Relaxed);
             let remote = connection.remote_address();
-            if let Err(error) = converse(&connection, &ingest, stopping).await {
+            if let Err(error) = converse(&connection, &ingest, stranger, stopping).await {
                 tracing::info!(%remote, "connection ended: {error:#}");
             }
             ingest.metrics.connections_closed.fetch_add(1, Ordering::Relaxed);
