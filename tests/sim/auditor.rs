@@ -327,7 +327,7 @@ fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shar
         let (inside, behind) = events.split_at(count);
         let (mut sum, mut digest) = (0i128, 0u128);
         for event in inside {
-            sum += if meter.is_sum { i128::from(event.halves) * 5 * 10i128.pow(17) } else { 1 };
+            sum += if meter.has_value { i128::from(event.halves) * 5 * 10i128.pow(17) } else { 1 };
             digest = digest.wrapping_add(event.identity);
         }
         if (fold.sum.value(), fold.digest) != (Some(sum), digest) {

@@ -207,7 +207,7 @@ fn resource(random: &mut Random) -> Resource {
         0 => Resource::CountMeter,
         1 => Resource::FilterMeter,
         2..=5 => Resource::Price(random.below(PRICES.len() as u64) as usize, terms(random)),
-        6 => Resource::RichPrice(random.below(3) as u8, random.range(1, 9)),
+        6 => Resource::RichPrice(random.below(4) as u8, random.range(1, 9)),
         7..=9 => {
             let subscription = random.pick(&SUBSCRIPTIONS[..4]);
             Resource::Subscribe(subscription, plan(random), moment(random), hours(random))

@@ -24,7 +24,7 @@ use crate::prices::hour;
 use crate::producers::{Id, Producers, value_of};
 use crate::random::Random;
 use crate::recount::{Event, Recount, Stands};
-use crate::resources::{account, body_of};
+use crate::resources::{MEDIAN, account, body_of, rich_price};
 use crate::server::{Clock, Reached, Said, Server, Stopped, in_shard, logs_of};
 
 /// Worlds start three weeks into January and end within the auditor's months.
@@ -68,6 +68,8 @@ pub struct Outcome {
     pub left_aside: u64,
     /// Runs of remembered ids that were written or merged beside running shards.
     pub runs: u64,
+    /// Times that single events left memory beside running shards.
+    pub spills: u64,
     /// Flipped bits that were refused.
     pub refused_flips: u64,
 }
@@ -88,6 +90,7 @@ impl Outcome {
             (&mut self.from_snapshots, other.from_snapshots),
             (&mut self.left_aside, other.left_aside),
             (&mut self.runs, other.runs),
+            (&mut self.spills, other.spills),
             (&mut self.refused_flips, other.refused_flips),
         ] {
             *mine += theirs;
@@ -97,12 +100,12 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { digest, starts, deaths, events, batches, corrections, runs, .. } = self;
+        let Outcome { digest, starts, deaths, events, batches, corrections, runs, spills, .. } = self;
         let Outcome { forgotten, archived, snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
         write!(
             f,
             "{starts} starts ({deaths} after a death, {from_snapshots} from a snapshot), {events} events, {corrections} \
-             corrections, {forgotten} times ids forgotten, {archived} segments archived, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, \
+             corrections, {forgotten} times ids forgotten, {archived} segments archived, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, {spills} spills, \
              {refused_flips} flipped bits refused; digest {digest:016x}"
         )
     }
@@ -252,7 +255,7 @@ impl<'p> Play<'p> {
         Ok(self.outcome)
     }
 
-    /// Entities, accounts, plans, the summing meter and the rich account's subscription: every world has them.
+    /// Entities, accounts, plans, the meters of values and the rich account's subscription: every world has them.
     fn set_up(&mut self) -> Done {
         let setup = &self.plan.setup;
         let mut resources = Vec::new();
@@ -280,7 +283,14 @@ impl<'p> Play<'p> {
         if setup.sum_is_grouped {
             tokens["group_by"] = json!([DIMENSION]);
         }
+        // Takes what `tokens` takes, and keeps every event.
+        let mut median = tokens.clone();
+        median["aggregation"] = "percentile".into();
+        median["percent"] = "50".into();
         put("meters", "tokens", tokens);
+        put("meters", "median", median);
+        let (price, body) = rich_price(MEDIAN, 1);
+        put("prices", price, body);
         let body = json!({"account": RICH, "plan": "p2", "from": hour(0)});
         put("subscriptions", "rich-s", body);
         put("subjects", "k5", json!({"subscription": "rich-s", "from": hour(0)}));
@@ -645,12 +655,14 @@ impl<'p> Play<'p> {
         self.finished_snapshot = reached.last_snapshot.map(|at| (at, self.shards)).or(self.finished_snapshot);
         self.outcome.snapshots += reached.snapshots;
         self.outcome.runs += reached.runs;
+        self.outcome.spills += reached.spills;
     }
 
-    /// The server died, of what was armed, of a run that was damaged, or by itself.
+    /// The server died, of what was armed, of a derived file that was damaged, or by itself.
     fn die(&mut self, stopped: &Stopped) -> Done {
-        let of_run = (self.is_damaged && stopped.is_of_run()).then_some((Death::Kill, 0, None, self.shards));
-        let Some((death, salt, again, shards)) = self.armed.take().or(of_run) else {
+        let is_of_damage = self.is_damaged && stopped.is_of_derived();
+        let of_damage = is_of_damage.then_some((Death::Kill, 0, None, self.shards));
+        let Some((death, salt, again, shards)) = self.armed.take().or(of_damage) else {
             return Err(format!("the server stops by itself: {stopped}"));
         };
         self.trace.say(&format!("     died: {stopped}"));

@@ -67,7 +67,8 @@ impl Version {
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     pub(crate) id: String,
-    pub(crate) is_sum: bool,
+    /// Otherwise it counts.
+    pub(crate) has_value: bool,
     pub(crate) is_grouped: bool,
     pub(crate) filter: Option<String>,
     pub(crate) negative: String,
@@ -179,7 +180,7 @@ impl Known {
             }
             "meters" if self.meters.iter().all(|meter| meter.id != id) => self.meters.push(Meter {
                 id,
-                is_sum: body["aggregation"] == "sum",
+                has_value: body["aggregation"] != "count",
                 is_grouped: body["group_by"].is_array(),
                 filter: body["filter"]["model"].as_str().map(str::to_string),
                 negative: body["negative_usage"].as_str().unwrap_or("reject").to_string(),
@@ -331,7 +332,7 @@ impl Charge<'_> {
             let Some(meter) = meter.filter(|meter| is_ours && event.meters.contains(&meter.id)) else {
                 continue;
             };
-            let halves = if meter.is_sum { event.halves } else { 2 };
+            let halves = if meter.has_value { event.halves } else { 2 };
             groups.entry(sent.group.filter(|_| meter.is_grouped)).or_default().push((sent.time, halves));
         }
         if groups.is_empty() {

@@ -284,7 +284,7 @@ fn stands_of(sent: &Sent, known: &[Meter]) -> Stands {
         if sent.event_type != "call" || !passes {
             continue;
         }
-        if meter.is_sum {
+        if meter.has_value {
             match (sent.flaw, halves) {
                 (Flaw::Fine, _) => return Stands::SetAside(QuarantineReason::ValueScale),
                 (Flaw::Huge, _) => return Stands::SetAside(QuarantineReason::ValueRange),

@@ -152,8 +152,11 @@ fn price_body(plan: &str, kind: Kind, meter: Option<&str>, terms: &Terms) -> Val
     body
 }
 
+/// Number of the price that is of single events.
+pub(crate) const MEDIAN: u8 = 2;
+
 /// Prices of models that the auditor does not price.
-fn rich_price(number: u8, factor: i64) -> (&'static str, Value) {
+pub(crate) fn rich_price(number: u8, factor: i64) -> (&'static str, Value) {
     let amount = |cents: i64| Decimal::new(i128::from(cents * factor), 3).expect("digits").to_string();
     match number {
         0 => (
@@ -168,6 +171,13 @@ fn rich_price(number: u8, factor: i64) -> (&'static str, Value) {
             json!({
                 "plan": "p2", "window": "month", "model": "package", "meter": "tokens",
                 "unit_amount": amount(900), "package_size": "25",
+            }),
+        ),
+        MEDIAN => (
+            "p2-median",
+            json!({
+                "plan": "p2", "window": "month", "model": "per_unit", "meter": "median",
+                "unit_amount": amount(70),
             }),
         ),
         _ => (

@@ -17,7 +17,7 @@ use engine::log::{
 };
 use engine::prepared::PreparedBatch;
 use engine::shard::cell::{Fold, Group};
-use engine::shard::spill::SpillPool;
+use engine::shard::spill::{SpillError, SpillPool};
 use engine::shard::{FoundEvent, RunError, RunStore, RunWork, SetAside, Shard, SourceCounters};
 use engine::snapshot::{SnapshotHead, SnapshotPart, SnapshotWork};
 use engine::testing::disk::SimulatedDisk;
@@ -57,8 +57,8 @@ pub(crate) fn logs_of(disk: &SimulatedDisk, segment_bytes: u64) -> Logs {
     }
 }
 
-/// Bytes of single events that stay in memory.
-const SEQUENCE_BYTES: u64 = 64 * 32;
+/// Bytes of single events that stay in memory: those of one.
+const SEQUENCE_BYTES: u64 = 32;
 
 /// A clock that moves when it is told to, and while a disk syncs.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +147,7 @@ pub(crate) struct Reached {
     /// Usage offset of the last one.
     pub(crate) last_snapshot: Option<u64>,
     pub(crate) runs: u64,
+    pub(crate) spills: u64,
 }
 
 /// A snapshot that is being made.
@@ -197,11 +198,11 @@ impl Stopped {
         }
     }
 
-    /// Whether a run of remembered ids is what cannot be read or written.
-    pub(crate) fn is_of_run(&self) -> bool {
+    /// Whether a run of remembered ids or of spilled events is what cannot be read or written.
+    pub(crate) fn is_of_derived(&self) -> bool {
         let mut source = Some(self.error());
         while let Some(error) = source {
-            if error.is::<RunError>() {
+            if error.is::<RunError>() || error.is::<SpillError>() {
                 return true;
             }
             source = error.source();
@@ -491,6 +492,7 @@ impl UsageSide {
     fn work_on_runs(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         if self.pool.is_due() {
             self.pool.spill()?;
+            self.reached.spills += 1;
         }
         for (index, (shard, _)) in self.shards.iter_mut().enumerate() {
             while let Some(job) = shard.poll_run_job() {

@@ -30,7 +30,7 @@ use crate::log::crc_of;
 
 /// Bytes of an item, in memory and in a file.
 pub const ITEM_BYTES: usize = 32;
-/// Items of a run that is worth a place in a file: less would save nothing.
+/// Items of a run that is worth a place in a file, where memory has room for many of them: less would save nothing.
 const RUN_ITEMS_MIN: usize = 64;
 /// Items that are written, read and checked together.
 const BLOCK_ITEMS: usize = if cfg!(test) { 4 } else { 1 << 15 };
@@ -276,18 +276,12 @@ impl SpillPool {
         Ok(Self {
             storage,
             in_memory_max,
-            run_items_min: RUN_ITEMS_MIN,
+            run_items_min: (in_memory_max / 16).clamp(1, RUN_ITEMS_MIN),
             counts: Arc::default(),
             noted: Mutex::default(),
             next: AtomicU64::new(1),
             is_asked: AtomicBool::new(false),
         })
-    }
-
-    /// Spills runs of so many items, too; for tests of little.
-    #[doc(hidden)]
-    pub fn with_run_items_min(self, items: usize) -> Self {
-        Self { run_items_min: items, ..self }
     }
 
     /// Takes a run that is worth a place in a file.
@@ -359,11 +353,22 @@ impl SpillPool {
         Ok(())
     }
 
+    /// A new file; what somebody else put here is left alone.
+    fn create(&self) -> Result<(String, Box<dyn StorageFile>), SpillError> {
+        loop {
+            let name = format!("{:016x}{SUFFIX}", self.next.fetch_add(1, Ordering::Relaxed));
+            match self.storage.create(&name) {
+                Ok(file) => return Ok((name, file)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(SpillError::at(&name)(error)),
+            }
+        }
+    }
+
     /// Writes a file of runs.
     fn write(&self, runs: &[Arc<ItemRun>]) -> Result<(), SpillError> {
-        let name = format!("{:016x}{SUFFIX}", self.next.fetch_add(1, Ordering::Relaxed));
+        let (name, file) = self.create()?;
         let in_io = SpillError::at(&name);
-        let file = self.storage.create(&name).map_err(&in_io)?;
         let file = SpillFile { file: Mutex::new(file), name: name.clone(), storage: self.storage.clone() };
         let file = Arc::new(file);
         let (mut end, mut bytes) = (0, Vec::with_capacity(BLOCK_ITEMS * ITEM_BYTES));
@@ -405,8 +410,7 @@ mod tests {
 
     /// A pool with room for so many items.
     fn pool_of(disk: &SimulatedDisk, items: usize) -> SpillPool {
-        let pool = SpillPool::open(Arc::new(disk.clone()), (items * ITEM_BYTES) as u64).unwrap();
-        pool.with_run_items_min(2)
+        SpillPool::open(Arc::new(disk.clone()), (items * ITEM_BYTES) as u64).unwrap()
     }
 
     /// A sequence of so many runs, the first with items from `first` on.
@@ -458,8 +462,16 @@ mod tests {
         let disk = SimulatedDisk::default();
         disk.create("0000000000000001.items").unwrap();
         disk.create("readme").unwrap();
-        pool_of(&disk, 1);
+        let pool = pool_of(&disk, 1);
         assert_eq!(disk.files(), [("readme".to_string(), 0)]);
+        disk.create("0000000000000001.items").unwrap();
+        let _sequence = sequence_of(&pool, 0, &[2]);
+        pool.spill().unwrap();
+        let names = ["0000000000000001.items", "0000000000000002.items", "readme"];
+        assert!(
+            disk.files().iter().map(|(name, _)| name.as_str()).eq(names),
+            "what came later is not written over"
+        );
     }
 
     #[test]

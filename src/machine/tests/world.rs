@@ -130,8 +130,7 @@ const SPILL_BYTES: u64 = 4 * 32;
 impl World {
     /// A new directory with its first two records.
     pub(super) fn new(shards: usize, policy: &PolicyRecord) -> Self {
-        let pool = SpillPool::open(Arc::new(SimulatedDisk::default()), SPILL_BYTES).unwrap();
-        let pool = Arc::new(pool.with_run_items_min(1));
+        let pool = Arc::new(SpillPool::open(Arc::new(SimulatedDisk::default()), SPILL_BYTES).unwrap());
         let mut shards_of: Vec<Shard> = (0..shards).map(Shard::new).collect();
         shards_of.iter_mut().for_each(|shard| shard.set_spill_pool(pool.clone()));
         let mut world =

@@ -146,8 +146,7 @@ impl World {
     pub(super) fn new(shards: usize) -> Self {
         let log = RunLog { incarnation: 0, partition: 0, key_check: 7 };
         let mut shards: Vec<Shard> = (0..shards).map(Shard::new).collect();
-        let pool = SpillPool::open(Arc::new(SimulatedDisk::default()), SPILL_BYTES).unwrap();
-        let pool = Arc::new(pool.with_run_items_min(1));
+        let pool = Arc::new(SpillPool::open(Arc::new(SimulatedDisk::default()), SPILL_BYTES).unwrap());
         for shard in &mut shards {
             shard.set_table_entries_max(TABLE_ENTRIES);
             shard.set_spill_pool(pool.clone());
