@@ -34,6 +34,11 @@ async fn master_data_is_idempotent_by_content_and_mistakes_are_problem_documents
             r#"{{"plan": "pro", "meter": "calls", "model": "per_unit", "window": "month", "unit_amount": {amount}}}"#
         )
     };
+    // A second step, behind one that holds.
+    let ramped = |step: &str| {
+        let first = r#"{"effective_from": "2027-01-01T00:00:00Z", "unit_amount": "2"}"#;
+        price("\"3\"").replacen('{', &format!(r#"{{"ramps": [{first}, {step}], "#), 1)
+    };
     let cases = [
         ("/v1/accounts/ACME", account.to_string(), 422, "body_must_be_readable"),
         ("/v1/accounts/acme", account.replace("USD", "EUR"), 409, "must_not_change"),
@@ -43,6 +48,13 @@ async fn master_data_is_idempotent_by_content_and_mistakes_are_problem_documents
         ("/v1/prices/p2", price("1.5"), 422, "body_must_be_readable"),
         ("/v1/prices/p2", price("\"NaN\""), 422, "body_must_be_readable"),
         ("/v1/prices/p2", price("\"1e3\""), 422, "body_must_be_readable"),
+        ("/v1/prices/p2", ramped("{}"), 422, "ramp_must_hold"),
+        (
+            "/v1/prices/p2",
+            ramped(r#"{"effective_from": "2028-01-01T00:00:00Z", "per": 7}"#),
+            422,
+            "per_must_be_power_of_ten",
+        ),
         ("/v1/things/x", "{}".to_string(), 404, "kind_must_be_known"),
     ];
     for (path, body, status, code) in cases {
@@ -50,6 +62,12 @@ async fn master_data_is_idempotent_by_content_and_mistakes_are_problem_documents
         assert_eq!((found, said["code"].as_str()), (status, Some(code)), "{path} {body}: {said}");
         assert!(said["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
     }
+    // All versions or none: what was refused left nothing.
+    let url_of_price = server.url("/v1/prices/p2");
+    let whole =
+        ramped(r#"{"effective_from": "2028-01-01T00:00:00Z", "minimum": "5"}"#).replace("\"3\"", "\"4\"");
+    assert_eq!(call_json("PUT", &url_of_price, &token, &whole).await.1["version"], 3);
+    assert_eq!(call_json("PUT", &url_of_price, &token, &whole).await.1["change"], "unchanged");
     assert_eq!(call("GET", &server.url("/v1/counters"), "tm_wrong", "").await.0, 401);
     assert_eq!(call_json("DELETE", &url, &token, "").await.1["code"], "method_not_allowed");
     assert_eq!(call_json("GET", &server.url("/nowhere"), &token, "").await.1["code"], "not_found");

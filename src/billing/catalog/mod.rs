@@ -25,6 +25,7 @@ pub use self::price::{
     CapacityStep, Convert, PackageRound, Price, PriceDiscount, PriceRow, PriceTerms, PricingModel, Proration,
     RoundQuantity, Tier,
 };
+pub use self::ramps::versions_of_json;
 pub use self::resource::{
     Account, Aggregation, Entity, FilterTest, FilterTests, Gauge, InvoiceThresholds, Meter, NegativeUsage,
     OneOrMany, Plan, Resource, ResourceKind, SubjectBinding, Subscription,

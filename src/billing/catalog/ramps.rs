@@ -1,18 +1,20 @@
-//! Ramps: versions of a resource that a catalog file writes in short.
+//! Ramps: versions of a resource that a catalog file, or a body that is put, writes in short.
 //!
 //! Owns: writing them out. A resource with `ramps` is itself, and for each step once more, as the step before it with the fields that
 //! the step gives. Leaves to others: reading resources and their rules (`file`, `check`).
 //!
-//! Invariants: a file with ramps is the file in which every step is written out; nothing behind the file knows of them. Every
-//! value keeps its place in the text.
+//! Invariants: a file or body with ramps is what has every step written out; nothing behind it knows of them, and both say the same.
+//! Every value of a file keeps its place in the text.
 
 use std::ops::Range;
 
 use domain::Timestamp;
+use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::resource::ResourceKind;
+use super::status::{CatalogStatus, Rule};
 
 const RAMPS: &str = "ramps";
 
@@ -72,34 +74,23 @@ fn steps_of<'i>(
     ramps: &Spanned<DeValue<'i>>,
 ) -> Result<Vec<Spanned<DeValue<'i>>>, (String, Range<usize>)> {
     let (DeValue::Table(fields), Some(steps)) = (resource, ramps.get_ref().as_array()) else {
-        let what = format!("`ramps` is a list of steps, such as {{ {date} = \"2027-01-01T00:00:00Z\", … }}");
-        return Err((what, ramps.span()));
+        return Err((must_be_steps(date), ramps.span()));
     };
     let mut fields = fields.clone();
     let mut versions = Vec::new();
     for step in steps.iter() {
         let changed = step.get_ref().as_table().filter(|changed| changed.contains_key(date));
         let Some(changed) = changed else {
-            return Err((
-                format!("a step of `ramps` says from when on it holds: it needs `{date}`"),
-                step.span(),
-            ));
+            return Err((must_be_dated(date), step.span()));
         };
-        if let Some((key, _)) =
-            changed.iter().find(|(key, _)| ["id", RAMPS].contains(&key.get_ref().as_ref()))
+        if let Some((key, _)) = changed.iter().find(|(key, _)| OF_RESOURCE.contains(&key.get_ref().as_ref()))
         {
-            return Err((
-                format!("a step of `ramps` has no `{}`: it is of the resource around it", key.get_ref()),
-                key.span(),
-            ));
+            return Err((must_be_of_step(key.get_ref()), key.span()));
         }
         // What cannot be read is said where it is read.
         let instant = |fields: &DeTable<'i>| Timestamp::parse(fields.get(date)?.get_ref().as_str()?).ok();
         if instant(changed).zip(instant(&fields)).is_some_and(|(now, before)| now <= before) {
-            return Err((
-                format!("steps of `ramps` follow each other: `{date}` rises from one to the next"),
-                step.span(),
-            ));
+            return Err((must_rise(date), step.span()));
         }
         for (key, value) in changed {
             // Taken out first: the place of a field is that of its name.
@@ -111,8 +102,56 @@ fn steps_of<'i>(
     Ok(versions)
 }
 
+/// Fields that a step does not have: they are of the resource around it.
+const OF_RESOURCE: [&str; 2] = ["id", RAMPS];
+
+fn must_be_steps(date: &str) -> String {
+    format!("`ramps` is a list of steps, such as {{ {date} = \"2027-01-01T00:00:00Z\", … }}")
+}
+
+fn must_be_dated(date: &str) -> String {
+    format!("a step of `ramps` says from when on it holds: it needs `{date}`")
+}
+
+fn must_be_of_step(field: &str) -> String {
+    format!("a step of `ramps` has no `{field}`: it is of the resource around it")
+}
+
+fn must_rise(date: &str) -> String {
+    format!("steps of `ramps` follow each other: `{date}` rises from one to the next")
+}
+
+/// The bodies that a JSON body with `ramps` stands for, in order; without them, the body.
+///
+/// # Errors
+/// [`Rule::RampMustHold`].
+pub fn versions_of_json(kind: ResourceKind, id: &str, mut body: Value) -> Result<Vec<Value>, CatalogStatus> {
+    let Some(date) = date_of(kind) else { return Ok(vec![body]) };
+    let ramps = body.as_object_mut().and_then(|fields| fields.remove(RAMPS).zip(Some(fields.clone())));
+    let Some((ramps, mut fields)) = ramps else { return Ok(vec![body]) };
+    let refuse = |what| CatalogStatus { kind, id: id.to_string(), rule: Rule::RampMustHold(what) };
+    let steps = ramps.as_array().ok_or_else(|| refuse(must_be_steps(date)))?;
+    let mut versions = vec![body];
+    for step in steps {
+        let changed = step.as_object().filter(|changed| changed.contains_key(date));
+        let changed = changed.ok_or_else(|| refuse(must_be_dated(date)))?;
+        if let Some(field) = OF_RESOURCE.into_iter().find(|field| changed.contains_key(*field)) {
+            return Err(refuse(must_be_of_step(field)));
+        }
+        // What cannot be read is said where it is read.
+        let instant = |fields: &Map<String, Value>| Timestamp::parse(fields.get(date)?.as_str()?).ok();
+        if instant(changed).zip(instant(&fields)).is_some_and(|(now, before)| now <= before) {
+            return Err(refuse(must_rise(date)));
+        }
+        fields.extend(changed.clone());
+        versions.push(Value::Object(fields.clone()));
+    }
+    Ok(versions)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::catalog::{CatalogFile, check_file};
 
     const BASE: &str = "catalog = 1
@@ -198,6 +237,18 @@ until = \"2029-01-01T00:00:00Z\"
             )
         };
         assert_eq!(read(&short), read(&long));
+        // A body that is put says the same.
+        let json = |text: &String| {
+            let file: toml::Table = text.parse().unwrap();
+            let (kind, list) = file.into_iter().next().unwrap();
+            let kind = ResourceKind::ALL.into_iter().find(|known| known.singular() == kind).unwrap();
+            (kind, serde_json::to_value(&list[0]).unwrap())
+        };
+        let put = short.iter().map(json).flat_map(|(kind, body)| {
+            let versions = versions_of_json(kind, "x", body).unwrap();
+            versions.into_iter().map(move |body| (kind, body)).collect::<Vec<_>>()
+        });
+        assert_eq!(put.collect::<Vec<_>>(), long.iter().map(json).collect::<Vec<_>>());
     }
 
     #[test]
@@ -231,6 +282,13 @@ until = \"2029-01-01T00:00:00Z\"
             ),
         ] {
             let text = format!("{BASE}{}", with(PRICE, &format!("unit_amount = \"3\"; {fields}")));
+            if name == "ramp_must_hold" {
+                let file: toml::Table = text.parse().unwrap();
+                let body = serde_json::to_value(&file["price"][0]).unwrap();
+                let refused = versions_of_json(ResourceKind::Prices, "p", body).unwrap_err();
+                let said = check_file(&text).findings[0].what.clone();
+                assert!(said.contains(&refused.rule.to_string()), "{said}: {refused}");
+            }
             let mistakes = check_file(&text).findings;
             let mistakes: Vec<_> =
                 mistakes.iter().map(|found| (found.name, &text[found.span.clone()])).collect();

@@ -13,6 +13,8 @@ use crate::rating::progressive::ThresholdStatus;
 /// A rule of the catalog, in order of precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
+    /// `ramps` is no list of dated steps in order of time; the text says why.
+    RampMustHold(String),
     /// The body is not what the kind of resource looks like; the text says where.
     BodyMustBeReadable(String),
     /// The id in the body differs from the one in the path.
@@ -90,6 +92,7 @@ impl Rule {
     /// Stable name of the rule, for APIs.
     pub fn name(&self) -> &'static str {
         match self {
+            Rule::RampMustHold(_) => "ramp_must_hold",
             Rule::BodyMustBeReadable(_) => "body_must_be_readable",
             Rule::IdMustMatchPath => "id_must_match_path",
             Rule::TextMustFit => "text_must_fit",
@@ -127,7 +130,7 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Rule::BodyMustBeReadable(what) => f.write_str(what),
+            Rule::RampMustHold(what) | Rule::BodyMustBeReadable(what) => f.write_str(what),
             Rule::IdMustMatchPath => f.write_str("the id in the body must equal the one in the path"),
             Rule::TextMustFit => f.write_str("a text has 1 to 256 bytes"),
             Rule::UntilMustBeAfterFrom => f.write_str("until must be after from"),

@@ -497,13 +497,19 @@ impl<'a> QuoteTerms<'a> {
                     grid.windows_in(month).filter(|window| month.contains(window.from)).collect()
                 }
             };
-            charges.extend(windows.into_iter().filter_map(|window| self.charge(price, window)));
+            let bounds = self.agreed.as_ref().map_or_else(|| price.changes(), |of| of.bounds(price));
+            charges.extend(windows.into_iter().filter_map(|window| self.charge(price, window, &bounds)));
         }
         charges
     }
 
-    /// A price in a window, if it is charged there.
-    fn charge<'t>(&'t self, price: &'t PriceTimeline, window: Span) -> Option<Charge<'t>> {
+    /// A price in a window, if it is charged there; `bounds` are those of its slices, sorted.
+    fn charge<'t>(
+        &'t self,
+        price: &'t PriceTimeline,
+        window: Span,
+        bounds: &[Timestamp],
+    ) -> Option<Charge<'t>> {
         let all = self.active_in(window)?;
         let active = match &self.agreed {
             None => vec![ActiveTerm { span: all, seats: self.seats }],
@@ -517,8 +523,10 @@ impl<'a> QuoteTerms<'a> {
         if active.is_empty() {
             return None;
         }
-        let bounds = self.agreed.as_ref().map_or_else(|| price.changes(), |of| of.bounds(price));
-        Some(Charge { terms: self, price, window, active, bounds })
+        // Only those inside the window end its slices: of a hundred years of days a day has none.
+        let own = bounds.partition_point(|bound| *bound <= window.from)
+            ..bounds.partition_point(|bound| *bound < window.until);
+        Some(Charge { terms: self, price, window, active, bounds: bounds[own].to_vec() })
     }
 }
 

@@ -20,7 +20,7 @@ static TABLES: Mutex<BTreeMap<String, Arc<Months>>> = Mutex::new(BTreeMap::new()
 
 /// First instants of the months, the one after the last included.
 pub(super) struct Months {
-    starts: Vec<Timestamp>,
+    starts: Arc<[Timestamp]>,
 }
 
 impl Months {
@@ -45,7 +45,7 @@ impl Months {
         }
         starts.push(start_of(zone, period.first_date()));
         assert!(starts.is_sorted_by(|a, b| a < b), "months follow each other");
-        Self { starts }
+        Self { starts: starts.into() }
     }
 
     /// The month that an instant falls into; `None` outside the table.
@@ -63,6 +63,11 @@ impl Months {
         let months = i32::from(period.year - YEARS.start) * 12 + i32::from(period.month) - 1;
         let index = usize::try_from(months).ok()?;
         Some(Span::new(*self.starts.get(index)?, *self.starts.get(index + 1)?))
+    }
+
+    /// First instants of all months of the table, and of the one after the last.
+    pub(super) fn starts(&self) -> &Arc<[Timestamp]> {
+        &self.starts
     }
 
     /// First instants of the months from one year up to another one, both in the table.

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use billing::charges::Component;
 use domain::time::{DAY, HOUR};
-use domain::{AccountId, Span, Timestamp};
+use domain::{AccountId, Span, Timestamp, Zone};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::{Value, json};
 use wire::control::PolicyRecord;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
+use super::civil;
 use super::world::World;
 use crate::ReplayMode;
 
@@ -57,6 +58,9 @@ enum Step {
     Cut,
 }
 
+/// A unit, and an anchor.
+type Windows = (&'static str, Option<&'static str>);
+
 /// What was used: hour, subscription, kind, units.
 type Used = (i64, usize, usize, i64);
 
@@ -69,6 +73,8 @@ struct Story {
     voids: BTreeSet<i64>,
     events: usize,
     grace: i64,
+    /// First hours of the windows of the prices.
+    windows: Vec<i64>,
     /// What lots covered in months that the last cut closed, by month, subscription, kind and lot.
     closed: BTreeMap<(Timestamp, String, String), i64>,
 }
@@ -119,7 +125,8 @@ struct Lot {
 }
 
 impl Story {
-    fn new(grace: i64) -> Self {
+    /// With prices over windows of a unit, counted from an anchor if there is one.
+    fn new(grace: i64, (unit, anchor): Windows) -> Self {
         let policy = PolicyRecord {
             horizon: 80 * DAY,
             future_max: HOUR,
@@ -145,23 +152,31 @@ impl Story {
             (
                 "prices",
                 "plain",
-                json!({ "plan": "pro", "window": "month", "model": "per_unit", "meter": "units", "unit_amount": "2" }),
+                json!({ "plan": "pro", "window": unit, "model": "per_unit", "meter": "units", "unit_amount": "2" }),
             ),
             (
                 "prices",
                 "tiers",
-                json!({ "plan": "pro", "window": "month", "model": "graduated", "meter": "units", "tiers": tiers }),
+                json!({ "plan": "pro", "window": unit, "model": "graduated", "meter": "units", "tiers": tiers }),
             ),
         ] {
             assert_eq!(world.put(kind, id, &body), Some(1), "{kind} {id}");
         }
         for id in SUBSCRIPTIONS {
             let from = at(0).to_string();
-            world.put("subscriptions", id, &json!({ "account": "acme", "plan": "pro", "from": from }));
+            let mut body = json!({ "account": "acme", "plan": "pro", "from": from });
+            if let Some(anchor) = anchor {
+                body["anchor"] = anchor.into();
+            }
+            world.put("subscriptions", id, &body);
             world.put("subjects", id, &json!({ "subscription": id, "from": from }));
         }
         world.barrier(false);
+        let anchor = anchor.map(|anchor| Timestamp::parse(anchor).unwrap());
+        let windows = civil::windows(&Zone::utc(), unit, anchor).into_iter();
+        let hour_of = |window: Span| (window.from.nanoseconds() - at(0).nanoseconds()).div_euclid(HOUR);
         Self {
+            windows: windows.map(hour_of).collect(),
             world,
             hour: FIRST_HOUR,
             used: Vec::new(),
@@ -216,7 +231,8 @@ impl Story {
             if key.component == Component::Covered {
                 let of = format!("{:?} {:?}", key.subscription, key.group);
                 let units: i64 = worth.quantity.to_string().parse().unwrap();
-                *covered.entry((key.window.from, of, key.term.clone())).or_default() += units;
+                let month = Zone::utc().month(Zone::utc().period_of(key.slice_from));
+                *covered.entry((month.from, of, key.term.clone())).or_default() += units;
             }
         }
         for (of, before) in &self.closed {
@@ -228,12 +244,16 @@ impl Story {
         self.closed = covered;
     }
 
-    /// What every lot covers and what all months cost in cents, counted unit by unit.
+    /// What every lot covers and what all windows cost in cents, counted unit by unit.
     fn counted(&self) -> (BTreeMap<String, i64>, i128) {
         let starts = self.grants.iter().flat_map(Grant::starts);
         let ends = self.grants.iter().map(Grant::until);
-        let mut bounds: BTreeSet<i64> =
-            starts.chain(ends).chain(MONTHS).filter(|hour| *hour <= MONTHS[4]).collect();
+        let mut bounds: BTreeSet<i64> = starts
+            .chain(ends)
+            .chain(MONTHS)
+            .chain(self.windows.clone())
+            .filter(|hour| *hour <= MONTHS[4])
+            .collect();
         bounds.insert(0);
         bounds.extend(&self.voids);
         let bounds: Vec<i64> = bounds.into_iter().filter(|hour| *hour >= 0).collect();
@@ -256,7 +276,7 @@ impl Story {
                     (slice[0]..slice[1]).contains(&used.0) && (used.1, used.2) == (subscription, kind)
                 };
                 let used: i64 = self.used.iter().filter(is_here).map(|used| used.3).sum();
-                let month = MONTHS.iter().rposition(|month| *month <= slice[0]).unwrap();
+                let window = self.windows.iter().rposition(|window| *window <= slice[0]).unwrap();
                 for _ in 0..used {
                     match self.pick(&lots, slice[0], subscription) {
                         Some(lot) => {
@@ -267,7 +287,7 @@ impl Story {
                             };
                             *covered.entry(format!("g{:02}{number}", lots[lot].grant)).or_default() += 1;
                         }
-                        None => *rests.entry((subscription, kind, month)).or_default() += 1,
+                        None => *rests.entry((subscription, kind, window)).or_default() += 1,
                     }
                 }
             }
@@ -395,6 +415,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn windows() -> impl Strategy<Value = Windows> {
+    let unit = prop_oneof![4 => Just("month"), 1 => Just("day"), 2 => Just("week"), 2 => Just("quarter"), 1 => Just("year")];
+    let day = prop::sample::select(vec!["2026-01-31T12:00:00Z", "2025-11-10T12:00:00Z"]);
+    (unit, prop::option::of(day))
+}
+
 #[test]
 fn a_void_acts_from_its_instant_also_when_it_is_recorded_late() {
     let given = Grant {
@@ -409,7 +435,7 @@ fn a_void_acts_from_its_instant_also_when_it_is_recorded_late() {
     let used = |hours_ago, units| Step::Use { subscription: 0, hours_ago, units, kind: 0 };
     let covered = |story: &Story| story.issued().0.get("g00").copied().unwrap_or(0);
     for (grace, is_cut_before, expected) in [(400, true, 30), (400, false, 30), (1, true, 50)] {
-        let mut story = Story::new(grace);
+        let mut story = Story::new(grace, ("month", None));
         for step in [Step::Grant(given.clone()), Step::Pass(100), used(50, 30), used(10, 20)] {
             story.tell(&step);
         }
@@ -443,9 +469,11 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn what_is_covered_and_charged_is_what_a_count_unit_by_unit_says(steps in prop::collection::vec(step(), 0..30)) {
+    fn what_is_covered_and_charged_is_what_a_count_unit_by_unit_says(
+        steps in prop::collection::vec(step(), 0..30), windows in windows(),
+    ) {
         // No period closes.
-        let mut story = Story::new(400);
+        let mut story = Story::new(400, windows);
         for step in &steps {
             story.tell(step);
         }
@@ -461,9 +489,9 @@ proptest! {
 
     #[test]
     fn no_lot_covers_more_than_it_has_whatever_closed_in_between(
-        steps in prop::collection::vec(step(), 0..30), grace in 0i64..9,
+        steps in prop::collection::vec(step(), 0..30), grace in 0i64..9, windows in windows(),
     ) {
-        let mut story = Story::new(grace);
+        let mut story = Story::new(grace, windows);
         for step in &steps {
             story.tell(step);
             if matches!(step, Step::Cut) {

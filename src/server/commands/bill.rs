@@ -15,7 +15,7 @@ use super::remote::Remote;
 pub struct BillArgs {
     /// The account.
     account: String,
-    /// A month in the account's time zone, such as 2026-02; all months, if left out.
+    /// Windows that start in a month in the account's time zone, such as 2026-02; all windows, if left out.
     #[arg(long)]
     period: Option<String>,
     /// Print JSON.

@@ -51,7 +51,8 @@ pub struct QuoteArgs {
     /// Seats of the subscription: recurring amounts are multiplied by them.
     #[arg(long, value_name = "N", value_parser = decimal, allow_hyphen_values = true)]
     seats: Option<Decimal>,
-    /// The month, as YYYY-MM; every month of the usage file, otherwise the present one, if left out.
+    /// The month, as YYYY-MM: of a usage file the windows that start in it, otherwise those in which its first instant lies; every month of
+    /// the file, otherwise the present one, if left out.
     #[arg(long, value_name = "MONTH", value_parser = Period::parse)]
     period: Option<Period>,
     /// When a quantity is used, as an instant: decides which version of a price holds; from the start of the month on, if
@@ -64,7 +65,7 @@ pub struct QuoteArgs {
     /// First instant at which it is not any more.
     #[arg(long, value_name = "INSTANT", value_parser = Timestamp::parse)]
     until: Option<Timestamp>,
-    /// The account's time zone: its months are billed.
+    /// The account's time zone: its days make the windows that are billed.
     #[arg(long, default_value = "UTC", value_parser = Zone::new)]
     zone: Zone,
     /// JSON instead of text.

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
-use billing::catalog::{CatalogFile, Resource, plan_changes};
+use billing::catalog::{CatalogFile, Resource, ResourceKind, plan_changes, versions_of_json};
 use domain::{EntityId, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn outcome_json(outcome: &PutOutcome) -> Value {
     json!({ "kind": outcome.kind, "id": outcome.id, "version": outcome.version, "change": change })
 }
 
-/// `PUT /v1/{kind}/{id}`
+/// `PUT /v1/{kind}/{id}`: a resource, and the versions that its `ramps` stand for; all or none.
 pub(super) async fn put_resource(
     State(edge): State<Arc<Edge>>,
     caller: Caller,
@@ -35,9 +35,14 @@ pub(super) async fn put_resource(
 ) -> Answer {
     let body: Value = read_json(&body)?;
     let actor = caller.name.clone();
-    let resources = vec![(kind, id, body)];
+    let bodies = match ResourceKind::parse(&kind) {
+        Some(known) => versions_of_json(known, &id, body)?,
+        None => vec![body],
+    };
+    let resources = bodies.into_iter().map(|body| (kind.clone(), id.clone(), body)).collect();
     let outcomes = edge.command(|reply| Command::Put { resources, actor, reply }).await?;
-    Ok(Json(outcomes.first().map(outcome_json)).into_response())
+    let newest = outcomes.iter().max_by_key(|outcome| outcome.version);
+    Ok(Json(newest.map(outcome_json)).into_response())
 }
 
 fn catalog_file(body: &Bytes) -> Result<CatalogFile, Problem> {

@@ -1,7 +1,7 @@
 //! The rules of the catalog as tables: what is taken, what is refused and for which rule, what is kept.
 
 use super::*;
-use crate::catalog::CatalogFile;
+use crate::catalog::{CatalogFile, versions_of_json};
 use crate::rating::commitment::CommitmentStatus;
 use crate::rating::progressive::ThresholdStatus;
 use proptest::prelude::*;
@@ -86,8 +86,14 @@ fn catalog() -> Catalog {
 }
 
 fn put(kind: ResourceKind, id: &str, body: serde_json::Value) -> Result<Change, &'static str> {
-    let resource = Resource::from_json(kind, id, body).map_err(|status| status.rule.name())?;
-    catalog().check(&resource).map_err(|status| status.rule.name())
+    let name = |status: CatalogStatus| status.rule.name();
+    let mut catalog = catalog();
+    let mut change = Change::Unchanged;
+    for body in versions_of_json(kind, id, body).map_err(name)? {
+        let resource = Resource::from_json(kind, id, body).map_err(name)?;
+        change = catalog.apply(resource, 9).map_err(name)?;
+    }
+    Ok(change)
 }
 
 /// A body that is taken, for each kind.
@@ -141,6 +147,9 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         |tiers: Vec<serde_json::Value>| json!({"model": "graduated", "unit_amount": null, "tiers": tiers});
     let tiers = |count: i64| (1..count).map(tier).chain([last.clone()]).collect::<Vec<_>>();
     let cases = [
+        ("ramp_must_hold", Prices, "new", json!({"ramps": 3, "unit_amount": 1.5})),
+        ("ramp_must_hold", Subscriptions, "new", json!({"ramps": [{"seats": "2"}]})),
+        ("body_must_be_readable", Meters, "new", json!({"ramps": []})),
         ("body_must_be_readable", Prices, "new", json!({"unit_amount": 1.5, "id": "other"})),
         ("body_must_be_readable", Meters, "new", json!({"aggregation": "median"})),
         ("body_must_be_readable", Meters, "Not an id", json!({})),
@@ -358,9 +367,16 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         assert_eq!(put(kind, "new", changed(kind, &fields)), Ok(Change::Create), "{fields}");
     }
     assert_eq!(put(Subjects, &long[..256], good(Subjects)), Ok(Change::Create));
+    let ramps = json!({"ramps": [
+        {"effective_from": "2027-01-01T00:00:00Z", "unit_amount": "2"},
+        {"effective_from": "2028-01-01T00:00:00Z", "minimum": "5"},
+    ]});
+    assert_eq!(put(Prices, "new", changed(Prices, &ramps)), Ok(Change::NewVersion(3)));
+    assert_eq!(put(Prices, "new", changed(Prices, &json!({"ramps": []}))), Ok(Change::Create));
 }
 
-const RULES: [Rule; 30] = [
+const RULES: [Rule; 31] = [
+    Rule::RampMustHold(String::new()),
     Rule::BodyMustBeReadable(String::new()),
     Rule::IdMustMatchPath,
     Rule::TextMustFit,
