@@ -16,6 +16,7 @@ use super::fold::Contribution;
 use super::kept::CellValue;
 use super::numbered::{Numbered, TOGETHER};
 use super::sequence::Item;
+use super::snapshot::SECTION_BYTES;
 use super::spill::SpillPool;
 use crate::snapshot::codec::{FieldReader, Fields};
 use crate::snapshot::{Part, Section, SectionKind};
@@ -93,18 +94,57 @@ pub(crate) struct CellStore {
     pool: Option<Arc<SpillPool>>,
 }
 
-/// Cells that a snapshot saves together.
-const PAGE_CELLS: usize = if cfg!(test) { 3 } else { 512 };
+/// Items of a sequence that is saved among other cells; each longer one is a part by itself.
+const FEW_ITEMS: usize = if cfg!(test) { 2 } else { 64 };
 
 /// How far a snapshot of the cells got.
 struct SavingCells {
     /// Cells that there were when it began.
     count: usize,
-    /// Pages that were saved.
-    is_saved: Vec<bool>,
+    /// The first one that is left.
     next: usize,
-    /// Pages that were saved because they were about to change.
+    /// A bit of each of those that are left, if it was saved before it changed.
+    is_saved: Vec<u64>,
+    /// Of those, what is no section yet.
+    fields: Fields,
     ready: VecDeque<Part>,
+}
+
+impl SavingCells {
+    /// Whether a cell is left and was not saved yet.
+    #[inline]
+    fn is_left(&self, number: usize) -> bool {
+        (self.next..self.count).contains(&number) && self.is_saved[number / 64] & (1 << (number % 64)) == 0
+    }
+
+    /// Saves what a cell holds.
+    fn save(&mut self, cell: &CellState) {
+        let CellState { key, time_max, value, .. } = cell;
+        match value.sequence().map(|sequence| (sequence.order(), sequence.few(FEW_ITEMS))) {
+            Some((_, None)) => {
+                let saved = SavedCell { key: *key, time_max: *time_max, value: value.clone() };
+                return self.ready.push_back(Part::Cell(saved));
+            }
+            Some((order, Some(items))) => {
+                save_key(*key, *time_max, &mut self.fields);
+                CellValue::save_part(&value.fold, order, &items, &mut self.fields);
+            }
+            None => {
+                save_key(*key, *time_max, &mut self.fields);
+                value.save(&mut self.fields);
+            }
+        }
+        if self.fields.len() >= SECTION_BYTES {
+            self.end_section();
+        }
+    }
+
+    fn end_section(&mut self) {
+        if self.fields.len() > 0 {
+            let body = self.fields.take();
+            self.ready.push_back(Part::Section(Section { kind: SectionKind::Cells, body }));
+        }
+    }
 }
 
 impl CellStore {
@@ -134,7 +174,7 @@ impl CellStore {
             Ok(number) => (number, false),
             Err(_) => (self.new_cell(key), true),
         };
-        self.keep_page(number);
+        self.keep_for_snapshot(number);
         let cell = &mut self.cells[number];
         cell.time_max = cell.time_max.max(item.time);
         if cell.value.add(class, identity, item) {
@@ -158,7 +198,7 @@ impl CellStore {
         let Ok(number) = self.cells.find(key.hash(), |cell| cell.key == key) else {
             unreachable!("an event is taken out of a cell that it is in");
         };
-        self.keep_page(number);
+        self.keep_for_snapshot(number);
         self.cells[number].value.fold.subtract(identity, value);
         self.mark_changed(number);
     }
@@ -172,7 +212,7 @@ impl CellStore {
 
     /// Empties a cell; the log gives its events back, cut by another plan.
     pub(crate) fn clear(&mut self, number: u32) {
-        self.keep_page(number);
+        self.keep_for_snapshot(number);
         let cell = &mut self.cells[number];
         cell.value = CellValue::default();
         cell.time_max = cell.key.slice_from;
@@ -225,8 +265,9 @@ impl CellStore {
     /// Begins a snapshot of this moment.
     pub(crate) fn begin_snapshot(&mut self) {
         let count = self.cells.len();
-        let is_saved = vec![false; count.div_ceil(PAGE_CELLS)];
-        self.saving = Some(SavingCells { count, is_saved, next: 0, ready: VecDeque::new() });
+        let is_saved = vec![0; count.div_ceil(64)];
+        let (fields, ready) = (Fields::default(), VecDeque::new());
+        self.saving = Some(SavingCells { count, next: 0, is_saved, fields, ready });
     }
 
     /// Gives up an unfinished snapshot.
@@ -234,32 +275,36 @@ impl CellStore {
         self.saving = None;
     }
 
-    /// The next page of the snapshot; nothing once all were given.
+    /// The next part of the snapshot; nothing once all were given.
     pub(crate) fn poll_snapshot(&mut self) -> Option<Part> {
         let saving = self.saving.as_mut()?;
-        if let Some(page) = saving.ready.pop_front() {
-            return Some(page);
+        while saving.ready.is_empty() && saving.next < saving.count {
+            let next = saving.next;
+            let are_saved = next.is_multiple_of(64) && saving.is_saved[next / 64] == u64::MAX;
+            if saving.is_left(next) {
+                saving.save(&self.cells[next as u32]);
+            }
+            saving.next += if are_saved { 64 } else { 1 };
         }
-        let next = (saving.next..saving.is_saved.len()).find(|page| !saving.is_saved[*page]);
-        let Some(page) = next else {
+        if saving.ready.is_empty() {
+            saving.end_section();
+        }
+        let part = saving.ready.pop_front();
+        if part.is_none() {
             self.saving = None;
-            return None;
-        };
-        saving.next = page + 1;
-        saving.is_saved[page] = true;
-        saving.ready.extend(page_of(&self.cells, page, saving.count));
-        saving.ready.pop_front()
+        }
+        part
     }
 
-    /// Saves what the page of a cell holds before it changes for the first time since a snapshot began.
+    /// Saves what a cell holds before it changes for the first time since a snapshot began. Saving more cells with
+    /// it would be too much for a batch that has events of many.
     #[inline]
-    fn keep_page(&mut self, number: u32) {
-        if let Some(saving) = &mut self.saving {
-            let page = number as usize / PAGE_CELLS;
-            if saving.is_saved.get(page) == Some(&false) {
-                saving.is_saved[page] = true;
-                saving.ready.extend(page_of(&self.cells, page, saving.count));
-            }
+    fn keep_for_snapshot(&mut self, number: u32) {
+        if let Some(saving) = &mut self.saving
+            && saving.is_left(number as usize)
+        {
+            saving.is_saved[number as usize / 64] |= 1 << (number % 64);
+            saving.save(&self.cells[number]);
         }
     }
 
@@ -278,7 +323,7 @@ impl CellStore {
             note(self.pool.as_deref(), &self.cells[known].value);
             return Some(());
         }
-        // Pages come in the order in which they changed: a cell may get another number.
+        // What changed was saved before the others: a cell may get another number.
         let number = self.new_cell(key);
         let cell = &mut self.cells[number];
         (cell.time_max, cell.value) = (time_max, value);
@@ -287,38 +332,14 @@ impl CellStore {
     }
 }
 
-/// Items of one part of a cell in a snapshot, and bytes after which a section of cells ends.
+/// Items of one part of a cell in a snapshot.
 const PART_ITEMS_MAX: usize = if cfg!(test) { 2 } else { 16_384 };
-const PAGE_BYTES: usize = if cfg!(test) { 64 } else { 1 << 20 };
 
 /// Tells the pool of runs that it does not know.
 fn note(pool: Option<&SpillPool>, value: &CellValue) {
     if let (Some(pool), Some(sequence)) = (pool, value.sequence()) {
         sequence.unnoted().for_each(|run| pool.note(run));
     }
-}
-
-/// What a page of cells is written in.
-fn page_of(cells: &Numbered<CellState>, page: usize, count: usize) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let numbers = page * PAGE_CELLS..((page + 1) * PAGE_CELLS).min(count);
-    let mut fields = Fields::default();
-    for number in numbers {
-        let CellState { key, time_max, value, .. } = &cells[number as u32];
-        if value.sequence().is_some() {
-            parts.push(Part::Cell(SavedCell { key: *key, time_max: *time_max, value: value.clone() }));
-            continue;
-        }
-        save_key(*key, *time_max, &mut fields);
-        value.save(&mut fields);
-        if fields.len() >= PAGE_BYTES {
-            parts.push(Part::Section(Section { kind: SectionKind::Cells, body: fields.take() }));
-        }
-    }
-    if fields.len() > 0 {
-        parts.push(Part::Section(Section { kind: SectionKind::Cells, body: fields.take() }));
-    }
-    parts
 }
 
 fn save_key(
@@ -353,5 +374,45 @@ impl SavedCell {
             CellValue::save_part(&std::mem::take(&mut fold), sequence.order(), items, &mut fields);
             take(Section { kind: SectionKind::Cells, body: fields.take() })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::EventPosition;
+
+    use super::*;
+
+    /// Cells were saved in pages of 512: a batch that met many pages copied nearly all cells.
+    #[test]
+    fn an_event_during_a_snapshot_saves_its_own_cell_and_no_other() {
+        let mut store = CellStore::default();
+        let add = |store: &mut CellStore, subject: u32, position: u16| {
+            let key = CellKey { subject, program: 0, group: 0, slice_from: Timestamp::MIN };
+            let position = EventPosition::new(1, position);
+            let item = Item { time: Timestamp::MIN, position, value: 1 };
+            store.add(key, CellClass::Additive, u128::from(subject), item);
+        };
+        (0..1_000).for_each(|subject| add(&mut store, subject, 0));
+        store.begin_snapshot();
+        let kept = |store: &CellStore| {
+            let saving = store.saving.as_ref().expect("a snapshot is being made");
+            let in_part = |part: &Part| match part {
+                Part::Section(section) => section.body.len(),
+                Part::Cell(_) => unreachable!("no cell has a sequence"),
+            };
+            saving.fields.len() + saving.ready.iter().map(in_part).sum::<usize>()
+        };
+        add(&mut store, 0, 1);
+        let bytes = kept(&store);
+        (0..1_000).step_by(100).for_each(|subject| add(&mut store, subject, 2));
+        assert_eq!(kept(&store), 10 * bytes);
+        let mut sections = 0;
+        while let Some(part) = store.poll_snapshot() {
+            let Part::Section(section) = part else { unreachable!("no cell has a sequence") };
+            assert!(section.body.len() < SECTION_BYTES + bytes);
+            sections += section.body.len();
+        }
+        assert_eq!(sections, 1_000 * bytes, "each cell is saved once");
     }
 }

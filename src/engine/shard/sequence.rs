@@ -203,6 +203,19 @@ impl Sequence {
         !self.runs.iter().any(|run| run.is_spilled())
     }
 
+    /// All items, in no order, if they are at most so many and in memory.
+    pub(crate) fn few(&self, items_max: usize) -> Option<Vec<Item>> {
+        let count = self.runs.iter().map(|run| run.len()).sum::<usize>() + self.recent.len();
+        if count > items_max {
+            return None;
+        }
+        let mut items = self.recent.clone();
+        for run in &self.runs {
+            items.extend_from_slice(&run.in_memory()?);
+        }
+        Some(items)
+    }
+
     /// Reads what was spilled; it is in memory as long as what this gives is kept.
     ///
     /// # Errors

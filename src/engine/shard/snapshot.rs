@@ -1,12 +1,12 @@
 //! A shard's state as sections of a snapshot: saved between batches without stopping them, and loaded again.
 //!
 //! Owns: the order of saving, the fields of each section. Leaves to others: the file (`crate::snapshot`), keeping what a
-//! page held when the snapshot began (`super::cells`).
+//! cell held when the snapshot began (`super::cells`).
 //!
 //! Calling order: `begin_snapshot` at a barrier; then `poll_snapshot` between any two calls of the shard until it gives
 //! nothing. Every section is of the moment of `begin_snapshot`, whatever happens meanwhile: what only grows is saved up
-//! to where it was, what is small is saved at once, and lists that barriers change (`super::listed`) and pages of cells are
-//! saved before they change.
+//! to where it was, what is small is saved at once, and lists that barriers change (`super::listed`) and cells are saved
+//! before they change.
 //!
 //! Invariants: the shard that [`ShardLoader`] gives decides as the one that was saved; only which cells were reported is
 //! not kept, so all of them are reported again.
