@@ -1,7 +1,8 @@
 //! Instructions of the two paths that money and events take, counted: a gate that a noisy machine does not move.
 //!
-//! Goals: instructions of a thousand quantities of each pricing model, of a thousand cells to their lines, and of a
-//! batch of given and of sequenced ids through a shard, each in a warm state.
+//! Goals: instructions of a thousand quantities of each pricing model, of a thousand cells to their lines and to a sealed batch
+//! (whose SHA-256 valgrind's processor computes without instructions of its own for it), and of a batch of given and of
+//! sequenced ids through a shard, each in a warm state.
 //! Non-goals: time, caches and memory (`rating`, `path`, and `dedup` of the engine).
 //!
 //! Needs `valgrind`, and `cargo install gungraun-runner` of the version that Cargo.toml pins.
@@ -9,6 +10,8 @@
 #![expect(
     missing_docs,
     unused_qualifications,
+    clippy::disallowed_types,
+    clippy::disallowed_macros,
     reason = "the macros of the harness make items without a word"
 )]
 
@@ -26,8 +29,10 @@ use engine::shard::Shard;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use wire::{BatchBuilder, IdMode};
 
+use self::cutter::{Cutter, Shape};
 use self::traffic::{EVENTS, frame, plan, start, subjects};
 
+mod cutter;
 mod traffic;
 
 /// Quantities, and cells.
@@ -96,6 +101,25 @@ fn cells_to_lines((price, group, quantities): Quantities) -> Quantities {
     (price, group, quantities)
 }
 
+/// A machine that was cut before, and whose cells all changed since.
+fn cut_before(shape: Shape) -> Cutter {
+    let mut cutter = Cutter::new(shape);
+    for _ in 0..2 {
+        cutter.open();
+        assert_eq!(cutter.rate(), shape.cells());
+    }
+    cutter.open();
+    cutter
+}
+
+#[library_benchmark(setup = cut_before)]
+#[bench::of_1000_accounts(Shape { accounts: 1_000, groups: 1 })]
+#[bench::of_1000_groups(Shape { accounts: 2, groups: 500 })]
+fn cells_to_a_sealed_batch(mut cutter: Cutter) -> Cutter {
+    black_box(cutter.rate());
+    cutter
+}
+
 /// A shard that knows so many events, and the next batch for it.
 fn shard_and_batch(ids: IdMode) -> (Shard, PreparedBatch) {
     let (mut shard, subjects) = (Shard::new(0), subjects());
@@ -124,6 +148,6 @@ fn batch_through_a_shard((mut shard, batch): (Shard, PreparedBatch)) -> (Shard, 
     (shard, batch)
 }
 
-library_benchmark_group!(name = rating; benchmarks = model, cells_to_lines);
+library_benchmark_group!(name = rating; benchmarks = model, cells_to_lines, cells_to_a_sealed_batch);
 library_benchmark_group!(name = events; benchmarks = batch_through_a_shard);
 main!(library_benchmark_groups = rating, events);

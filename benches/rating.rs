@@ -1,181 +1,77 @@
 //! What rating costs: from changed cells to the charge lines of a cut, and each pricing model beside a bare loop.
 //!
-//! Goals: cells a second of a whole cut (position, difference to what was issued, lines, bytes, digest, seal); the same
-//! after many cuts as a ratio to after few; and nanoseconds a quantity of each model, beside a multiply-add loop of the
-//! same run.
-//! Non-goals: logs and shards (`path`), encoding and sealing.
+//! Goals: nanoseconds a cell of a whole cut (position, difference to what was issued, lines, bytes, digest, seal) of many
+//! accounts and of few; the same after many cuts as a ratio to after few; and nanoseconds a quantity of each model, beside a
+//! multiply-add loop of the same run.
+//! Non-goals: logs and shards (`path`).
 
 use std::hint::black_box;
 
 use billing::catalog::{Catalog, CatalogFile};
 use billing::rating::{Measure, SliceMeasure, WindowTerms, position};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use domain::plan::CellClass;
-use domain::{EventPosition, Exact, Period, PriceId, Subject, Timestamp, Zone};
-use engine::shard::cell::{CellReport, Group};
-use engine::shard::kept::CellValue;
-use engine::shard::sequence::Item;
-use machine::Machine;
-use wire::control::{ClockKind, ControlRecord, Genesis};
+use domain::{Exact, Period, PriceId, Zone};
 
-/// Accounts, each with one subscription, one subject and one cell a month.
-const ACCOUNTS: usize = 20_000;
+use self::cutter::{Cutter, Shape};
+
+mod cutter;
+
+/// Cuts of each shape that are measured.
+const CUTS: usize = 7;
 /// Accounts that are cut many times: what was issued stays in memory until it is journaled.
 const ACCOUNTS_OF_MANY_CUTS: usize = 1_000;
 const FEW_CUTS: usize = 20;
 const MANY_CUTS: usize = 200;
 
-fn catalog_text(accounts: usize) -> String {
-    let mut text = String::from(
-        r#"
-        catalog = 1
-        entity = [{ id = "inc", currency = "USD", time_zone = "UTC" }]
-        meter = [{ id = "calls", event_type = "call", aggregation = "sum", value = "n" }]
-        plan = [{ id = "pro", currency = "USD" }]
-        [[price]]
-        id = "tiers"
-        plan = "pro"
-        meter = "calls"
-        model = "graduated"
-        window = "month"
-        tiers = [
-            { up_to = "100", unit_amount = "0.05" }, { up_to = "1000", unit_amount = "0.04" },
-            { up_to = "10000", unit_amount = "0.03" }, { up_to = "100000", unit_amount = "0.02" }, { unit_amount = "0.01" },
-        ]
-        "#,
-    );
-    for n in 0..accounts {
-        text.push_str(&format!(
-            r#"
-            [[account]]
-            id = "a{n}"
-            name = "A"
-            entity = "inc"
-            currency = "USD"
-            time_zone = "UTC"
-            [[subscription]]
-            id = "s{n}"
-            account = "a{n}"
-            plan = "pro"
-            from = "2026-01-01T00:00:00Z"
-            [[subject]]
-            id = "k{n}"
-            subscription = "s{n}"
-            from = "2026-01-01T00:00:00Z"
-            "#
-        ));
-    }
-    text
-}
-
-struct Cutter {
-    machine: Machine,
-    accounts: usize,
-    offset: u64,
-    quantity: i128,
-}
-
-impl Cutter {
-    fn new(accounts: usize) -> Self {
-        let resources = CatalogFile::parse(&catalog_text(accounts)).expect("a valid catalog").resources();
-        let mut cutter = Self { machine: Machine::new(1), accounts, offset: 0, quantity: 0 };
-        cutter.apply(ControlRecord::Genesis(Genesis {
-            tenant: 0,
-            incarnation: 0,
-            identity_key: "0".repeat(32),
-            clock: ClockKind::Scenario,
-            epoch: machine::RATING_EPOCH.to_string(),
-            made_by: "a bench".to_string(),
-        }));
-        for resource in &resources {
-            let (kind, id) = (resource.kind().as_str(), resource.id());
-            let put =
-                cutter.machine.propose_put(kind, id, resource.to_json(), "bench").expect("a valid resource");
-            cutter.apply(put.expect("a new resource"));
-        }
-        cutter.machine.new_barrier(cutter.offset, true);
-        cutter
-    }
-
-    fn apply(&mut self, record: ControlRecord) {
-        self.offset += 1;
-        self.machine.apply(self.offset, &record).expect("a record that follows");
-    }
-
-    /// Every cell changes; the next cut is open.
-    fn open(&mut self) {
-        self.quantity += 1_000_003;
-        let from = Timestamp::parse("2026-01-01T00:00:00Z").expect("an instant");
-        let group: Group = Group::from([]);
-        let reports = (0..self.accounts).map(|n| {
-            let mut value = CellValue::default();
-            let item = Item {
-                time: from,
-                position: EventPosition::new(0, 0),
-                value: self.quantity * 10i128.pow(16) + n as i128,
-            };
-            value.add(CellClass::Additive, n as u128 + self.quantity as u128, item);
-            let subject = Subject::new(&format!("k{n}")).expect("a subject");
-            CellReport { subject, program: 0, group: group.clone(), slice_from: from, value }
-        });
-        self.machine.handle_reports(0, reports.collect());
-        let at = from.plus(20 * domain::time::DAY);
-        let cut = self.machine.propose_cut(self.offset + 1, at, "bench");
-        self.apply(cut);
-    }
-
-    fn rate(&mut self) -> usize {
-        let rated =
-            self.machine.rate_open_cut().expect("nothing was spilled").expect("every account changed");
-        let lines = rated.batch.lines.len();
-        self.apply(ControlRecord::Seal(rated.seal));
-        self.machine.close_cut();
-        lines
+/// Whole cuts of many accounts, and of few with many groups: processor time a cell, of the cell to the line of a sealed batch.
+#[expect(clippy::print_stdout, clippy::disallowed_macros, reason = "a bench talks to whoever runs it")]
+fn cut(_: &mut Criterion) {
+    for shape in shapes() {
+        let mut cutter = Cutter::new(shape);
+        // The first cut rates everything, because every account is new.
+        let mut spent = (0..=CUTS).map(|_| spent_on_cut(&mut cutter, shape)).skip(1).collect::<Vec<_>>();
+        spent.sort_unstable();
+        let (fastest, median) = (spent[0], spent[CUTS / 2]);
+        println!("cut/{shape:?}: {median} ns a cell, fastest {fastest} ns, of {CUTS} cuts");
     }
 }
 
-fn cut(criterion: &mut Criterion) {
-    let mut cutter = Cutter::new(ACCOUNTS);
-    // The first cut rates everything, because every account is new.
+/// Large with `cargo bench`, tiny with the tests.
+fn shapes() -> [Shape; 3] {
+    let (cells, groups) =
+        if std::env::args().any(|arg| arg == "--bench") { (100_000, 500) } else { (100, 10) };
+    [(cells / 100, 1), (cells, 1), (cells / groups, groups)]
+        .map(|(accounts, groups)| Shape { accounts, groups })
+}
+
+/// Nanoseconds of processor a cell.
+fn spent_on_cut(cutter: &mut Cutter, shape: Shape) -> u128 {
     cutter.open();
-    assert_eq!(cutter.rate(), ACCOUNTS);
-    let mut group = criterion.benchmark_group("cut");
-    group.sample_size(10);
-    group.throughput(Throughput::Elements(ACCOUNTS as u64));
-    group.bench_function("graduated cells to charge lines", |bencher| {
-        bencher.iter_custom(|iterations| {
-            let mut spent = std::time::Duration::ZERO;
-            for _ in 0..iterations {
-                cutter.open();
-                let start = std::time::Instant::now();
-                black_box(cutter.rate());
-                spent += start.elapsed();
-            }
-            spent
-        });
-    });
-    group.finish();
+    let start = processor_time();
+    let lines = black_box(cutter.rate());
+    let spent = processor_time() - start;
+    assert_eq!(lines, shape.cells());
+    spent / shape.cells() as u128
+}
+
+/// What the thread took, without what others took meanwhile.
+fn processor_time() -> u128 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u128 * 1_000_000_000 + time.tv_nsec as u128
 }
 
 /// What a cut costs does not depend on how many there were: the fastest of some early ones beside that of some late ones.
-#[expect(clippy::print_stdout, reason = "a bench talks to whoever runs it")]
+#[expect(clippy::print_stdout, clippy::disallowed_macros, reason = "a bench talks to whoever runs it")]
 fn cuts_before(_: &mut Criterion) {
-    let mut cutter = Cutter::new(ACCOUNTS_OF_MANY_CUTS);
-    let mut best = |until: usize, measured: usize| {
-        let mut best = std::time::Duration::MAX;
+    let shape = Shape { accounts: ACCOUNTS_OF_MANY_CUTS, groups: 1 };
+    let mut cutter = Cutter::new(shape);
+    let mut best = |until: usize| {
         for _ in 0..until {
-            cutter.open();
-            cutter.rate();
+            spent_on_cut(&mut cutter, shape);
         }
-        for _ in 0..measured {
-            cutter.open();
-            let start = std::time::Instant::now();
-            black_box(cutter.rate());
-            best = best.min(start.elapsed());
-        }
-        best.as_nanos() / ACCOUNTS_OF_MANY_CUTS as u128
+        (0..FEW_CUTS).map(|_| spent_on_cut(&mut cutter, shape)).min().expect("some cuts")
     };
-    let (early, late) = (best(1, FEW_CUTS), best(MANY_CUTS, FEW_CUTS));
+    let (early, late) = (best(1), best(MANY_CUTS));
     println!(
         "cut/cuts before: {early} ns a cell among the first {FEW_CUTS} cuts, {late} ns after {MANY_CUTS} more: {} %",
         late * 100 / early

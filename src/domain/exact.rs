@@ -177,7 +177,9 @@ impl Exact {
         let Self { mut mantissa, divisor, mut scale } = self;
         // Many zeros at once: a count of units at the scale of its meter has eighteen.
         for zeros in [32, 16, 8, 4, 2, 1] {
+            // What is divisible by ten so often is so by two: most that are not need no division.
             while scale >= zeros
+                && mantissa.trailing_zeros() >= zeros
                 && let Some(quotient) = without_zeros(mantissa, zeros)
             {
                 mantissa = quotient;

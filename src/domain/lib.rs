@@ -29,6 +29,7 @@ pub mod exact;
 pub mod ids;
 pub mod limits;
 pub mod plan;
+pub mod table;
 pub mod time;
 
 pub use currency::{Amount, Currency};
@@ -38,4 +39,5 @@ pub use ids::{
     AccountId, CommitmentId, DiscountId, EntityId, EventPosition, GrantId, MeterId, PlanId, PriceId, Subject,
     SubscriptionId, Tenant,
 };
+pub use table::Table;
 pub use time::{Period, Span, Timestamp, Zone};

@@ -158,7 +158,10 @@ impl Batch {
             .all(|(index, line)| line.batch == head.number && line.line as usize == index + 1);
         let counts = [lines.len(), window_finals.len(), invoice_requests.len()].map(|count| count as u64);
         let has_counts = counts == [head.lines, head.window_finals, head.invoice_requests];
-        if !is_numbered || !has_counts || Some(&head.totals) != sums_of(&lines).as_ref() {
+        if !is_numbered
+            || !has_counts
+            || Some(&head.totals) != sums_of(&lines).as_ref().map(texts_of).as_ref()
+        {
             return Err(BatchError::HeadMustMatchLines { number: head.number });
         }
         Ok(Self { head, lines, window_finals, invoice_requests })
@@ -221,19 +224,26 @@ fn check_readable(line: &ChargeLine) -> Result<(), BatchError> {
 /// Sum of the rounded amounts per currency, as text.
 pub(crate) fn totals_of(lines: &[ChargeLine]) -> BTreeMap<String, String> {
     // A total beyond 128 bits of minor units cannot come from lines that each fit; saturating would be a lie.
-    sums_of(lines).expect("batch totals fit 128 bits of minor units")
+    texts_of(&sums_of(lines).expect("batch totals fit 128 bits of minor units"))
 }
 
-/// The same of lines that somebody else may have written; `None` if a sum does not fit.
-fn sums_of(lines: &[ChargeLine]) -> Option<BTreeMap<String, String>> {
+/// The same in minor units, of lines that somebody else may have written; `None` if a sum does not fit.
+pub(crate) fn sums_of(lines: &[ChargeLine]) -> Option<BTreeMap<Currency, i128>> {
     let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
-    for line in lines {
-        let total = totals.entry(line.currency).or_default();
-        *total = total.checked_add(line.rounded_minor())?;
+    for lines in lines.chunk_by(|a, b| a.currency == b.currency) {
+        let total = totals.entry(lines[0].currency).or_default();
+        for line in lines {
+            *total = total.checked_add(line.rounded_minor())?;
+        }
     }
-    let texts =
-        totals.iter().map(|(currency, minor)| (currency.code().to_string(), currency.format_minor(*minor)));
-    Some(texts.collect())
+    Some(totals)
+}
+
+fn texts_of(totals: &BTreeMap<Currency, i128>) -> BTreeMap<String, String> {
+    totals
+        .iter()
+        .map(|(currency, minor)| (currency.code().to_string(), currency.format_minor(*minor)))
+        .collect()
 }
 
 /// Digest of a batch (or of a run's journals) that follows one with digest `previous`.

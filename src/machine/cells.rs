@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::plan::MeteringPlan;
-use domain::{Subject, Timestamp};
+use domain::{Subject, Table, Timestamp};
 use engine::shard::cell::{CellReport, Group};
 use engine::shard::kept::CellValue;
 use engine::shard::sequence::ItemsRead;
@@ -43,7 +43,7 @@ struct LevelBounds {
 #[derive(Default)]
 pub(crate) struct Cells {
     shards: usize,
-    subjects: BTreeMap<Subject, BTreeMap<CellKey, Vec<CellValue>>>,
+    subjects: Table<Subject, BTreeMap<CellKey, Vec<CellValue>>>,
     changed: BTreeMap<Subject, BTreeSet<(u32, Timestamp)>>,
     /// First instant of the earliest slice of the subjects that have a level, and of the earliest that changed.
     levels: BTreeMap<Subject, LevelBounds>,
@@ -74,7 +74,7 @@ impl Cells {
                 bounds.first = bounds.first.min(slice_from);
                 bounds.changed = Some(bounds.changed.map_or(slice_from, |changed| changed.min(slice_from)));
             }
-            let cells = self.subjects.entry(subject).or_default();
+            let cells = self.subjects.get_or_default(subject);
             let key = CellKey { program, slice_from, group };
             let partials = cells.entry(key).or_insert_with(|| vec![CellValue::default(); self.shards]);
             partials[shard] = value;
@@ -107,11 +107,11 @@ impl Cells {
         from: Timestamp,
         until: Timestamp,
     ) -> impl Iterator<Item = MergedCell<'_>> {
-        let low = CellKey { program, slice_from: from, group: Group::from([]) };
-        self.subjects
-            .get(subject)
+        let low = || CellKey { program, slice_from: from, group: Group::from([]) };
+        let cells = self.subjects.get(subject).map(|cells| cells.range(low()..));
+        cells
             .into_iter()
-            .flat_map(move |cells| cells.range(low.clone()..))
+            .flatten()
             .take_while(move |(key, _)| key.program == program && key.slice_from < until)
             .filter_map(|(key, partials)| {
                 let mut value = CellValue::default();

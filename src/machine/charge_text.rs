@@ -20,16 +20,16 @@ pub(crate) fn write_charge(out: &mut String, line: &ChargeLine) {
     let ChargeLine { quantity_before, quantity_after, precise, rounded, currency, entity, .. } = line;
     let ChargeLine { period, posting_class, corrects, is_final, event_count, event_digest, .. } = line;
     out.push_str(r#"{"charge":{"account":"#);
-    quoted(out, account);
+    id(out, account.as_str());
     integer(out, r#","batch":"#, *batch);
     out.push_str(r#","component":"#);
     json(out, component);
     out.push_str(r#","corrects":"#);
     write_corrects(out, corrects.as_ref());
     out.push_str(r#","currency":"#);
-    quoted(out, currency);
+    id(out, currency.code());
     out.push_str(r#","entity":"#);
-    quoted(out, entity);
+    id(out, entity.as_str());
     integer(out, r#","event_count":"#, *event_count);
     out.push_str(r#","event_digest":"#);
     quoted(out, event_digest);
@@ -37,14 +37,14 @@ pub(crate) fn write_charge(out: &mut String, line: &ChargeLine) {
     out.push_str(r#","group":"#);
     json(out, group);
     integer(out, r#","line":"#, *number);
-    optional(out, r#","meter":"#, meter.as_ref());
+    optional(out, r#","meter":"#, meter.as_ref().map(|id| id.as_str()));
     out.push_str(r#","period":"#);
     quoted(out, period);
     out.push_str(r#","posting_class":"#);
     json(out, posting_class);
     out.push_str(r#","precise":"#);
     quoted(out, precise);
-    optional(out, r#","price":"#, price.as_ref());
+    optional(out, r#","price":"#, price.as_ref().map(|id| id.as_str()));
     integer(out, r#","price_version":"#, *price_version);
     out.push_str(r#","quantity_after":"#);
     quoted(out, quantity_after);
@@ -53,7 +53,7 @@ pub(crate) fn write_charge(out: &mut String, line: &ChargeLine) {
     out.push_str(r#","rounded":"#);
     quoted(out, rounded);
     span(out, r#","slice":"#, *slice);
-    optional(out, r#","subscription":"#, subscription.as_ref());
+    optional(out, r#","subscription":"#, subscription.as_ref().map(|id| id.as_str()));
     out.push_str(r#","term":"#);
     json(out, term);
     span(out, r#","window":"#, *window);
@@ -76,10 +76,16 @@ fn quoted(out: &mut String, value: impl Display) {
     write!(out, "\"{value}\"").expect("a text takes what is written");
 }
 
-fn optional(out: &mut String, key: &str, value: Option<impl Display>) {
+fn id(out: &mut String, text: &str) {
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
+}
+
+fn optional(out: &mut String, key: &str, value: Option<&str>) {
     out.push_str(key);
     match value {
-        Some(value) => quoted(out, value),
+        Some(value) => id(out, value),
         None => out.push_str("null"),
     }
 }
@@ -90,7 +96,12 @@ fn integer(out: &mut String, key: &str, number: impl itoa::Integer) {
 }
 
 fn span(out: &mut String, key: &str, Span { from, until }: Span) {
-    write!(out, r#"{key}{{"from":"{from}","until":"{until}"}}"#).expect("a text takes what is written");
+    out.push_str(key);
+    out.push_str(r#"{"from":"#);
+    quoted(out, from);
+    out.push_str(r#","until":"#);
+    quoted(out, until);
+    out.push('}');
 }
 
 /// Anything else.
@@ -111,7 +122,7 @@ mod tests {
             .prop_map(str::to_string)
     }
 
-    fn id<T: std::fmt::Debug>(make: impl Fn(&str) -> T) -> impl Strategy<Value = T> {
+    fn any_id<T: std::fmt::Debug>(make: impl Fn(&str) -> T) -> impl Strategy<Value = T> {
         prop::sample::select(vec!["a", "acme-eu", "0.v_2"]).prop_map(make)
     }
 
@@ -122,10 +133,10 @@ mod tests {
 
     prop_compose! {
         fn line()(
-            names in (id(|id| domain::AccountId::new(id).unwrap()), id(|id| EntityId::new(id).unwrap()),
-                prop::option::of(id(|id| SubscriptionId::new(id).unwrap())),
-                prop::option::of(id(|id| PriceId::new(id).unwrap())),
-                prop::option::of(id(|id| domain::MeterId::new(id).unwrap()))),
+            names in (any_id(|id| domain::AccountId::new(id).unwrap()), any_id(|id| EntityId::new(id).unwrap()),
+                prop::option::of(any_id(|id| SubscriptionId::new(id).unwrap())),
+                prop::option::of(any_id(|id| PriceId::new(id).unwrap())),
+                prop::option::of(any_id(|id| domain::MeterId::new(id).unwrap()))),
             texts in (text(), prop::collection::btree_map(text(), text(), 0..4)),
             spans in (span_of(), span_of()),
             numbers in any::<(u64, u32, u32, i64, u128, bool, i64)>(),

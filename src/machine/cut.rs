@@ -124,26 +124,31 @@ impl Rater<'_> {
         };
         let mut schedules = Schedules::default();
         // Accounts of a pool are rated together, with those of it that did not change; each keeps its place in the batch.
-        let pools: BTreeSet<&AccountId> =
+        let mut pools: Vec<&AccountId> =
             affected.keys().map(|account| self.catalog.pool_of(account)).collect();
-        let mut rated: BTreeMap<&AccountId, (Vec<ChargeLine>, Vec<WindowFinal>)> = BTreeMap::new();
+        pools.sort_unstable();
+        pools.dedup();
+        let mut rated: Vec<(&AccountId, Vec<ChargeLine>, Vec<WindowFinal>)> =
+            Vec::with_capacity(affected.len());
         let untouched = Affected::default();
         for pool in pools {
-            let members: Vec<&AccountId> = self.catalog.accounts_of_pool(pool).into_iter().collect();
-            let affected_of = |account: &AccountId| affected.get(account).unwrap_or(&untouched);
-            match self.rate_pool(&mut schedules, &members, &affected_of) {
-                Ok(lines) => {
-                    for (account, lines) in members.into_iter().zip(lines) {
-                        let (terms, _) = account_and_entity(self.catalog, account);
-                        let finals = self.new_finals(terms, affected_of(account), &lines);
-                        rated.insert(account, (lines, finals));
-                    }
-                }
+            let member_of = |account| {
+                let terms = self.catalog.account(account).expect("a pool has accounts of the catalog");
+                Member { terms, affected: affected.get(account).unwrap_or(&untouched) }
+            };
+            let members: Vec<Member<'_>> =
+                self.catalog.accounts_of_pool(pool).into_iter().map(member_of).collect();
+            match self.rate_pool(&mut schedules, &members) {
+                Ok(lines) => rated.extend(members.into_iter().zip(lines).map(|(member, lines)| {
+                    let finals = self.new_finals(member.terms, member.affected, &lines);
+                    (&member.terms.id, lines, finals)
+                })),
                 Err(RateError::Items(error)) => return Err(error),
                 Err(RateError::Rating(failure)) => outcome.failures.extend(failures_of(&members, &failure)),
             }
         }
-        for (lines, finals) in rated.into_values() {
+        rated.sort_by(|a, b| a.0.cmp(b.0));
+        for (_, lines, finals) in rated {
             outcome.lines.extend(lines);
             outcome.window_finals.extend(finals);
         }
@@ -156,19 +161,18 @@ impl Rater<'_> {
     }
 
     /// Rates the accounts of a pool; the lines of each.
-    fn rate_pool<'p>(
-        &self,
+    fn rate_pool<'m>(
+        &'m self,
         schedules: &mut Schedules,
-        members: &[&AccountId],
-        affected_of: &dyn Fn(&AccountId) -> &'p Affected,
+        members: &[Member<'m>],
     ) -> Result<Vec<Vec<ChargeLine>>, RateError> {
         // Commitments and grants tie the windows of an account together, a parent those of its accounts.
+        let first = &members[0].terms.id;
         let has_agreements = members.len() > 1
-            || self.catalog.commitments_of_account(members[0]).next().is_some()
-            || self.catalog.grants_of_account(members[0]).next().is_some();
-        let pooled = |account: &&AccountId| {
-            let (terms, _) = account_and_entity(self.catalog, account);
-            let affected = affected_of(account);
+            || self.catalog.commitments_of_account(first).next().is_some()
+            || self.catalog.grants_of_account(first).next().is_some();
+        let pooled = |Member { terms, affected }: &Member<'m>| {
+            let account = &terms.id;
             let has_discounts = self.catalog.discounts_of_account(account).next().is_some();
             // Other windows share no bounds with months: a discount may tie all of them together.
             let has_ties = has_discounts && !self.catalog.has_only_months(account, &terms.time_zone);
@@ -183,7 +187,7 @@ impl Rater<'_> {
         };
         let pool: Vec<PooledAccount<'_>> = members.iter().map(pooled).collect();
         let _items = self.read_items(&pool)?;
-        let (_, entity) = account_and_entity(self.catalog, members[0]);
+        let (_, entity) = account_and_entity(self.catalog, first);
         let of_account = |account: &AccountId, status: RatingStatus| RatingFailure {
             account: account.clone(),
             subscription: None,
@@ -191,7 +195,7 @@ impl Rater<'_> {
             window_from: None,
             status: status.to_string(),
         };
-        let of_pool = |status| of_account(self.catalog.pool_of(members[0]), status);
+        let of_pool = |status| of_account(self.catalog.pool_of(first), status);
         let covered = self.covered(schedules, &pool, entity).map_err(of_pool)?;
         let mut prices = Vec::new();
         for PooledAccount { terms, windows, issued } in &pool {
@@ -817,6 +821,12 @@ impl MergedSlice {
     }
 }
 
+/// An account of a pool, and which of its windows are affected.
+struct Member<'a> {
+    terms: &'a Account,
+    affected: &'a Affected,
+}
+
 /// An account of a pool: what is rated of it.
 pub(crate) struct PooledAccount<'a> {
     pub(crate) terms: &'a Account,
@@ -826,11 +836,11 @@ pub(crate) struct PooledAccount<'a> {
 }
 
 /// What keeps an account of a pool out of a batch keeps out all of them.
-fn failures_of(members: &[&AccountId], failure: &RatingFailure) -> Vec<RatingFailure> {
-    let of_member = |account: &&AccountId| match **account == failure.account {
+fn failures_of(members: &[Member<'_>], failure: &RatingFailure) -> Vec<RatingFailure> {
+    let of_member = |member: &Member<'_>| match member.terms.id == failure.account {
         true => failure.clone(),
         false => RatingFailure {
-            account: (*account).clone(),
+            account: member.terms.id.clone(),
             subscription: None,
             price: None,
             window_from: None,

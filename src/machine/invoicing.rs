@@ -5,12 +5,10 @@
 //!
 //! Invariants: a function of sealed batches; a batch that is loaded asks for what it asked when it was rated.
 
-use std::collections::BTreeMap;
-
 use billing::catalog::{Account, Catalog};
 use billing::charges::{ChargeLine, InvoiceRequest};
 use billing::rating::progressive::{Progress, Thresholds};
-use domain::{AccountId, Currency};
+use domain::{AccountId, Currency, Table};
 use serde_json::json;
 
 use crate::batch::Batch;
@@ -18,7 +16,7 @@ use crate::batch::Batch;
 /// Usage that was charged, by account.
 #[derive(Default)]
 pub(crate) struct Invoicing {
-    accounts: BTreeMap<AccountId, Asked>,
+    accounts: Table<AccountId, Asked>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -55,7 +53,7 @@ impl Invoicing {
         let mut asked = batch.invoice_requests.iter().peekable();
         for (account, usage) in usage_of(&batch.lines) {
             let is_asked = asked.next_if(|request| request.account == *account).is_some();
-            let known = self.accounts.entry(account.clone()).or_default();
+            let known = self.accounts.get_or_default(account.clone());
             known.progress.advance(sum(known.progress.amount, usage), is_asked);
             if is_asked {
                 known.last_batch = Some(batch.head.number);

@@ -27,7 +27,7 @@ use wire::control::{
 };
 
 use crate::affected::{Changed, affected_accounts};
-use crate::batch::{Batch, BatchHead, chain_digest, totals_of};
+use crate::batch::{Batch, BatchHead, chain_digest, sums_of, totals_of};
 use crate::cells::Cells;
 use crate::control::{ApplyError, ControlState};
 use crate::control_writer::{NewBarrier, PutOutcome, RESOURCE_BYTES_MAX};
@@ -501,10 +501,8 @@ impl Machine {
     }
 
     fn issue(&mut self, batch: &Arc<Batch>) {
-        let mut totals: BTreeMap<Currency, i128> = BTreeMap::new();
         for line in &batch.lines {
             self.issued.issue(line).expect("a sealed line was a difference of positions that fit");
-            *totals.entry(line.currency).or_default() += line.rounded_minor();
         }
         self.invoicing.issue(batch);
         let entities: BTreeSet<&EntityId> = batch.lines.iter().map(|line| &line.entity).collect();
@@ -514,6 +512,7 @@ impl Machine {
         for window in &batch.window_finals {
             self.finals.insert((window.account.clone(), window.window), batch.head.number);
         }
+        let totals = sums_of(&batch.lines).expect("the totals of a sealed batch fit");
         self.unacked.insert(batch.head.number, (batch.head.at, totals));
     }
 

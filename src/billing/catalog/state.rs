@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use domain::{
     AccountId, CommitmentId, Currency, Decimal, DiscountId, EntityId, GrantId, MeterId, PlanId, PriceId,
-    Subject, SubscriptionId, Timestamp,
+    Subject, SubscriptionId, Table, Timestamp,
 };
 
 use super::agreement::{AccountDiscount, Commitment, CreditGrant};
@@ -61,24 +61,24 @@ pub struct Versioned {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
     entities: BTreeMap<EntityId, (u64, Entity)>,
-    accounts: BTreeMap<AccountId, Vec<(u64, Account)>>,
-    accounts_by_parent: BTreeMap<AccountId, BTreeSet<AccountId>>,
+    accounts: Table<AccountId, Vec<(u64, Account)>>,
+    accounts_by_parent: Table<AccountId, BTreeSet<AccountId>>,
     meters: BTreeMap<MeterId, (u64, Meter)>,
     plans: BTreeMap<PlanId, (u64, Plan)>,
-    prices: BTreeMap<PriceId, PriceTimeline>,
-    prices_by_plan: BTreeMap<PlanId, BTreeSet<PriceId>>,
-    subscriptions: BTreeMap<SubscriptionId, SubscriptionTimeline>,
-    subscriptions_by_account: BTreeMap<AccountId, BTreeSet<SubscriptionId>>,
-    subscriptions_by_plan: BTreeMap<PlanId, BTreeSet<SubscriptionId>>,
-    subjects: BTreeMap<Subject, SubjectTimeline>,
-    subjects_by_subscription: BTreeMap<SubscriptionId, BTreeSet<Subject>>,
-    commitments: BTreeMap<CommitmentId, CommitmentTimeline>,
-    commitments_by_account: BTreeMap<AccountId, BTreeSet<CommitmentId>>,
-    grants: BTreeMap<GrantId, Vec<(u64, CreditGrant)>>,
-    grants_by_account: BTreeMap<AccountId, BTreeSet<GrantId>>,
-    grant_bounds: BTreeMap<AccountId, Arc<[Timestamp]>>,
-    discounts: BTreeMap<DiscountId, Vec<(u64, AccountDiscount)>>,
-    discounts_by_account: BTreeMap<AccountId, BTreeSet<DiscountId>>,
+    prices: Table<PriceId, PriceTimeline>,
+    prices_by_plan: Table<PlanId, BTreeSet<PriceId>>,
+    subscriptions: Table<SubscriptionId, SubscriptionTimeline>,
+    subscriptions_by_account: Table<AccountId, BTreeSet<SubscriptionId>>,
+    subscriptions_by_plan: Table<PlanId, BTreeSet<SubscriptionId>>,
+    subjects: Table<Subject, SubjectTimeline>,
+    subjects_by_subscription: Table<SubscriptionId, BTreeSet<Subject>>,
+    commitments: Table<CommitmentId, CommitmentTimeline>,
+    commitments_by_account: Table<AccountId, BTreeSet<CommitmentId>>,
+    grants: Table<GrantId, Vec<(u64, CreditGrant)>>,
+    grants_by_account: Table<AccountId, BTreeSet<GrantId>>,
+    grant_bounds: Table<AccountId, Arc<[Timestamp]>>,
+    discounts: Table<DiscountId, Vec<(u64, AccountDiscount)>>,
+    discounts_by_account: Table<AccountId, BTreeSet<DiscountId>>,
 }
 
 impl Catalog {
@@ -308,12 +308,12 @@ impl Catalog {
             }
             Resource::Account(account) => {
                 if let Some(parent) = &account.parent {
-                    self.accounts_by_parent.entry(parent.clone()).or_default().insert(account.id.clone());
+                    self.accounts_by_parent.get_or_default(parent.clone()).insert(account.id.clone());
                     if version == 1 {
                         self.grant_bounds.insert(account.id.clone(), self.grant_bounds(parent).into());
                     }
                 }
-                self.accounts.entry(account.id.clone()).or_default().push((control_offset, account));
+                self.accounts.get_or_default(account.id.clone()).push((control_offset, account));
             }
             Resource::Meter(meter) => {
                 self.meters.insert(meter.id.clone(), (control_offset, meter));
@@ -322,38 +322,36 @@ impl Catalog {
                 self.plans.insert(plan.id.clone(), (control_offset, plan));
             }
             Resource::Price(price) => {
-                self.prices_by_plan.entry(price.plan.clone()).or_default().insert(price.id.clone());
-                let timeline =
-                    self.prices.entry(price.id.clone()).or_insert(PriceTimeline { versions: Vec::new() });
+                self.prices_by_plan.get_or_default(price.plan.clone()).insert(price.id.clone());
+                let timeline = self
+                    .prices
+                    .get_or_insert_with(price.id.clone(), || PriceTimeline { versions: Vec::new() });
                 let taken = PriceVersion::new(version, control_offset, *price);
                 timeline.versions.push(taken.expect("a price is checked before it is taken"));
             }
             Resource::Subscription(subscription) => {
                 let id = subscription.id.clone();
-                self.subscriptions_by_account
-                    .entry(subscription.account.clone())
-                    .or_default()
-                    .insert(id.clone());
-                self.subscriptions_by_plan.entry(subscription.plan.clone()).or_default().insert(id.clone());
-                let empty = SubscriptionTimeline { records: Vec::new(), offsets: Vec::new() };
-                let timeline = self.subscriptions.entry(id).or_insert(empty);
+                self.subscriptions_by_account.get_or_default(subscription.account.clone()).insert(id.clone());
+                self.subscriptions_by_plan.get_or_default(subscription.plan.clone()).insert(id.clone());
+                let empty = || SubscriptionTimeline { records: Vec::new(), offsets: Vec::new() };
+                let timeline = self.subscriptions.get_or_insert_with(id, empty);
                 timeline.records.push(subscription);
                 timeline.offsets.push(control_offset);
             }
             Resource::Subject(binding) => {
                 let subject = binding.id.clone();
-                let bound = self.subjects_by_subscription.entry(binding.subscription.clone()).or_default();
+                let bound = self.subjects_by_subscription.get_or_default(binding.subscription.clone());
                 bound.insert(subject.clone());
-                let empty = SubjectTimeline { records: Vec::new(), offsets: Vec::new() };
-                let timeline = self.subjects.entry(subject).or_insert(empty);
+                let empty = || SubjectTimeline { records: Vec::new(), offsets: Vec::new() };
+                let timeline = self.subjects.get_or_insert_with(subject, empty);
                 timeline.records.push(binding);
                 timeline.offsets.push(control_offset);
             }
             Resource::Commitment(commitment) => {
                 let (id, account) = (commitment.id.clone(), commitment.account.clone());
-                self.commitments_by_account.entry(account).or_default().insert(id.clone());
-                let empty = CommitmentTimeline { records: Vec::new(), offsets: Vec::new() };
-                let timeline = self.commitments.entry(id).or_insert(empty);
+                self.commitments_by_account.get_or_default(account).insert(id.clone());
+                let empty = || CommitmentTimeline { records: Vec::new(), offsets: Vec::new() };
+                let timeline = self.commitments.get_or_insert_with(id, empty);
                 timeline.records.push(*commitment);
                 timeline.offsets.push(control_offset);
             }
@@ -373,13 +371,13 @@ impl Catalog {
                         self.grant_bounds.insert(account, bounds.into());
                     }
                 }
-                self.grants_by_account.entry(account).or_default().insert(id.clone());
-                self.grants.entry(id).or_default().push((control_offset, *grant));
+                self.grants_by_account.get_or_default(account).insert(id.clone());
+                self.grants.get_or_default(id).push((control_offset, *grant));
             }
             Resource::Discount(discount) => {
                 let (id, account) = (discount.id.clone(), discount.account.clone());
-                self.discounts_by_account.entry(account).or_default().insert(id.clone());
-                self.discounts.entry(id).or_default().push((control_offset, *discount));
+                self.discounts_by_account.get_or_default(account).insert(id.clone());
+                self.discounts.get_or_default(id).push((control_offset, *discount));
             }
         }
         Ok(change)
@@ -406,8 +404,11 @@ impl Catalog {
     }
 
     /// The accounts of a pool, in order: the parent, and those that name it.
-    pub fn accounts_of_pool<'a>(&'a self, pool: &'a AccountId) -> BTreeSet<&'a AccountId> {
-        std::iter::once(pool).chain(self.accounts_by_parent.get(pool).into_iter().flatten()).collect()
+    pub fn accounts_of_pool<'a>(&'a self, pool: &'a AccountId) -> Vec<&'a AccountId> {
+        let mut accounts = vec![pool];
+        accounts.extend(self.accounts_by_parent.get(pool).into_iter().flatten());
+        accounts.sort_unstable();
+        accounts
     }
 
     /// All accounts.

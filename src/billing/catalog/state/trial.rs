@@ -7,10 +7,11 @@
 //!
 //! Invariants: a catalog from which everything on trial was taken back, last first, is equal to what it was before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
-use domain::{AccountId, Timestamp};
+use domain::{AccountId, Table, Timestamp};
 
 use super::{Catalog, Change, Resource};
 use crate::catalog::status::CatalogStatus;
@@ -52,8 +53,8 @@ impl Catalog {
         for (account, bounds) in bounds {
             match bounds {
                 Some(bounds) => self.grant_bounds.insert(account, bounds),
-                None => self.grant_bounds.remove(&account),
-            };
+                None => drop(self.grant_bounds.remove(&account)),
+            }
         }
         match resource {
             Resource::Entity(entity) => drop(self.entities.remove(&entity.id)),
@@ -119,7 +120,11 @@ impl Catalog {
 }
 
 /// Takes the last version away; whether it was the only one.
-fn pop<K: Ord, T, V>(all: &mut BTreeMap<K, T>, id: &K, versions: impl Fn(&mut T) -> &mut Vec<V>) -> bool {
+fn pop<K: Clone + Ord + Hash, T, V>(
+    all: &mut Table<K, T>,
+    id: &K,
+    versions: impl Fn(&mut T) -> &mut Vec<V>,
+) -> bool {
     let versions = versions(all.get_mut(id).expect("what is on trial is in the catalog"));
     versions.pop().expect("what is on trial is a version");
     let was_only = versions.is_empty();
@@ -130,7 +135,7 @@ fn pop<K: Ord, T, V>(all: &mut BTreeMap<K, T>, id: &K, versions: impl Fn(&mut T)
 }
 
 /// Takes an id from what stands under another one.
-fn unlink<K: Ord, I: Ord>(all: &mut BTreeMap<K, BTreeSet<I>>, under: &K, id: &I) {
+fn unlink<K: Clone + Ord + Hash, I: Ord>(all: &mut Table<K, BTreeSet<I>>, under: &K, id: &I) {
     let ids = all.get_mut(under).expect("what is on trial is linked");
     ids.remove(id);
     if ids.is_empty() {

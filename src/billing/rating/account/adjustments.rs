@@ -39,17 +39,18 @@ impl Bounds<'_> {
 }
 
 impl Bill<'_, '_> {
-    /// Applies bounds to everything that became due from `first_due` on.
+    /// Applies bounds to everything that became due from `first_due` on; lines have the key but for component and term.
     pub(super) fn apply(
         &mut self,
         bounds: &Bounds<'_>,
-        key: LineKey,
+        key: impl FnOnce() -> LineKey,
         window: Span,
         first_due: usize,
     ) -> Result<(), RatingStatus> {
         if bounds.are_none() {
             return Ok(());
         }
+        let key = key();
         let dues: Vec<usize> = (first_due..self.dues.len()).collect();
         let gross = sum_of(dues.iter().map(|index| self.dues[*index].amount))?;
         let discounts: Vec<Discount> =

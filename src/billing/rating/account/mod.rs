@@ -226,7 +226,7 @@ impl Bill<'_, '_> {
             active: &active,
         };
         let Some(account) = prices.first().map(|rated| rated.account) else { return Ok(()) };
-        let key = LineKey { subscription: Some(subscription.clone()), ..key_of(account, window) };
+        let key = || LineKey { subscription: Some(subscription.clone()), ..key_of(account, window) };
         self.apply(&bounds, key, window, first_due)
     }
 
@@ -277,7 +277,7 @@ impl Bill<'_, '_> {
             maximum: version.price.maximum,
             active: &rated.active,
         };
-        let key = LineKey {
+        let key = || LineKey {
             subscription: Some(rated.subscription.clone()),
             price: Some(rated.price.id().clone()),
             price_version: version.version,
