@@ -201,6 +201,9 @@ impl Layout {
         let (digest, rest) = entry.get(self.key..)?.split_first_chunk::<8>()?;
         let (position, time) = rest.split_at_checked(self.position)?;
         let position = bounds.positions.0.to_bits().checked_add(number_of(position))?;
+        if position > bounds.positions.1.to_bits() {
+            return None;
+        }
         let time_and_standing = number_of(time.get(..self.time)?);
         let standing = Standing::of_bits(time_and_standing & 3)?;
         Some(Seen {

@@ -10,7 +10,7 @@ use domain::limits::EVENT_TIME_MIN;
 use super::super::super::{Shard, ShardLoader};
 use super::super::memtable::Memtable;
 use super::super::{Seen, Standing};
-use super::format::{HEADER_BYTES, RunLog, RunName, key_of, run_name};
+use super::format::{Bounds, HEADER_BYTES, RunEntry, RunLog, RunName, key_of, run_name};
 use super::run::{Kept, Run, RunError, RunFault};
 use super::store::RunStore;
 use super::work::{Inputs, RunJob};
@@ -220,4 +220,15 @@ fn a_crash_while_a_run_is_written_leaves_nothing_that_counts() {
         again.keep_only(&std::collections::BTreeSet::from([1])).unwrap();
         assert_eq!(disk.folder("runs").list().unwrap(), [run_name(1)]);
     }
+}
+
+/// Found by fuzzing: a header that ends before its entries do left a merge without an output for them.
+#[test]
+fn an_entry_beyond_the_bounds_of_its_run_is_damage() {
+    let positions = |last| (EventPosition::new(3, 0), EventPosition::new(last, 0));
+    let bounds = Bounds::new(1, positions(9), (EVENT_TIME_MIN, EVENT_TIME_MIN + 5));
+    let (layout, mut bytes) = (bounds.layout(), Vec::new());
+    layout.encode(&bounds, &RunEntry { key: 1, seen: seen(9) }, &mut bytes);
+    assert_eq!(layout.seen(&bounds, &bytes), Some(seen(9)));
+    assert_eq!(layout.seen(&Bounds { positions: positions(8), ..bounds }, &bytes), None);
 }
