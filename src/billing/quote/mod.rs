@@ -290,14 +290,31 @@ struct Month<'a> {
 }
 
 impl Month<'_> {
-    /// Whether a line is of its bill: of a window that it is of, or of the month.
+    /// Whether a line is of its bill whatever the others are: of a window that it is of, or of the month.
     fn has(&self, zone: &Zone, line: &BillLine) -> bool {
         match self.wanted {
             Wanted::Starting => zone.period_of(line.window.from) == self.period,
-            // What is of no subscription may be of months that are not quoted.
-            Wanted::Around(_) => line.key.subscription.is_some() || line.window == self.span,
+            Wanted::Around(_) => line.window == self.span,
         }
     }
+
+    /// Whether a window of a price, or of any, goes on in a span.
+    fn goes_on_in(&self, span: Span, price: Option<&PriceId>) -> bool {
+        let is_of = |used: &&Used<'_>| price.is_none_or(|price| used.charge.price.id() == price);
+        self.used.iter().filter(is_of).any(|used| used.charge.window.overlaps(span))
+    }
+}
+
+/// The month in whose bill a line stands. What is agreed for months stands in that month, or else with the last windows that go on
+/// in it: always if it is of what these cost, and otherwise if all is quoted that the month costs.
+fn place_of(terms: &QuoteTerms<'_>, months: &[Month<'_>], line: &BillLine) -> Option<usize> {
+    if let Some(own) = months.iter().position(|month| month.has(&terms.zone, line)) {
+        return Some(own);
+    }
+    if line.key.subscription.is_none() && !terms.is_all_quoted(months, line.window) {
+        return None;
+    }
+    months.iter().rposition(|month| month.goes_on_in(line.window, line.key.price.as_ref()))
 }
 
 /// First instant after everything that is quoted.
@@ -397,10 +414,13 @@ fn add_terms(terms: &QuoteTerms<'_>, months: &[Month<'_>], bills: &mut [Bill]) -
     covered.sort_by(|a, b| a.key.cmp(&b.key));
     covered.dedup_by(|a, b| a.key == b.key);
     let lines = account_position(&account_terms, &rated).map_err(fail)?;
+    let placed: Vec<(Option<usize>, &BillLine)> =
+        covered.iter().chain(&lines).map(|line| (place_of(terms, months, line), line)).collect();
     let mut usage = 0i128;
-    for (month, bill) in months.iter().zip(bills) {
+    for (index, bill) in bills.iter_mut().enumerate() {
         let before = usage;
-        for line in covered.iter().chain(&lines).filter(|line| month.has(&terms.zone, line)) {
+        let own = placed.iter().filter(|(place, _)| *place == Some(index));
+        for (_, line) in own {
             bill.add(line).map_err(fail)?;
             if agreed.is_some_and(|agreed| counts_towards_threshold(agreed.catalog, line)) {
                 usage = usage.checked_add(line.rounded).ok_or(fail(RatingStatus::AmountMustFit))?;
@@ -501,6 +521,19 @@ impl<'a> QuoteTerms<'a> {
             charges.extend(windows.into_iter().filter_map(|window| self.charge(price, window, &bounds)));
         }
         charges
+    }
+
+    /// Whether every window that is charged and goes on in a span is quoted.
+    fn is_all_quoted(&self, months: &[Month<'_>], span: Span) -> bool {
+        let is_quoted = |price: &PriceTimeline, window: Span| {
+            let mut used = months.iter().flat_map(|month| &month.used);
+            used.any(|used| used.charge.window == window && used.charge.price.id() == price.id())
+        };
+        self.selection.prices.iter().all(|price| {
+            let grid = self.grid(price);
+            let mut windows = grid.windows_in(span);
+            windows.all(|window| is_quoted(price, window) || self.charge(price, window, &[]).is_none())
+        })
     }
 
     /// A price in a window, if it is charged there; `bounds` are those of its slices, sorted.

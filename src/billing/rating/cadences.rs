@@ -267,3 +267,42 @@ fn a_quote_is_what_the_windows_cost() {
     assert_eq!(costs, expected.map(|(price, cost)| (price.to_string(), cost)));
     assert_eq!(terms.first_period(at("03-20")).to_string(), "2026-01");
 }
+
+/// What a quote of months bills, one after the other, and what one of an instant does.
+fn quoted(shop: &Shop, months: &[&str], instant: &str) -> (Vec<i128>, i128) {
+    let terms = QuoteTerms::of_subscription(&shop.catalog, "s").unwrap();
+    let months: Vec<Period> = months.iter().map(|month| Period::parse(month).unwrap()).collect();
+    let bills = quote_months(&terms, &months, &shop.uses).unwrap();
+    let at_instant = quote_at(&terms, at(instant), &shop.uses).unwrap();
+    (bills.iter().map(|bill| bill.rounded).collect(), at_instant.rounded)
+}
+
+#[test]
+fn a_quote_of_a_month_has_what_is_agreed_for_the_months_that_its_windows_go_on_in() {
+    let fee = price_over("quarter", "fee", "flat", "unit_amount = \"1000\", payment = \"in_arrears\"");
+    let calls = price_over("quarter", "calls", "per_unit", "unit_amount = \"1\"");
+    let seats = price_over("month", "seats", "per_unit", "unit_amount = \"1\", meter = \"seats\"");
+    let quarter = "from = \"2026-01-01T00:00:00Z\", until = \"2026-04-01T00:00:00Z\"";
+    let discount =
+        "discount = [{ id = \"d\", account = \"acme\", percent = \"10\", from = \"2026-01-01T00:00:00Z\" }]";
+    let commitment = "commitment = [{ id = \"c\", account = \"acme\", shape = \"none\", amount = \"600\", from = \"2026-01-01T00:00:00Z\", until = \"2026-07-01T00:00:00Z\" }]";
+    let of_quarter = [fee, calls];
+    let with_months = [of_quarter.as_slice(), &[seats]].concat();
+    let one: &[(&str, &str)] = &[("01-20", "100")];
+    let two: &[(&str, &str)] = &[("01-20", "100"), ("02-20", "100")];
+    for (what, prices, agreed, uses, months, bills, around) in [
+        ("a fee of March", &of_quarter[..], discount, one, &["2026-01"][..], &[99_000][..], 99_000),
+        ("usage of February", &of_quarter, discount, two, &["2026-01"], &[108_000], 108_000),
+        // February has its own; what is taken off the fee stands with the fee.
+        ("two months", &of_quarter, discount, two, &["2026-01", "2026-02"], &[109_000, -1_000], 108_000),
+        // 100.00 of February and of March, in which nothing is used: a fee is no usage.
+        ("true-ups of a quarter", &of_quarter, commitment, one, &["2026-01"], &[130_000], 130_000),
+        // What months cost that start later is not known.
+        ("true-ups beside months", &with_months, commitment, one, &["2026-01"], &[110_000], 110_000),
+        ("a month after the end", &of_quarter, commitment, two, &["2026-04"], &[10_000], 130_000),
+    ] {
+        let shop = Shop::in_zone("UTC", prices, quarter, agreed).used(uses);
+        let found = quoted(&shop, months, "01-20");
+        assert_eq!(found, (bills.to_vec(), around), "{what}");
+    }
+}
