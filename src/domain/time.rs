@@ -12,7 +12,9 @@ mod instant_text;
 mod months;
 mod windows;
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::civil::Date;
@@ -98,13 +100,22 @@ impl Timestamp {
     /// # Errors
     /// [`TimeStatus`].
     pub fn parse(text: &str) -> Result<Self, TimeStatus> {
+        let instant = Self::parse_any(text)?;
+        let is_supported = (Self::MIN..=Self::END).contains(&instant);
+        if is_supported { Ok(instant) } else { Err(TimeStatus::TimestampMustBeInRange) }
+    }
+
+    /// Parses any instant that there is.
+    fn parse_any(text: &str) -> Result<Self, TimeStatus> {
         let instant: jiff::Timestamp = text.parse().map_err(|_| TimeStatus::TimestampMustBeRfc3339)?;
-        let nanoseconds =
-            i64::try_from(instant.as_nanosecond()).map_err(|_| TimeStatus::TimestampMustBeInRange)?;
-        if !(EVENT_TIME_MIN..=EVENT_TIME_END).contains(&nanoseconds) {
-            return Err(TimeStatus::TimestampMustBeInRange);
-        }
-        Ok(Self(nanoseconds))
+        let nanoseconds = i64::try_from(instant.as_nanosecond());
+        nanoseconds.map(Self).map_err(|_| TimeStatus::TimestampMustBeInRange)
+    }
+
+    /// A bound of a span: a window that has a supported instant may begin before all of them, or end after.
+    fn deserialize_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse_any(&text).map_err(|status| refused(&text, status))
     }
 
     fn to_jiff(self) -> jiff::Timestamp {
@@ -140,17 +151,23 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|status| serde::de::Error::custom(format!("{text:?}: {status}")))
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(|status| refused(&text, status))
     }
+}
+
+fn refused<E: serde::de::Error>(text: &str, status: TimeStatus) -> E {
+    E::custom(format!("{text:?}: {status}"))
 }
 
 /// A half-open span `[from, until)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// First instant of the span.
+    #[serde(deserialize_with = "Timestamp::deserialize_bound")]
     pub from: Timestamp,
     /// First instant after the span.
+    #[serde(deserialize_with = "Timestamp::deserialize_bound")]
     pub until: Timestamp,
 }
 
@@ -350,7 +367,7 @@ impl Serialize for Zone {
 
 impl<'de> Deserialize<'de> for Zone {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
         Self::new(&text).map_err(|status| serde::de::Error::custom(format!("{text:?}: {status}")))
     }
 }
@@ -377,6 +394,10 @@ impl Period {
     /// # Errors
     /// [`TimeStatus::PeriodMustBeYearMonth`].
     pub fn parse(text: &str) -> Result<Self, TimeStatus> {
+        Self::parse_of_years(text, 2000..2100)
+    }
+
+    fn parse_of_years(text: &str, years: Range<i16>) -> Result<Self, TimeStatus> {
         let status = TimeStatus::PeriodMustBeYearMonth;
         let (year, month) = text.split_once('-').ok_or(status)?;
         let is_number =
@@ -386,7 +407,7 @@ impl Period {
         }
         let period =
             Self { year: year.parse().map_err(|_| status)?, month: month.parse().map_err(|_| status)? };
-        let is_supported = (2000..2100).contains(&period.year) && (1..=12).contains(&period.month);
+        let is_supported = years.contains(&period.year) && (1..=12).contains(&period.month);
         if is_supported { Ok(period) } else { Err(status) }
     }
 
@@ -425,8 +446,10 @@ impl Serialize for Period {
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|status| serde::de::Error::custom(format!("{text:?}: {status}")))
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        // What holds for a window posts to its first or its last month, and a window may begin before all supported
+        // instants, or end after.
+        Self::parse_of_years(&text, 1998..2102).map_err(|status| refused(&text, status))
     }
 }
 
@@ -446,6 +469,24 @@ mod tests {
         assert_eq!(new_york.period_of(instant).to_string(), "2026-01");
         assert_eq!(berlin.period_of(instant).to_string(), "2026-02");
         assert_eq!(new_york.date_of(instant), "2026-01-31");
+    }
+
+    /// A week that has the first instant of 2000 begins in 1999: what was written of it could not be read again.
+    #[test]
+    fn a_window_with_a_supported_instant_is_read_whatever_its_bounds_are() {
+        for span in [
+            r#"{"from":"1999-12-27T00:00:00Z","until":"2000-01-03T00:00:00Z"}"#,
+            r#"{"from":"2099-12-28T00:00:00Z","until":"2100-01-04T00:00:00Z"}"#,
+        ] {
+            let read: Span = serde_json::from_str(span).unwrap();
+            assert_eq!(serde_json::to_string(&read).unwrap(), span);
+        }
+        for (period, is_read) in [("1998-01", true), ("1999-12", true), ("2100-12", true), ("1997-12", false)]
+        {
+            assert_eq!(serde_json::from_str::<Period>(&format!("{period:?}")).is_ok(), is_read, "{period}");
+        }
+        assert!(Timestamp::parse("1999-12-31T23:59:59Z").is_err() && Period::parse("1999-12").is_err());
+        assert!(serde_json::from_str::<Timestamp>(r#""1999-12-31T23:59:59Z""#).is_err());
     }
 
     #[test]

@@ -135,24 +135,24 @@ pub enum Belonging {
 
 impl Belonging {
     /// Of the line of a key, at a price or at none: usage, what covers it and what pays for it to its slice; what is owed in
-    /// advance to the start, all else to the end of its window.
+    /// advance, and what is taken off it, to when it is owed; all else to the end of its window.
     pub fn of(key: &LineKey, price: Option<&PriceTimeline>) -> Self {
-        let is_of_slice = match key.component {
-            Component::Charge | Component::Covered => true,
-            Component::Credit => is_of_charge(&key.term),
-            _ => false,
-        };
         let is_usage = key.component == Component::Covered
             || price.is_some_and(|price| price.model() != PricingModel::Flat);
-        if is_of_slice && (is_usage || key.slice_from != key.window.from) {
-            return Belonging::Slice(key.slice_from);
-        }
         let version =
             price.and_then(|price| price.versions().iter().find(|of| of.version == key.price_version));
         let is_in_advance = version.is_some_and(|version| {
             matches!(version.terms.model, Model::Flat(Flat { payment: Payment::InAdvance, .. }))
         });
-        if is_of_slice && is_in_advance {
+        let is_of_slice = match key.component {
+            Component::Charge | Component::Covered => true,
+            Component::Credit => is_of_charge(&key.term),
+            _ => false,
+        };
+        let is_taken_off = matches!(key.component, Component::Discount | Component::Maximum);
+        if is_of_slice && (is_usage || is_in_advance && key.slice_from != key.window.from) {
+            Belonging::Slice(key.slice_from)
+        } else if is_in_advance && (is_of_slice || is_taken_off) {
             Belonging::Window(key.window.from)
         } else {
             Belonging::Window(key.window.until.plus(-1))

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use domain::{Period, Timestamp};
 
 use super::shop::{Shop, at, grant, grants, price_over, worths};
+use crate::catalog::Belonging;
 use crate::charges::Component;
 use crate::quote::{QuoteTerms, quote_at, quote_months};
 
@@ -304,5 +305,45 @@ fn a_quote_of_a_month_has_what_is_agreed_for_the_months_that_its_windows_go_on_i
         let shop = Shop::in_zone("UTC", prices, quarter, agreed).used(uses);
         let found = quoted(&shop, months, "01-20");
         assert_eq!(found, (bills.to_vec(), around), "{what}");
+    }
+}
+
+/// A discount of a yearly fee in advance posted eleven months after the fee, and the first part of a fee in arrears to another month
+/// than the next.
+#[test]
+fn what_is_taken_off_posts_with_what_it_is_taken_off_and_the_parts_of_a_fee_post_together() {
+    let yearly = "unit_amount = \"1200\", payment = \"in_advance\", discounts = [{ percent = \"10\" }], maximum = \"1000\"";
+    let yearly = price_over("year", "p", "flat", yearly);
+    let of_subscription = format!("{ALWAYS}, discounts = [{{ percent = \"50\" }}]");
+    let part = |amount: &str, more: &str| {
+        let terms =
+            format!("unit_amount = \"{amount}\", payment = \"in_arrears\", proration = \"days\"{more}");
+        price_over("month", "p", "flat", &terms)
+    };
+    let anchored = "from = \"2026-01-15T00:00:00Z\", anchor = \"2026-01-15T00:00:00Z\"".to_string();
+    let parts = [part("31", ""), part("62", ", effective_from = \"2026-01-20T00:00:00Z\"")];
+    for (prices, subscription, as_of, expected) in [
+        (
+            &[yearly][..],
+            of_subscription,
+            "02-01",
+            &[
+                "Charge 120000 2026-01",
+                "Discount -12000 2026-01",
+                "Discount -50000 2026-01",
+                "Maximum -8000 2026-01",
+            ][..],
+        ),
+        (&parts[..], anchored, "02-15", &["Charge 500 2026-02", "Charge 5200 2026-02"]),
+    ] {
+        let shop = Shop::in_zone("UTC", prices, &subscription, "");
+        let mut found: Vec<String> = Vec::new();
+        for line in shop.bill(at(as_of)).iter().filter(|line| line.rounded != 0) {
+            let price = line.key.price.as_ref().and_then(|id| shop.catalog.price(id));
+            let period = Belonging::of(&line.key, price).period(&shop.zone, &shop.zone);
+            found.push(format!("{:?} {} {period}", line.key.component, line.rounded));
+        }
+        found.sort();
+        assert_eq!(found, expected);
     }
 }

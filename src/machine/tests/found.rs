@@ -1,10 +1,14 @@
 //! Short histories that random ones once found, each under the rule that it broke.
 
 use domain::Timestamp;
+use serde_json::json;
 
 use super::histories::{PRICES, Setup, Step, Usage, When};
 use super::model::{Negative, Terms, Tier, hour};
 use super::play::play;
+use super::world::World;
+use crate::ReplayMode;
+use crate::control::default_policy;
 
 const MARCH_IN_BERLIN: &str = "2026-02-28T23:00:00Z";
 
@@ -92,4 +96,31 @@ fn usage_ahead_of_the_cut_follows_a_change_of_owner_and_of_price() {
     let subscribed = Step::Subscribe { subscription: "s3", plan: "p1", from: hour(0), hours: None };
     play(&setup, &[unit_price(), subscribed, ahead(), cut(), rebound, cut()]);
     play(&setup, &[ahead(), cut(), unit_price(), cut()]);
+}
+
+/// A batch named a window that began in 1999, and no start could read it.
+#[test]
+fn a_window_that_begins_before_all_usage_is_sealed_and_read() {
+    let mut world = World::new(1, &default_policy());
+    world.put("entities", "inc", &json!({ "currency": "USD", "time_zone": "UTC" }));
+    let account = json!({ "name": "Acme", "entity": "inc", "currency": "USD", "time_zone": "Asia/Tokyo" });
+    world.put("accounts", "acme", &account);
+    world.put("plans", "pro", &json!({ "currency": "USD" }));
+    for (window, payment) in [("week", "in_arrears"), ("year", "in_advance")] {
+        let fee = json!({
+            "plan": "pro", "model": "flat", "unit_amount": "1", "window": window, "payment": payment,
+        });
+        world.put("prices", window, &fee);
+    }
+    let subscription = json!({
+        "account": "acme", "plan": "pro", "from": "2000-01-01T00:00:00Z", "anchor": "2000-07-01T00:00:00Z",
+    });
+    world.put("subscriptions", "s", &subscription).unwrap();
+    world.start_cut(at("2000-01-20T00:00:00Z"));
+    let batch = world.finish_cut().unwrap();
+    assert!(batch.window_finals.iter().any(|sealed| sealed.window.from < Timestamp::MIN));
+    assert!(batch.lines.iter().any(|line| line.period.to_string() == "1999-07"));
+    for mode in [ReplayMode::Load, ReplayMode::Derive] {
+        world.replay(mode, 2);
+    }
 }
