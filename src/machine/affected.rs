@@ -14,7 +14,7 @@ use wire::control::Cut;
 use crate::cut::Rater;
 use crate::due::DueIndex;
 use crate::owners::{account_and_entity, active_spans_of};
-use crate::windows::{grids_of, grids_of_plan};
+use crate::windows::{grids_of, grids_of_plan, life_of};
 
 /// What changed since the last cut.
 pub(crate) struct Changed {
@@ -90,9 +90,10 @@ pub(crate) fn affected_accounts(
         let affected = affected.entry(account.clone()).or_default();
         let open = Span::new(since, cut.at.plus(1));
         for subscription in catalog.subscriptions_of_account(&account) {
+            let Some(life) = life_of(subscription) else { continue };
             for grid in grids_of(catalog, subscription, &terms.time_zone) {
-                let windows = grid.windows_in(open).map(|window| (subscription.id().clone(), window));
-                affected.windows.extend(windows);
+                let windows = grid.windows_in(open).filter(|window| window.overlaps(life));
+                affected.windows.extend(windows.map(|window| (subscription.id().clone(), window)));
             }
         }
     }

@@ -24,7 +24,6 @@ use billing::rating::account::{
 use billing::rating::models::{Flat, Model, Payment};
 use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
-use domain::time::BillingGrid;
 use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
 use engine::shard::kept::CellValue;
@@ -645,20 +644,19 @@ impl Rater<'_> {
     /// Windows of the account that are over, grace included, and were not final before.
     fn new_finals(&self, terms: &Account, affected: &Affected, rated: &[ChargeLine]) -> Vec<WindowFinal> {
         let account = &terms.id;
-        let grids = grids_of_account(self.catalog, account);
-        // Whoever was not touched and had no window end since has none: the cut before saw to those.
-        let has_ended = |grid: &BillingGrid| grid.window_of(self.final_through).from > self.closed_through;
-        if !affected.all && !grids.iter().any(|(grid, _)| has_ended(grid)) {
-            return Vec::new();
-        }
+        // The cut before saw to what had ended by then, unless the account was touched since.
+        let seen = if affected.all { Timestamp::MIN } else { self.closed_through.max(Timestamp::MIN) };
         let mut ended: BTreeSet<Span> = BTreeSet::new();
-        for (grid, life) in &grids {
-            ended.extend(grid.windows_in(*life).take_while(|window| window.until <= self.final_through));
+        for (grid, life) in grids_of_account(self.catalog, account) {
+            let since = Span::new(life.from.max(grid.window_of(seen).from), life.until);
+            ended.extend(grid.windows_in(since).take_while(|window| window.until <= self.final_through));
         }
         let is_new = |window: &Span| !self.finals.contains_key(&(account.clone(), *window));
         let mut finals = Vec::new();
         for window in ended.into_iter().filter(is_new) {
-            let (mut count, mut digest) = self.issued.completeness(account, window);
+            let subscriptions = self.catalog.subscriptions_of_account(account);
+            let subscriptions = subscriptions.map(|subscription| subscription.id());
+            let (mut count, mut digest) = self.issued.completeness(account, subscriptions, window);
             for line in rated.iter().filter(|line| line.window == window) {
                 let key = line.key();
                 let before = self.issued.worth_of(&key);

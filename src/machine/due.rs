@@ -3,17 +3,17 @@
 //! Owns: window ends, window ends plus grace, changes of prices, starts and ends of subscriptions, as an ordered index over accounts.
 //! Leaves to others: what happens then (`cut`).
 //!
-//! Invariants: after `advance(at)` no account has an instant at or before `at`; an account without subscriptions and
-//! commitments has none.
+//! Invariants: after `advance(at)` no account has an instant at or before `at`; an account without commitments has none once the
+//! last window of its subscriptions is over, grace included.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::Catalog;
-use domain::time::Cadence;
-use domain::{AccountId, Timestamp};
+use domain::time::{BillingGrid, Cadence};
+use domain::{AccountId, Span, Timestamp};
 
 use crate::owners::{account_and_entity, active_spans_of};
-use crate::windows::grids_of;
+use crate::windows::{grids_of, life_of};
 
 /// The index.
 #[derive(Default)]
@@ -65,10 +65,19 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
     let (account_terms, _) = account_and_entity(catalog, account);
     let zone = &account_terms.time_zone;
     let before_grace = at.plus(-grace).max(Timestamp::MIN);
-    let mut grids = BTreeMap::new();
+    // Each with the span in which the account has windows of it; and the span in which it has any.
+    let mut grids: BTreeMap<Cadence, (BillingGrid, Span)> = BTreeMap::new();
+    let mut whole: Option<Span> = None;
     let mut instants = Vec::new();
     for subscription in catalog.subscriptions_of_account(account) {
-        grids.extend(grids_of(catalog, subscription, zone).into_iter().map(|grid| (grid.cadence(), grid)));
+        let Some(life) = life_of(subscription) else { continue };
+        whole = Some(whole.map_or(life, |whole| hull_of(whole, life)));
+        for grid in grids_of(catalog, subscription, zone) {
+            let last = grid.window_of(life.until.plus(-1));
+            whole = whole.map(|whole| hull_of(whole, Span::new(life.from, last.until)));
+            let found = grids.entry(grid.cadence()).or_insert((grid, life));
+            found.1 = hull_of(found.1, life);
+        }
         for active in active_spans_of(subscription) {
             instants.push(active.span.until);
             instants.push(active.span.from);
@@ -76,19 +85,85 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
             instants.extend(catalog.prices_of_plan(&active.plan).flat_map(|price| price.changes()));
         }
     }
-    // A commitment is trued up whether anything is subscribed to or not.
-    let has_months = catalog.commitments_of_account(account).next().is_some()
-        || (!instants.is_empty() && catalog.discounts_of_account(account).next().is_some());
-    if has_months {
-        grids.insert(Cadence::MONTHS, zone.grid(Cadence::MONTHS));
+    // A commitment is trued up whether anything is subscribed to or not; a discount is of what windows cost.
+    let months = if catalog.commitments_of_account(account).next().is_some() {
+        Some(Span::new(Timestamp::MIN, Timestamp::END))
+    } else {
+        whole.filter(|_| catalog.discounts_of_account(account).next().is_some())
+    };
+    if let Some(months) = months {
+        let found = grids.entry(Cadence::MONTHS).or_insert((zone.grid(Cadence::MONTHS), months));
+        found.1 = hull_of(found.1, months);
     }
-    if instants.is_empty() && !has_months {
-        return None;
-    }
-    for grid in grids.into_values() {
-        instants.push(grid.window_of(at).until);
-        // The first window end whose grace is not over: found from the window that `at - grace` lies in.
-        instants.push(grid.window_of(before_grace).until.plus(grace));
+    for (grid, life) in grids.into_values() {
+        // The next window end, and the first whose grace is not over: found from the window that `at - grace` lies in.
+        for (since, wait) in [(at, 0), (before_grace, grace)] {
+            let window = grid.window_of(since.max(life.from));
+            if window.from < life.until {
+                instants.push(window.until.plus(wait));
+            }
+        }
     }
     instants.into_iter().filter(|instant| *instant > at).min()
+}
+
+/// The shortest span that has both.
+fn hull_of(a: Span, b: Span) -> Span {
+    Span::new(a.from.min(b.from), a.until.max(b.until))
+}
+
+#[cfg(test)]
+mod tests {
+    use billing::catalog::CatalogFile;
+    use domain::time::{DAY, HOUR};
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(&format!("2026-{text}T00:00:00Z")).unwrap()
+    }
+
+    /// What an account is due for after an instant, with five days of grace, and a subscription until noon of January 10.
+    fn due_after(window: &str, more: &str, instant: Timestamp) -> Option<Timestamp> {
+        let text = format!(
+            r#"
+            catalog = 1
+            entity = [{{ id = "inc", currency = "USD", time_zone = "UTC" }}]
+            account = [{{ id = "acme", name = "A", entity = "inc", currency = "USD", time_zone = "UTC" }}]
+            plan = [{{ id = "pro", currency = "USD" }}]
+            price = [{{ id = "fee", plan = "pro", window = "{window}", model = "flat", unit_amount = "1", payment = "in_advance" }}]
+            subscription = [{{ id = "s", account = "acme", plan = "pro", from = "2026-01-01T00:00:00Z", until = "2026-01-10T12:00:00Z" }}]
+            {more}"#
+        );
+        let mut catalog = Catalog::default();
+        for (offset, resource) in CatalogFile::parse(&text).unwrap().resources().into_iter().enumerate() {
+            catalog.apply(resource, offset as u64).unwrap();
+        }
+        next_due(&catalog, &AccountId::new("acme").unwrap(), 5 * DAY, instant)
+    }
+
+    #[test]
+    fn an_account_is_due_until_the_grace_of_its_last_window_is_over() {
+        let discount = "discount = [{ id = \"d\", account = \"acme\", percent = \"10\", from = \"2026-01-01T00:00:00Z\" }]";
+        let commitment = "commitment = [{ id = \"c\", account = \"acme\", shape = \"none\", amount = \"12\", from = \"2026-01-01T00:00:00Z\", until = \"2027-01-01T00:00:00Z\" }]";
+        for (window, more, after, due) in [
+            ("day", "", at("01-10"), Some(at("01-10").plus(12 * HOUR))),
+            ("day", "", at("01-10").plus(12 * HOUR), Some(at("01-11"))),
+            ("day", "", at("01-11"), Some(at("01-12"))),
+            ("day", "", at("01-15"), Some(at("01-16"))),
+            ("day", "", at("01-16"), None),
+            ("quarter", "", at("01-11"), Some(at("04-01"))),
+            ("quarter", "", at("04-01"), Some(at("04-06"))),
+            ("quarter", "", at("04-06"), None),
+            // What is taken off is of a month.
+            ("day", discount, at("01-16"), Some(at("02-01"))),
+            ("day", discount, at("02-06"), None),
+            // The fee may belong to the last month of its window.
+            ("quarter", discount, at("01-11"), Some(at("02-01"))),
+            ("quarter", discount, at("04-06"), None),
+            ("day", commitment, at("04-06"), Some(at("05-01"))),
+        ] {
+            assert_eq!(due_after(window, more, after), due, "{window} {more} after {after}");
+        }
+    }
 }

@@ -111,14 +111,18 @@ impl Issued {
         slices
     }
 
-    /// Events that issued lines of an account's window count, and the digest of their set.
-    pub(crate) fn completeness(&self, account: &AccountId, window: Span) -> (i64, u128) {
-        self.of_account(account).filter(|(key, _)| key.window == window).fold(
-            (0, 0u128),
-            |(count, digest), (_, worth)| {
-                (count + worth.event_count, digest.wrapping_add(worth.event_digest))
-            },
-        )
+    /// Events that issued lines of a window of an account's subscriptions count, and the digest of their set. What is of no
+    /// subscription counts none.
+    pub(crate) fn completeness<'s>(
+        &self,
+        account: &AccountId,
+        subscriptions: impl Iterator<Item = &'s SubscriptionId>,
+        window: Span,
+    ) -> (i64, u128) {
+        let lines = subscriptions.flat_map(|subscription| self.of_window(account, subscription, window));
+        lines.fold((0, 0u128), |(count, digest), (_, worth)| {
+            (count + worth.event_count, digest.wrapping_add(worth.event_digest))
+        })
     }
 
     /// Lines held.

@@ -45,6 +45,12 @@ pub(crate) fn window_of(
     }
 }
 
+/// When a subscription is active, from its first span to its last; nothing if it never is.
+pub(crate) fn life_of(subscription: &SubscriptionTimeline) -> Option<Span> {
+    let active = active_spans_of(subscription);
+    Some(Span::new(active.first()?.span.from, active.last()?.span.until))
+}
+
 /// The grids of an account's windows, each with the span in which it has them. Its months, in which discounts and commitments count,
 /// are windows of the whole account.
 pub(crate) fn grids_of_account(catalog: &Catalog, account: &AccountId) -> Vec<(BillingGrid, Span)> {
@@ -55,9 +61,7 @@ pub(crate) fn grids_of_account(catalog: &Catalog, account: &AccountId) -> Vec<(B
     let mut has_months = catalog.commitments_of_account(account).next().is_some()
         || catalog.discounts_of_account(account).next().is_some();
     for subscription in catalog.subscriptions_of_account(account) {
-        let active = active_spans_of(subscription);
-        let (Some(first), Some(last)) = (active.first(), active.last()) else { continue };
-        let life = Span::new(first.span.from, last.span.until);
+        let Some(life) = life_of(subscription) else { continue };
         whole = Some(
             whole.map_or(life, |whole| Span::new(whole.from.min(life.from), whole.until.max(life.until))),
         );
