@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::Catalog;
-use domain::time::{BillingGrid, Cadence};
+use domain::time::Cadence;
 use domain::{AccountId, Span, Timestamp};
 
 use crate::owners::{account_and_entity, active_spans_of};
-use crate::windows::{grids_of, life_of};
+use crate::windows::grids_of_account;
 
 /// The index.
 #[derive(Default)]
@@ -63,39 +63,21 @@ impl DueIndex {
 fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -> Option<Timestamp> {
     catalog.account(account)?;
     let (account_terms, _) = account_and_entity(catalog, account);
-    let zone = &account_terms.time_zone;
     let before_grace = at.plus(-grace).max(Timestamp::MIN);
-    // Each with the span in which the account has windows of it; and the span in which it has any.
-    let mut grids: BTreeMap<Cadence, (BillingGrid, Span)> = BTreeMap::new();
-    let mut whole: Option<Span> = None;
     let mut instants = Vec::new();
-    for subscription in catalog.subscriptions_of_account(account) {
-        let Some(life) = life_of(subscription) else { continue };
-        whole = Some(whole.map_or(life, |whole| hull_of(whole, life)));
-        for grid in grids_of(catalog, subscription, zone) {
-            let last = grid.window_of(life.until.plus(-1));
-            whole = whole.map(|whole| hull_of(whole, Span::new(life.from, last.until)));
-            let found = grids.entry(grid.cadence()).or_insert((grid, life));
-            found.1 = hull_of(found.1, life);
-        }
-        for active in active_spans_of(subscription) {
-            instants.push(active.span.until);
-            instants.push(active.span.from);
-            // A recurring amount that is prorated changes with its price.
-            instants.extend(catalog.prices_of_plan(&active.plan).flat_map(|price| price.changes()));
-        }
+    for active in catalog.subscriptions_of_account(account).flat_map(active_spans_of) {
+        instants.push(active.span.until);
+        instants.push(active.span.from);
+        // A recurring amount that is prorated changes with its price.
+        instants.extend(catalog.prices_of_plan(&active.plan).flat_map(|price| price.changes()));
     }
-    // A commitment is trued up whether anything is subscribed to or not; a discount is of what windows cost.
-    let months = if catalog.commitments_of_account(account).next().is_some() {
-        Some(Span::new(Timestamp::MIN, Timestamp::END))
-    } else {
-        whole.filter(|_| catalog.discounts_of_account(account).next().is_some())
-    };
-    if let Some(months) = months {
-        let found = grids.entry(Cadence::MONTHS).or_insert((zone.grid(Cadence::MONTHS), months));
-        found.1 = hull_of(found.1, months);
+    let mut grids = grids_of_account(catalog, account);
+    // A commitment is trued up whether anything is subscribed to or not.
+    if catalog.commitments_of_account(account).next().is_some() {
+        let months = account_terms.time_zone.grid(Cadence::MONTHS);
+        grids.push((months, Span::new(Timestamp::MIN, Timestamp::END)));
     }
-    for (grid, life) in grids.into_values() {
+    for (grid, life) in grids {
         // The next window end, and the first whose grace is not over: found from the window that `at - grace` lies in.
         for (since, wait) in [(at, 0), (before_grace, grace)] {
             let window = grid.window_of(since.max(life.from));
@@ -105,11 +87,6 @@ fn next_due(catalog: &Catalog, account: &AccountId, grace: i64, at: Timestamp) -
         }
     }
     instants.into_iter().filter(|instant| *instant > at).min()
-}
-
-/// The shortest span that has both.
-fn hull_of(a: Span, b: Span) -> Span {
-    Span::new(a.from.min(b.from), a.until.max(b.until))
 }
 
 #[cfg(test)]

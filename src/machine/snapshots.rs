@@ -101,7 +101,7 @@ fn read(
         let loader = loaders.get_mut(usize::from(shard));
         loader.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?.take(kind, body)?;
         if pool.is_due() {
-            pool.spill().map_err(std::io::Error::from)?;
+            pool.spill().map_err(SnapshotError::ItemsMustBeSpilled)?;
         }
         Ok(())
     })?;

@@ -52,25 +52,29 @@ pub(crate) fn life_of(subscription: &SubscriptionTimeline) -> Option<Span> {
 }
 
 /// The grids of an account's windows, each with the span in which it has them. Its months, in which discounts and commitments count,
-/// are windows of the whole account.
+/// are windows of the whole account; what a discount takes off may belong to the last month of a window.
 pub(crate) fn grids_of_account(catalog: &Catalog, account: &AccountId) -> Vec<(BillingGrid, Span)> {
     let (terms, _) = account_and_entity(catalog, account);
     let zone = &terms.time_zone;
+    let has_discounts = catalog.discounts_of_account(account).next().is_some();
+    let mut has_months = has_discounts || catalog.commitments_of_account(account).next().is_some();
     let mut found = Vec::new();
     let mut whole: Option<Span> = None;
-    let mut has_months = catalog.commitments_of_account(account).next().is_some()
-        || catalog.discounts_of_account(account).next().is_some();
     for subscription in catalog.subscriptions_of_account(account) {
         let Some(life) = life_of(subscription) else { continue };
-        whole = Some(
-            whole.map_or(life, |whole| Span::new(whole.from.min(life.from), whole.until.max(life.until))),
-        );
+        let mut until = life.until;
         for grid in grids_of(catalog, subscription, zone) {
+            if has_discounts {
+                until = until.max(grid.window_of(life.until.plus(-1)).until);
+            }
             match grid.cadence() {
                 Cadence::MONTHS => has_months = true,
                 _ => found.push((grid, life)),
             }
         }
+        whole = Some(whole.map_or(Span::new(life.from, until), |whole| {
+            Span::new(whole.from.min(life.from), whole.until.max(until))
+        }));
     }
     found.extend(whole.filter(|_| has_months).map(|whole| (zone.grid(Cadence::MONTHS), whole)));
     found

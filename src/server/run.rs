@@ -169,13 +169,13 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
         table_entries_max: dedup_table_entries(args.dedup_memory, shards),
         sequence_bytes: args.sequence_memory,
     };
-    let recovered = machine::recover(&directory.logs()?, shards, memory, || Ok(first_records(args)?))?;
+    let mut recovered = machine::recover(&directory.logs()?, shards, memory, || Ok(first_records(args)?))?;
     if recovered.torn_bytes > 0 {
         tracing::warn!("{} bytes of torn, unacknowledged commits were cut off", recovered.torn_bytes);
     }
-    for LeftAside { usage_offset, error } in &recovered.left_aside {
-        let cause = anyhow::anyhow!("{error}");
-        tracing::warn!("the snapshot at usage offset {usage_offset} is left aside: {cause}");
+    for LeftAside { usage_offset, error } in recovered.left_aside.drain(..) {
+        let cause = anyhow::Error::new(error);
+        tracing::warn!("the snapshot at usage offset {usage_offset} is left aside: {cause:#}");
     }
     match recovered.snapshot {
         Some(barrier) => tracing::info!("started from the snapshot at usage offset {barrier}"),

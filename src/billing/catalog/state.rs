@@ -22,6 +22,7 @@ use super::status::{CatalogStatus, Rule};
 use super::timeline::{
     CommitmentTimeline, Effective, PriceTimeline, PriceVersion, SubjectTimeline, SubscriptionTimeline,
 };
+use super::windows::check_parts;
 use crate::rating::AMOUNT_MINOR_MAX;
 
 /// What taking a resource changes.
@@ -267,6 +268,7 @@ impl Catalog {
         if same_date.is_some_and(|version| version.price == *price) {
             return Ok(Change::Unchanged);
         }
+        check_parts(timeline.versions.iter().map(|version| &version.price).chain([price]))?;
         Ok(Change::NewVersion(timeline.versions.len() as u32 + 1))
     }
 

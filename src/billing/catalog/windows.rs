@@ -114,8 +114,16 @@ pub(super) fn check_proration(price: &Price) -> Result<(), Rule> {
             "`proration` by thirty days is of a `window` of a month; use days or seconds",
         ));
     }
-    let is_long = matches!(price.window, BillingUnit::Quarter | BillingUnit::Year);
-    if is_long && proration != Proration::None && price.payment.unwrap_or_default() == Payment::InArrears {
+    check_parts(std::iter::once(price))
+}
+
+/// Whether a part of a recurring amount belongs to a month, whichever versions of its price meet in a window.
+pub(super) fn check_parts<'p>(mut versions: impl Iterator<Item = &'p Price> + Clone) -> Result<(), Rule> {
+    let is_long = |price: &Price| matches!(price.window, BillingUnit::Quarter | BillingUnit::Year);
+    let is_prorated = |price: &Price| price.proration.unwrap_or_default() != Proration::None;
+    let is_in_arrears = |price: &Price| price.payment.unwrap_or_default() == Payment::InArrears;
+    let has_parts = versions.clone().any(|price| is_long(price) && is_prorated(price));
+    if has_parts && versions.any(is_in_arrears) {
         return Err(Rule::WindowMustFit(
             "a recurring amount in arrears of a part of a quarter or year belongs to no single month; charge it in advance \
              (`payment`), or by the month (`window`)",

@@ -198,8 +198,9 @@ impl Sequence {
         self.runs.iter().rev().take_while(|run| !run.is_noted())
     }
 
-    /// Whether all items are in memory, whoever keeps them there.
-    pub fn is_in_memory(&self) -> bool {
+    /// Whether none of its runs was spilled.
+    #[cfg(test)]
+    pub(super) fn is_in_memory(&self) -> bool {
         !self.runs.iter().any(|run| run.is_spilled())
     }
 

@@ -120,6 +120,8 @@ enum Held {
     },
 }
 
+const _: () = assert!(size_of::<ItemRun>() <= 96, "decision 22 says what a run takes that was spilled");
+
 impl ItemRun {
     /// A run in memory.
     pub(crate) fn new(items: Vec<Item>) -> Self {
@@ -455,6 +457,17 @@ mod tests {
         assert_eq!(pool.on_disk(), 39);
         drop((clone, large, small));
         assert_eq!((pool.in_memory(), pool.on_disk(), disk.files().len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_pool_is_full_at_its_limit_and_not_before_it() {
+        for (items, is_due, must_wait) in
+            [(20, false, false), (21, true, false), (41, true, false), (42, true, true)]
+        {
+            let pool = pool_of(&SimulatedDisk::default(), 20);
+            let _sequence = sequence_of(&pool, 0, &[items]);
+            assert_eq!((pool.is_due(), pool.must_wait()), (is_due, must_wait), "{items}");
+        }
     }
 
     #[test]

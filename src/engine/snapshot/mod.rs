@@ -36,6 +36,7 @@ use std::io;
 
 use crate::io::{Storage, StorageFile};
 use crate::log::crc_of;
+use crate::shard::spill::SpillError;
 use crate::shard::{RunError, RunName, SavedCell};
 
 /// Version of the file's layout and of what the sections hold.
@@ -172,6 +173,8 @@ pub enum SnapshotError {
     },
     /// A run that it names is of no use.
     RunMustBeReadable(RunError),
+    /// Memory has no room for its single events, and they cannot be spilled.
+    ItemsMustBeSpilled(SpillError),
 }
 
 impl fmt::Display for SnapshotError {
@@ -188,6 +191,7 @@ impl fmt::Display for SnapshotError {
                 write!(f, "its section {kind:?} of shard {shard} cannot be read")
             }
             SnapshotError::RunMustBeReadable(error) => error.fmt(f),
+            SnapshotError::ItemsMustBeSpilled(error) => error.fmt(f),
         }
     }
 }
@@ -197,6 +201,7 @@ impl std::error::Error for SnapshotError {
         match self {
             SnapshotError::Io(error) => Some(error),
             SnapshotError::RunMustBeReadable(error) => std::error::Error::source(error),
+            SnapshotError::ItemsMustBeSpilled(error) => std::error::Error::source(error),
             _ => None,
         }
     }

@@ -124,3 +124,38 @@ fn a_window_that_begins_before_all_usage_is_sealed_and_read() {
         world.replay(mode, 2);
     }
 }
+
+/// The month that a fee in arrears belongs to had a line of the account's discount and never became final, because the subscription
+/// had ended before.
+#[test]
+fn a_month_with_a_discount_becomes_final_also_behind_the_last_subscription() {
+    let mut world = World::new(1, &default_policy());
+    world.put("entities", "inc", &json!({ "currency": "USD", "time_zone": "UTC" }));
+    let account = json!({ "name": "Acme", "entity": "inc", "currency": "USD", "time_zone": "UTC" });
+    world.put("accounts", "acme", &account);
+    world.put("plans", "pro", &json!({ "currency": "USD" }));
+    let fee = json!({
+        "plan": "pro", "model": "flat", "unit_amount": "100", "window": "quarter", "payment": "in_arrears",
+    });
+    world.put("prices", "fee", &fee);
+    let span = json!({
+        "account": "acme", "plan": "pro", "from": "2026-01-01T00:00:00Z", "until": "2026-01-20T00:00:00Z",
+    });
+    world.put("subscriptions", "s", &span).unwrap();
+    let discount = json!({ "account": "acme", "percent": "10", "from": "2026-03-01T00:00:00Z" });
+    world.put("discounts", "d", &discount).unwrap();
+    let mut finals = Vec::new();
+    for day in ["2026-01-25", "2026-02-10", "2026-03-10", "2026-04-01", "2026-04-20", "2026-05-20"] {
+        world.start_cut(at(&format!("{day}T00:00:00Z")));
+        let batch = world.finish_cut();
+        finals.extend(batch.into_iter().flat_map(|batch| batch.window_finals));
+    }
+    let mut found: Vec<String> =
+        finals.iter().map(|sealed| format!("{}..{}", sealed.window.from, sealed.window.until)).collect();
+    found.sort();
+    let day = |from: &str, until: &str| format!("2026-{from}T00:00:00Z..2026-{until}T00:00:00Z");
+    let expected =
+        [day("01-01", "02-01"), day("01-01", "04-01"), day("02-01", "03-01"), day("03-01", "04-01")];
+    assert_eq!(found, expected);
+    world.replay(ReplayMode::Derive, 2);
+}

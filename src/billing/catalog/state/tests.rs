@@ -655,3 +655,28 @@ fn a_price_changes_at_sorted_instants_each_once() {
         [1, 3, 4]
     );
 }
+
+/// Each version alone was in order: one prorated in advance, the next in arrears. A window of both had a part in arrears.
+#[test]
+fn versions_of_a_long_window_leave_no_part_in_arrears_together() {
+    let version = |fields: serde_json::Value| {
+        let mut body = json!({"model": "flat", "meter": null, "window": "quarter"});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        Resource::from_json(ResourceKind::Prices, "fee", changed(ResourceKind::Prices, &body)).unwrap()
+    };
+    let in_advance = version(json!({"payment": "in_advance", "proration": "days"}));
+    let from = "2026-02-15T00:00:00Z";
+    let in_arrears = version(json!({"payment": "in_arrears", "effective_from": from}));
+    let dearer = version(
+        json!({"payment": "in_advance", "unit_amount": "2", "proration": "days", "effective_from": from}),
+    );
+    for (first, second) in [(&in_advance, &in_arrears), (&in_arrears, &in_advance)] {
+        let mut catalog = catalog();
+        assert_eq!(catalog.apply(first.clone(), 100), Ok(Change::Create));
+        let refused = catalog.apply(second.clone(), 101).unwrap_err();
+        assert_eq!(refused.rule.name(), "window_must_fit");
+    }
+    let mut catalog = catalog();
+    catalog.apply(in_advance, 100).unwrap();
+    assert_eq!(catalog.apply(dearer, 101), Ok(Change::NewVersion(2)));
+}
