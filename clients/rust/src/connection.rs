@@ -30,8 +30,8 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Driver {
     endpoint: Endpoint,
     shared: Arc<Shared>,
-    /// Acknowledged, verdicts outstanding.
-    undecided: VecDeque<Acked>,
+    /// Acknowledged, verdicts outstanding; with the bytes of each.
+    undecided: VecDeque<(Acked, usize)>,
     in_flight_max: usize,
 }
 
@@ -190,9 +190,11 @@ impl Driver {
         reader.abort();
         connection.close(quinn::VarInt::from_u32(0), b"");
         // Verdicts of a lost connection do not come any more; the acks did.
-        while let Some(acked) = self.undecided.pop_front() {
+        while let Some((acked, bytes)) = self.undecided.pop_front() {
+            self.shared.lock().queue.on_decided(bytes);
             self.tell(acked);
         }
+        self.shared.tell();
         ended
     }
 
@@ -246,6 +248,7 @@ impl Driver {
                 let shared = self.shared.clone();
                 let mut state = shared.lock();
                 let outgoing = state.queue.on_acked(sequence).ok_or_else(broken)?;
+                let bytes = outgoing.bytes();
                 add(&shared.counters.acked, outgoing.events as u64);
                 add(&shared.counters.refused, ack.refusals.len() as u64);
                 let acked = Acked {
@@ -259,17 +262,22 @@ impl Driver {
                 warn_of_refusals(&acked);
                 // Under the lock: whoever waited for the ack finds it in the channel.
                 match shared.options.verdicts {
-                    true => self.undecided.push_back(acked),
+                    true => {
+                        state.queue.begin_to_decide(bytes);
+                        self.undecided.push_back((acked, bytes));
+                    }
                     false => self.tell(acked),
                 }
                 drop(state);
                 shared.tell();
             }
             Reply::Verdicts(sequence, verdicts) => {
-                let oldest = self.undecided.pop_front_if(|oldest| oldest.sequence == sequence);
-                let mut acked = oldest.ok_or_else(broken)?;
+                let oldest = self.undecided.pop_front_if(|(oldest, _)| oldest.sequence == sequence);
+                let (mut acked, bytes) = oldest.ok_or_else(broken)?;
                 acked.verdicts = Some(verdicts);
                 self.tell(acked);
+                self.shared.lock().queue.on_decided(bytes);
+                self.shared.tell();
             }
             Reply::Close(close) => return Err(closed(&Ok(close))),
         }

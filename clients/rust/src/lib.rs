@@ -152,15 +152,12 @@ impl Client {
     /// # Errors
     /// If the event can never be sent, or the client has failed.
     pub async fn record(&self, event_type: &str, event: &Event) -> Result<(), ClientError> {
-        loop {
-            match self.shared.take(event_type, event) {
-                Err(ClientError::Full) => {}
-                taken => return taken,
-            }
-            self.shared
-                .wait_until(|state| (state.queue.has_room() || state.check_open().is_err()).then_some(()))
-                .await;
-        }
+        self.shared
+            .wait_until(|state| match self.shared.take(state, event_type, event) {
+                Err(ClientError::Full) => None,
+                taken => Some(taken),
+            })
+            .await
     }
 
     /// Takes an event, or says at once why not.
@@ -168,7 +165,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Full`] while memory is full; else as [`Client::record`].
     pub fn try_record(&self, event_type: &str, event: &Event) -> Result<(), ClientError> {
-        self.shared.take(event_type, event)
+        self.shared.take(&mut self.shared.lock(), event_type, event)
     }
 
     /// Sends the events of a builder as one batch, for callers who build batches themselves. Waits while `in_flight_max`
@@ -179,18 +176,7 @@ impl Client {
     /// # Errors
     /// If the client has failed.
     pub async fn send(&self, builder: &mut BatchBuilder) -> Result<u64, ClientError> {
-        loop {
-            if let Some(sent) = self.shared.send(builder) {
-                return sent;
-            }
-            let in_flight_max = self.shared.options.in_flight_max.max(1);
-            self.shared
-                .wait_until(|state| {
-                    let has_room = state.queue.has_room() && state.queue.ready_count() < in_flight_max;
-                    (has_room || state.check_open().is_err()).then_some(())
-                })
-                .await;
-        }
+        self.shared.wait_until(|state| self.shared.send(state, builder)).await
     }
 
     /// Waits until everything recorded so far is acknowledged or in the outbox, synced as its policy says.

@@ -34,8 +34,9 @@ pub struct ClientOptions {
     pub batch_age_max: Duration,
     /// Batches that are sent and wait for their ack at most; the server may allow fewer.
     pub in_flight_max: usize,
-    /// Bytes of batches in memory. Beyond them [`crate::Client::record`] waits, [`crate::Client::try_record`] answers
-    /// [`crate::ClientError::Full`], and with an outbox batches are spilled from half of them on.
+    /// Bytes of events in memory, in open batches and in finished ones. Beyond them [`crate::Client::record`] waits,
+    /// [`crate::Client::try_record`] answers [`crate::ClientError::Full`], and with an outbox batches are spilled from half
+    /// of them on.
     pub memory_bytes_max: usize,
     /// Where batches are kept until they are acknowledged; without it they are in memory only.
     pub outbox: Option<OutboxOptions>,

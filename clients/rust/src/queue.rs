@@ -1,7 +1,7 @@
 //! The batches of a client between the builder and the ack, as a state machine without I/O.
 //!
-//! Owns: their order, where each of them is, how much memory they take. Leaves to others: sockets (`connection`), files
-//! (`outbox`), waiting (`shared`).
+//! Owns: their order, where each of them is, how much memory they and the open ones take. Leaves to others: sockets
+//! (`connection`), files (`outbox`), waiting (`shared`).
 //!
 //! ```text
 //!  builder ─▶ unstored ─▶ outbox ─▶ spilled (on disk) ─▶ ready ─▶ sent ─▶ acked
@@ -12,6 +12,7 @@
 //! - Sequences rise from `sent` over `ready` and `spilled` to `unstored`; a connection sees them rise.
 //! - A batch leaves memory only when it is acknowledged or the outbox has it.
 //! - While anything is spilled, nothing goes from memory past it.
+//! - What is taken fits `memory_bytes_max` beside all that is there; what is read back may pass it by one batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -21,8 +22,8 @@ use bytes::Bytes;
 use crate::Keeps;
 use crate::outbox::Position;
 
-/// What a batch costs in memory besides its frame.
-const BATCH_BYTES: usize = 256;
+/// What a batch costs in memory besides its frame: its places in lists and its allocations.
+pub(crate) const BATCH_BYTES: usize = 512;
 
 /// A finished batch in memory.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.frame.len() + BATCH_BYTES
     }
 }
@@ -59,10 +60,15 @@ pub(crate) struct Queue {
     spilled: Option<Spilled>,
     ready: VecDeque<Outgoing>,
     sent: VecDeque<Outgoing>,
-    /// Bytes of all batches in memory, and of those that are ready and sent.
-    memory_bytes: usize,
+    /// Bytes of batches, by where they are; of those that wait for verdicts, and of open ones, as their owners say.
+    unstored_bytes: usize,
     ready_bytes: usize,
     sent_bytes: usize,
+    undecided_bytes: usize,
+    open_bytes: usize,
+    open_events: usize,
+    /// Bytes that are being read back.
+    refilling_bytes: usize,
     /// The last sequence that was given.
     last: u64,
     /// Events of batches that are not acknowledged and not in the outbox, by sequence.
@@ -90,9 +96,13 @@ impl Queue {
             spilled: None,
             ready: VecDeque::new(),
             sent: VecDeque::new(),
-            memory_bytes: 0,
+            unstored_bytes: 0,
             ready_bytes: 0,
             sent_bytes: 0,
+            undecided_bytes: 0,
+            open_bytes: 0,
+            open_events: 0,
+            refilling_bytes: 0,
             last: 0,
             unkept: BTreeMap::new(),
             acked_to: Position::default(),
@@ -116,9 +126,17 @@ impl Queue {
         self.last
     }
 
-    /// Whether another batch may be made.
-    pub(crate) fn has_room(&self) -> bool {
-        self.memory_bytes < self.memory_bytes_max
+    /// Bytes that may be taken besides those that are there. While anything is spilled, some are kept for reading it back.
+    pub(crate) fn room(&self) -> usize {
+        let moving = self.ready_bytes + self.sent_bytes + self.undecided_bytes + self.refilling_bytes;
+        let kept = if self.spilled.is_some() { self.memory_bytes_max / 4 } else { 0 };
+        let taken = self.open_bytes + self.unstored_bytes + moving.max(kept);
+        self.memory_bytes_max.saturating_sub(taken)
+    }
+
+    /// Whether no event is in memory.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch_bytes() == 0 && self.open_events == 0
     }
 
     /// Batches that wait to be sent.
@@ -126,28 +144,60 @@ impl Queue {
         self.ready.len() + self.unstored.len()
     }
 
+    /// Bytes of everything in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        self.batch_bytes() + self.open_bytes
+    }
+
+    fn batch_bytes(&self) -> usize {
+        self.unstored_bytes + self.ready_bytes + self.sent_bytes + self.undecided_bytes + self.refilling_bytes
     }
 
     fn is_half_full(&self) -> bool {
-        self.memory_bytes > self.memory_bytes_max / 2
+        self.batch_bytes() > self.memory_bytes_max / 2
+    }
+
+    /// An open batch has one more event, and so many bytes now.
+    pub(crate) fn take_open(&mut self, before: usize, now: usize) {
+        self.open_bytes = self.open_bytes + now - before;
+        self.open_events += 1;
+    }
+
+    /// An open batch gives up its events, and keeps so many bytes.
+    pub(crate) fn give_open(&mut self, events: usize, before: usize, now: usize) {
+        self.open_bytes = self.open_bytes + now - before;
+        self.open_events -= events;
+    }
+
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// A batch is acknowledged and stays for its verdicts.
+    pub(crate) fn begin_to_decide(&mut self, bytes: usize) {
+        self.undecided_bytes += bytes;
+    }
+
+    /// Its verdicts came, or do not come any more.
+    pub(crate) fn on_decided(&mut self, bytes: usize) {
+        self.undecided_bytes -= bytes;
     }
 
     /// Takes a batch whose sequence is the last one given.
     pub(crate) fn push(&mut self, outgoing: Outgoing) {
         assert_eq!(outgoing.sequence, self.last, "batches are queued in the order of their sequences");
-        self.memory_bytes += outgoing.bytes();
         self.unkept.insert(outgoing.sequence, outgoing.events as u64);
+        let is_half_full = self.batch_bytes() + outgoing.bytes() > self.memory_bytes_max / 2;
         let is_written = match self.keeps {
             None => false,
             Some(Keeps::Everything) => true,
-            Some(Keeps::Overflow) => {
-                self.is_half_full() || self.spilled.is_some() || !self.unstored.is_empty()
-            }
+            Some(Keeps::Overflow) => is_half_full || self.spilled.is_some() || !self.unstored.is_empty(),
         };
         match is_written {
-            true => self.unstored.push_back(outgoing),
+            true => {
+                self.unstored_bytes += outgoing.bytes();
+                self.unstored.push_back(outgoing);
+            }
             false => self.make_ready(outgoing),
         }
     }
@@ -174,10 +224,11 @@ impl Queue {
 
     /// The first of the unstored batches is in the outbox now; gives where it is, and its events.
     pub(crate) fn on_stored(&mut self, end: Position) -> (Kept, u64) {
-        let mut outgoing = self.unstored.pop_front().expect("what was stored waited for it");
+        let is_half_full = self.is_half_full();
+        let mut outgoing = self.pop_unstored().expect("what was stored waited for it");
         self.unkept.remove(&outgoing.sequence);
         outgoing.stored = Some(end);
-        if self.spilled.is_none() && !self.is_half_full() && !self.is_over {
+        if self.spilled.is_none() && !is_half_full && !self.is_over {
             let events = outgoing.events as u64;
             self.make_ready(outgoing);
             return (Kept::InMemory, events);
@@ -186,9 +237,14 @@ impl Queue {
         (Kept::OnDisk, outgoing.events as u64)
     }
 
-    /// Counts a batch that the outbox has and that leaves memory.
+    fn pop_unstored(&mut self) -> Option<Outgoing> {
+        let outgoing = self.unstored.pop_front()?;
+        self.unstored_bytes -= outgoing.bytes();
+        Some(outgoing)
+    }
+
+    /// Counts a batch that the outbox has and that left memory.
     fn spill(&mut self, outgoing: &Outgoing) {
-        self.memory_bytes -= outgoing.bytes();
         let spilled = self.spilled.get_or_insert(Spilled { first: outgoing.sequence, events: 0 });
         spilled.events += outgoing.events as u64;
     }
@@ -196,31 +252,36 @@ impl Queue {
     /// The outbox takes no more for now: what waits for it is sent from memory, unless something on disk comes first.
     pub(crate) fn on_store_failed(&mut self) {
         if self.spilled.is_none() && !self.is_over {
-            while let Some(outgoing) = self.unstored.pop_front() {
+            while let Some(outgoing) = self.pop_unstored() {
                 self.make_ready(outgoing);
             }
         }
     }
 
-    /// Whether batches should be read back.
+    /// Whether batches should be read back: there is room, or nothing is on its way that could make some.
     pub(crate) fn wants_refill(&self) -> bool {
-        self.spilled.is_some() && !self.is_over && self.ready_bytes <= self.memory_bytes_max / 8
+        let is_needed =
+            self.spilled.is_some() && !self.is_over && self.ready_bytes <= self.memory_bytes_max / 8;
+        let is_idle = self.ready.is_empty() && self.sent.is_empty();
+        is_needed && (is_idle || self.memory_bytes() < self.memory_bytes_max)
     }
 
-    /// Bytes that a refill should read.
-    pub(crate) fn refill_bytes(&self) -> usize {
-        self.memory_bytes_max / 8
+    /// Bytes that a refill should read, at least one batch; they are kept free until [`Queue::on_refilled`].
+    pub(crate) fn begin_refill(&mut self) -> usize {
+        let room = self.memory_bytes_max.saturating_sub(self.memory_bytes());
+        self.refilling_bytes = room.min(self.memory_bytes_max / 8);
+        self.refilling_bytes.max(1)
     }
 
     /// Takes what was read back; at the end of the outbox nothing is spilled any more. Gives the events that were lost
     /// with damaged records.
     pub(crate) fn on_refilled(&mut self, batches: Vec<Outgoing>, is_at_end: bool) -> u64 {
+        self.refilling_bytes = 0;
         for outgoing in batches {
             if let Some(spilled) = &mut self.spilled {
                 spilled.first = outgoing.sequence + 1;
                 spilled.events = spilled.events.saturating_sub(outgoing.events as u64);
             }
-            self.memory_bytes += outgoing.bytes();
             self.make_ready(outgoing);
         }
         if is_at_end { self.spilled.take().map_or(0, |spilled| spilled.events) } else { 0 }
@@ -249,7 +310,6 @@ impl Queue {
     /// The ack of a batch; `None` if it is not that of the oldest batch that was sent.
     pub(crate) fn on_acked(&mut self, sequence: u64) -> Option<Outgoing> {
         let outgoing = self.sent.pop_front_if(|oldest| oldest.sequence == sequence)?;
-        self.memory_bytes -= outgoing.bytes();
         self.sent_bytes -= outgoing.bytes();
         self.unkept.remove(&sequence);
         if let Some(end) = outgoing.stored {
@@ -301,6 +361,7 @@ impl Queue {
         for outgoing in &stored {
             self.spill(outgoing);
         }
+        self.unstored_bytes = unstored.iter().map(Outgoing::bytes).sum();
         self.unstored = unstored;
     }
 }
@@ -336,13 +397,19 @@ mod tests {
 
     #[test]
     fn memory_has_an_end() {
-        let mut queue = Queue::new(3_000, None);
+        let mut queue = Queue::new(3_500, None);
+        queue.take_open(0, 500);
         push(&mut queue, 3);
-        assert!(!queue.has_room());
+        assert_eq!(queue.room(), 0);
         queue.send_next(9).unwrap();
-        assert!(!queue.has_room(), "a batch takes memory until its ack");
+        assert_eq!(queue.room(), 0, "a batch takes memory until its ack");
         queue.on_acked(1).unwrap();
-        assert!(queue.has_room());
+        assert_eq!(queue.room(), 1_000);
+        queue.begin_to_decide(1_000);
+        assert_eq!(queue.room(), 0, "and until its verdicts, where these are wanted");
+        queue.on_decided(1_000);
+        queue.give_open(1, 500, 0);
+        assert_eq!((queue.room(), queue.memory_bytes()), (1_500, 2_000));
         assert_eq!(queue.events_left(), (2, 0));
     }
 
@@ -398,7 +465,7 @@ mod tests {
         let mut queue = Queue::new(10_000, Some(Keeps::Everything));
         let mut disk = VecDeque::new();
         for number in 0..200 {
-            assert!(queue.has_room(), "after {number} batches");
+            assert!(queue.room() >= 1_000, "after {number} batches");
             push(&mut queue, 1);
             let stored = queue.unstored.front().unwrap().clone();
             if queue.on_stored(at(number)).0 == Kept::OnDisk {
@@ -406,12 +473,47 @@ mod tests {
             }
             while queue.send_next(32).is_some() {}
             if queue.wants_refill() {
+                queue.begin_refill();
                 let batches = disk.drain(..disk.len().min(2)).collect();
                 queue.on_refilled(batches, disk.is_empty());
             }
         }
         queue.send_again();
-        assert!(queue.has_room() && queue.events_left() == (200, 200));
+        assert!(queue.room() >= 1_000 && queue.events_left() == (200, 200));
+    }
+
+    /// What was read back lay above all that was taken meanwhile.
+    #[test]
+    fn reading_back_and_taking_share_what_memory_there_is() {
+        let mut queue = Queue::new(16_000, Some(Keeps::Everything));
+        queue.recover(100, 100);
+        let mut disk: VecDeque<u64> = (1..=100).collect();
+        while queue.room() >= 1_000 {
+            push(&mut queue, 1);
+        }
+        assert_eq!(queue.memory_bytes(), 12_000, "a quarter is kept for what is read back");
+        for _ in 0..500 {
+            if queue.wants_refill() {
+                let bytes = queue.begin_refill();
+                while queue.room() >= 1_000 {
+                    push(&mut queue, 1);
+                }
+                let batches = disk.drain(..disk.len().min(bytes.div_ceil(1_000))).map(|sequence| Outgoing {
+                    sequence,
+                    events: 1,
+                    frame: Bytes::from(vec![0; 1_000 - BATCH_BYTES]),
+                    queued_at: Instant::now(),
+                    stored: Some(at(sequence)),
+                    is_again: true,
+                });
+                queue.on_refilled(batches.collect(), disk.is_empty());
+            }
+            assert!(queue.memory_bytes() <= 17_000, "{}", queue.memory_bytes());
+            if let Some(sent) = queue.send_next(4) {
+                queue.on_acked(sent.sequence).unwrap();
+            }
+        }
+        assert_eq!((disk.len(), queue.spilled.is_none()), (0, true), "and all of it comes back");
     }
 
     #[test]

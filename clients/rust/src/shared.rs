@@ -3,7 +3,7 @@
 //! Owns: the open batches, the queue behind one lock, and who is told when it changes. Leaves to others: what they do.
 //!
 //! Invariants: the lock is never held across an await or I/O; whoever waits sees every change; a batch gets its sequence
-//! and its place in the queue in one step.
+//! and its place in the queue in one step; making a batch of what is open takes no memory that was not counted before.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -14,12 +14,16 @@ use tokio::sync::Notify;
 use wire::event::opaque_fits;
 use wire::frame::FLAG_VERDICTS_WANTED;
 
-use crate::queue::{Outgoing, Queue};
+use crate::queue::{BATCH_BYTES, Outgoing, Queue};
 use crate::stats::{Counters, add};
 use crate::{BatchBuilder, BuilderStatus, ClientError, ClientOptions, Event, EventIdOwned, IdMode};
 
 /// Types of events that one client records.
 const EVENT_TYPES_MAX: usize = 256;
+/// Columns grow by doubling: an open batch takes up to twice the bytes of its events.
+const OPEN_FACTOR: usize = 2;
+/// Part of all memory that open batches may keep for their next events when they are sent.
+const KEPT_SHARE: usize = 4;
 
 pub(crate) struct Shared {
     pub(crate) options: ClientOptions,
@@ -50,6 +54,22 @@ pub(crate) struct State {
 struct Open {
     builder: BatchBuilder,
     since: Option<Instant>,
+    /// Bytes that are counted for it.
+    bytes: usize,
+}
+
+impl Open {
+    /// Counts one more event; what the last batch left is counted already.
+    fn count_one(&mut self, queue: &mut Queue) {
+        let bytes = OPEN_FACTOR * self.builder.frame_bytes_bound() + BATCH_BYTES;
+        let now = self.bytes.max(bytes);
+        queue.take_open(std::mem::replace(&mut self.bytes, now), now);
+    }
+
+    /// Bytes that its frame may have, if so much more is taken.
+    fn frame_bytes_max(&self, room: usize) -> usize {
+        (self.bytes + room).saturating_sub(BATCH_BYTES) / OPEN_FACTOR
+    }
 }
 
 impl Shared {
@@ -88,7 +108,7 @@ impl Shared {
     }
 
     /// Waits until the state has an answer. Cancelled, it changed nothing.
-    pub(crate) async fn wait_until<T>(&self, answer: impl Fn(&mut State) -> Option<T>) -> T {
+    pub(crate) async fn wait_until<T>(&self, mut answer: impl FnMut(&mut State) -> Option<T>) -> T {
         let mut changed = std::pin::pin!(self.changed.notified());
         loop {
             // From here no change is missed.
@@ -114,8 +134,7 @@ impl Shared {
     }
 
     /// Takes an event into its open batch, or says why not.
-    pub(crate) fn take(&self, event_type: &str, event: &Event) -> Result<(), ClientError> {
-        let state = &mut *self.lock();
+    pub(crate) fn take(&self, state: &mut State, event_type: &str, event: &Event) -> Result<(), ClientError> {
         state.check_open()?;
         if !state.builders.contains_key(event_type) {
             if !opaque_fits(event_type.as_bytes()) {
@@ -131,54 +150,58 @@ impl Shared {
         let slot = &mut builders.get_mut(event_type).expect("it was just made")[usize::from(is_given)];
         let open = slot.get_or_insert_with(|| {
             let ids = if is_given { IdMode::Given } else { minted() };
-            Open { builder: BatchBuilder::new(&self.options.source, event_type, ids), since: None }
+            Open { builder: BatchBuilder::new(&self.options.source, event_type, ids), since: None, bytes: 0 }
         });
         let batch_events_max = self.options.batch_events_max.max(1);
-        let pushed = match open.builder.len() < batch_events_max {
-            true => open.builder.push(event),
-            false => Err(BuilderStatus::BatchMustHaveRoom),
-        };
+        let mut pushed = push(queue, open, batch_events_max, event);
+        if pushed == Err(BuilderStatus::BatchMustHaveRoom) && !open.builder.is_empty() {
+            self.finish(queue, open);
+            pushed = push(queue, open, batch_events_max, event);
+        }
+        if pushed == Err(BuilderStatus::BatchMustHaveRoom) && queue.is_empty() {
+            // One event is taken whatever it needs, so that none waits for ever.
+            pushed = open.builder.push(event);
+        }
         match pushed {
             Ok(()) => {}
-            Err(BuilderStatus::Event(status)) => return Err(status.into()),
-            Err(BuilderStatus::BatchMustHaveRoom) if queue.has_room() => {
-                self.finish(queue, open);
-                if let Err(BuilderStatus::Event(status)) = open.builder.push(event) {
-                    return Err(status.into());
-                }
-            }
             Err(BuilderStatus::BatchMustHaveRoom) => return Err(ClientError::Full),
+            Err(BuilderStatus::Event(status)) => return Err(status.into()),
         }
+        open.count_one(queue);
         open.since.get_or_insert_with(Instant::now);
         add(&self.counters.recorded, 1);
-        if open.builder.len() >= batch_events_max && queue.has_room() {
+        if open.builder.len() >= batch_events_max {
             self.finish(queue, open);
         }
         Ok(())
     }
 
     /// Makes a batch of the events of a builder; gives its sequence, or `None` if there is no room yet.
-    pub(crate) fn send(&self, builder: &mut BatchBuilder) -> Option<Result<u64, ClientError>> {
-        let state = &mut *self.lock();
+    pub(crate) fn send(
+        &self,
+        state: &mut State,
+        builder: &mut BatchBuilder,
+    ) -> Option<Result<u64, ClientError>> {
         if let Err(error) = state.check_open() {
             return Some(Err(error));
         }
         if builder.is_empty() {
             return Some(Ok(state.queue.last_sequence()));
         }
-        if !state.queue.has_room() || state.queue.ready_count() >= self.options.in_flight_max.max(1) {
+        let has_room =
+            state.queue.is_empty() || builder.frame_bytes_bound() + BATCH_BYTES <= state.queue.room();
+        if !has_room || state.queue.ready_count() >= self.options.in_flight_max.max(1) {
             return None;
         }
         add(&self.counters.recorded, builder.len() as u64);
         Some(Ok(self.queue(&mut state.queue, builder)))
     }
 
-    /// Makes a batch of every open batch that is old enough and has room in memory.
+    /// Makes a batch of every open batch that is old enough.
     pub(crate) fn finish_aged(&self, age: Duration) {
         let State { builders, queue, .. } = &mut *self.lock();
         for open in builders.values_mut().flatten().flatten() {
-            let is_old = open.since.is_some_and(|since| since.elapsed() >= age);
-            if is_old && queue.has_room() && !open.builder.is_empty() {
+            if open.since.is_some_and(|since| since.elapsed() >= age) {
                 self.finish(queue, open);
             }
         }
@@ -211,7 +234,16 @@ impl Shared {
 
     fn finish(&self, queue: &mut Queue, open: &mut Open) {
         open.since = None;
+        let is_affordable = queue.open_bytes() <= self.options.memory_bytes_max / KEPT_SHARE
+            && queue.room() >= open.builder.frame_bytes_bound() + BATCH_BYTES;
+        let left = if is_affordable { open.bytes } else { 0 };
+        queue.give_open(open.builder.len(), std::mem::replace(&mut open.bytes, left), left);
         self.queue(queue, &mut open.builder);
+        if !is_affordable {
+            open.builder.release();
+        }
+        // Whoever waits for room may find some.
+        self.changed.notify_waiters();
     }
 
     fn queue(&self, queue: &mut Queue, builder: &mut BatchBuilder) -> u64 {
@@ -224,6 +256,15 @@ impl Shared {
         self.outbox_work.notify_one();
         sequence
     }
+}
+
+/// Puts an event into an open batch, as far as its events and all memory allow.
+fn push(queue: &Queue, open: &mut Open, batch_events_max: usize, event: &Event) -> Result<(), BuilderStatus> {
+    if open.builder.len() >= batch_events_max {
+        return Err(BuilderStatus::BatchMustHaveRoom);
+    }
+    let frame_bytes_max = open.frame_bytes_max(queue.room());
+    open.builder.push_within(event, frame_bytes_max)
 }
 
 impl State {

@@ -30,7 +30,7 @@ pub struct ClientStats {
     pub outbox_failures: u64,
     /// Bytes of the outbox that cannot be read; their file is kept with the ending `.damaged`.
     pub outbox_damaged_bytes: u64,
-    /// Finished batches in memory, in bytes; a gauge.
+    /// Bytes of batches in memory, open ones included, as [`crate::ClientOptions::memory_bytes_max`] counts them; a gauge.
     pub memory_bytes: u64,
     /// Events in finished batches without an ack; a gauge.
     pub unacked: u64,

@@ -44,12 +44,13 @@ fn ids_of(outgoing: Outgoing) -> Vec<String> {
 
 #[tokio::test]
 async fn a_full_client_takes_nothing_more_until_something_is_acknowledged() {
-    let client = client(1);
-    for id in 0..4 {
-        client.record("request", &event(id)).await.unwrap();
+    let client = client(3_000);
+    let mut taken = 0;
+    while client.try_record("request", &event(taken)).is_ok() {
+        taken += 1;
     }
-    assert_eq!(client.try_record("request", &event(4)), Err(ClientError::Full));
-    let next = event(4);
+    assert!((3..20).contains(&taken), "{taken}");
+    let next = event(taken);
     let mut recording = Box::pin(client.record("request", &next));
     must_wait(&mut recording).await;
     // A request handler that is dropped while it waits takes nothing with it.
@@ -58,10 +59,75 @@ async fn a_full_client_takes_nothing_more_until_something_is_acknowledged() {
     must_wait(&mut recording).await;
     assert_eq!(ids_of(take(&client).unwrap()), ["0", "1"]);
     recording.await.unwrap();
-    assert_eq!(ids_of(take(&client).unwrap()), ["2", "3"]);
     client.shared.finish_all();
-    assert_eq!(ids_of(take(&client).unwrap()), ["4"]);
-    assert_eq!(client.stats().recorded, 5);
+    let left: Vec<String> = std::iter::from_fn(|| take(&client)).flat_map(ids_of).collect();
+    assert_eq!(left, Vec::from_iter((2..=taken).map(|id| id.to_string())));
+    assert_eq!(client.stats().recorded, taken as u64 + 1);
+}
+
+/// A handler that flushes after each event made batches without asking for room: while the server was away, memory grew
+/// for ever, and nobody was told that it is full.
+#[tokio::test]
+async fn whoever_flushes_or_persists_each_event_is_told_that_memory_is_full() {
+    for is_persist in [false, true] {
+        let (client, memory_bytes_max) = (client(20_000), 20_000);
+        let mut taken = 0;
+        while client.try_record("request", &event(taken)).is_ok() {
+            taken += 1;
+            assert!(taken < 1_000, "memory has an end");
+            match is_persist {
+                true => must_wait(&mut Box::pin(client.persist())).await,
+                false => must_wait(&mut Box::pin(client.flush())).await,
+            }
+            assert!(client.stats().memory_bytes <= memory_bytes_max, "{:?}", client.stats());
+        }
+        let next = event(taken);
+        assert_eq!(client.try_record("request", &next), Err(ClientError::Full));
+        let mut recording = Box::pin(client.record("request", &next));
+        must_wait(&mut recording).await;
+        let flushing = client.flush();
+        while take(&client).is_some() {}
+        recording.await.unwrap();
+        client.shared.finish_all();
+        while take(&client).is_some() {}
+        flushing.await.unwrap();
+        assert_eq!((client.stats().unacked, client.stats().recorded), (0, taken as u64 + 1));
+    }
+}
+
+/// Open batches of 256 event types with ids of two kinds lay outside the limit.
+#[tokio::test]
+async fn open_batches_are_part_of_memory() {
+    let client = client(50_000);
+    let mut taken = 0;
+    for number in 0..256 {
+        for event in [event(number), Event::minted("key", Timestamp::MIN)] {
+            taken += u64::from(client.try_record(&number.to_string(), &event).is_ok());
+            assert!(client.stats().memory_bytes <= 50_000, "{:?}", client.stats());
+        }
+    }
+    assert!((20..256).contains(&taken), "{taken}");
+    client.shared.finish_all();
+    assert!(client.stats().memory_bytes <= 50_000, "{:?}", client.stats());
+    while take(&client).is_some() {}
+    assert_eq!((client.stats().unacked, client.stats().recorded), (0, taken));
+    assert!(client.stats().memory_bytes <= 12_500, "a quarter may be kept for the next batches");
+}
+
+#[tokio::test]
+async fn an_event_that_is_larger_than_memory_is_taken_alone() {
+    let client = client(1);
+    client.record("request", &event(0)).await.unwrap();
+    assert_eq!(client.try_record("request", &event(1)), Err(ClientError::Full));
+    client.shared.finish_all();
+    assert_eq!(ids_of(take(&client).unwrap()), ["0"]);
+    client.record("request", &event(1)).await.unwrap();
+    let mut builder = BatchBuilder::new("shop", "request", IdMode::Given);
+    builder.push(&event(2)).unwrap();
+    must_wait(&mut Box::pin(client.send(&mut builder))).await;
+    client.shared.finish_all();
+    assert_eq!(ids_of(take(&client).unwrap()), ["1"]);
+    assert_eq!(client.send(&mut builder).await.unwrap(), 3);
 }
 
 #[tokio::test]
@@ -128,7 +194,7 @@ fn what_can_never_be_sent_is_refused_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_many_callers_leave_in_the_order_of_their_sequences() {
-    let client = Arc::new(client(2_000));
+    let client = Arc::new(client(4_000));
     let started = Instant::now();
     let callers: Vec<_> = (0..8)
         .map(|caller| {

@@ -156,6 +156,14 @@ impl BatchBuilder {
     /// # Errors
     /// [`BuilderStatus::BatchMustHaveRoom`], or the first rule that the event breaks by itself.
     pub fn push(&mut self, event: &Event) -> Result<(), BuilderStatus> {
+        self.push_within(event, BATCH_BYTES_MAX)
+    }
+
+    /// As [`BatchBuilder::push`], if [`BatchBuilder::frame_bytes_bound`] is at most so many bytes with the event.
+    ///
+    /// # Errors
+    /// [`BuilderStatus::BatchMustHaveRoom`], or the first rule that the event breaks by itself.
+    pub fn push_within(&mut self, event: &Event, frame_bytes_max: usize) -> Result<(), BuilderStatus> {
         let id = self.id_of(event)?;
         event.check()?;
         let mut values = [("", 0, 0); EVENT_VALUES_MAX];
@@ -168,7 +176,8 @@ impl BatchBuilder {
         }
         let values = values.get(..event.values.len()).expect("the event was checked");
         let dimensions = dimensions.get(..event.dimensions.len()).expect("the event was checked");
-        self.push_checked(id, &event.subject, event.time.nanoseconds(), values, dimensions)
+        let frame_bytes_max = frame_bytes_max.min(BATCH_BYTES_MAX);
+        self.push_checked(id, &event.subject, event.time.nanoseconds(), values, dimensions, frame_bytes_max)
     }
 
     /// The bytes that the id takes in the batch: none if the batch mints it.
@@ -217,7 +226,7 @@ impl BatchBuilder {
         if self.checks_events {
             event::check_dimension_texts(dimensions, |(_, text)| text)?;
         }
-        self.push_checked(id, subject, time, values, dimensions)
+        self.push_checked(id, subject, time, values, dimensions, BATCH_BYTES_MAX)
     }
 
     fn push_checked(
@@ -227,6 +236,7 @@ impl BatchBuilder {
         time: i64,
         values: &[(&str, i128, u8)],
         dimensions: &[(&str, &str)],
+        frame_bytes_max: usize,
     ) -> Result<(), BuilderStatus> {
         let count = self.len();
         if self.next_sequence().is_some_and(|next| next > SEQUENCE_MAX) {
@@ -244,7 +254,7 @@ impl BatchBuilder {
             self.values.plan(values, count, &mut bytes).ok_or(BuilderStatus::BatchMustHaveRoom)?;
         let dimension_places =
             self.dimensions.plan(dimensions, count, &mut bytes).ok_or(BuilderStatus::BatchMustHaveRoom)?;
-        if count == BATCH_EVENTS_MAX || self.bytes_bound(count + 1, bytes) > BATCH_BYTES_MAX {
+        if count == BATCH_EVENTS_MAX || self.bytes_bound(count + 1, bytes) > frame_bytes_max {
             return Err(BuilderStatus::BatchMustHaveRoom);
         }
 
@@ -299,6 +309,16 @@ impl BatchBuilder {
         *head = FrameHeader::for_body(Schema::UsageBatchV1, count as u32, sequence, flags, body).encode();
         self.reset(count);
         AlignedBytes::from_aligned_vec(frame)
+    }
+
+    /// Gives back the memory that past batches left.
+    ///
+    /// # Panics
+    /// If there are events.
+    pub fn release(&mut self) {
+        assert!(self.is_empty(), "memory is given back between batches");
+        let fresh = Self::new(&self.batch.source, &self.batch.event_type, self.ids);
+        *self = Self { checks_events: self.checks_events, ..fresh };
     }
 
     /// Moves the columns into the archive's order; [`BatchBuilder::reset`] moves them back.

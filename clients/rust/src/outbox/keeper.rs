@@ -94,7 +94,7 @@ impl Keeper<'_> {
             if state.is_driver_done && !std::mem::replace(&mut self.is_ending, state.is_driver_done) {
                 self.store_at = None;
             }
-            if let Some(work) = self.work_of(&state, now) {
+            if let Some(work) = self.work_of(&mut state, now) {
                 return work;
             }
             let mark_at = (state.queue.acked_to() > self.marked).then_some(self.mark_at);
@@ -104,12 +104,12 @@ impl Keeper<'_> {
         }
     }
 
-    fn work_of(&self, state: &State, now: Instant) -> Option<Work> {
+    fn work_of(&self, state: &mut State, now: Instant) -> Option<Work> {
         if self.store_at.is_none() && state.queue.has_unstored() {
             return Some(Work::Store(state.queue.unstored(GROUP_BYTES)));
         }
         if self.read_at.is_none() && state.queue.wants_refill() {
-            return Some(Work::Refill(state.queue.refill_bytes()));
+            return Some(Work::Refill(state.queue.begin_refill()));
         }
         let acked = state.queue.acked_to();
         if state.is_driver_done {
