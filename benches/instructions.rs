@@ -15,14 +15,13 @@
     reason = "the macros of the harness make items without a word"
 )]
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
 use billing::catalog::{Catalog, CatalogFile, PriceTimeline};
 use billing::rating::{Measure, SliceMeasure, WindowTerms, position};
 use domain::time::HOUR;
-use domain::{Currency, Exact, Period, PriceId, Zone};
+use domain::{Currency, Exact, GroupTexts, Period, PriceId, Zone};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::Shard;
@@ -48,10 +47,10 @@ fn price(id: &str) -> PriceTimeline {
     catalog.price(&PriceId::new(id).expect("an id")).expect("the price").clone()
 }
 
-type Quantities = (PriceTimeline, BTreeMap<String, String>, Vec<Exact>);
+type Quantities = (PriceTimeline, GroupTexts, Vec<Exact>);
 
 fn quantities(id: &str) -> Quantities {
-    let group = BTreeMap::from([("kind".to_string(), "small".to_string())]);
+    let group = GroupTexts::from([("kind".to_string(), "small".to_string())]);
     let quantities = (0..COUNT).map(|n| Exact::new(n * 137 * 10i128.pow(18), 18)).collect();
     (price(id), group, quantities)
 }
@@ -87,6 +86,7 @@ fn cells_to_lines((price, group, quantities): Quantities) -> Quantities {
         zone: &zone,
         currency: Currency::from_code("USD").expect("a currency"),
         as_of: window.until,
+        is_continued: false,
     };
     for quantity in &quantities {
         let cell = SliceMeasure {

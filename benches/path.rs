@@ -99,7 +99,7 @@ fn rating(criterion: &mut Criterion) {
         })
         .collect();
     let currency = domain::Currency::from_code("USD").expect("a currency");
-    let (active, group, zone) = ([window.into()], std::collections::BTreeMap::new(), Zone::utc());
+    let (active, group, zone) = ([window.into()], domain::GroupTexts::NONE, Zone::utc());
     let terms = WindowTerms {
         price,
         window,
@@ -108,6 +108,7 @@ fn rating(criterion: &mut Criterion) {
         zone: &zone,
         currency,
         as_of: window.until,
+        is_continued: false,
     };
     let mut group = criterion.benchmark_group("rating");
     group.throughput(Throughput::Elements(slices.len() as u64));

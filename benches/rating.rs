@@ -88,7 +88,7 @@ fn position_of_a_cell(criterion: &mut Criterion) {
     let zone = Zone::utc();
     let window = zone.month(Period::parse("2026-01").expect("a month"));
     let currency = domain::Currency::from_code("USD").expect("a currency");
-    let (group_texts, active) = (std::collections::BTreeMap::new(), [window.into()]);
+    let (group_texts, active) = (domain::GroupTexts::NONE, [window.into()]);
     let terms = WindowTerms {
         price,
         window,
@@ -97,6 +97,7 @@ fn position_of_a_cell(criterion: &mut Criterion) {
         zone: &zone,
         currency,
         as_of: window.until,
+        is_continued: false,
     };
     let cells: Vec<SliceMeasure<'_>> = (0..1_000i128)
         .map(|n| SliceMeasure {
@@ -128,7 +129,7 @@ fn models(criterion: &mut Criterion) {
         catalog.apply(resource, 0).expect("a valid resource");
     }
     let quantities: Vec<i128> = (0..1_000).map(|n| n * 137 * 10i128.pow(18)).collect();
-    let group_texts = std::collections::BTreeMap::from([("kind".to_string(), "small".to_string())]);
+    let group_texts = domain::GroupTexts::from([("kind".to_string(), "small".to_string())]);
     let mut group = criterion.benchmark_group("models");
     group.throughput(Throughput::Elements(quantities.len() as u64));
     group.bench_function("bare multiply-add", |bencher| {

@@ -40,10 +40,11 @@ pub(crate) fn explain_january(lines: &[ChargeLine], story: &Story, proofs: &mut 
             price: timeline,
             window,
             active: &[window.into()],
-            group: &BTreeMap::new(),
+            group: &domain::GroupTexts::NONE,
             zone: &story.new_york,
             currency,
             as_of: window.until,
+            is_continued: false,
         };
         let measure = Measure::Scalar(quantity);
         let measure =

@@ -26,6 +26,7 @@
 pub mod currency;
 pub mod decimal;
 pub mod exact;
+pub mod group_texts;
 pub mod ids;
 pub mod limits;
 pub mod plan;
@@ -35,6 +36,7 @@ pub mod time;
 pub use currency::{Amount, Currency};
 pub use decimal::{Decimal, DecimalStatus};
 pub use exact::{Exact, ExactStatus, Rounding};
+pub use group_texts::GroupTexts;
 pub use ids::{
     AccountId, CommitmentId, DiscountId, EntityId, EventPosition, GrantId, MeterId, PlanId, PriceId, Subject,
     SubscriptionId, Tenant,

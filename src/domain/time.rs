@@ -21,7 +21,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use self::cadence::{BillingGrid, BillingUnit, Cadence};
+pub use self::cadence::{BillingGrid, BillingUnit, BillingUnits, Cadence};
 use self::instant_text::InstantText;
 use self::months::Months;
 pub use self::windows::{WindowGrid, WindowStatus, WindowUnit};

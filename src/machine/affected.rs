@@ -13,7 +13,7 @@ use wire::control::Cut;
 
 use crate::cut::Rater;
 use crate::due::DueIndex;
-use crate::owners::{account_and_entity, active_spans_of};
+use crate::owners::{account_of, active_spans_of};
 use crate::windows::{grids_of, grids_of_plan, life_of};
 
 /// What changed since the last cut.
@@ -56,7 +56,7 @@ pub(crate) fn affected_accounts(
                 continue;
             }
             let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
-            let (account, _) = account_and_entity(catalog, subscription.account());
+            let account = account_of(catalog, subscription.account());
             let windows = &mut affected.entry(account.id.clone()).or_default().windows;
             let mut common = Span::new(Timestamp::MIN, Timestamp::END);
             for grid in grids_of(catalog, subscription, &account.time_zone) {
@@ -72,7 +72,7 @@ pub(crate) fn affected_accounts(
         // A level goes on: what it is worth changes with time, and after an event in every window until now.
         for (bound, binding) in timeline.spans() {
             let Some(subscription) = catalog.subscription(&binding.subscription) else { continue };
-            let (account, _) = account_and_entity(catalog, subscription.account());
+            let account = account_of(catalog, subscription.account());
             let open = Span::new(bound.from.max(*since), bound.until.min(cut.at.plus(1)));
             for grid in grids_of(catalog, subscription, &account.time_zone) {
                 let windows = grid.windows_in(open).map(|window| (binding.subscription.clone(), window));
@@ -86,7 +86,7 @@ pub(crate) fn affected_accounts(
     // From the window on that no cut before made final: a window ends once, and is final once.
     let since = closed_through.plus(-1).max(Timestamp::MIN);
     for account in due.due(cut.at) {
-        let (terms, _) = account_and_entity(catalog, &account);
+        let terms = account_of(catalog, &account);
         let affected = affected.entry(account.clone()).or_default();
         let open = Span::new(since, cut.at.plus(1));
         for subscription in catalog.subscriptions_of_account(&account) {

@@ -100,10 +100,10 @@ impl Rater<'_> {
         let zone = &account.time_zone;
         for price in prices.filter(|price| window_of(price, anchor, zone, window.from) == window) {
             let charge = Charge { account, subscription, price, window, covered };
-            let Some((under_plan, groups)) = self.groups(schedules, &charge, &active)? else { continue };
+            let Some((counted, groups)) = self.groups(schedules, &charge, &active)? else { continue };
             for (group, slices) in &groups {
                 let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-                let explanation = explain(&self.window_terms(&charge, &under_plan, group), &measures)?;
+                let explanation = explain(&self.window_terms(&charge, &counted, group), &measures)?;
                 explained.push(ExplainedPrice {
                     subscription: subscription.clone(),
                     price: price.id().clone(),

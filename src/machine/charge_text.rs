@@ -159,7 +159,7 @@ mod tests {
                 component: kinds.0,
                 term: texts.0,
                 meter: names.4,
-                group: texts.1,
+                group: texts.1.into_iter().collect(),
                 window: spans.0,
                 slice: spans.1,
                 quantity_before: Exact::new(amounts.1, 18),

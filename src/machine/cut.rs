@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -24,16 +25,17 @@ use billing::rating::account::{
 use billing::rating::models::{Flat, Model, Payment};
 use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
 use domain::plan::MeteringPlan;
-use domain::{AccountId, Exact, ExactStatus, Period, PriceId, Span, SubscriptionId, Timestamp};
+use domain::{AccountId, Exact, ExactStatus, GroupTexts, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
 use engine::shard::kept::CellValue;
 use engine::shard::spill::SpillError;
+use smallvec::SmallVec;
 use wire::control::{Cut, RatingFailure, WindowFinal};
 
 use crate::affected::Affected;
 use crate::cells::{Cells, MergedCell};
 use crate::groups::{counted_texts, texts_of_group};
-use crate::issued::{GroupTexts, Issued, Worth};
+use crate::issued::{Issued, Worth};
 use crate::measure::MeasureRule;
 use crate::metering_plan::program_index;
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans_of, slice_of};
@@ -127,8 +129,6 @@ impl Rater<'_> {
             affected.keys().map(|account| self.catalog.pool_of(account)).collect();
         pools.sort_unstable();
         pools.dedup();
-        let mut rated: Vec<(&AccountId, Vec<ChargeLine>, Vec<WindowFinal>)> =
-            Vec::with_capacity(affected.len());
         let untouched = Affected::default();
         for pool in pools {
             let member_of = |account| {
@@ -137,20 +137,26 @@ impl Rater<'_> {
             };
             let members: Vec<Member<'_>> =
                 self.catalog.accounts_of_pool(pool).into_iter().map(member_of).collect();
-            match self.rate_pool(&mut schedules, &members) {
-                Ok(lines) => rated.extend(members.into_iter().zip(lines).map(|(member, lines)| {
-                    let finals = self.new_finals(member.terms, member.affected, &lines);
-                    (&member.terms.id, lines, finals)
-                })),
+            let before = outcome.lines.len();
+            match self.rate_pool(&mut schedules, &members, &mut outcome.lines) {
+                Ok(counts) => {
+                    let mut from = before;
+                    for (member, count) in members.iter().zip(counts) {
+                        let lines = &outcome.lines[from..from + count];
+                        outcome.window_finals.extend(self.new_finals(member.terms, member.affected, lines));
+                        from += count;
+                    }
+                }
                 Err(RateError::Items(error)) => return Err(error),
-                Err(RateError::Rating(failure)) => outcome.failures.extend(failures_of(&members, &failure)),
+                Err(RateError::Rating(failure)) => {
+                    outcome.lines.truncate(before);
+                    outcome.failures.extend(failures_of(&members, &failure));
+                }
             }
         }
-        rated.sort_by(|a, b| a.0.cmp(b.0));
-        for (_, lines, finals) in rated {
-            outcome.lines.extend(lines);
-            outcome.window_finals.extend(finals);
-        }
+        // In order but for the accounts of a pool, which stand where their parent does; those of one account are in order.
+        outcome.lines.sort_by(|a, b| a.account.cmp(&b.account));
+        outcome.window_finals.sort_by(|a, b| a.account.cmp(&b.account));
         outcome.failures.sort_by(|a, b| a.account.cmp(&b.account));
         for (index, line) in outcome.lines.iter_mut().enumerate() {
             line.line = u32::try_from(index + 1).expect("a batch has fewer than 2^32 lines");
@@ -159,12 +165,13 @@ impl Rater<'_> {
         Ok(outcome)
     }
 
-    /// Rates the accounts of a pool; the lines of each.
+    /// Rates the accounts of a pool and adds their lines; how many each has.
     fn rate_pool<'m>(
         &'m self,
         schedules: &mut Schedules,
         members: &[Member<'m>],
-    ) -> Result<Vec<Vec<ChargeLine>>, RateError> {
+        lines: &mut Vec<ChargeLine>,
+    ) -> Result<Vec<usize>, RateError> {
         // Commitments and grants tie the windows of an account together, a parent those of its accounts.
         let first = &members[0].terms.id;
         let has_agreements = members.len() > 1
@@ -206,14 +213,16 @@ impl Rater<'_> {
             }
         }
         let bill = self.pool_position(&pool, entity, has_agreements, &prices, covered).map_err(of_pool)?;
-        let difference = |member: &PooledAccount<'_>| {
-            let (terms, issued) = (member.terms, &member.issued);
+        let mut counts = Vec::with_capacity(pool.len());
+        for PooledAccount { terms, issued, .. } in &pool {
             let from = bill.partition_point(|line| line.key.account < terms.id);
             let count = bill[from..].partition_point(|line| line.key.account == terms.id);
-            let difference = self.difference(terms, entity, &bill[from..from + count], issued);
-            difference.map_err(|status| of_account(&terms.id, status.into()).into())
-        };
-        pool.iter().map(difference).collect()
+            let before = lines.len();
+            self.difference(terms, entity, &bill[from..from + count], issued, lines)
+                .map_err(|status| of_account(&terms.id, status.into()))?;
+            counts.push(lines.len() - before);
+        }
+        Ok(counts)
     }
 
     /// The credit grants of a pool, each with its place in the order of creation.
@@ -353,26 +362,27 @@ impl Rater<'_> {
         charge: &Charge<'_>,
         active: &[ActiveSpan],
     ) -> Result<Option<(Vec<Span>, GroupLines)>, RatingStatus> {
-        let Some((under_plan, groups)) = self.groups(schedules, charge, active)? else { return Ok(None) };
+        let Some((counted, groups)) = self.groups(schedules, charge, active)? else { return Ok(None) };
         let mut lines = Vec::new();
         for (group, slices) in &groups {
             let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-            let position = position(&self.window_terms(charge, &under_plan, group), &measures)?;
+            let position = position(&self.window_terms(charge, &counted, group), &measures)?;
             lines.extend(position.into_iter().map(|line| (group.clone(), line)));
         }
-        Ok(Some((under_plan.iter().map(|term| term.span).collect(), lines)))
+        Ok(Some((counted.active.iter().map(|term| term.span).collect(), lines)))
     }
 
     pub(crate) fn window_terms<'t>(
         &'t self,
         charge: &Charge<'t>,
-        active: &'t [ActiveTerm],
+        counted: &'t Counted<'_>,
         group: &'t GroupTexts,
     ) -> WindowTerms<'t> {
         WindowTerms {
             price: charge.price,
             window: charge.window,
-            active,
+            active: &counted.active,
+            is_continued: counted.is_continued,
             group,
             zone: &charge.account.time_zone,
             currency: charge.account.currency,
@@ -380,75 +390,93 @@ impl Rater<'_> {
         }
     }
 
-    /// Where a price's plan is active in a window, and what was used of it, per group; `None` where it is not active.
-    pub(crate) fn groups(
+    /// Where a price counts in a window, and what was used there, per group; `None` where its plan is not active.
+    pub(crate) fn groups<'s>(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[ActiveSpan],
-    ) -> Result<Option<(Vec<ActiveTerm>, Groups)>, RatingStatus> {
-        let under_plan: Vec<ActiveTerm> = active
-            .iter()
-            .filter(|active| active.plan == *charge.price.plan())
-            .map(|active| {
-                let span = Span::new(
-                    active.span.from.max(charge.window.from),
-                    active.span.until.min(charge.window.until),
-                );
-                ActiveTerm { span, seats: active.seats }
-            })
-            .collect();
-        if under_plan.is_empty() {
-            return Ok(None);
-        }
-        let mut groups = self.measures(schedules, charge, active)?;
+        active: &'s [ActiveSpan],
+    ) -> Result<Option<(Counted<'s>, Groups)>, RatingStatus> {
+        let Some(counted) = self.counted(charge, active) else { return Ok(None) };
+        let mut groups = self.measures(schedules, charge, &counted)?;
         if groups.is_empty() {
             // Nothing was used: what is owed for silence is one line without a group.
-            groups.insert(GroupTexts::new(), Vec::new());
+            groups.push((GroupTexts::NONE, Vec::new()));
         }
-        Ok(Some((under_plan, groups)))
+        Ok(Some((counted, groups)))
+    }
+
+    /// Where a price counts in a window; `None` where its plan is not active.
+    fn counted<'s>(&self, charge: &Charge<'_>, active: &'s [ActiveSpan]) -> Option<Counted<'s>> {
+        let (price, window) = (charge.price, charge.window);
+        let is_own = |span: &ActiveSpan| span.plan == *price.plan();
+        let goes_on_from = |span: &ActiveSpan| {
+            self.catalog.prices_of_plan(&span.plan).any(|other| price.goes_on_from(other))
+        };
+        let spans: Vec<&ActiveSpan> =
+            active.iter().filter(|span| is_own(span) || goes_on_from(span)).collect();
+        let own = spans.iter().filter(|span| is_own(span)).map(|active| {
+            let span = Span::new(active.span.from.max(window.from), active.span.until.min(window.until));
+            ActiveTerm { span, seats: active.seats }
+        });
+        let own: Vec<ActiveTerm> = own.collect();
+        let is_continued = !is_own(spans.first()?);
+        (!own.is_empty()).then_some(Counted { active: own, spans, is_continued })
     }
 
     /// The merged measures of a price's meters in a window: per group, one per slice of the subscription.
     ///
     /// Groups of a matrix that take the same row are one: each row counts its own units. Usage that a matrix sets aside
-    /// is left out, and said.
+    /// is left out, and said; that of another plan, which only counts, is left out where the price knows no row for it.
     fn measures(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[ActiveSpan],
+        counted: &Counted<'_>,
     ) -> Result<Groups, RatingStatus> {
         let timeline = charge.price;
         let meters = self.priced_meters(timeline);
         let mut set_aside = 0;
-        let mut used: BTreeMap<GroupTexts, BTreeMap<Timestamp, SliceUse>> = BTreeMap::new();
+        let mut used: Vec<MeterUse> = Vec::new();
         let may_be_covered = !charge.covered.is_empty() && timeline.model() != PricingModel::Capacity;
         for (index, meter) in meters.iter().enumerate() {
-            let mut different: BTreeSet<&Group> = BTreeSet::new();
-            for (slice, cell) in self.cells_of(schedules, charge, active, meter.program) {
-                different.insert(cell.group);
-                let Some(group) = counted_group(timeline, slice, meter, cell.group)? else {
-                    set_aside += cell.value.fold.count;
-                    continue;
+            let cells = self.cells_of(schedules, charge, &counted.spans, meter.program);
+            let has_many = cells.len() as u64 > meter.terms.groups_max();
+            let different: BTreeSet<&Group> =
+                cells.iter().filter(|_| has_many).map(|(_, cell)| cell.group).collect();
+            used.reserve(cells.len());
+            for (slice, cell) in cells {
+                let group = match counted_group(timeline, slice, meter, cell.group) {
+                    Ok(Some(group)) => group,
+                    _ if !counted.charges(slice) => continue,
+                    Ok(None) => {
+                        set_aside += cell.value.fold.count;
+                        continue;
+                    }
+                    Err(status) => return Err(status),
                 };
-                let nothing = || SliceUse::nothing(slice, meters.len());
-                let slice = used.entry(group).or_default().entry(slice.from).or_insert_with(nothing);
-                slice.meters[index].value.merge(&cell.value);
-                if may_be_covered {
-                    slice.groups.insert(texts_of(meter, cell.group));
-                }
+                let own = may_be_covered.then(|| texts_of(meter, cell.group));
+                used.push(MeterUse {
+                    group,
+                    slice,
+                    meter: index,
+                    own,
+                    value: cell.value,
+                    weighted: Exact::ZERO,
+                });
             }
             if different.len() as u64 > meter.terms.groups_max() {
                 return Err(RatingStatus::GroupsMustFit);
             }
             if meter.rule.aggregation.is_carried() {
-                for (slice, group, level) in self.levels_of(schedules, charge, active, meter)? {
-                    let Some(group) = counted_group(timeline, slice, meter, group)? else { continue };
-                    let nothing = || SliceUse::nothing(slice, meters.len());
-                    let slice = used.entry(group).or_default().entry(slice.from).or_insert_with(nothing);
-                    let weighted = &mut slice.meters[index].weighted;
-                    *weighted = weighted.add(level)?;
+                for (slice, group, level) in self.levels_of(schedules, charge, &counted.spans, meter)? {
+                    let group = match counted_group(timeline, slice, meter, group) {
+                        Ok(Some(group)) => group,
+                        Err(status) if counted.charges(slice) => return Err(status),
+                        Ok(None) | Err(_) => continue,
+                    };
+                    let value = CellValue::default();
+                    used.push(MeterUse { group, slice, meter: index, own: None, value, weighted: level });
                 }
             }
         }
@@ -461,18 +489,22 @@ impl Rater<'_> {
                 event_count: set_aside,
             });
         }
-        let merged_of = |(group, slices): (GroupTexts, BTreeMap<Timestamp, SliceUse>)| {
-            let slices: Vec<SliceUse> = slices.into_values().collect();
+        used.sort_by(|a, b| (&a.group, a.slice.from).cmp(&(&b.group, b.slice.from)));
+        let merged_of = |of_group: &[MeterUse]| {
+            let of_slices = of_group.chunk_by(|a, b| a.slice.from == b.slice.from);
+            let slices: Result<Vec<SliceUse>, ExactStatus> =
+                of_slices.map(|uses| SliceUse::of(uses, meters.len())).collect();
+            let slices = slices?;
             let mut merged = merged_slices(timeline, charge.window, &meters, &slices)?;
-            for (merged, slice) in merged.iter_mut().zip(&slices) {
-                for group in &slice.groups {
-                    let key = key_of_use(charge, group.clone(), slice.slice.from);
+            for (merged, slice) in merged.iter_mut().zip(slices) {
+                for group in slice.groups {
+                    let key = key_of_use(charge, group, slice.slice.from);
                     merged.cover(charge.covered.of(&meters[0].terms.id, &key))?;
                 }
             }
-            Ok((group, merged))
+            Ok((of_group[0].group.clone(), merged))
         };
-        used.into_iter().map(merged_of).collect()
+        used.chunk_by(|a, b| a.group == b.group).map(merged_of).collect()
     }
 
     /// The meters of a price, as the plan executes them.
@@ -487,58 +519,60 @@ impl Rater<'_> {
         meters.collect()
     }
 
-    /// The cells of a meter that belong to a subscription under the price's plan in a window, each with its slice.
+    /// The cells of a meter that belong to a subscription in a window where it is active, each with its slice.
     pub(crate) fn cells_of(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[ActiveSpan],
+        active: &[&ActiveSpan],
         program: u32,
     ) -> Vec<(Span, MergedCell<'_>)> {
-        let timeline = charge.price;
         let mut found = Vec::new();
         for subject in self.catalog.subjects_of_subscription(charge.subscription) {
             let bindings =
                 self.catalog.subject(subject.as_str()).expect("the catalog names its own subjects");
             let cells = self.cells.of_subject(subject, program, charge.window.from, charge.window.until);
+            let mut slice_from = |instant: Timestamp| {
+                let binding = bindings.at(instant)?;
+                let active = active.iter().find(|active| active.span.contains(instant))?;
+                let is_ours = binding.subscription == *charge.subscription;
+                is_ours.then(|| slice_of(self.catalog, schedules, &charge.account.id, active, instant))
+            };
+            // Cells come slice by slice.
+            let mut last: Option<(Timestamp, Option<Span>)> = None;
             for cell in cells {
-                let is_ours = bindings
-                    .at(cell.slice_from)
-                    .is_some_and(|binding| binding.subscription == *charge.subscription);
-                let Some(active) = active.iter().find(|active| active.span.contains(cell.slice_from)) else {
-                    continue;
-                };
-                if is_ours && active.plan == *timeline.plan() {
-                    let account = &charge.account.id;
-                    let slice = slice_of(self.catalog, schedules, account, active, cell.slice_from);
-                    found.push((slice, cell));
-                }
+                let known = last.filter(|(from, _)| *from == cell.slice_from);
+                let (_, slice) = known.unwrap_or_else(|| (cell.slice_from, slice_from(cell.slice_from)));
+                last = Some((cell.slice_from, slice));
+                found.extend(slice.map(|slice| (slice, cell)));
             }
         }
         found
     }
 
-    /// Position − issued, as lines.
+    /// Adds position − issued, as lines.
     fn difference(
         &self,
         account: &Account,
         entity: &Entity,
         bill: &[BillLine],
         issued: &[(&LineKey, &Worth)],
-    ) -> Result<Vec<ChargeLine>, ExactStatus> {
-        let mut lines = Vec::new();
+        lines: &mut Vec<ChargeLine>,
+    ) -> Result<(), ExactStatus> {
         // Both are in order of keys.
         let (mut positions, mut issued) = (bill.iter().peekable(), issued.iter().peekable());
         loop {
-            let key = match (positions.peek(), issued.peek()) {
-                (Some(position), Some((key, _))) => (&position.key).min(*key),
-                (Some(position), None) => &position.key,
-                (None, Some((key, _))) => *key,
-                (None, None) => return Ok(lines),
+            let (key, order) = match (positions.peek(), issued.peek()) {
+                (Some(position), Some((key, _))) => {
+                    let order = position.key.cmp(key);
+                    (if order.is_gt() { *key } else { &position.key }, order)
+                }
+                (Some(position), None) => (&position.key, Ordering::Less),
+                (None, Some((key, _))) => (*key, Ordering::Greater),
+                (None, None) => return Ok(()),
             };
-            let position = positions.next_if(|position| position.key == *key);
-            let before =
-                issued.next_if(|(issued, _)| *issued == key).map_or(Worth::NOTHING, |(_, worth)| **worth);
+            let position = positions.next_if(|_| order.is_le());
+            let before = issued.next_if(|_| order.is_ge()).map_or(Worth::NOTHING, |(_, worth)| **worth);
             let after = position.map_or(Worth::NOTHING, worth_of);
             if after != before {
                 // A line that is worth nothing any more keeps the start of its slice; its end is no longer known.
@@ -558,7 +592,9 @@ impl Rater<'_> {
         before: Worth,
         after: Worth,
     ) -> Result<ChargeLine, ExactStatus> {
-        let (window, original) = (key.window, original_period(self.catalog, entity, key));
+        let window = key.window;
+        let price = key.price.as_ref().and_then(|price| self.catalog.price(price));
+        let original = Belonging::of(key, price).period(&entity.time_zone, &account.time_zone);
         // Only an earlier cut can have made it final.
         let was_over = window.until <= self.closed_through;
         let final_batch = if was_over { self.finals.get(&(account.id.clone(), window)) } else { None };
@@ -568,9 +604,7 @@ impl Rater<'_> {
         let period = self.open_period(entity, original);
         let minor = after.rounded.checked_sub(before.rounded).ok_or(ExactStatus::AmountMustFit)?;
         let meter = match key.component {
-            Component::Charge => {
-                key.price.as_ref().and_then(|price| self.catalog.price(price)?.meter().cloned())
-            }
+            Component::Charge => price.and_then(|price| price.meter().cloned()),
             Component::Covered => {
                 self.catalog.grant(grant_of(&key.term)).and_then(|grant| grant.meter.clone())
             }
@@ -596,7 +630,7 @@ impl Rater<'_> {
             currency,
             entity: entity.id.clone(),
             period,
-            posting_class: self.posting_class(key),
+            posting_class: self.posting_class(key, price),
             // Names the original period wherever the line is not simply the next difference of an open one.
             corrects: (final_batch.is_some() || period != original)
                 .then_some(Corrects { period: original, window_final_batch: final_batch }),
@@ -607,8 +641,7 @@ impl Rater<'_> {
     }
 
     /// What a line is to the books. A function of its key: a line that is worth nothing any more keeps its class.
-    fn posting_class(&self, key: &LineKey) -> PostingClass {
-        let price = key.price.as_ref().and_then(|price| self.catalog.price(price));
+    fn posting_class(&self, key: &LineKey, price: Option<&PriceTimeline>) -> PostingClass {
         match key.component {
             Component::Minimum | Component::TrueUp => PostingClass::TrueUp,
             Component::Drawdown => PostingClass::PrepaidDraw,
@@ -690,8 +723,25 @@ pub(crate) fn of_window<'l, 'k>(
 /// Lines of a position, each with its group.
 type GroupLines = Vec<(GroupTexts, PositionLine)>;
 
-/// What was used in a window, per group, one slice after the other.
-pub(crate) type Groups = BTreeMap<GroupTexts, Vec<MergedSlice>>;
+/// Where a price counts what a subscription uses in a window.
+pub(crate) struct Counted<'a> {
+    /// Where the subscription is active under the price's plan: what is used there is charged.
+    pub(crate) active: Vec<ActiveTerm>,
+    /// That, and where it is active under other plans from whose prices this one goes on counting.
+    spans: Vec<&'a ActiveSpan>,
+    /// Whether the first of them is of another plan.
+    is_continued: bool,
+}
+
+impl Counted<'_> {
+    /// Whether what is used in a slice is charged.
+    fn charges(&self, slice: Span) -> bool {
+        self.active.len() == self.spans.len() || self.active.iter().any(|term| term.span.contains(slice.from))
+    }
+}
+
+/// What was used in a window, per group in their order, one slice after the other.
+pub(crate) type Groups = Vec<(GroupTexts, Vec<MergedSlice>)>;
 
 /// A meter of a price.
 pub(crate) struct PricedMeter<'a> {
@@ -704,26 +754,42 @@ pub(crate) struct PricedMeter<'a> {
     pub(crate) terms: &'a Meter,
 }
 
-/// What was used of a price's meters in a slice, before it is a quantity.
-struct SliceUse {
-    slice: Span,
-    meters: Vec<MeterUse>,
-    /// The meter's groups that were used, where grants in units may cover them.
-    groups: BTreeSet<GroupTexts>,
-}
-
-#[derive(Clone)]
+/// What one subject used of one of a price's meters in a slice.
 struct MeterUse {
-    /// The cells of all shards and subjects.
+    /// The group of the price that it counts in.
+    group: GroupTexts,
+    slice: Span,
+    /// Which of the price's meters.
+    meter: usize,
+    /// The group of the meter, where grants in units may cover it.
+    own: Option<GroupTexts>,
+    /// The cells of all shards.
     value: CellValue,
     /// What levels add to the weighted sum of the window.
     weighted: Exact,
 }
 
+/// What was used of a group of a price in a slice, before it is a quantity for each meter.
+struct SliceUse {
+    slice: Span,
+    /// The cells of all subjects, and their weighted sum.
+    meters: SmallVec<[(CellValue, Exact); 1]>,
+    /// The meter's groups that were used, where grants in units may cover them.
+    groups: BTreeSet<GroupTexts>,
+}
+
 impl SliceUse {
-    fn nothing(slice: Span, meters: usize) -> Self {
-        let nothing = MeterUse { value: CellValue::default(), weighted: Exact::ZERO };
-        Self { slice, meters: vec![nothing; meters], groups: BTreeSet::new() }
+    /// Of one slice.
+    fn of(uses: &[MeterUse], meter_count: usize) -> Result<Self, ExactStatus> {
+        let mut meters = SmallVec::from_elem((CellValue::default(), Exact::ZERO), meter_count);
+        let mut groups = BTreeSet::new();
+        for used in uses {
+            let (value, weighted): &mut (CellValue, Exact) = &mut meters[used.meter];
+            value.merge(&used.value);
+            *weighted = weighted.add(used.weighted)?;
+            groups.extend(used.own.clone());
+        }
+        Ok(Self { slice: uses[0].slice, meters, groups })
     }
 }
 
@@ -751,7 +817,7 @@ fn merged_slices(
 ) -> Result<Vec<MergedSlice>, RatingStatus> {
     let nothing = |slice: &SliceUse| MergedSlice {
         slice: slice.slice,
-        quantities: Vec::with_capacity(meters.len()),
+        quantities: SmallVec::new(),
         covered: Exact::ZERO,
         events: None,
         event_count: 0,
@@ -759,10 +825,10 @@ fn merged_slices(
     };
     let mut merged: Vec<MergedSlice> = slices.iter().map(nothing).collect();
     for (index, meter) in meters.iter().enumerate() {
-        let values = || slices.iter().map(|slice| (slice.slice, &slice.meters[index].value));
+        let values = || slices.iter().map(|slice| (slice.slice, &slice.meters[index].0));
         meter.check_kept(values().map(|(_, value)| value))?;
         let quantities = match meter.rule.aggregation.is_carried() {
-            true => slices.iter().map(|slice| slice.meters[index].weighted).collect(),
+            true => slices.iter().map(|slice| slice.meters[index].1).collect(),
             false => meter.rule.quantities(window.from, values())?,
         };
         for ((merged, quantity), (_, value)) in merged.iter_mut().zip(quantities).zip(values()) {
@@ -791,7 +857,7 @@ impl PricedMeter<'_> {
 /// What all shards and subjects together used in a slice: one quantity for each meter of the price.
 pub(crate) struct MergedSlice {
     slice: Span,
-    quantities: Vec<Exact>,
+    quantities: SmallVec<[Exact; 1]>,
     /// Units that grants cover, and that are no longer in the quantity.
     covered: Exact,
     /// The values of single events, if the price prices them one by one.

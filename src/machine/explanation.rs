@@ -4,14 +4,13 @@
 //!
 //! Invariants: usage that is not charged is said; the amounts of a window's prices and terms add up to its total, which is its position.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use billing::charges::Component;
 use billing::rating::WindowExplanation;
 use billing::rating::account::BillLine;
 use billing::rating::models::Basis;
-use domain::{Currency, PriceId, Span, SubscriptionId};
+use domain::{Currency, GroupTexts, PriceId, Span, SubscriptionId};
 use serde_json::json;
 
 use crate::cut::SetAside;
@@ -24,7 +23,7 @@ pub struct ExplainedPrice {
     /// The price.
     pub price: PriceId,
     /// Texts of the group-by dimensions.
-    pub group: BTreeMap<String, String>,
+    pub group: GroupTexts,
     /// How its amount came about.
     pub explanation: WindowExplanation,
 }
@@ -88,7 +87,7 @@ impl fmt::Display for ExplainedWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for price in self.prices.iter().filter(|price| !price.explanation.portions.is_empty()) {
             write!(f, "{} · {}", price.subscription, price.price)?;
-            for (name, text) in &price.group {
+            for (name, text) in price.group.iter() {
                 write!(f, " · {name} {text}")?;
             }
             writeln!(f)?;

@@ -10,7 +10,7 @@ use billing::rating::RatingStatus;
 use domain::Span;
 use engine::shard::cell::Group;
 
-use crate::issued::GroupTexts;
+use domain::GroupTexts;
 
 /// The group of a price that usage with some texts counts in, in a slice; `None` if it is set aside.
 ///
@@ -23,11 +23,11 @@ pub(crate) fn counted_texts(
 ) -> Result<Option<GroupTexts>, RatingStatus> {
     // The dimensions of a capacity are counted together, whatever their groups.
     let is_together = price.model() == PricingModel::Capacity;
-    price.counted_group(slice.from, if is_together { GroupTexts::new() } else { texts() })
+    price.counted_group(slice.from, if is_together { GroupTexts::NONE } else { texts() })
 }
 
 /// The texts of a group of named dimensions; those that events did not have are left out.
 pub(crate) fn texts_of_group(names: &[Arc<str>], group: &Group) -> GroupTexts {
     let texts = names.iter().zip(group.iter());
-    texts.filter_map(|(name, text)| Some((name.to_string(), text.as_ref()?.to_string()))).collect()
+    texts.filter_map(|(name, text)| Some((name.clone(), text.clone()?))).collect()
 }

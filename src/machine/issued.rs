@@ -7,10 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::charges::{ChargeLine, Component, LineKey};
-use domain::{AccountId, Exact, ExactStatus, Span, SubscriptionId, Timestamp};
-
-/// The texts of a group, by dimension; dimensions that events did not have are left out.
-pub(crate) type GroupTexts = BTreeMap<String, String>;
+use domain::{AccountId, Exact, ExactStatus, GroupTexts, Span, SubscriptionId, Timestamp};
 
 /// What a line is worth, or what was charged for it so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +135,7 @@ fn lowest_key(account: &AccountId, subscription: Option<SubscriptionId>, window:
         subscription,
         price: None,
         window,
-        group: GroupTexts::new(),
+        group: GroupTexts::NONE,
         slice_from: Timestamp::from_nanoseconds(i64::MIN),
         price_version: 0,
         component: Component::Charge,

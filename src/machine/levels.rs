@@ -25,7 +25,7 @@ impl Rater<'_> {
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[ActiveSpan],
+        active: &[&ActiveSpan],
         meter: &PricedMeter<'_>,
     ) -> Result<Vec<(Span, &Group, Exact)>, RatingStatus> {
         let mut found = Vec::new();
@@ -34,13 +34,18 @@ impl Rater<'_> {
             if slices.is_empty() {
                 continue;
             }
-            let mut histories: BTreeMap<&Group, CellValue> = BTreeMap::new();
-            let until = charge.window.until;
+            // All that ever happened, and what of it in the window: only that is limited.
+            let mut histories: BTreeMap<&Group, (CellValue, CellValue)> = BTreeMap::new();
+            let Span { from, until } = charge.window;
             for cell in self.cells.of_subject(subject, meter.program, Timestamp::MIN, until) {
-                histories.entry(cell.group).or_default().merge(&cell.value);
+                let (history, of_window) = histories.entry(cell.group).or_default();
+                history.merge(&cell.value);
+                if cell.slice_from >= from {
+                    of_window.merge(&cell.value);
+                }
             }
-            for (group, history) in histories {
-                meter.check_kept([&history].into_iter())?;
+            for (group, (history, of_window)) in histories {
+                meter.check_kept([&of_window].into_iter())?;
                 let levels = meter.rule.levels(&history)?;
                 for (slice, owned) in &slices {
                     let seen = Span::new(owned.from, owned.until.min(self.cut.at).max(owned.from));
@@ -54,12 +59,12 @@ impl Rater<'_> {
         Ok(found)
     }
 
-    /// The slices of a subscription in a window under the price's plan, each with the part in which it owns a subject.
+    /// The slices of a subscription in a window where it is active, each with the part in which it owns a subject.
     fn owned_slices(
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[ActiveSpan],
+        active: &[&ActiveSpan],
         subject: &Subject,
     ) -> Vec<(Span, Span)> {
         let bindings = self.catalog.subject(subject.as_str()).expect("the catalog names its own subjects");
@@ -69,7 +74,7 @@ impl Rater<'_> {
             .map(|(span, _)| span)
             .collect();
         let mut slices = Vec::new();
-        for active in active.iter().filter(|active| active.plan == *charge.price.plan()) {
+        for active in active {
             let mut from = active.span.from.max(charge.window.from);
             let until = active.span.until.min(charge.window.until);
             while from < until {

@@ -97,12 +97,20 @@ pub(crate) struct ActiveSpan {
     pub(crate) is_trial: bool,
 }
 
+/// An account that something refers to.
+///
+/// # Panics
+/// If it does not exist; the catalog refuses references to what does not exist.
+pub(crate) fn account_of<'a>(catalog: &'a Catalog, account: &AccountId) -> &'a Account {
+    catalog.account(account).expect("the catalog refuses references to unknown accounts")
+}
+
 /// The account and its legal entity.
 ///
 /// # Panics
-/// If they do not exist; the catalog refuses references to what does not exist.
+/// As [`account_of`].
 pub(crate) fn account_and_entity<'a>(catalog: &'a Catalog, account: &AccountId) -> (&'a Account, &'a Entity) {
-    let account = catalog.account(account).expect("the catalog refuses references to unknown accounts");
+    let account = account_of(catalog, account);
     let entity = catalog.entity(&account.entity).expect("the catalog refuses references to unknown entities");
     (account, entity)
 }

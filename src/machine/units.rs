@@ -16,9 +16,9 @@ use domain::{AccountId, Exact, MeterId, Span, Timestamp};
 use engine::shard::kept::CellValue;
 
 use crate::cut::{Charge, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of};
-use crate::issued::GroupTexts;
 use crate::owners::{ActiveSpan, Schedules, active_spans};
 use crate::windows::window_of;
+use domain::GroupTexts;
 
 /// The key of what a subscription used of a group in a slice.
 pub(crate) fn key_of_use(charge: &Charge<'_>, group: GroupTexts, slice_from: Timestamp) -> LineKey {
@@ -95,7 +95,9 @@ impl Rater<'_> {
         meter: &PricedMeter<'_>,
     ) -> Result<Vec<UnitUse>, RatingStatus> {
         let mut used: BTreeMap<(GroupTexts, Timestamp), (Span, CellValue)> = BTreeMap::new();
-        for (slice, cell) in self.cells_of(schedules, charge, active, meter.program) {
+        let own: Vec<&ActiveSpan> =
+            active.iter().filter(|active| active.plan == *charge.price.plan()).collect();
+        for (slice, cell) in self.cells_of(schedules, charge, &own, meter.program) {
             // What cannot be matched is said by rating.
             if !matches!(counted_group(charge.price, slice, meter, cell.group), Ok(Some(_))) {
                 continue;

@@ -10,15 +10,15 @@ use billing::catalog::{Catalog, PriceTimeline, SubscriptionTimeline, cadence_of}
 use domain::time::{BillingGrid, Cadence};
 use domain::{AccountId, PlanId, Span, Timestamp, Zone};
 
-use crate::owners::{account_and_entity, active_spans_of};
+use crate::owners::account_of;
 
 /// The grids of the windows of a subscription, whatever its plan.
 pub(crate) fn grids_of(
     catalog: &Catalog,
     subscription: &SubscriptionTimeline,
     zone: &Zone,
-) -> Vec<BillingGrid> {
-    catalog.cadences_of(subscription, zone).into_iter().map(|cadence| zone.grid(cadence)).collect()
+) -> impl Iterator<Item = BillingGrid> {
+    catalog.cadences_of(subscription, zone).map(|cadence| zone.grid(cadence))
 }
 
 /// The grids of the windows of a subscription under one plan.
@@ -27,9 +27,9 @@ pub(crate) fn grids_of_plan(
     subscription: &SubscriptionTimeline,
     plan: &PlanId,
     zone: &Zone,
-) -> Vec<BillingGrid> {
+) -> impl Iterator<Item = BillingGrid> {
     let cadences = catalog.cadences_of_plan(plan, subscription.anchor(), zone);
-    cadences.into_iter().map(|cadence| zone.grid(cadence)).collect()
+    cadences.map(|cadence| zone.grid(cadence))
 }
 
 /// The window of a price that an instant falls into, of a subscription with such an anchor.
@@ -47,15 +47,16 @@ pub(crate) fn window_of(
 
 /// When a subscription is active, from its first span to its last; nothing if it never is.
 pub(crate) fn life_of(subscription: &SubscriptionTimeline) -> Option<Span> {
-    let active = active_spans_of(subscription);
-    Some(Span::new(active.first()?.span.from, active.last()?.span.until))
+    let spans = subscription.spans();
+    let mut active = spans.iter().map(|(span, _)| *span).filter(|span| span.from < span.until);
+    let first = active.next()?;
+    Some(Span::new(first.from, active.next_back().unwrap_or(first).until))
 }
 
 /// The grids of an account's windows, each with the span in which it has them. Its months, in which discounts and commitments count,
 /// are windows of the whole account; what a discount takes off may belong to the last month of a window.
 pub(crate) fn grids_of_account(catalog: &Catalog, account: &AccountId) -> Vec<(BillingGrid, Span)> {
-    let (terms, _) = account_and_entity(catalog, account);
-    let zone = &terms.time_zone;
+    let zone = &account_of(catalog, account).time_zone;
     let has_discounts = catalog.discounts_of_account(account).next().is_some();
     let mut has_months = has_discounts || catalog.commitments_of_account(account).next().is_some();
     let mut found = Vec::new();

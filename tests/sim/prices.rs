@@ -212,15 +212,14 @@ impl Known {
         holdings.flat_map(|holding| [Some(holding.from), holding.until]).flatten().collect()
     }
 
-    /// Where in a span a subscription has a plan: first instant of the first piece, end of the last.
-    fn active_in(&self, subscription: &str, plan: &str, span: Span) -> Option<Span> {
+    /// Pieces of a span in which a subscription has a plan.
+    fn active_in(&self, subscription: &str, plan: &str, span: Span) -> Vec<Span> {
         let mut bounds = self.bounds_of(subscription);
         bounds.extend([span.from, span.until]);
         let inside: Vec<Timestamp> = bounds.range(span.from..=span.until).copied().collect();
         let has_plan = |t: Timestamp| self.plan_at(subscription, t).is_some_and(|found| found == plan);
-        let mut pieces = inside.windows(2).filter(|pair| has_plan(pair[0]));
-        let first = pieces.next()?;
-        Some(Span::new(first[0], pieces.next_back().unwrap_or(first)[1]))
+        let pieces = inside.windows(2).filter(|pair| has_plan(pair[0]));
+        pieces.map(|pair| Span::new(pair[0], pair[1])).collect()
     }
 
     /// First instant of the slice of an event of a subscription: nothing that rating sees changes after it, grants left
@@ -256,7 +255,8 @@ impl Known {
             for (price, plan, kind, meter) in PRICES {
                 let Some(versions) = self.prices.get(price) else { continue };
                 for window in months(&self.accounts[account].zone) {
-                    let Some(active) = self.active_in(subscription, plan, window) else { continue };
+                    let active = self.active_in(subscription, plan, window);
+                    let Some(last) = active.last().copied() else { continue };
                     let charge = Charge {
                         known: self,
                         account,
@@ -265,8 +265,8 @@ impl Known {
                         plan,
                         versions,
                         window,
-                        active,
-                        has_ended: active.until <= as_of,
+                        active: &active,
+                        has_ended: last.until <= as_of,
                     };
                     match meter.filter(|_| kind != Kind::Flat) {
                         None => charge.add_fee(&mut worths),
@@ -297,7 +297,7 @@ struct Charge<'a> {
     plan: &'a str,
     versions: &'a [Version],
     window: Span,
-    active: Span,
+    active: &'a [Span],
     has_ended: bool,
 }
 
@@ -314,9 +314,18 @@ impl Charge<'_> {
         }
     }
 
+    /// The first active instant at which there is a version.
+    fn start(&self) -> Option<(Timestamp, usize)> {
+        let mut starts: Vec<Timestamp> = self.versions.iter().map(|version| version.from).collect();
+        starts.retain(|at| self.active.iter().any(|piece| piece.contains(*at)));
+        starts.extend(self.active.iter().map(|piece| piece.from));
+        starts.sort();
+        starts.into_iter().find_map(|at| self.version_at(at).map(|version| (at, version)))
+    }
+
     /// A recurring amount is owed in arrears.
     fn add_fee(&self, worths: &mut Worths) {
-        let Some(version) = self.version_at(self.active.from).filter(|_| self.has_ended) else { return };
+        let Some((_, version)) = self.start().filter(|_| self.has_ended) else { return };
         let exact = self.versions[version].tiers[0].1 * 10_000;
         let minor = self.known.round(exact);
         worths.insert(self.key(None, self.window.from, version), Worth { exact, minor, ..Worth::default() });
@@ -345,15 +354,15 @@ impl Charge<'_> {
     }
 
     fn add_group(&self, worths: &mut Worths, group: Option<&str>, events: &[(Timestamp, i64)]) {
-        let fixed = self.version_at(self.active.from).filter(|version| {
+        let fixed = self.start().filter(|(_, version)| {
             let terms = &self.versions[*version];
             terms.is_flat_at_zero && terms.tiers[0].2 != 0 && (self.has_ended || !events.is_empty())
         });
         // In order of time: what each slice adds.
         let mut slices: BTreeMap<(Timestamp, usize), Worth> = BTreeMap::new();
-        if let Some(version) = fixed {
+        if let Some((at, version)) = fixed {
             let flat = self.versions[version].tiers[0].2 * 1_000_000;
-            slices.entry((self.active.from, version)).or_default().exact += flat;
+            slices.entry((at, version)).or_default().exact += flat;
         }
         let mut used = 0i64;
         for (time, halves) in events {

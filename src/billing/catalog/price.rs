@@ -367,6 +367,15 @@ impl Price {
         }
     }
 
+    /// Whether both count the same usage the same way: by meters, model, unit, package size and window.
+    pub(super) fn counts_like(&self, other: &Price) -> bool {
+        let counted = |price: &Price| {
+            let unit = (price.convert, price.round_quantity, price.package_size);
+            (price.model, price.window, unit)
+        };
+        counted(self) == counted(other) && (&self.meter, &self.meters) == (&other.meter, &other.meters)
+    }
+
     /// The meters that it prices.
     pub fn all_meters(&self) -> impl Iterator<Item = &MeterId> {
         self.meter.iter().chain(self.meters.iter().flatten())
@@ -579,7 +588,7 @@ impl Price {
                     return Err(Rule::PriceMustFitModel(what.to_string()));
                 }
             };
-            Ok(Row { dimensions: row.when.clone(), price })
+            Ok(Row { dimensions: row.when.clone().into_iter().collect(), price })
         };
         let rows = rows.iter().map(read).collect::<Result<Vec<_>, Rule>>()?;
         Matrix::new(rows, self.unmatched.unwrap_or_default()).map_err(Rule::TermsMustHold)

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use domain::time::BillingUnits;
 use domain::{
     AccountId, CommitmentId, Currency, Decimal, DiscountId, EntityId, GrantId, MeterId, PlanId, PriceId,
     Subject, SubscriptionId, Table, Timestamp,
@@ -68,6 +69,8 @@ pub struct Catalog {
     plans: BTreeMap<PlanId, (u64, Plan)>,
     prices: Table<PriceId, PriceTimeline>,
     prices_by_plan: Table<PlanId, BTreeSet<PriceId>>,
+    /// Units of the windows that a plan's prices have.
+    units_by_plan: Table<PlanId, BillingUnits>,
     subscriptions: Table<SubscriptionId, SubscriptionTimeline>,
     subscriptions_by_account: Table<AccountId, BTreeSet<SubscriptionId>>,
     subscriptions_by_plan: Table<PlanId, BTreeSet<SubscriptionId>>,
@@ -255,11 +258,7 @@ impl Catalog {
             return self.check_windows_of_price(price).map(|()| Change::Create);
         };
         let first = &timeline.versions[0].price;
-        let terms = |p: &Price| {
-            let unit = (p.convert, p.round_quantity, p.package_size);
-            (p.plan.clone(), p.meter.clone(), p.meters.clone(), p.model, p.window, unit)
-        };
-        if terms(first) != terms(price) {
+        if first.plan != price.plan || !first.counts_like(price) {
             return Err(Rule::MustNotChange("plan, meter, model, unit, package size and window of a price"));
         }
         // Compared with the newest version of the same effective date: an older date is a version of its own.
@@ -325,6 +324,7 @@ impl Catalog {
             }
             Resource::Price(price) => {
                 self.prices_by_plan.get_or_default(price.plan.clone()).insert(price.id.clone());
+                self.units_by_plan.get_or_default(price.plan.clone()).insert(price.window);
                 let timeline = self
                     .prices
                     .get_or_insert_with(price.id.clone(), || PriceTimeline { versions: Vec::new() });
@@ -451,6 +451,11 @@ impl Catalog {
     /// The prices of a plan.
     pub fn prices_of_plan(&self, plan: &PlanId) -> impl Iterator<Item = &PriceTimeline> {
         self.prices_by_plan.get(plan).into_iter().flatten().map(|id| &self.prices[id])
+    }
+
+    /// Units of the windows of a plan's prices.
+    pub fn units_of_plan(&self, plan: &PlanId) -> BillingUnits {
+        self.units_by_plan.get(plan).copied().unwrap_or_default()
     }
 
     /// A subscription.

@@ -10,10 +10,8 @@
 //!   record holds until another one starts or its own `until` ends it; a record with the same `from` replaces it, and
 //!   one that is put later for an earlier time leaves what starts behind it alone.
 
-use std::collections::BTreeMap;
-
 use domain::time::BillingUnit;
-use domain::{AccountId, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
+use domain::{AccountId, GroupTexts, MeterId, PlanId, PriceId, Span, Subject, SubscriptionId, Timestamp};
 
 use super::agreement::Commitment;
 use super::price::{Price, PriceTerms, PricingModel};
@@ -86,6 +84,17 @@ impl PriceTimeline {
         self.first().all_meters()
     }
 
+    /// Whether it goes on counting, inside a window, from what a price of another plan counted: what no version of a price changes is
+    /// the same in both. A recurring amount, steps and single events are not counted on.
+    pub fn goes_on_from(&self, other: &PriceTimeline) -> bool {
+        let (own, other) = (self.first(), other.first());
+        let has_counter = !matches!(
+            own.model,
+            PricingModel::Flat | PricingModel::Stairstep | PricingModel::Capacity | PricingModel::Percentage
+        );
+        has_counter && own.counts_like(other)
+    }
+
     /// The group that usage of a group counts in at an instant: of a matrix, the row that it takes. `None` if it is set
     /// aside until a version of the price has a row for it.
     ///
@@ -94,8 +103,8 @@ impl PriceTimeline {
     pub fn counted_group(
         &self,
         instant: Timestamp,
-        group: BTreeMap<String, String>,
-    ) -> Result<Option<BTreeMap<String, String>>, RatingStatus> {
+        group: GroupTexts,
+    ) -> Result<Option<GroupTexts>, RatingStatus> {
         let Some(Model::Matrix(matrix)) = self.version_at(instant).map(|version| &version.terms.model) else {
             return Ok(Some(group));
         };
@@ -234,6 +243,11 @@ impl CommitmentTimeline {
     /// The first version: what must not change is the same in all.
     pub fn first(&self) -> &Commitment {
         self.records.first().expect("a timeline has at least one record")
+    }
+
+    /// Its place in the order of creation.
+    pub fn created(&self) -> u64 {
+        *self.offsets.first().expect("a timeline has at least one record")
     }
 
     /// The version that holds in a window: of those in force by its first instant the latest, of equals the newest.

@@ -7,9 +7,7 @@
 //! - A price's unit and a subscription's anchor never change, so a window is a function of price, subscription and instant.
 //! - What a line belongs to is a function of its key: a line that is worth nothing any more belongs where it did.
 
-use std::collections::BTreeSet;
-
-use domain::time::{BillingUnit, Cadence};
+use domain::time::{BillingUnit, BillingUnits, Cadence};
 use domain::{Period, PlanId, Timestamp, Zone};
 
 use super::price::{Price, PriceDiscount, PricingModel, Proration};
@@ -33,27 +31,29 @@ impl Catalog {
         plan: &PlanId,
         anchor: Option<Timestamp>,
         zone: &Zone,
-    ) -> BTreeSet<Cadence> {
-        let units = self.prices_of_plan(plan).map(PriceTimeline::window);
-        units.map(|unit| cadence_of(unit, anchor, zone)).collect()
+    ) -> impl Iterator<Item = Cadence> {
+        self.units_of_plan(plan).iter().map(move |unit| cadence_of(unit, anchor, zone))
     }
 
     /// The different windows that a subscription has, whatever its plan; months, if nothing is priced.
-    pub fn cadences_of(&self, subscription: &SubscriptionTimeline, zone: &Zone) -> BTreeSet<Cadence> {
-        let plans: BTreeSet<&PlanId> = subscription.records().iter().map(|record| &record.plan).collect();
-        let anchor = subscription.anchor();
-        let mut cadences: BTreeSet<Cadence> =
-            plans.into_iter().flat_map(|plan| self.cadences_of_plan(plan, anchor, zone)).collect();
-        if cadences.is_empty() {
-            cadences.insert(cadence_of(BillingUnit::Month, anchor, zone));
+    pub fn cadences_of(
+        &self,
+        subscription: &SubscriptionTimeline,
+        zone: &Zone,
+    ) -> impl Iterator<Item = Cadence> {
+        let units = subscription.records().iter().map(|record| self.units_of_plan(&record.plan));
+        let mut units = units.fold(BillingUnits::default(), BillingUnits::union);
+        if units == BillingUnits::default() {
+            units.insert(BillingUnit::Month);
         }
-        cadences
+        let anchor = subscription.anchor();
+        units.iter().map(move |unit| cadence_of(unit, anchor, zone))
     }
 
     /// Whether all windows of an account are calendar months, those in which discounts and commitments of accounts count.
     pub fn has_only_months(&self, account: &domain::AccountId, zone: &Zone) -> bool {
         self.subscriptions_of_account(account).all(|subscription| {
-            self.cadences_of(subscription, zone).into_iter().all(|cadence| cadence == Cadence::MONTHS)
+            self.cadences_of(subscription, zone).all(|cadence| cadence == Cadence::MONTHS)
         })
     }
 
@@ -85,9 +85,7 @@ impl Catalog {
 
     /// The same rule, of a subscription that is put.
     pub(super) fn check_windows_of_subscription(&self, subscription: &Subscription) -> Result<(), Rule> {
-        let units: BTreeSet<BillingUnit> =
-            self.prices_of_plan(&subscription.plan).map(PriceTimeline::window).collect();
-        if units.len() > 1 && has_amounts(subscription) {
+        if self.units_of_plan(&subscription.plan).iter().count() > 1 && has_amounts(subscription) {
             return Err(Rule::WindowsMustMatch(
                 "the prices of the plan have different windows, so no `minimum`, `maximum` or amount of `discounts` is of all of \
                  them; give it to a price, or use percentages"

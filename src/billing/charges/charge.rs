@@ -1,10 +1,10 @@
 //! A charge line: the difference between what a slice is worth and what was charged for it before.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use domain::{
-    AccountId, Amount, Currency, EntityId, Exact, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp,
+    AccountId, Amount, Currency, EntityId, Exact, GroupTexts, MeterId, Period, PriceId, Span, SubscriptionId,
+    Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -37,7 +37,7 @@ pub struct LineKey {
     /// At which price; none if the line belongs to the whole subscription or account.
     pub price: Option<PriceId>,
     /// Texts of the group-by dimensions.
-    pub group: BTreeMap<String, String>,
+    pub group: GroupTexts,
     /// First instant of the slice. Its end is no part of the key: a slice that is split keeps its start.
     pub slice_from: Timestamp,
     /// The price's version; 0 where there is no price.
@@ -54,7 +54,7 @@ type KeyInPool<'a> = (
     &'a Option<SubscriptionId>,
     Span,
     &'a Option<PriceId>,
-    &'a BTreeMap<String, String>,
+    &'a GroupTexts,
     Timestamp,
     u32,
     Component,
@@ -95,7 +95,7 @@ pub struct ChargeLine {
     /// What was measured or covered; none for a recurring amount and for money.
     pub meter: Option<MeterId>,
     /// Texts of the group-by dimensions.
-    pub group: BTreeMap<String, String>,
+    pub group: GroupTexts,
     /// The tier window.
     pub window: Span,
     /// The slice whose worth changed.

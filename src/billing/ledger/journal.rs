@@ -188,7 +188,7 @@ pub(super) mod tests {
             component: Component::Charge,
             term: String::new(),
             meter: None,
-            group: BTreeMap::new(),
+            group: domain::GroupTexts::NONE,
             window: span,
             slice: span,
             quantity_before: Exact::ZERO,

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use domain::{AccountId, CommitmentId, GrantId, Span, SubscriptionId, Timestamp};
+use domain::{AccountId, CommitmentId, GrantId, PlanId, Span, SubscriptionId, Timestamp};
 
 use super::{QuoteTerms, Selection};
 use crate::catalog::{
@@ -128,10 +128,22 @@ impl<'a> Agreed<'a> {
 
     /// Where the subscription is charged under the plan of a price.
     pub(super) fn active_of(&self, price: &PriceTimeline) -> Vec<ActiveTerm> {
+        self.active_under(|plan| plan == price.plan())
+    }
+
+    /// Where a price goes on counting what other plans of the subscription charged.
+    pub(super) fn counted_before(&self, price: &PriceTimeline) -> Vec<ActiveTerm> {
+        self.active_under(|plan| {
+            plan != price.plan() && self.catalog.prices_of_plan(plan).any(|other| price.goes_on_from(other))
+        })
+    }
+
+    /// Where the subscription is charged under some plans.
+    fn active_under(&self, is_asked: impl Fn(&PlanId) -> bool) -> Vec<ActiveTerm> {
         let mut active: Vec<ActiveTerm> = Vec::new();
         for (span, record) in self.subscription.spans() {
             let from = record.trial_until.map_or(span.from, |until| until.clamp(span.from, span.until));
-            if record.plan != *price.plan() || from >= span.until {
+            if !is_asked(&record.plan) || from >= span.until {
                 continue;
             }
             let seats = record.seats.map(Into::into);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use domain::plan::Test;
-use domain::{Decimal, Exact, MeterId, Timestamp};
+use domain::{Decimal, Exact, GroupTexts, MeterId, Timestamp};
 
 use super::usage::UsageEvent;
 use crate::catalog::{Aggregation, FilterTest, Meter, NegativeUsage};
@@ -20,7 +20,7 @@ pub struct Use {
     /// The meter.
     pub meter: MeterId,
     /// Texts of the dimensions that it groups by.
-    pub group: BTreeMap<String, String>,
+    pub group: GroupTexts,
     /// When it happened.
     pub time: Timestamp,
     /// How much.

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::time::BillingGrid;
 use domain::{
-    AccountId, Currency, Exact, MeterId, Period, PlanId, PriceId, Span, SubscriptionId, Timestamp, Zone,
+    AccountId, Currency, Exact, GroupTexts, MeterId, Period, PlanId, PriceId, Span, SubscriptionId,
+    Timestamp, Zone,
 };
 
 use self::agreed::counts_towards_threshold;
@@ -38,9 +39,6 @@ use crate::rating::{
     ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowExplanation, WindowTerms, explain,
     position,
 };
-
-/// Texts of the dimensions that usage is grouped by.
-pub type Group = BTreeMap<String, String>;
 
 /// The prices that a quote is of.
 #[derive(Clone, Debug)]
@@ -172,10 +170,10 @@ pub struct PriceBill {
     pub version_count: usize,
     /// When a version comes into force later in the window, or after it.
     pub next_version_at: Option<Timestamp>,
-    /// Group by group.
+    /// GroupTexts by group.
     pub groups: Vec<GroupBill>,
     /// Units of groups that the price sets aside until it has a row for them.
-    pub set_aside: Vec<(Group, Exact)>,
+    pub set_aside: Vec<(GroupTexts, Exact)>,
     /// What discounts, the maximum and the minimum of the price change, and what the account agreed to changes of it.
     pub terms: Vec<BillLine>,
     /// The amount, exactly.
@@ -188,7 +186,7 @@ pub struct PriceBill {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupBill {
     /// The group.
-    pub group: Group,
+    pub group: GroupTexts,
     /// Units, by meter of the price.
     pub quantities: Vec<(MeterId, Exact)>,
     /// Events that they come from.
@@ -337,7 +335,8 @@ fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteSt
         // A grant covers what one meter counts; the meters of a capacity are none of it.
         let Some(meter) = used.charge.covered_meter() else { continue };
         let mut of_price: BTreeMap<(MeterId, LineKey), UnitUse> = BTreeMap::new();
-        for slice in used.groups.values().flat_map(BTreeMap::values) {
+        let slices = used.groups.values().flat_map(BTreeMap::values);
+        for slice in slices.filter(|slice| slice.is_charged) {
             for (group, units) in &slice.groups {
                 let key = used.charge.key_of_use(agreed, group, slice.span.from);
                 let one = of_price.entry((meter.clone(), key.clone())).or_insert_with(|| UnitUse {
@@ -360,7 +359,7 @@ fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteSt
     let covered = cover_units(agreed.pool(), &grants, uses.into_values().collect(), &[], &terms.zone, as_of);
     for used in months.iter_mut().flat_map(|month| &mut month.used) {
         let price = used.charge.price;
-        let fail = |status: RatingStatus| unratable(price, &Group::new(), status);
+        let fail = |status: RatingStatus| unratable(price, &GroupTexts::NONE, status);
         let covered = covered.as_ref().map_err(|status| fail(*status))?;
         used.take_covered(agreed, covered).map_err(fail)?;
     }
@@ -408,7 +407,7 @@ fn add_terms(terms: &QuoteTerms<'_>, months: &[Month<'_>], bills: &mut [Bill]) -
         }
     }
     let of_all = terms.selection.prices.first().expect("a quote is of a price");
-    let fail = |status: RatingStatus| unratable(of_all, &Group::new(), status);
+    let fail = |status: RatingStatus| unratable(of_all, &GroupTexts::NONE, status);
     let covered = months.iter().flat_map(|month| &month.used).flat_map(|used| used.covered.iter().cloned());
     let mut covered: Vec<BillLine> = covered.collect();
     covered.sort_by(|a, b| a.key.cmp(&b.key));
@@ -556,19 +555,21 @@ impl<'a> QuoteTerms<'a> {
         if active.is_empty() {
             return None;
         }
+        let counted = self.agreed.iter().flat_map(|agreed| agreed.counted_before(price));
+        let counted = counted.filter_map(inside).map(|term| term.span).collect();
         // Only those inside the window end its slices: of a hundred years of days a day has none.
         let own = bounds.partition_point(|bound| *bound <= window.from)
             ..bounds.partition_point(|bound| *bound < window.until);
-        Some(Charge { terms: self, price, window, active, bounds: bounds[own].to_vec() })
+        Some(Charge { terms: self, price, window, active, counted, bounds: bounds[own].to_vec() })
     }
 }
 
-fn unratable(price: &PriceTimeline, group: &Group, status: RatingStatus) -> QuoteStatus {
+fn unratable(price: &PriceTimeline, group: &GroupTexts, status: RatingStatus) -> QuoteStatus {
     QuoteStatus::PriceMustBeRatable(price.id().to_string(), group_text(group), status)
 }
 
 /// A group as text: `model=chat, region=eu`.
-pub fn group_text(group: &Group) -> String {
+pub fn group_text(group: &GroupTexts) -> String {
     group.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(", ")
 }
 
@@ -579,6 +580,8 @@ struct Charge<'a> {
     window: Span,
     /// Where it is charged there: somewhere.
     active: Vec<ActiveTerm>,
+    /// Where it only counts: under other plans of the subscription from whose prices it goes on counting.
+    counted: Vec<Span>,
     /// Instants at which slices end.
     bounds: Vec<Timestamp>,
 }
@@ -587,9 +590,9 @@ struct Charge<'a> {
 struct Used<'a> {
     charge: Charge<'a>,
     /// By group and slice.
-    groups: BTreeMap<Group, BTreeMap<Timestamp, Slice>>,
+    groups: BTreeMap<GroupTexts, BTreeMap<Timestamp, Slice>>,
     /// What the price sets aside, by group.
-    set_aside: BTreeMap<Group, Exact>,
+    set_aside: BTreeMap<GroupTexts, Exact>,
     /// Lines of what grants in units cover.
     covered: Vec<BillLine>,
 }
@@ -599,12 +602,14 @@ struct Slice {
     span: Span,
     quantities: Vec<Exact>,
     /// What of the first quantity each group of the meter has.
-    groups: BTreeMap<Group, Exact>,
+    groups: BTreeMap<GroupTexts, Exact>,
     /// Units that grants cover, and that are no longer in the quantity.
     covered: Exact,
     /// Single events, in order of time, for a price that asks for them.
     sequence: Vec<Exact>,
     event_count: u64,
+    /// Whether it is charged, and does not only count.
+    is_charged: bool,
 }
 
 impl<'a> Charge<'a> {
@@ -614,7 +619,7 @@ impl<'a> Charge<'a> {
     }
 
     /// The key of what was used of a group in a slice.
-    fn key_of_use(&self, agreed: &Agreed<'_>, group: &Group, slice_from: Timestamp) -> LineKey {
+    fn key_of_use(&self, agreed: &Agreed<'_>, group: &GroupTexts, slice_from: Timestamp) -> LineKey {
         LineKey {
             account: agreed.account.id.clone(),
             subscription: Some(agreed.subscription.id().clone()),
@@ -637,11 +642,15 @@ impl<'a> Charge<'a> {
         for one in uses {
             for (index, _) in meters.iter().enumerate().filter(|(_, meter)| ***meter == one.meter) {
                 // The meters of a capacity are counted together, whatever their groups.
-                let own = if is_capacity { Group::new() } else { one.group.clone() };
+                let own = if is_capacity { GroupTexts::NONE } else { one.group.clone() };
                 let price = used.charge.price;
                 let fail = |status: RatingStatus| unratable(price, &own, status);
-                let Some(span) = used.charge.slice_of(one.time) else { continue };
-                let Some(group) = price.counted_group(span.from, own.clone()).map_err(fail)? else {
+                let Some((span, is_charged)) = used.charge.slice_of(one.time) else { continue };
+                let counted = price.counted_group(span.from, own.clone());
+                if !is_charged && !matches!(counted, Ok(Some(_))) {
+                    continue;
+                }
+                let Some(group) = counted.map_err(fail)? else {
                     let aside = used.set_aside.entry(own.clone()).or_default();
                     *aside = aside.add(one.value).map_err(|status| fail(status.into()))?;
                     continue;
@@ -653,6 +662,7 @@ impl<'a> Charge<'a> {
                     covered: Exact::ZERO,
                     sequence: Vec::new(),
                     event_count: 0,
+                    is_charged,
                 });
                 let of_group = slice.groups.entry(own.clone()).or_default();
                 for sum in [&mut slice.quantities[index], of_group] {
@@ -665,16 +675,18 @@ impl<'a> Charge<'a> {
         Ok(used)
     }
 
-    /// The slice that an instant falls into, if the price is charged then: between two bounds.
-    fn slice_of(&self, instant: Timestamp) -> Option<Span> {
-        let active = self.active.iter().find(|term| term.span.contains(instant))?.span;
+    /// The slice that an instant falls into, and whether the price is charged then, if it counts then: between two bounds.
+    fn slice_of(&self, instant: Timestamp) -> Option<(Span, bool)> {
+        let charged = self.active.iter().map(|term| (term.span, true));
+        let counted = self.counted.iter().map(|span| (*span, false));
+        let (active, is_charged) = charged.chain(counted).find(|(span, _)| span.contains(instant))?;
         let after = self.bounds.partition_point(|bound| *bound <= instant);
         let from = after.checked_sub(1).map_or(active.from, |before| self.bounds[before].max(active.from));
         let until = self.bounds.get(after).map_or(active.until, |bound| (*bound).min(active.until));
-        Some(Span::new(from, until))
+        Some((Span::new(from, until), is_charged))
     }
 
-    fn group(&self, group: &Group, slices: &[&Slice]) -> Result<GroupBill, RatingStatus> {
+    fn group(&self, group: &GroupTexts, slices: &[&Slice]) -> Result<GroupBill, RatingStatus> {
         let terms = WindowTerms {
             price: self.price,
             window: self.window,
@@ -683,12 +695,14 @@ impl<'a> Charge<'a> {
             zone: &self.terms.zone,
             currency: self.terms.selection.currency,
             as_of: self.window.until,
+            is_continued: self.counted.first().is_some_and(|span| span.from < self.active[0].span.from),
         };
         let is_sequence = self.price.model() == PricingModel::Percentage;
         let measures: Vec<SliceMeasure<'_>> = slices.iter().map(|slice| slice.measure(is_sequence)).collect();
         let mut quantities: Vec<(MeterId, Exact)> =
             self.price.meters().map(|meter| (meter.clone(), Exact::ZERO)).collect();
-        for slice in slices {
+        let charged = || slices.iter().filter(|slice| slice.is_charged);
+        for slice in charged() {
             for ((_, sum), quantity) in quantities.iter_mut().zip(&slice.quantities) {
                 *sum = sum.add(*quantity)?;
             }
@@ -699,7 +713,7 @@ impl<'a> Charge<'a> {
         Ok(GroupBill {
             group: group.clone(),
             quantities,
-            event_count: slices.iter().map(|slice| slice.event_count).sum(),
+            event_count: charged().map(|slice| slice.event_count).sum(),
             lines: position(&terms, &measures)?,
             explanation: explain(&terms, &measures)?,
         })
@@ -716,7 +730,7 @@ impl Used<'_> {
                 let units = covered.of(meter, &key);
                 slice.quantities[0] = slice.quantities[0].subtract(units)?;
                 slice.covered = slice.covered.add(units)?;
-                let lines = covered.lines.iter();
+                let lines = covered.lines.iter().filter(|_| slice.is_charged);
                 self.covered.extend(
                     lines.filter(|line| LineKey { term: String::new(), ..line.key.clone() } == key).cloned(),
                 );
@@ -742,7 +756,7 @@ impl Used<'_> {
             rounded: 0,
         };
         // Nothing was used: what is owed for silence is one line without a group.
-        let silence = BTreeMap::from([(Group::new(), BTreeMap::new())]);
+        let silence = BTreeMap::from([(GroupTexts::NONE, BTreeMap::new())]);
         for (group, slices) in if self.groups.is_empty() { &silence } else { &self.groups } {
             let slices: Vec<&Slice> = slices.values().collect();
             let rated =

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Decimal, Timestamp};
+use domain::{Decimal, GroupTexts, Timestamp};
 
 use super::Selection;
 use super::metering::{Use, admitted};
@@ -17,7 +17,7 @@ use crate::catalog::{Catalog, Meter};
 struct Written<'a> {
     meter: Option<&'a str>,
     quantities: Vec<Decimal>,
-    dimensions: BTreeMap<String, String>,
+    dimensions: GroupTexts,
 }
 
 /// What was used at an instant, by the quantities that a person wrote: one list for each bill. Several quantities in a
@@ -35,10 +35,14 @@ pub fn uses_of(
     for text in texts {
         let written = read(text)?;
         let meter = meter_of(catalog, selection, written.meter)?;
-        let foreign = written.dimensions.keys().find(|name| !meter.group_by.contains(*name));
+        let foreign = written
+            .dimensions
+            .iter()
+            .map(|(name, _)| name)
+            .find(|name| !meter.group_by.iter().any(|known| known == name));
         if let Some(foreign) = foreign {
             let (id, known) = (meter.id.to_string(), meter.group_by.clone());
-            return Err(QuoteStatus::DimensionMustBeGroupedBy(id, foreign.clone(), known));
+            return Err(QuoteStatus::DimensionMustBeGroupedBy(id, foreign.to_string(), known));
         }
         let mut row = Vec::new();
         for quantity in written.quantities {
@@ -75,7 +79,7 @@ fn read(text: &str) -> Result<Written<'_>, QuoteStatus> {
         Decimal::parse(text.trim()).map_err(unreadable)
     };
     let quantities = numbers.split(',').map(number).collect::<Result<Vec<_>, _>>()?;
-    let mut dimensions = BTreeMap::new();
+    let mut dimensions: BTreeMap<String, String> = BTreeMap::new();
     let mut last: Option<&str> = None;
     for part in parts {
         match (part.split_once('='), last) {
@@ -92,7 +96,7 @@ fn read(text: &str) -> Result<Written<'_>, QuoteStatus> {
             (None, None) => return Err(QuoteStatus::DimensionMustHaveText(part.to_string())),
         }
     }
-    Ok(Written { meter, quantities, dimensions })
+    Ok(Written { meter, quantities, dimensions: dimensions.into_iter().collect() })
 }
 
 /// The meter that a quantity is of: the one that is named, or the only one.

@@ -223,7 +223,7 @@ fn what_fits_no_row_waits_is_free_or_fails_as_the_price_says() {
     let zero = bill(&matrix("zero"), "p", &quantities).unwrap();
     assert_eq!((billed(&zero), zero.prices[0].groups.len()), ("2.00 (2)".to_string(), 2));
     let aside = bill(&matrix("quarantine"), "p", &quantities).unwrap();
-    let group = Group::from([("model".to_string(), "other".to_string())]);
+    let group = GroupTexts::from([("model".to_string(), "other".to_string())]);
     assert_eq!(aside.prices[0].set_aside, [(group, Exact::from_integer(5))]);
     let refused = bill(&matrix("reject"), "p", &quantities).unwrap_err().to_string();
     assert!(refused.starts_with("price p, model=other: usage fits no row"), "{refused}");
@@ -291,7 +291,7 @@ fn what_is_wrong_is_said_with_what_belongs_there() {
     let email = [("model".to_string(), "a@b".to_string())];
     let selection = Selection::of_prices(&catalog, &["pro-calls".to_string()]).unwrap();
     let uses = uses_of(&catalog, &selection, &["1@model=a@b".to_string()], Timestamp::MIN).unwrap();
-    assert_eq!(uses[0][0].group, Group::from(email), "an @ inside a text stays there");
+    assert_eq!(uses[0][0].group, GroupTexts::from(email), "an @ inside a text stays there");
 }
 
 /// An account that subscribes to the plan of two prices, and what it agreed to.
@@ -330,7 +330,7 @@ fn agreed_bills(catalog: &Catalog, months: &[&str], used: &[(&str, i64)]) -> (Ve
         .iter()
         .map(|(time, units)| Use {
             meter: MeterId::new("tokens").unwrap(),
-            group: Group::new(),
+            group: GroupTexts::NONE,
             time: at(time),
             value: Exact::from_integer((*units).into()),
         })

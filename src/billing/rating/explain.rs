@@ -118,9 +118,9 @@ fn steps(
     };
     let mut rest = slices;
     while let Some(first) = rest.first() {
-        let version = terms.price.version_at(first.slice.from);
+        let version = terms.charging_version(first.slice);
         let same = |measure: &SliceMeasure<'_>| {
-            let other = terms.price.version_at(measure.slice.from);
+            let other = terms.charging_version(measure.slice);
             other.map(|other| other.version) == version.map(|version| version.version)
         };
         let length = rest.iter().take_while(|measure| same(measure)).count();

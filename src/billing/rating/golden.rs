@@ -45,10 +45,11 @@ fn check_rate(text: &str) {
             price: &timeline,
             window,
             active: &active,
-            group: &BTreeMap::new(),
+            group: &domain::GroupTexts::NONE,
             zone: &Zone::utc(),
             currency: Currency::from_code(given("currency ").first().unwrap_or(&"USD")).unwrap(),
             as_of: given("as of ").first().map_or(window.until, |text| instant(text)),
+            is_continued: false,
         };
         let slices: Vec<SliceMeasure<'_>> =
             given("usage ").into_iter().map(|text| measure(text, window)).collect();
@@ -307,7 +308,8 @@ fn a_recurring_amount_is_owed_in_full_and_in_arrears() {
         charge    59.00 USD
 
         price     from 01-15 monthly 59
-        charge    0.00 USD
+        slice     01-01..02-01 v1 0 = 59 -> 59.00
+        charge    59.00 USD
         ",
     );
 }
@@ -438,8 +440,9 @@ fn the_fixed_part_is_set_by_the_version_in_force_at_the_start_and_paid_once() {
 
         price     from 01-15 0..=10 at 1 plus 9 | above at 0.5
         usage     01-20..01-21 4
+        slice     01-15..01-15 v1 0 = 9 -> 9.00
         slice     01-20..01-21 v1 4 = 4 -> 4.00
-        charge    4.00 USD
+        charge    13.00 USD
 
         price     0..=10 at 1 plus 7 | above at 0.5
         price     from 01-15 0..=10 at 1 plus 9 | above at 0.5 | if used

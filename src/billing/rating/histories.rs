@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::time::HOUR;
-use domain::{Currency, Decimal, Exact, MeterId, PlanId, PriceId, Span, Timestamp, Zone};
+use domain::{Currency, Decimal, Exact, GroupTexts, MeterId, PlanId, PriceId, Span, Timestamp, Zone};
 use proptest::prelude::*;
 
 use super::{ActiveTerm, Measure, PositionLine, SliceMeasure, WindowTerms, explain, position};
@@ -113,7 +113,7 @@ impl World {
 
     fn rated(&self) -> Vec<PositionLine> {
         let (price, active, zone, group) =
-            (self.timeline(), self.active_terms(), Zone::utc(), BTreeMap::new());
+            (self.timeline(), self.active_terms(), Zone::utc(), GroupTexts::NONE);
         let terms = self.terms(&price, &active, &zone, &group);
         let lines = position(&terms, &self.measures()).unwrap();
         let explanation = explain(&terms, &self.measures()).unwrap();
@@ -131,7 +131,7 @@ impl World {
         price: &'a PriceTimeline,
         active: &'a [ActiveTerm],
         zone: &'a Zone,
-        group: &'a BTreeMap<String, String>,
+        group: &'a GroupTexts,
     ) -> WindowTerms<'a> {
         WindowTerms {
             price,
@@ -141,6 +141,7 @@ impl World {
             zone,
             currency: Currency::from_code("USD").unwrap(),
             as_of: instant(self.as_of),
+            is_continued: false,
         }
     }
 
@@ -163,23 +164,25 @@ impl World {
         let (Some(first), Some(last)) = (self.active.first(), self.active.last()) else { return worths };
         let has_ended = last.1 <= self.as_of;
         let has_usage = self.slices().into_iter().any(|slice| self.used_in(slice).0 > 0);
-        let start = self.version_at(first.0);
+        // The first active instant at which there is a price.
+        let is_active = |hour: &i64| self.active.iter().any(|(from, until)| (*from..*until).contains(hour));
+        let start = (first.0..last.1).filter(is_active).find_map(|hour| Some((hour, self.version_at(hour)?)));
         let mut running = Running::default();
         if self.model == PricingModel::Flat {
-            if let Some(version) = start.filter(|_| has_ended) {
+            if let Some((_, version)) = start.filter(|_| has_ended) {
                 let amount = self.prices[version].tiers[0].unit_amount * 10_000;
                 running.add(&mut worths, (version as u32 + 1, 0), amount);
             }
             worths.retain(|_, worth| *worth != (0, 0));
             return worths;
         }
-        let fixed = start.filter(|version| {
+        let fixed = start.filter(|(_, version)| {
             let price = &self.prices[*version];
             price.flat_at_zero && price.tiers[0].flat_amount != 0 && (has_usage || has_ended)
         });
-        if let Some(version) = fixed {
+        if let Some((hour, version)) = fixed {
             let flat = self.prices[version].tiers[0].flat_amount * 1_000_000;
-            running.add(&mut worths, (version as u32 + 1, first.0), flat);
+            running.add(&mut worths, (version as u32 + 1, hour), flat);
         }
         let mut used = 0;
         for slice in self.slices() {

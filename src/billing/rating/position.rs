@@ -12,7 +12,8 @@
 //!
 //! *Usage.* Slice `i` with quantity `n_i` after `off_i` units prices `P_v(off_i + n_i) − P_v(off_i)`, where `v` is the
 //! version in force at its start and `P_v` converts, rounds and frees the cumulative quantity before it prices it. A
-//! slice in which no version is in force is not charged, but its units count in `off`. The rounded amount is
+//! slice in which no version is in force is not charged, but its units count in `off`; so do those of a slice of another plan whose
+//! price counted the same (an upgrade inside the window). The rounded amount is
 //! `R(Σ_{j≤i} precise) − R(Σ_{j<i} precise)`.
 //! - *Volume* prices every slice at the tier of the window's final total.
 //! - *Percentage* prices events in order of time; what is free counts through the window. Events of a slice without a
@@ -22,8 +23,9 @@
 //! - *Stairstep* and *capacity* charge nothing for units: the whole is the fixed part.
 //!
 //! *The fixed part* of a window is set by the version in force at the first instant at which the subscription is active
-//! in it. A version that takes effect later changes what units cost from then on, and the fixed part from the next
-//! window on. There are three kinds:
+//! in it, of a price that begins later by its first version there. A version that takes effect later changes what units cost from then
+//! on, and the fixed part from the next window on; a price that goes on counting from that of another plan has none until then. There
+//! are three kinds:
 //! - A recurring amount (model `flat`) times the seats of the subscription. Without proration it is owed in full, in
 //!   advance from the first active instant of the window, in arrears once the last active span has ended; its slice is
 //!   the whole window. With proration every span in which price version and seats stay the same owes its part of the
@@ -32,7 +34,7 @@
 //!   soon as anything was used.
 //! - The flat amount of the tier, step or capacity of the final total, likewise; without usage only with `flat_at_zero`.
 //!
-//! The last two stand at the start of the first active span: in the line of the slice that starts there, or in a line of
+//! The last two stand at the start of the first active span, or where the price begins: in the line of the slice that starts there, or in a line of
 //! its own with an empty slice and no quantity. Either way its key is the same, whichever slices have usage.
 //!
 //! *Flat amounts that usage owes* (a later tier's, or a first tier's without `flat_at_zero`) belong to the slice whose
@@ -41,9 +43,7 @@
 //! *Zero lines.* A line without quantity, amount and events is left out, but for a recurring amount of zero. A slice
 //! whose units are free keeps its line: it says what was used.
 
-use std::collections::BTreeMap;
-
-use domain::{Currency, Exact, Rounding, Span, Timestamp, Zone};
+use domain::{Currency, Exact, GroupTexts, Rounding, Span, Timestamp, Zone};
 
 use super::measure::{Measure, SliceMeasure};
 use super::models::{Flat, Model, Payment, PercentageState};
@@ -79,13 +79,44 @@ pub struct WindowTerms<'a> {
     /// Where in the window the subscription is active under the price's plan; sorted, disjoint, inside the window.
     pub active: &'a [ActiveTerm],
     /// Texts of the group-by dimensions; they choose the row of a matrix.
-    pub group: &'a BTreeMap<String, String>,
+    pub group: &'a GroupTexts,
     /// Zone of the account: its days prorate.
     pub zone: &'a Zone,
     /// Currency that amounts are rounded in.
     pub currency: Currency,
     /// The instant of the cut.
     pub as_of: Timestamp,
+    /// Whether the window began under another plan whose price counted what this one goes on counting: slices of that plan are given
+    /// as well, and the fixed part is that price's.
+    pub is_continued: bool,
+}
+
+impl<'a> WindowTerms<'a> {
+    /// The version that charges a slice: in force at its start, and the subscription active under the price's plan.
+    pub(super) fn charging_version(&self, slice: Span) -> Option<&'a PriceVersion> {
+        let is_active = self.active.iter().any(|term| term.span.contains(slice.from));
+        self.price.version_at(slice.from).filter(|_| is_active)
+    }
+
+    /// The version that sets the fixed part, and from when on.
+    pub(super) fn first_version(&self) -> Option<(Timestamp, &'a PriceVersion)> {
+        first_version(self.price, self.active.iter().map(|term| term.span))
+    }
+}
+
+/// The first instant of sorted, disjoint spans at which a version of a price is in force, and that version.
+pub(super) fn first_version(
+    price: &PriceTimeline,
+    mut active: impl Iterator<Item = Span>,
+) -> Option<(Timestamp, &PriceVersion)> {
+    active.find_map(|span| {
+        // Most prices are older than the window.
+        if let Some(version) = price.version_at(span.from) {
+            return Some((span.from, version));
+        }
+        let start = price.changes().into_iter().find(|change| span.contains(*change))?;
+        price.version_at(start).map(|version| (start, version))
+    })
 }
 
 /// What one slice is worth.
@@ -132,7 +163,7 @@ pub fn position(
         return Ok(lines);
     }
     let mut fixed = fixed_part(terms, slices)?;
-    let start = first.span.from;
+    let start = terms.first_version().map_or(first.span.from, |(start, _)| start);
     let flat_line = |rounder: &mut Rounder, (version, flat): (&PriceVersion, Exact)| {
         rounder.line(version, nothing_in(Span::new(start, start)), Exact::ZERO, flat)
     };
@@ -143,7 +174,7 @@ pub fn position(
         {
             lines.push(flat_line(&mut rounder, flat)?);
         }
-        let version = terms.price.version_at(measure.slice.from);
+        let version = terms.charging_version(measure.slice);
         let quantity = measure.measure.quantity()?;
         let Some((version, usage)) = counter.count(version, measure.measure, quantity)? else { continue };
         let flat = fixed.take_if(|_| measure.slice.from == start);
@@ -174,17 +205,17 @@ pub(super) struct RecurringPart<'a> {
 
 /// The parts of a recurring amount that are owed by now, in order of time.
 pub(super) fn recurring_parts<'a>(terms: &WindowTerms<'a>) -> Result<Vec<RecurringPart<'a>>, RatingStatus> {
-    let (Some(first), Some(last)) = (terms.active.first(), terms.active.last()) else {
+    let (Some((start, version)), Some(last)) = (terms.first_version(), terms.active.last()) else {
         return Ok(Vec::new());
     };
-    let Some(version) = terms.price.version_at(first.span.from) else { return Ok(Vec::new()) };
     let Model::Flat(flat) = &version.terms.model else { return Ok(Vec::new()) };
     if version.terms.proration == Proration::None {
         let is_owed = match flat.payment {
-            Payment::InAdvance => first.span.from <= terms.as_of,
+            Payment::InAdvance => start <= terms.as_of,
             Payment::InArrears => last.span.until <= terms.as_of,
         };
-        let part = recurring_part(version, flat, terms.window, first.seats, Exact::ONE)?;
+        let seats = terms.active.iter().find(|term| term.span.contains(start)).and_then(|term| term.seats);
+        let part = recurring_part(version, flat, terms.window, seats, Exact::ONE)?;
         return Ok(if is_owed { vec![part] } else { Vec::new() });
     }
     let mut pieces: Vec<(Span, Option<Exact>, &PriceVersion)> = Vec::new();
@@ -243,8 +274,12 @@ pub(super) fn fixed_part<'a>(
     terms: &WindowTerms<'a>,
     slices: &[SliceMeasure<'_>],
 ) -> Result<Option<(&'a PriceVersion, Exact)>, RatingStatus> {
-    let (Some(first), Some(last)) = (terms.active.first(), terms.active.last()) else { return Ok(None) };
-    let Some(version) = terms.price.version_at(first.span.from) else { return Ok(None) };
+    let (Some((_, version)), Some(last)) = (terms.first_version(), terms.active.last()) else {
+        return Ok(None);
+    };
+    if terms.is_continued {
+        return Ok(None);
+    }
     let has_usage = slices.iter().any(|measure| measure.event_count > 0);
     let is_owed = version.terms.flat_at_zero && (has_usage || last.span.until <= terms.as_of);
     let flat = match &version.terms.model {
@@ -298,7 +333,7 @@ pub(super) fn is_first_flat_fixed(version: &PriceVersion, is_flat_paid: bool) ->
 /// What units cost that do not belong to the fixed part: cumulative, after so many of a window's total.
 pub(super) fn units_amount(
     version: &PriceVersion,
-    group: &BTreeMap<String, String>,
+    group: &GroupTexts,
     used: Exact,
     total: Exact,
     is_flat_paid: bool,
@@ -321,7 +356,7 @@ pub(super) fn units_amount(
 
 /// Counts units through the window and prices each slice as the difference of two cumulative amounts.
 struct Counter<'a> {
-    group: &'a BTreeMap<String, String>,
+    group: &'a GroupTexts,
     is_flat_paid: bool,
     used: Exact,
     total: Exact,

@@ -25,7 +25,7 @@ mod slow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::time::{DAY, HOUR, SECOND};
-use domain::{Currency, Exact, Span, Timestamp, Zone};
+use domain::{Currency, Exact, GroupTexts, Span, Timestamp, Zone};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -131,7 +131,7 @@ proptest! {
         }
         let version = PriceVersion::new(1, 0, serde_json::from_value(body).unwrap()).unwrap();
         let price = PriceTimeline { versions: vec![version] };
-        let group = BTreeMap::from([("kind".to_string(), KINDS[1].to_string())]);
+        let group = GroupTexts::from([("kind", KINDS[1])]);
         let mut slices: BTreeMap<i64, i64> = BTreeMap::new();
         for event in &events {
             *slices.entry(event.hour).or_default() += event.halves;
@@ -154,7 +154,7 @@ proptest! {
             group: &group,
             zone: &Zone::utc(),
             currency: Currency::from_code("USD").unwrap(),
-            as_of: window.until,
+            as_of: window.until, is_continued: false,
         };
         let lines = position(&rated, &measures).unwrap();
         let sum = lines.iter().fold(Exact::ZERO, |sum, line| sum.add(line.precise).unwrap());
@@ -215,7 +215,7 @@ proptest! {
             .collect();
         let rated = |active: &[ActiveTerm], as_of: Timestamp| {
             let terms = WindowTerms {
-                price: &price, window: period, active, group: &BTreeMap::new(), zone: &zone, currency, as_of,
+                price: &price, window: period, active, group: &GroupTexts::NONE, zone: &zone, currency, as_of, is_continued: false,
             };
             position(&terms, &[]).unwrap()
         };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{AccountId, Exact, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp, Zone};
+use domain::{AccountId, Exact, GroupTexts, MeterId, Period, PriceId, Span, SubscriptionId, Timestamp, Zone};
 
 use super::account::{AccountTerms, BillLine, FrozenDraw, RatedPrice, account_position};
 use super::{ActiveTerm, Measure, SliceMeasure, WindowTerms, position};
@@ -171,6 +171,7 @@ impl Shop {
                 zone: &self.zone,
                 currency,
                 as_of,
+                is_continued: false,
             };
             let rated = position(&terms, &measures).unwrap();
             lines.extend(rated.into_iter().map(|line| (group.clone(), line)));
@@ -180,20 +181,16 @@ impl Shop {
     }
 
     /// Slices of a price by group, each an instant; without usage one group without slices.
-    fn groups_of(
-        &self,
-        price: &PriceTimeline,
-        active: &[ActiveTerm],
-    ) -> BTreeMap<BTreeMap<String, String>, Vec<Slice>> {
+    fn groups_of(&self, price: &PriceTimeline, active: &[ActiveTerm]) -> BTreeMap<GroupTexts, Vec<Slice>> {
         let meters: Vec<&MeterId> = price.meters().collect();
         let is_sequence = price.model() == PricingModel::Percentage;
-        let mut groups: BTreeMap<BTreeMap<String, String>, BTreeMap<Timestamp, Slice>> = BTreeMap::new();
+        let mut groups: BTreeMap<GroupTexts, BTreeMap<Timestamp, Slice>> = BTreeMap::new();
         for one in &self.uses {
             let Some(index) = meters.iter().position(|meter| **meter == one.meter) else { continue };
             if !active.iter().any(|term| term.span.contains(one.time)) {
                 continue;
             }
-            let own = if meters.len() > 1 { BTreeMap::new() } else { one.group.clone() };
+            let own = if meters.len() > 1 { GroupTexts::NONE } else { one.group.clone() };
             let Some(group) = price.counted_group(one.time, own).unwrap() else { continue };
             let slice = groups.entry(group).or_default().entry(one.time).or_insert_with(|| Slice {
                 at: one.time,
@@ -207,7 +204,7 @@ impl Shop {
             slice.event_count += 1;
         }
         if groups.is_empty() {
-            groups.insert(BTreeMap::new(), BTreeMap::new());
+            groups.insert(GroupTexts::NONE, BTreeMap::new());
         }
         groups.into_iter().map(|(group, slices)| (group, slices.into_values().collect())).collect()
     }

@@ -34,6 +34,37 @@ pub enum BillingUnit {
     Year,
 }
 
+/// Some units, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BillingUnits(u8);
+
+impl BillingUnits {
+    /// Adds a unit.
+    pub fn insert(&mut self, unit: BillingUnit) {
+        self.0 |= 1 << unit as u8;
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// From the shortest on.
+    pub fn iter(self) -> impl Iterator<Item = BillingUnit> {
+        use BillingUnit::{Day, Month, Quarter, Week, Year};
+        [Day, Week, Month, Quarter, Year].into_iter().filter(move |unit| self.0 >> *unit as u8 & 1 == 1)
+    }
+}
+
+impl FromIterator<BillingUnit> for BillingUnits {
+    fn from_iter<I: IntoIterator<Item = BillingUnit>>(units: I) -> Self {
+        let mut all = Self::default();
+        units.into_iter().for_each(|unit| all.insert(unit));
+        all
+    }
+}
+
 /// How time is cut into billing windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cadence(Tiling);

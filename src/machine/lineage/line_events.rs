@@ -14,7 +14,7 @@ use std::fmt;
 
 use billing::catalog::{Catalog, PriceTimeline, PricingModel};
 use billing::charges::{ChargeLine, Component};
-use domain::{EventPosition, Span, Subject, Timestamp};
+use domain::{EventPosition, GroupTexts, Span, Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::shard::cell::Group;
 use engine::shard::recount::{Place, Recount};
@@ -68,7 +68,7 @@ impl RestsOn {
 /// Counts the events under a line.
 pub struct LineEvents<'a> {
     price: &'a PriceTimeline,
-    group: BTreeMap<String, String>,
+    group: GroupTexts,
     slice: Span,
     /// When which subject belongs to the line's subscription, inside the slice; sorted and disjoint.
     spans: BTreeMap<Subject, Vec<Span>>,
@@ -154,13 +154,7 @@ impl<'a> LineEvents<'a> {
 }
 
 impl CountedMeter {
-    fn counts_in(
-        &mut self,
-        price: &PriceTimeline,
-        slice: Span,
-        wanted: &BTreeMap<String, String>,
-        group: &Group,
-    ) -> bool {
+    fn counts_in(&mut self, price: &PriceTimeline, slice: Span, wanted: &GroupTexts, group: &Group) -> bool {
         if let Some(known) = self.is_its.get(group) {
             return *known;
         }

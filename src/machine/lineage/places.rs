@@ -12,10 +12,10 @@ use domain::{AccountId, MeterId, PlanId, PriceId, Span, SubscriptionId, Timestam
 use engine::shard::cell::Group;
 
 use crate::groups::{counted_texts, texts_of_group};
-use crate::issued::GroupTexts;
 use crate::metering_plan::program_of;
 use crate::owners::{Schedules, account_and_entity, active_spans, slice_of};
 use crate::windows::window_of;
+use domain::GroupTexts;
 
 /// Who owned a subject at an instant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -364,3 +364,165 @@ fn an_account_that_could_not_be_rated_is_rated_as_a_whole_at_every_cut_until_it_
     assert_eq!(shop.world.machine.control().records(), records + 1, "a cut alone: nothing failed or changed");
     shop.replays();
 }
+
+/// A graduated price of the calls, a first tier of 100 units.
+fn graduated(plan: &str, first: &str, rest: &str, more: Value) -> Value {
+    let tiers = json!([{ "up_to": "100", "unit_amount": first }, { "unit_amount": rest }]);
+    let mut terms = json!({ "plan": plan, "model": "graduated", "meter": "calls", "tiers": tiers });
+    terms.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    terms
+}
+
+/// An upgrade from the plan `pro` to the plan `max` on 14 January.
+fn upgraded(before: Value, after: Value, uses: &[(&str, i64)]) -> Shop {
+    let mut shop = Shop::new("USD");
+    shop.put("plans", "max", json!({ "currency": "USD" }));
+    shop.price("pa", before);
+    shop.price("pb", after);
+    shop.subscribe("01-01", json!({}));
+    let upgrade = json!({ "account": "acme", "plan": "max", "from": "2026-01-14T00:00:00Z" });
+    shop.put("subscriptions", "s1", upgrade);
+    for (day, units) in uses {
+        shop.used(day, *units, "01-30");
+    }
+    for day in ["01-12", "01-16", "02-07"] {
+        shop.cut(day);
+    }
+    shop.replays();
+    shop
+}
+
+#[test]
+fn a_counter_goes_on_through_an_upgrade_inside_a_window() {
+    let pro = || graduated("pro", "1", "0.5", json!({}));
+    let max = |more| graduated("max", "0.8", "0.4", more);
+    let uses = &[("01-10", 90), ("01-20", 30)];
+    for (before, after, minor) in [
+        // 90 at 1, then 10 at 0.8 and 20 at 0.4.
+        (pro(), max(json!({})), 10_600),
+        // Another unit is another counter: 90 at 1, 30 at 0.8.
+        (pro(), max(json!({ "convert": { "multiply": "1" } })), 11_400),
+        // As is another model.
+        (pro(), json!({ "plan": "max", "model": "per_unit", "meter": "calls", "unit_amount": "2" }), 15_000),
+        // 100 of the 120 are included, all of the first 90 among them.
+        (
+            graduated("pro", "1", "1", json!({ "included": "100" })),
+            graduated("max", "1", "1", json!({ "included": "100" })),
+            2_000,
+        ),
+        // A package that is begun is not begun again.
+        (
+            json!({ "plan": "pro", "model": "package", "meter": "calls", "unit_amount": "8", "package_size": "100" }),
+            json!({ "plan": "max", "model": "package", "meter": "calls", "unit_amount": "5", "package_size": "100" }),
+            1_300,
+        ),
+    ] {
+        let what = format!("{before} then {after}");
+        let shop = upgraded(before, after, uses);
+        assert_eq!(shop.issued(), [format!("01 charge  {minor}")], "{what}");
+        assert_eq!(shop.explained()[0], format!("01 {minor}"), "{what}");
+    }
+}
+
+#[test]
+fn the_first_flat_amount_of_an_upgraded_window_is_owed_once() {
+    let with_flat = |plan: &str, flat: &str| {
+        let mut terms = graduated(plan, "1", "0.5", json!({}));
+        terms["tiers"][0]["flat_amount"] = flat.into();
+        terms
+    };
+    for (uses, minor) in [
+        (&[("01-10", 90), ("01-20", 30)][..], 700 + 10_000 + 1_000),
+        (&[("01-20", 30)], 700 + 3_000),
+        (&[], 700),
+    ] {
+        let shop = upgraded(with_flat("pro", "7"), with_flat("max", "9"), uses);
+        assert_eq!(shop.issued()[0], format!("01 charge  {minor}"), "{uses:?}");
+        assert_eq!(shop.explained()[0], format!("01 {minor}"), "{uses:?}");
+    }
+}
+
+#[test]
+fn a_price_that_begins_inside_a_window_owes_its_recurring_or_flat_amount() {
+    let steps = json!([{ "up_to": "10", "flat_amount": "20" }, { "flat_amount": "50" }]);
+    let mut first_flat = graduated("pro", "1", "0.5", json!({}));
+    first_flat["tiers"][0]["flat_amount"] = "20".into();
+    for (mut terms, window, minor) in [
+        (json!({ "model": "flat", "unit_amount": "31", "proration": "days" }), "month", 1_600),
+        (json!({ "model": "flat", "unit_amount": "31", "payment": "in_arrears" }), "month", 3_100),
+        // 350 of the days of the year.
+        (json!({ "model": "flat", "unit_amount": "365", "proration": "days" }), "year", 35_000),
+        (json!({ "model": "stairstep", "meter": "calls", "tiers": steps }), "month", 5_000),
+        (first_flat, "month", 2_000 + 1_500),
+    ] {
+        let mut shop = Shop::new("USD");
+        terms["effective_from"] = "2026-01-16T00:00:00Z".into();
+        terms["window"] = window.into();
+        if terms["model"] == "flat" && terms.get("payment").is_none() {
+            terms["payment"] = "in_advance".into();
+        }
+        let what = terms.to_string();
+        shop.price("late", terms);
+        shop.subscribe("01-01", json!({}));
+        shop.used("01-20", 15, "01-20");
+        for day in ["01-10", "01-18", "02-07"] {
+            shop.cut(day);
+        }
+        assert_eq!(shop.issued()[0], format!("01 charge  {minor}"), "{what}");
+        shop.replays();
+    }
+}
+
+#[test]
+fn commitments_over_the_same_charges_do_not_depend_on_how_their_ids_are_spelled() {
+    for (prepaid, minimum) in [("a", "b"), ("b", "a")] {
+        let mut shop = Shop::new("USD");
+        shop.price("calls", per_call());
+        shop.subscribe("01-01", json!({}));
+        let term = |shape: &str, amount: &str| json!({ "account": "acme", "shape": shape, "amount": amount, "from": "2026-01-01T00:00:00Z", "until": "2026-02-01T00:00:00Z" });
+        shop.put("commitments", prepaid, term("prepaid_drawdown", "60"));
+        shop.put("commitments", minimum, term("none", "100"));
+        shop.used("01-10", 100, "01-10");
+        shop.cut("02-07");
+        // What was paid before counts: nothing is missing to 100.
+        assert_eq!(shop.issued(), ["01 charge  10000".to_string(), format!("01 drawdown {prepaid} -6000")]);
+    }
+}
+
+#[test]
+fn what_is_paid_ahead_pays_for_a_charge_once_in_the_order_of_agreement() {
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let mut shop = Shop::new("USD");
+        shop.price("calls", per_call());
+        shop.subscribe("01-01", json!({}));
+        for (id, amount) in [(first, "60"), (second, "70")] {
+            shop.put("commitments", id, json!({ "account": "acme", "shape": "prepaid_drawdown", "amount": amount, "from": "2026-01-01T00:00:00Z", "until": "2026-02-01T00:00:00Z" }));
+        }
+        shop.used("01-10", 100, "01-10");
+        shop.cut("02-07");
+        let mut draws = [format!("01 drawdown {first} -6000"), format!("01 drawdown {second} -4000")];
+        draws.sort();
+        assert_eq!(shop.issued()[1..], draws);
+    }
+}
+
+#[test]
+fn a_committed_quantity_is_priced_window_by_window() {
+    // 100 units of a month cost 100; all 1,200 of a year in one window would cost 210.
+    for (more, used, minor) in [
+        (json!({}), 100, 0),
+        (json!({}), 40, 6_000),
+        // Half of each month's units are included.
+        (json!({ "included": "50" }), 100, 0),
+    ] {
+        let mut shop = Shop::new("USD");
+        shop.price("calls", graduated("pro", "1", "0.1", more.clone()));
+        shop.subscribe("01-01", json!({}));
+        shop.put("commitments", "c", json!({ "account": "acme", "shape": "none", "quantity": "1200", "prices": ["calls"], "overage_factor": "2", "from": "2026-01-01T00:00:00Z", "until": "2027-01-01T00:00:00Z" }));
+        shop.used("01-10", used, "01-10");
+        shop.cut("02-07");
+        let agreed: Vec<String> = shop.issued().into_iter().filter(|line| line.contains(" c ")).collect();
+        let expected = (minor != 0).then(|| format!("01 true_up c {minor}"));
+        assert_eq!(agreed, Vec::from_iter(expected), "{more} {used}");
+    }
+}

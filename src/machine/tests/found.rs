@@ -34,7 +34,7 @@ fn terms(unit: i128) -> Terms {
     Terms { from: None, tiers: vec![Tier { up_to: None, unit, flat: 0 }], per: 1, flat_at_zero: None }
 }
 
-/// The per-unit price of the plan `p1`.
+/// The price of tokens of the plan `p1`, here with one tier.
 fn unit_price() -> Step {
     Step::Price { price: 3, terms: terms(100) }
 }

@@ -473,16 +473,27 @@ impl Model {
         holdings.flat_map(|holding| [Some(holding.from), holding.until]).flatten().collect()
     }
 
-    /// Where in a span a subscription has a plan: first instant of the first piece, end of the last.
-    fn active_in(&self, subscription: &str, plan: &str, span: Span) -> Option<Span> {
+    /// Pieces of a span in which a subscription has a plan.
+    fn pieces_in(&self, subscription: &str, plan: &str, span: Span) -> Vec<Span> {
         let mut bounds = self.bounds_of(subscription);
         bounds.extend([span.from, span.until]);
         let inside: Vec<Timestamp> = bounds.range(span.from..=span.until).copied().collect();
         let has_plan =
             |t: Timestamp| holds(self.subscriptions.get(subscription), t).is_some_and(|found| found == plan);
-        let mut pieces = inside.windows(2).filter(|pair| has_plan(pair[0]));
-        let first = pieces.next()?;
-        Some(Span::new(first[0], pieces.next_back().unwrap_or(first)[1]))
+        let pieces = inside.windows(2).filter(|pair| has_plan(pair[0]));
+        pieces.map(|pair| Span::new(pair[0], pair[1])).collect()
+    }
+
+    /// Where in a span a subscription has a plan: first instant of the first piece, end of the last.
+    fn active_in(&self, subscription: &str, plan: &str, span: Span) -> Option<Span> {
+        let pieces = self.pieces_in(subscription, plan, span);
+        Some(Span::new(pieces.first()?.from, pieces.last()?.until))
+    }
+
+    /// Whether a price goes on counting what another one counted in a window.
+    fn counts_alike(price: &Price, other: &Price) -> bool {
+        let counted = |price: &Price| (price.kind, price.meter, price.unit);
+        price.kind != Kind::Flat && !other.versions.is_empty() && counted(price) == counted(other)
     }
 
     /// The windows of a unit that a subscription has.
@@ -576,7 +587,12 @@ impl Model {
         as_of: Timestamp,
     ) -> bool {
         let Some(active) = self.active_in(subscription, price.plan, window) else { return true };
-        let start = version_at(price, active.from);
+        let pieces = self.pieces_in(subscription, price.plan, window);
+        let mut starts: Vec<Timestamp> = price.versions.iter().filter_map(|terms| terms.from).collect();
+        starts.retain(|at| pieces.iter().any(|piece| piece.contains(*at)));
+        starts.extend(pieces.iter().map(|piece| piece.from));
+        starts.sort();
+        let start = starts.into_iter().find_map(|at| version_at(price, at).map(|version| (at, version)));
         let has_ended = active.until <= as_of;
         let key = |group: Option<&str>, slice_from, version: usize| Key {
             account: account.id.to_string(),
@@ -588,7 +604,7 @@ impl Model {
             version: version as u32 + 1,
         };
         let Some(meter) = price.meter else {
-            if let Some(version) = start.filter(|_| has_ended) {
+            if let Some((_, version)) = start.filter(|_| has_ended) {
                 let exact = price.versions[version].tiers[0].unit * 10_000;
                 let minor = self.round(exact);
                 worths.insert(key(None, window.from, version), Worth { exact, minor, ..Worth::default() });
@@ -597,16 +613,25 @@ impl Model {
             return true;
         };
         let meter = self.meters.iter().find(|known| known.id == meter);
-        let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64)>> = BTreeMap::new();
+        // What other plans charged of the same counts on.
+        let alike = self.prices.iter().filter(|other| Self::counts_alike(price, other));
+        let mut plans: BTreeSet<&str> = alike.map(|other| other.plan).collect();
+        plans.insert(price.plan);
+        let begins = plans.iter().filter_map(|plan| self.active_in(subscription, plan, window));
+        let is_continued = begins.map(|active| active.from).min() < Some(active.from);
+        let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64, bool)>> = BTreeMap::new();
         for event in self.counted.values() {
             let sent = &event.sent;
-            let is_ours = window.contains(sent.time)
-                && self.owner_at(sent.subject, sent.time) == Some((subscription, price.plan));
-            let Some(meter) = meter.filter(|meter| is_ours && event.meters.contains(&meter.id)) else {
+            let owner = self.owner_at(sent.subject, sent.time).filter(|(owner, _)| *owner == subscription);
+            let Some((_, plan)) =
+                owner.filter(|(_, plan)| window.contains(sent.time) && plans.contains(plan))
+            else {
                 continue;
             };
+            let Some(meter) = meter.filter(|meter| event.meters.contains(&meter.id)) else { continue };
             let halves = if meter.is_sum { sent.halves.unwrap() } else { 2 };
-            groups.entry(sent.group.filter(|_| meter.is_grouped)).or_default().push((sent.time, halves));
+            let group = groups.entry(sent.group.filter(|_| meter.is_grouped)).or_default();
+            group.push((sent.time, halves, plan == price.plan));
         }
         if groups.is_empty() {
             groups.insert(None, Vec::new());
@@ -614,19 +639,20 @@ impl Model {
         let mut fits = true;
         for (group, mut events) in groups {
             events.sort();
-            let fixed = start.filter(|version| {
+            let fixed = start.filter(|(_, version)| {
                 let terms = &price.versions[*version];
-                terms.is_flat_at_zero() && terms.tiers[0].flat != 0 && (has_ended || !events.is_empty())
+                let has_flat = terms.is_flat_at_zero() && terms.tiers[0].flat != 0;
+                has_flat && !is_continued && (has_ended || !events.is_empty())
             });
             // In order of time: what each slice adds.
             let mut slices: BTreeMap<(Timestamp, usize), Worth> = BTreeMap::new();
-            if let Some(version) = fixed {
+            if let Some((at, version)) = fixed {
                 let flat = price.versions[version].tiers[0].flat * 1_000_000;
-                slices.entry((active.from, version)).or_default().exact += flat;
+                slices.entry((at, version)).or_default().exact += flat;
             }
             let mut used = 0i64;
-            for (time, halves) in events {
-                let Some(version) = version_at(price, time) else {
+            for (time, halves, is_charged) in events {
+                let Some(version) = version_at(price, time).filter(|_| is_charged) else {
                     used += halves;
                     continue;
                 };

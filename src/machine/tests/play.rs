@@ -86,7 +86,7 @@ impl Play {
             price("p0-tokens", "p0", Kind::Graduated, Some("tokens")),
             price("p0-calls", "p0", Kind::PerUnit, Some("calls")),
             price("p0-fee", "p0", Kind::Flat, None),
-            price("p1-tokens", "p1", Kind::PerUnit, Some("tokens")),
+            price("p1-tokens", "p1", Kind::Graduated, Some("tokens")),
             price("p1-calls", "p1", Kind::Graduated, Some("calls")),
             price("p1-fee", "p1", Kind::Flat, None),
         ];
@@ -603,13 +603,13 @@ fn whole(number: Exact, factor: i128) -> i128 {
 }
 
 fn key_of(line: &ChargeLine) -> Key {
-    assert!(line.group.keys().all(|name| name == DIMENSION));
+    assert!(line.group.iter().all(|(name, _)| name == DIMENSION));
     Key {
         account: line.account.to_string(),
         subscription: line.subscription.as_ref().unwrap().to_string(),
         price: line.price.as_ref().unwrap().to_string(),
         window: line.window,
-        group: line.group.get(DIMENSION).cloned(),
+        group: line.group.get(DIMENSION).map(str::to_string),
         slice_from: line.slice.from,
         version: line.price_version,
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Decimal, Exact, MeterId, PlanId, Timestamp};
+use domain::{Decimal, Exact, GroupTexts, MeterId, PlanId, Timestamp};
 
 use super::Finding;
 use super::entry::{Entry, Step};
@@ -77,7 +77,7 @@ fn falling(entry: &Entry<'_>, price: &Price, findings: &mut Vec<Finding>) {
     let Some(bound) = bound else { return };
     let tiers = price.tiers.iter().flatten();
     let index = tiers.into_iter().position(|tier| tier.up_to.map(Exact::from) == Some(bound)).unwrap_or(0);
-    let group = BTreeMap::new();
+    let group = GroupTexts::NONE;
     let at = terms.model.amount(&group, bound, true);
     let beyond =
         bound.add(Exact::ONE).map_err(Into::into).and_then(|more| terms.model.amount(&group, more, true));

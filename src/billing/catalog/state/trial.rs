@@ -11,9 +11,11 @@ use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use domain::time::BillingUnits;
 use domain::{AccountId, Table, Timestamp};
 
 use super::{Catalog, Change, Resource};
+use crate::catalog::PriceTimeline;
 use crate::catalog::status::CatalogStatus;
 
 /// A resource on trial.
@@ -70,6 +72,13 @@ impl Catalog {
             Resource::Price(price) => {
                 if pop(&mut self.prices, &price.id, |timeline| &mut timeline.versions) {
                     unlink(&mut self.prices_by_plan, &price.plan, &price.id);
+                    let units: BillingUnits =
+                        self.prices_of_plan(&price.plan).map(PriceTimeline::window).collect();
+                    if units == BillingUnits::default() {
+                        self.units_by_plan.remove(&price.plan);
+                    } else {
+                        self.units_by_plan.insert(price.plan.clone(), units);
+                    }
                 }
             }
             Resource::Subscription(subscription) => {

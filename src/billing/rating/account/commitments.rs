@@ -4,29 +4,51 @@
 //! arithmetic of the shapes (`rating::commitment`).
 //!
 //! What counts is what is left of a charge after discounts and maximums, and a minimum of a price that counts. A charge
-//! counts in every commitment that names it, in the month that it belongs to. Windows of the term that have not begun count as zero.
+//! counts in every commitment that names it, in the month that it belongs to, whether another one paid for it or not. What was paid
+//! ahead pays for a charge once: commitments that draw do so in the order of their creation, each from what is left. Windows of the
+//! term that have not begun count as zero.
+//!
+//! A committed quantity is one for the term: with `n` windows of its price in the term, and `K` months, it commits each month to
+//! `P(quantity / n) × n / K`, what it costs when it is used evenly, before discounts.
 //!
 //! Invariants: a window is settled by what is known now; true-ups are owed only for windows that are final.
 
+use domain::time::Cadence;
 use domain::{Exact, PriceId, Span};
 
 use super::{Bill, Reason, key_of, sum_of};
 use crate::catalog::{Commitment, CommitmentTimeline};
 use crate::charges::{Component, LineKey};
-use crate::rating::commitment::{self, CommitmentVersion, Settlement, settle};
+use crate::rating::commitment::{self, CommitmentVersion, Settlement, Shape, settle};
 use crate::rating::position::round_line;
 use crate::rating::status::RatingStatus;
 
 impl Bill<'_, '_> {
-    /// Settles one commitment.
-    pub(super) fn commitment(&mut self, timeline: &CommitmentTimeline) -> Result<(), RatingStatus> {
+    /// Settles all commitments.
+    pub(super) fn commitments(&mut self) -> Result<(), RatingStatus> {
+        let mut commitments = self.terms.commitments.clone();
+        commitments.sort_by_key(|commitment| commitment.created());
+        let charged: Vec<i128> = self.dues.iter().map(|due| due.amount).collect();
+        for commitment in commitments {
+            self.commitment(commitment, &charged)?;
+        }
+        Ok(())
+    }
+
+    /// Settles one commitment; `charged` is what was due before any of them.
+    fn commitment(&mut self, timeline: &CommitmentTimeline, charged: &[i128]) -> Result<(), RatingStatus> {
         let first = timeline.first();
+        let draws = match first.shape {
+            Shape::None | Shape::YearEnd => false,
+            Shape::RollForward | Shape::Cumulative | Shape::PrepaidDrawdown => true,
+        };
         let windows = self.windows_of(first);
         let mut base_amounts = Vec::with_capacity(windows.len());
         let mut counted = Vec::with_capacity(windows.len());
         for window in &windows {
             let dues = self.counted_in(first, *window);
-            base_amounts.push(sum_of(dues.iter().map(|index| self.dues[*index].amount))?);
+            let base = |index: &usize| if draws { self.dues[*index].amount } else { charged[*index] };
+            base_amounts.push(sum_of(dues.iter().map(base))?);
             counted.push(dues);
         }
         let versions = self.versions_of(timeline, &windows)?;
@@ -145,7 +167,7 @@ impl Bill<'_, '_> {
                 (Some(amount), _) => self.minor(amount),
                 (None, quantity) => {
                     let quantity = quantity.map_or(Exact::ZERO, Exact::from);
-                    self.amount_of_quantity(version, quantity, *window)?
+                    self.amount_of_quantity(version, quantity, *window, windows)?
                 }
             };
             if versions.last().is_none_or(|last| last.amount != amount) {
@@ -155,17 +177,25 @@ impl Bill<'_, '_> {
         Ok(versions)
     }
 
-    /// What the units that were committed to cost, by the price of the window.
+    /// What the units that were committed to cost when they are used evenly, by the price of the window.
     fn amount_of_quantity(
         &self,
         commitment: &Commitment,
         quantity: Exact,
         window: Span,
+        windows: &[Span],
     ) -> Result<i128, RatingStatus> {
         let price = commitment.prices.first().and_then(|price| (self.terms.price)(price));
-        let Some(version) = price.and_then(|price| price.version_at(window.from)) else { return Ok(0) };
-        let priced = version.terms.quantity.priced(quantity)?;
-        let amount = version.terms.model.amount(&Default::default(), priced, false)?;
+        let Some(price) = price else { return Ok(0) };
+        let Some(version) = price.version_at(window.from) else { return Ok(0) };
+        let term = windows.first().zip(windows.last()).map(|(first, last)| Span::new(first.from, last.until));
+        let grid = self.terms.zone.grid(Cadence::calendar(price.window()));
+        let starts = term
+            .map_or(1, |term| grid.windows_in(term).filter(|window| window.from >= term.from).count().max(1));
+        let count = Exact::from_integer(starts as i128);
+        let priced = version.terms.quantity.priced(quantity.divide(count)?)?;
+        let of_window = version.terms.model.amount(&Default::default(), priced, false)?;
+        let amount = of_window.multiply(count)?;
         // Units that cost less than nothing commit to nothing.
         Ok(round_line(amount, version.terms.rounding, self.terms.currency)?.max(0))
     }

@@ -273,7 +273,7 @@ mod tests {
             subscription: Some(SubscriptionId::new("s").unwrap()),
             window: Span::new(day(1), day(32)),
             price: Some(PriceId::new("calls").unwrap()),
-            group: BTreeMap::new(),
+            group: domain::GroupTexts::NONE,
             slice_from: day(from),
             price_version,
             component: Component::Charge,
@@ -286,7 +286,7 @@ mod tests {
         let drawn = key(10, 2);
         let minimum = LineKey { component: Component::Minimum, ..key(12, 2) };
         let numbered = LineKey { term: "1".to_string(), ..key(12, 2) };
-        let grouped = LineKey { group: BTreeMap::from([("region".into(), "eu".into())]), ..key(12, 2) };
+        let grouped = LineKey { group: domain::GroupTexts::from([("region", "eu")]), ..key(12, 2) };
         let other = LineKey { subscription: Some(SubscriptionId::new("t").unwrap()), ..key(12, 2) };
         let later = LineKey { window: Span::new(day(32), day(60)), ..key(12, 2) };
         let now =
@@ -321,7 +321,7 @@ mod tests {
                 subscription: None,
                 price: None,
                 window: Span::new(Timestamp::MIN, Timestamp::END),
-                group: BTreeMap::new(),
+                group: domain::GroupTexts::NONE,
                 slice_from: Timestamp::MIN,
                 price_version: 1,
                 component,

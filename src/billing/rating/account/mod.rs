@@ -35,13 +35,11 @@ mod units;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
-use domain::{AccountId, Currency, Exact, Span, SubscriptionId, Timestamp, Zone};
+use domain::{AccountId, Currency, Exact, GroupTexts, Span, SubscriptionId, Timestamp, Zone};
 
 use self::adjustments::Bounds;
 use super::allocation::spread_discount;
-use super::position::PositionLine;
+use super::position::{PositionLine, first_version};
 use super::proration::{Basis, Ratio, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
 use crate::catalog::{
@@ -67,7 +65,14 @@ pub struct RatedPrice<'a> {
     /// Where in the window the subscription is active under the price's plan; sorted and disjoint.
     pub active: Vec<Span>,
     /// The position's lines, each with its group.
-    pub lines: Vec<(BTreeMap<String, String>, PositionLine)>,
+    pub lines: Vec<(GroupTexts, PositionLine)>,
+}
+
+impl RatedPrice<'_> {
+    /// Of which window of which subscription it is.
+    fn window_key(&self) -> (&SubscriptionId, Span) {
+        (self.subscription, self.window)
+    }
 }
 
 /// A draw of a credit grant that a closed period has: a fact.
@@ -174,18 +179,16 @@ pub fn account_position(
     terms: &AccountTerms<'_>,
     prices: &[RatedPrice<'_>],
 ) -> Result<Vec<BillLine>, RatingStatus> {
-    let mut bill = Bill { terms, lines: Vec::new(), dues: Vec::new() };
-    let mut windows: BTreeMap<(&SubscriptionId, Span), Vec<&RatedPrice<'_>>> = BTreeMap::new();
-    for price in prices {
-        windows.entry((price.subscription, price.window)).or_default().push(price);
-    }
-    for ((subscription, _), prices) in windows {
-        bill.window(subscription, &prices)?;
+    let charge_count = prices.iter().map(|price| price.lines.len()).sum();
+    let mut bill =
+        Bill { terms, lines: Vec::with_capacity(charge_count), dues: Vec::with_capacity(charge_count) };
+    let mut prices: Vec<&RatedPrice<'_>> = prices.iter().collect();
+    prices.sort_by(|a, b| a.window_key().cmp(&b.window_key()));
+    for prices in prices.chunk_by(|a, b| a.window_key() == b.window_key()) {
+        bill.window(prices[0].subscription, prices)?;
     }
     bill.account_discounts()?;
-    for commitment in &terms.commitments {
-        bill.commitment(commitment)?;
-    }
+    bill.commitments()?;
     bill.credits()?;
     let Bill { mut lines, .. } = bill;
     lines.sort_by(|a, b| a.key.cmp(&b.key));
@@ -266,9 +269,7 @@ impl Bill<'_, '_> {
             });
         }
         // Of the version at the first active instant; of a price that is new in the window, its first one.
-        let is_active = |instant: &Timestamp| rated.active.iter().any(|span| span.contains(*instant));
-        let starts = [first.from].into_iter().chain(rated.price.changes()).filter(is_active);
-        let Some(version) = starts.filter_map(|instant| rated.price.version_at(instant)).next() else {
+        let Some((_, version)) = first_version(rated.price, rated.active.iter().copied()) else {
             return Ok(());
         };
         let bounds = Bounds {
@@ -355,7 +356,7 @@ fn key_of(account: &AccountId, window: Span) -> LineKey {
         subscription: None,
         price: None,
         window,
-        group: BTreeMap::new(),
+        group: GroupTexts::NONE,
         slice_from: window.from,
         price_version: 0,
         component: Component::Charge,

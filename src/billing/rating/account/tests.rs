@@ -70,7 +70,7 @@ impl World {
         let pool = AccountId::new("acme").unwrap();
         let accounts = self.catalog.accounts_of_pool(&pool);
         let currency = self.catalog.account(&pool).unwrap().currency;
-        let group = BTreeMap::new();
+        let group = domain::GroupTexts::NONE;
         let mut prices = Vec::new();
         for subscription in accounts.iter().flat_map(|account| self.catalog.subscriptions_of_account(account))
         {
@@ -112,6 +112,7 @@ impl World {
                         zone: &zone,
                         currency,
                         as_of,
+                        is_continued: false,
                     };
                     let lines = position(&terms, &slices).unwrap();
                     prices.push(RatedPrice {

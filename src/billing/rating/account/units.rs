@@ -244,7 +244,7 @@ mod tests {
             subscription: Some(SubscriptionId::new("s").unwrap()),
             window: Span::new(day(1), day(32)),
             price: None,
-            group: BTreeMap::new(),
+            group: domain::GroupTexts::NONE,
             slice_from,
             price_version: 0,
             component: Component::Covered,

@@ -6,9 +6,7 @@
 //!
 //! Source: Lago's charge filters with a default, Meteroid's matrix, Kill Bill's several units in one usage.
 
-use std::collections::BTreeMap;
-
-use domain::Exact;
+use domain::{Exact, GroupTexts};
 use serde::{Deserialize, Serialize};
 
 use super::graduated::Graduated;
@@ -53,13 +51,13 @@ pub enum RowPrice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Texts that usage must have, by dimension; a row without any is the default.
-    pub dimensions: BTreeMap<String, String>,
+    pub dimensions: GroupTexts,
     /// What its units cost.
     pub price: RowPrice,
 }
 
 impl Row {
-    fn fits(&self, dimensions: &BTreeMap<String, String>) -> bool {
+    fn fits(&self, dimensions: &GroupTexts) -> bool {
         self.dimensions.iter().all(|(name, text)| dimensions.get(name) == Some(text))
     }
 
@@ -127,7 +125,7 @@ impl Matrix {
     ///
     /// # Errors
     /// [`RatingStatus::RowMustMatch`].
-    pub fn row_of(&self, dimensions: &BTreeMap<String, String>) -> Result<RowMatch, RatingStatus> {
+    pub fn row_of(&self, dimensions: &GroupTexts) -> Result<RowMatch, RatingStatus> {
         match (self.rows.iter().position(|row| row.fits(dimensions)), self.unmatched) {
             (Some(row), _) => Ok(RowMatch::Row(row)),
             (None, Unmatched::Zero) => Ok(RowMatch::Free),
@@ -156,7 +154,7 @@ mod tests {
                 row(&[("region", "eu")], "0.07"),
             ]
         };
-        let dimensions = |texts: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let dimensions = |texts: &[(&str, &str)]| -> GroupTexts {
             texts.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect()
         };
         let matrix = Matrix::new(rows(), Unmatched::Zero).unwrap();

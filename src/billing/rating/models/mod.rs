@@ -22,9 +22,7 @@ mod stairstep;
 mod tiers;
 mod volume;
 
-use std::collections::BTreeMap;
-
-use domain::Exact;
+use domain::{Exact, GroupTexts};
 
 pub use self::capacity::{Capacity, CapacityTier};
 pub use self::dynamic::Dynamic;
@@ -79,7 +77,7 @@ impl Model {
     #[inline]
     pub fn amount(
         &self,
-        group: &BTreeMap<String, String>,
+        group: &GroupTexts,
         quantity: Exact,
         is_owed_at_zero: bool,
     ) -> Result<Exact, RatingStatus> {
@@ -107,7 +105,7 @@ impl Model {
     /// As [`Model::amount`].
     pub fn portions(
         &self,
-        group: &BTreeMap<String, String>,
+        group: &GroupTexts,
         quantity: Exact,
         is_owed_at_zero: bool,
     ) -> Result<Vec<Portion>, RatingStatus> {
@@ -135,7 +133,7 @@ impl Model {
     }
 
     /// The flat amount that is owed before any unit is used, if there is one.
-    pub fn first_flat_amount(&self, group: &BTreeMap<String, String>) -> Option<Exact> {
+    pub fn first_flat_amount(&self, group: &GroupTexts) -> Option<Exact> {
         let tiers = match self {
             Model::Graduated(model) => &model.tiers,
             Model::GraduatedPercentage(model) => model.tiers(),
@@ -166,7 +164,7 @@ mod tests {
     fn models() -> Vec<(&'static str, Model)> {
         let ladder = || tiers(LADDER).unwrap();
         let row =
-            Row { dimensions: BTreeMap::new(), price: RowPrice::Graduated(Graduated { tiers: ladder() }) };
+            Row { dimensions: GroupTexts::NONE, price: RowPrice::Graduated(Graduated { tiers: ladder() }) };
         vec![
             ("per_unit", Model::PerUnit(PerUnit { unit_amount: exact("0.0375") })),
             ("flat", Model::Flat(Flat { amount: exact("49"), payment: Payment::InArrears })),
@@ -200,7 +198,7 @@ mod tests {
         #[test]
         fn portions_add_up_to_the_amount(quantity in -500i128..50_000, owed in any::<bool>()) {
             let quantity = Exact::new(quantity, 1);
-            let group = BTreeMap::new();
+            let group = GroupTexts::NONE;
             for (name, model) in models() {
                 let portions = model.portions(&group, quantity, owed).unwrap();
                 let sum = portions.iter().fold(Exact::ZERO, |sum, portion| sum.add(portion.amount).unwrap());
@@ -223,7 +221,7 @@ mod tests {
         #[test]
         fn more_units_never_cost_less_but_under_volume(a in 0i128..20_000, b in 0i128..20_000) {
             let (low, high) = (Exact::new(a.min(b), 1), Exact::new(a.max(b), 1));
-            let group = BTreeMap::new();
+            let group = GroupTexts::NONE;
             for (name, model) in models().into_iter().filter(|(name, _)| !["volume", "stairstep"].contains(name)) {
                 let (low, high) = (model.amount(&group, low, true), model.amount(&group, high, true));
                 prop_assert!(low.unwrap() <= high.unwrap(), "{}", name);

@@ -43,10 +43,11 @@ fn lines(prices: &str, active: (u8, u8), slices: &[Slice], as_of: Timestamp) -> 
         price: catalog.price(&PriceId::new("p").unwrap()).unwrap(),
         window: Zone::utc().month(Period::parse("2026-01").unwrap()),
         active: &[Span::new(at(active.0), at(active.1)).into()],
-        group: &BTreeMap::new(),
+        group: &GroupTexts::NONE,
         zone: &Zone::utc(),
         currency: Currency::from_code("USD").unwrap(),
         as_of,
+        is_continued: false,
     };
     let slices = slices.iter().map(|(day, events, units)| SliceMeasure {
         slice: Span::new(at(*day), at(*day + 1)),

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::time::HOUR;
-use domain::{Currency, Decimal, Exact, Span, Timestamp, Zone};
+use domain::{Currency, Decimal, Exact, GroupTexts, Span, Timestamp, Zone};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -378,8 +378,8 @@ impl World {
                 })
                 .collect();
             let group = match self.model {
-                "matrix" => BTreeMap::from([("kind".to_string(), KINDS[kind].to_string())]),
-                _ => BTreeMap::new(),
+                "matrix" => GroupTexts::from([("kind", KINDS[kind])]),
+                _ => GroupTexts::NONE,
             };
             let window = Span::new(instant(0), instant(HOURS));
             let terms = WindowTerms {
@@ -390,6 +390,7 @@ impl World {
                 zone: &Zone::utc(),
                 currency: Currency::from_code(self.currency).unwrap(),
                 as_of: instant(as_of),
+                is_continued: false,
             };
             (kind, position(&terms, &measures).unwrap())
         };

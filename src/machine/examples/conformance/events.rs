@@ -2,12 +2,10 @@
 //!
 //! Owns: which events of a case make which input of a model. Leaves to others: prices of a quantity (`models`).
 
-use std::collections::BTreeMap;
-
 use billing::rating::models::{
     Dynamic, Graduated, Matrix, PerUnit, Percentage, Row, RowMatch, RowPrice, Tier, Tiers, Unmatched,
 };
-use domain::Exact;
+use domain::{Exact, GroupTexts};
 use serde_json::Value;
 
 use crate::case::{Case, Stop, fields_of};
@@ -111,7 +109,7 @@ fn with_tiers(price: &Graduated, change: impl Fn(Tier) -> Tier) -> Result<Gradua
 }
 
 /// Texts by name; a number or a flag is its text.
-fn texts_of(value: &Value) -> Result<BTreeMap<String, String>, Stop> {
+fn texts_of(value: &Value) -> Result<GroupTexts, Stop> {
     let text_of = |value: &Value| any_text(value).map_or_else(|| value.to_string(), str::to_string);
     Ok(fields_of(value)?.iter().map(|(name, value)| (name.clone(), text_of(value))).collect())
 }

@@ -3,8 +3,6 @@
 //! Owns: which parameters make which model, what is done to a quantity first, and what a price makes of a quantity below
 //! zero. Leaves to others: what a family computes with them.
 
-use std::collections::BTreeMap;
-
 use billing::rating::models::{Graduated, Model, Package, PerUnit, Tier, Tiers, Volume};
 use billing::rating::quantity::{Conversion, QuantityTerms};
 use domain::{Exact, Rounding};
@@ -19,7 +17,7 @@ pub(crate) fn price_amount(price: &Model, quantity: Exact, is_owed_at_zero: bool
     if is_by_part && quantity.is_negative() {
         return Ok(Exact::ZERO);
     }
-    Ok(price.amount(&BTreeMap::new(), quantity, is_owed_at_zero)?)
+    Ok(price.amount(&domain::GroupTexts::NONE, quantity, is_owed_at_zero)?)
 }
 
 pub(crate) fn graduated_amount(graduated: &Graduated, quantity: Exact) -> Result<Exact, Stop> {
