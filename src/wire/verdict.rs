@@ -182,6 +182,11 @@ impl Verdict {
         }
     }
 
+    /// Whether the event is counted by a meter: itself, or as the earlier one that it repeats.
+    pub const fn is_counted(self) -> bool {
+        matches!(self, Verdict::Accepted | Verdict::Duplicate | Verdict::DuplicateRestamped)
+    }
+
     /// Whether the event counts: metered, unmetered or pending.
     pub const fn is_accepted(self) -> bool {
         matches!(self, Verdict::Accepted | Verdict::Unmetered | Verdict::Pending)

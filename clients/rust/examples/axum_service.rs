@@ -1,7 +1,7 @@
 //! A service that records usage in its request handlers.
 //!
 //! Owns: how a client lives in a web service: started before the server answers, recording without waiting for anything,
-//! shown as metrics, closed with a deadline. Leaves to others: what is sold.
+//! shown as metrics, closed with a deadline when a person or an orchestrator ends it. Leaves to others: what is sold.
 //!
 //! ```sh
 //! TALLYMARK_TOKEN=tm_… cargo run -p tallymark-client --example axum_service
@@ -20,8 +20,15 @@ use axum::routing::{get, post};
 use tallymark_client::{
     Client, ClientError, ClientOptions, Decimal, Event, OutboxOptions, SyncPolicy, Timestamp,
 };
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 type Failure = Box<dyn std::error::Error>;
+
+/// How long requests may take once the service is to end, and then the client: together less than the 10 seconds that the
+/// shortest of the usual grace periods has.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(3);
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -41,15 +48,37 @@ async fn main() -> Result<(), Failure> {
         .route("/metrics", get(metrics))
         .with_state(usage.clone());
     let listener = tokio::net::TcpListener::bind(setting("COMPLETIONS_HTTP", "127.0.0.1:8080")).await?;
-    axum::serve(listener, service)
-        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
-        .await?;
+    let (to_end, ended) = watch::channel(false);
+    let asked = asked_to_end()?;
+    tokio::spawn(async move {
+        asked.await;
+        let _ = to_end.send(true); // nobody listens once the service is over
+    });
+    let until_end =
+        |mut ended: watch::Receiver<bool>| async move { drop(ended.wait_for(|ended| *ended).await) };
+    let serving = axum::serve(listener, service).with_graceful_shutdown(until_end(ended.clone()));
+    tokio::select! {
+        served = serving.into_future() => served?,
+        // A connection that stays open must not keep usage from being told.
+        () = async { until_end(ended).await; tokio::time::sleep(REQUESTS_PATIENCE).await } => {}
+    }
 
     // What is not acknowledged by then is in the outbox, and the next start sends it.
-    match usage.close_within(Duration::from_secs(5)).await {
+    match usage.close_within(CLIENT_PATIENCE).await {
         Err(ClientError::DeadlinePassed { unacked, stored }) if unacked == stored => Ok(()),
         closed => Ok(closed?),
     }
+}
+
+/// Waits for ctrl-C or SIGTERM; both are caught from the call on.
+fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 async fn complete(
@@ -90,4 +119,21 @@ async fn metrics(State(usage): State<Arc<Client>>) -> String {
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanoseconds(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Orchestrators end a service with SIGTERM, which ended it in the middle of everything.
+    #[tokio::test]
+    async fn sigterm_and_ctrl_c_are_both_heard() {
+        for name in ["-TERM", "-INT"] {
+            let asked = asked_to_end().expect("signals can be caught");
+            let sent =
+                std::process::Command::new("kill").arg(name).arg(std::process::id().to_string()).status();
+            assert!(sent.is_ok_and(|sent| sent.success()), "{name}");
+            tokio::time::timeout(Duration::from_secs(60), asked).await.expect("the signal is heard");
+        }
+    }
 }

@@ -12,7 +12,8 @@
 //! | a record at the end that is all there and wrong, or anything wrong before a whole record | skipped, told as damaged; the file is kept as `.damaged` once the rest of it is acknowledged |
 //!
 //! Invariants: nothing is written over, and nothing behind a crash: a start begins a new file; a file goes only when all of
-//! its batches are acknowledged; after a failed write or sync the file is not written any more.
+//! its batches are acknowledged; after a failed write or sync the file is not written any more, and if nothing is in it, it
+//! goes, so that a disk that stays full gathers no empty files.
 
 mod folder;
 pub(crate) mod format;
@@ -247,17 +248,29 @@ impl Outbox {
             self.is_sync_lost |= synced.is_err();
             synced?;
         }
-        self.current = None;
+        self.give_up_file();
         self.unsynced_from = None;
         let file = self.next_file;
         self.next_file += 1;
         let handle = self.folder.create(&name_of(file))?;
-        if is_synced {
-            self.folder.sync_names()?;
+        self.segments.push_back(Segment::new(file));
+        if is_synced && let Err(error) = self.folder.sync_names() {
+            self.give_up_file();
+            return Err(error);
         }
         self.current = Some(handle);
-        self.segments.push_back(Segment::new(file));
         Ok(())
+    }
+
+    /// The last file is not written any more; it stays only if something is in it.
+    fn give_up_file(&mut self) {
+        self.current = None;
+        while self.segments.back().is_some_and(|last| last.end == 0) {
+            // What cannot be removed now is tried again with the next file.
+            if self.take_away(self.segments.len() - 1).is_err() {
+                break;
+            }
+        }
     }
 
     fn write(&mut self, kind: u32, body: &[u8]) -> io::Result<Position> {
@@ -272,7 +285,7 @@ impl Outbox {
             if self.sync != SyncPolicy::Never {
                 self.is_sync_lost |= self.sync_file().is_err();
             }
-            self.current = None;
+            self.give_up_file();
             return Err(error);
         }
         self.unsynced_from.get_or_insert(last.end);

@@ -159,6 +159,39 @@ fn a_full_outbox_takes_nothing_and_loses_nothing() {
     assert_eq!(read_all(&mut outbox), [taken]);
 }
 
+/// Each retry on a full disk, twice a second, left one more empty file.
+#[test]
+fn a_disk_that_stays_full_gathers_no_empty_files() {
+    for sync in [SyncPolicy::Never, SyncPolicy::EachBatch] {
+        let disk = SimulatedDisk::default();
+        let (mut outbox, _) = open(&disk, sync);
+        outbox.append(&frame(0, 3)).unwrap();
+        let bytes = disk.files().iter().map(|(_, bytes)| *bytes as u64).sum();
+        disk.set_faults(Faults { bytes_max: Some(bytes), ..Faults::default() });
+        for _ in 0..50 {
+            assert!(outbox.append(&frame(1, 3)).is_err(), "the disk is full");
+        }
+        assert_eq!(disk.files().len(), 1, "{:?}", disk.files());
+        disk.set_faults(Faults::default());
+        outbox.append(&frame(1, 3)).unwrap();
+        assert_eq!((read_all(&mut outbox), disk.files().len()), (vec![0, 1], 2));
+        drop(outbox);
+        assert_eq!(open(&disk, sync).1.batches, 2);
+    }
+}
+
+/// Names that cannot be synced left a file of which nobody knew.
+#[test]
+fn a_file_whose_name_cannot_be_synced_goes_again() {
+    let disk = SimulatedDisk::default();
+    let (mut outbox, _) = open(&disk, SyncPolicy::EachBatch);
+    disk.set_faults(Faults { fail_sync: Some(1), ..Faults::default() });
+    assert!(outbox.append(&frame(0, 1)).is_err());
+    assert_eq!(disk.files(), []);
+    outbox.append(&frame(0, 1)).unwrap();
+    assert_eq!((read_all(&mut outbox), disk.files().len()), (vec![0], 1));
+}
+
 /// Runs an outbox with a fault until it fails or is done; gives what was stored (and synced), and what was acknowledged.
 fn run(disk: &SimulatedDisk, seed: &mut Seed, sync: SyncPolicy, first: u64) -> (u64, Vec<u64>, u64) {
     let (mut outbox, _) = open(disk, sync);
