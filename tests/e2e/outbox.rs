@@ -53,7 +53,7 @@ async fn client_process() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let setting = |name: &str| std::env::var(format!("{ROLE}_{name}")).unwrap();
     let pem = std::fs::read(setting("CERT")).unwrap();
-    let mut options = ClientOptions::new(setting("QUIC").parse().unwrap(), &setting("TOKEN"), "shop", pem);
+    let mut options = ClientOptions::new(setting("QUIC"), &setting("TOKEN"), "shop", pem);
     options.batch_events_max = 20;
     options.memory_bytes_max = 40_000;
     let mut outbox = OutboxOptions::new(setting("OUTBOX"), SyncPolicy::Never);
@@ -264,7 +264,7 @@ async fn a_service_starts_without_a_server_and_what_it_leaves_is_sent_by_the_nex
     let (quic, http) = (server.quic.clone(), server.http.clone());
     assert_eq!(server.terminate(), Some(0));
     let pem = std::fs::read(data.path().join("dev-cert.pem")).unwrap();
-    let mut options = ClientOptions::new(quic.parse().unwrap(), &token, "shop", pem);
+    let mut options = ClientOptions::new(&quic, &token, "shop", pem);
     let mut outbox = OutboxOptions::new(data.path().join("outbox"), SyncPolicy::EachBatch);
     outbox.keeps = tallymark_client::Keeps::Overflow;
     options.outbox = Some(outbox);

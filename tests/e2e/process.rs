@@ -170,7 +170,7 @@ pub(crate) fn mark_shown(data: &Path) {
 
 pub(crate) async fn client(server: &Server, data: &Path, token: &str, source: &str) -> Client {
     let pem = std::fs::read(data.join("dev-cert.pem")).expect("the certificate is there");
-    let mut options = ClientOptions::new(server.quic.parse().expect("an address"), token, source, pem);
+    let mut options = ClientOptions::new(&server.quic, token, source, pem);
     options.batch_events_max = 50;
     Client::connect(options).await.expect("the server takes the token")
 }

@@ -34,7 +34,7 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 async fn main() -> Result<(), Failure> {
     let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_string());
     let certificate = std::fs::read(setting("TALLYMARK_CERT", "tallymark-data/dev-cert.pem"))?;
-    let address = setting("TALLYMARK_QUIC", "127.0.0.1:7411").parse()?;
+    let address = setting("TALLYMARK_QUIC", "127.0.0.1:7411");
     let mut options =
         ClientOptions::new(address, &std::env::var("TALLYMARK_TOKEN")?, "completions", certificate);
     // Batches survive a crash of this process; one sync a second bounds what a loss of power takes.

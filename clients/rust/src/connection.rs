@@ -1,6 +1,10 @@
 //! The driver: one connection after the other, each batch until it is acknowledged.
 //!
-//! Owns: hello, sending in order, matching acks, sending again, when to try again and when to give up.
+//! Owns: hello, sending in order, matching acks, sending again, when to try again and when to give up. Leaves to others:
+//! addresses and handshakes (`dial`).
+//!
+//! The client says that it has no more by ending its side of the stream; the server answers what it has and closes the
+//! stream; the client, which now has everything, closes the connection.
 //!
 //! Invariants: at most `in_flight_max` batches, and no more than the server allows, are sent and unacknowledged; after a
 //! reconnect they are sent again in order before anything new; acks are taken only for the oldest of them.
@@ -9,26 +13,29 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader, Schema, decode_frame};
 use wire::hello::{Hello, Welcome};
 use wire::reply::{Ack, Close, CloseCode, decode_verdicts};
 use wire::verdict::Verdict;
 
+use crate::dial::{Dialer, PATIENCE, cause_of};
 use crate::queue::Outgoing;
 use crate::shared::Shared;
 use crate::stats::add;
-use crate::{Acked, ClientError};
+use crate::tls::Secrets;
+use crate::{Acked, Cause, ClientError, ConnectionState};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the server may take to say goodbye.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A connection that lived so long was a good one: the next attempt follows soon.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
 pub(crate) struct Driver {
-    endpoint: Endpoint,
+    dialer: Dialer,
     shared: Arc<Shared>,
     /// Acknowledged, verdicts outstanding; with the bytes of each.
     undecided: VecDeque<(Acked, usize)>,
@@ -40,7 +47,9 @@ enum Ended {
     /// Everything is said, or the client gave up waiting.
     Done,
     /// Try again.
-    Lost(String),
+    Lost(Cause),
+    /// Trying again helps when the client shows something else.
+    Refused(ClientError),
     /// Trying again does not help.
     Failed(ClientError),
 }
@@ -68,60 +77,53 @@ impl Drop for DoneWhenDropped {
 }
 
 impl Driver {
-    pub(crate) fn new(endpoint: Endpoint, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(dialer: Dialer, shared: Arc<Shared>) -> Self {
         let in_flight_max = shared.options.in_flight_max.max(1);
-        Self { endpoint, shared, undecided: VecDeque::new(), in_flight_max }
+        Self { dialer, shared, undecided: VecDeque::new(), in_flight_max }
     }
 
     /// Runs until the client is closed and everything is acknowledged, the server refuses for good, or waiting ends.
     pub(crate) async fn run(mut self) {
         let shared = self.shared.clone();
-        let endpoint = self.endpoint.clone();
         let _done = DoneWhenDropped(shared.clone());
         let stopped = shared.wait_until(|state| state.must_stop.then_some(()));
         tokio::select! {
             () = self.connect_until_done() => {}
-            () = stopped => endpoint.close(quinn::VarInt::from_u32(0), b""),
+            () = stopped => {}
         }
-        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+        self.dialer.close().await;
     }
 
     async fn connect_until_done(&mut self) {
         let mut backoff = BACKOFF_MIN;
         let mut was_lost = false;
-        loop {
-            if self.is_done() {
-                break;
-            }
+        while !self.is_done() {
+            let secrets = self.shared.lock().secrets.clone();
             let opened_at = Instant::now();
-            let ended = match self.open().await {
+            let ended = match self.open(&secrets).await {
                 Ok((connection, send, receive)) => {
-                    self.shared.lock().has_connected = true;
-                    self.shared.changed.notify_waiters();
-                    match was_lost {
-                        true => tracing::info!("connected to {} again", self.shared.options.address),
-                        false => tracing::debug!("connected to {}", self.shared.options.address),
-                    }
-                    add(&self.shared.counters.reconnects, u64::from(was_lost));
+                    self.on_connected(was_lost);
                     self.converse(&connection, send, receive).await
                 }
                 Err(ended) => ended,
             };
             match ended {
                 Ended::Done => break,
-                Ended::Lost(why) => {
+                Ended::Lost(cause) => {
                     if opened_at.elapsed() > GOOD_AFTER {
                         backoff = BACKOFF_MIN;
                     }
-                    was_lost |= self.shared.lock().has_connected;
                     let pause = with_jitter(backoff);
-                    tracing::warn!(
-                        "no connection to {}: {why}; trying again in {} ms",
-                        self.shared.options.address,
-                        pause.as_millis()
-                    );
-                    tokio::time::sleep(pause).await;
+                    was_lost |= self.on_lost(cause, pause);
+                    let changed = self.secrets_changed(&secrets);
+                    let _ = tokio::time::timeout(pause, changed).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                Ended::Refused(error) => {
+                    was_lost |= self.shared.lock().has_connected;
+                    if !self.wait_for_other_secrets(&secrets, error).await {
+                        break;
+                    }
                 }
                 Ended::Failed(error) => {
                     tracing::error!("the client cannot go on: {error}");
@@ -132,46 +134,101 @@ impl Driver {
         }
     }
 
+    fn on_connected(&self, was_lost: bool) {
+        let mut state = self.shared.lock();
+        state.has_connected = true;
+        state.connection = ConnectionState::Connected;
+        drop(state);
+        self.shared.changed.notify_waiters();
+        let address = &self.shared.options.address;
+        match was_lost {
+            true => tracing::info!("connected to {address} again"),
+            false => tracing::debug!("connected to {address}"),
+        }
+        add(&self.shared.counters.reconnects, u64::from(was_lost));
+    }
+
+    /// Gives whether there was a connection before.
+    fn on_lost(&self, cause: Cause, pause: Duration) -> bool {
+        let address = &self.shared.options.address;
+        let pause = pause.as_millis();
+        tracing::warn!("no connection to {address}: {cause}; trying again in {pause} ms");
+        add(&self.shared.counters.connection_failures, 1);
+        let mut state = self.shared.lock();
+        state.connection = ConnectionState::Lost(cause);
+        let has_connected = state.has_connected;
+        drop(state);
+        self.shared.changed.notify_waiters();
+        has_connected
+    }
+
+    async fn secrets_changed(&self, tried: &Secrets) {
+        self.shared.wait_until(|state| (state.secrets.version != tried.version).then_some(())).await;
+    }
+
+    /// Every call says that the server refused, until the client shows something else; `false` if it is closed before.
+    async fn wait_for_other_secrets(&self, refused: &Secrets, error: ClientError) -> bool {
+        let is_known = self.shared.lock().secrets.version != refused.version;
+        if !is_known {
+            tracing::error!("the client cannot go on as it is: {error}");
+            add(&self.shared.counters.connection_failures, 1);
+            let mut state = self.shared.lock();
+            state.connection = ConnectionState::Lost(Cause::Lost(error.to_string()));
+            state.failed = Some(error);
+            drop(state);
+            self.shared.tell();
+        }
+        self.shared
+            .wait_until(|state| {
+                if state.secrets.version != refused.version {
+                    state.failed = None;
+                    return Some(true);
+                }
+                state.is_closing.then_some(false)
+            })
+            .await
+    }
+
     /// Whether the client is closed and waits for nothing any more.
     fn is_done(&self) -> bool {
         let state = self.shared.lock();
         state.is_closing && state.queue.first_unacked().is_none() && self.undecided.is_empty()
     }
 
-    async fn open(&mut self) -> Result<(Connection, SendStream, RecvStream), Ended> {
-        let lost = |error: &dyn std::fmt::Display| Ended::Lost(error.to_string());
-        let options = &self.shared.options;
-        let connecting = self
-            .endpoint
-            .connect(options.address, &options.server_name)
-            .map_err(|error| Ended::Failed(ClientError::Setup(error.to_string())))?;
-        let connection = tokio::time::timeout(PATIENCE, connecting)
-            .await
-            .map_err(|error| lost(&error))?
-            .map_err(|error| lost(&error))?;
-        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
-        let hello = Hello {
-            token: options.token.clone(),
-            client: concat!("tallymark-rust/", env!("CARGO_PKG_VERSION")).to_string(),
-            verdicts: options.verdicts,
-        };
-        send.write_all(&hello.encode()).await.map_err(|error| lost(&error))?;
-        let (header, frame) = tokio::time::timeout(PATIENCE, read_frame(&mut receive))
-            .await
-            .map_err(|error| lost(&error))?
-            .map_err(|error| lost(&error))?;
+    async fn open(&mut self, secrets: &Secrets) -> Result<(Connection, SendStream, RecvStream), Ended> {
+        let connection = self.dialer.dial(secrets).await.map_err(Ended::Lost)?;
+        let greeting = tokio::time::timeout(PATIENCE, self.greet(&connection, secrets));
+        let Ok(greeted) = greeting.await else { return Err(Ended::Lost(Cause::NoAnswer)) };
+        let (send, receive, header, frame) = greeted.map_err(|why| lost(&connection, why))?;
         let body = &frame[FRAME_HEADER_BYTES..];
         match header.schema {
             Schema::WelcomeV1 => {
                 let welcome =
                     Welcome::decode(&header, body).map_err(|status| Ended::Failed(status.into()))?;
                 let allowed = (welcome.batches_in_flight_max as usize).max(1);
-                self.in_flight_max = options.in_flight_max.max(1).min(allowed);
+                self.in_flight_max = self.shared.options.in_flight_max.max(1).min(allowed);
                 Ok((connection, send, receive))
             }
             Schema::CloseV1 => Err(closed(&Close::decode(&header, body))),
             _ => Err(Ended::Failed(ClientError::Protocol(wire::FrameStatus::SchemaMustBeExpected))),
         }
+    }
+
+    /// Says hello; gives the answer.
+    async fn greet(
+        &self,
+        connection: &Connection,
+        secrets: &Secrets,
+    ) -> Result<(SendStream, RecvStream, FrameHeader, Vec<u8>), String> {
+        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
+        let hello = Hello {
+            token: secrets.token.clone(),
+            client: concat!("tallymark-rust/", env!("CARGO_PKG_VERSION")).to_string(),
+            verdicts: self.shared.options.verdicts,
+        };
+        send.write_all(&hello.encode()).await.map_err(|error| error.to_string())?;
+        let (header, frame) = read_frame(&mut receive).await?;
+        Ok((send, receive, header, frame))
     }
 
     async fn converse(
@@ -182,10 +239,13 @@ impl Driver {
     ) -> Ended {
         let (replies_to, mut replies) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read_replies(receive, replies_to));
-        let ended = self.exchange(&mut send, &mut replies).await;
+        let ended = match self.exchange(&mut send, &mut replies).await {
+            Ok(ended) => ended,
+            Err(why) => lost(connection, why),
+        };
         if matches!(ended, Ended::Done) {
             let _ = send.finish();
-            let _ = tokio::time::timeout(Duration::from_secs(1), connection.closed()).await;
+            let _ = tokio::time::timeout(GOODBYE_PATIENCE, last_word(&mut replies)).await;
         }
         reader.abort();
         connection.close(quinn::VarInt::from_u32(0), b"");
@@ -198,11 +258,12 @@ impl Driver {
         ended
     }
 
+    /// Sends and hears until everything is said; an error says what happened to the stream.
     async fn exchange(
         &mut self,
         send: &mut SendStream,
         replies: &mut mpsc::UnboundedReceiver<Result<Reply, String>>,
-    ) -> Ended {
+    ) -> Result<Ended, String> {
         self.shared.lock().queue.send_again();
         loop {
             while let Some(outgoing) = self.next_to_send() {
@@ -210,26 +271,24 @@ impl Driver {
                 if outgoing.is_again {
                     add(&self.shared.counters.resent, outgoing.events as u64);
                 }
-                if let Err(error) = send.write_chunk(outgoing.frame).await {
-                    return Ended::Lost(error.to_string());
-                }
+                send.write_chunk(outgoing.frame).await.map_err(|error| error.to_string())?;
                 // Room behind the batch that was taken: whoever waits to send may go on, and more may be read back.
                 self.shared.tell();
                 while let Ok(reply) = replies.try_recv() {
-                    if let Err(ended) = self.take(reply) {
-                        return ended;
+                    if let Err(ended) = self.take(reply?) {
+                        return Ok(ended);
                     }
                 }
             }
             if self.is_done() {
-                return Ended::Done;
+                return Ok(Ended::Done);
             }
             tokio::select! {
                 biased;
                 reply = replies.recv() => {
                     let reply = reply.unwrap_or_else(|| Err("the server ended the stream".to_string()));
-                    if let Err(ended) = self.take(reply) {
-                        return ended;
+                    if let Err(ended) = self.take(reply?) {
+                        return Ok(ended);
                     }
                 }
                 () = self.shared.work.notified() => {}
@@ -241,9 +300,9 @@ impl Driver {
         self.shared.lock().queue.send_next(self.in_flight_max)
     }
 
-    fn take(&mut self, reply: Result<Reply, String>) -> Result<(), Ended> {
+    fn take(&mut self, reply: Reply) -> Result<(), Ended> {
         let broken = || Ended::Failed(ClientError::Protocol(wire::FrameStatus::SchemaMustBeExpected));
-        match reply.map_err(Ended::Lost)? {
+        match reply {
             Reply::Ack(sequence, ack) => {
                 let shared = self.shared.clone();
                 let mut state = shared.lock();
@@ -313,12 +372,30 @@ fn with_jitter(pause: Duration) -> Duration {
 }
 
 fn closed(close: &Result<Close, wire::FrameStatus>) -> Ended {
+    let refused = |close: &Close| ClientError::Refused(format!("{:?}: {}", close.code, close.reason));
     match close {
         Ok(close) if close.code.is_transient() || close.code == CloseCode::Done => {
-            Ended::Lost(format!("{} ({})", close.code, close.reason))
+            Ended::Lost(Cause::Lost(format!("{} ({})", close.code, close.reason)))
         }
-        Ok(close) => Ended::Failed(ClientError::Refused(format!("{:?}: {}", close.code, close.reason))),
+        Ok(close) if matches!(close.code, CloseCode::Unauthorized | CloseCode::SourceNotGranted) => {
+            Ended::Refused(refused(close))
+        }
+        Ok(close) => Ended::Failed(refused(close)),
         Err(status) => Ended::Failed((*status).into()),
+    }
+}
+
+/// A stream ended: why its connection did says more, if it did.
+fn lost(connection: &Connection, why: String) -> Ended {
+    Ended::Lost(connection.close_reason().map_or(Cause::Lost(why), |error| cause_of(&error)))
+}
+
+/// Waits until the server has nothing more to say.
+async fn last_word(replies: &mut mpsc::UnboundedReceiver<Result<Reply, String>>) {
+    while let Some(reply) = replies.recv().await {
+        if matches!(reply, Ok(Reply::Close(_)) | Err(_)) {
+            return;
+        }
     }
 }
 
@@ -352,3 +429,6 @@ async fn read_frame(receive: &mut RecvStream) -> Result<(FrameHeader, Vec<u8>), 
     decode_frame(&frame).map_err(|status| status.to_string())?;
     Ok((header, frame))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,7 @@
 //! Why a call of the client failed.
 //!
-//! Owns: the errors and which of them pass. Invariants: no error means that an event was dropped: it was not taken, or
-//! it is still sent, or it is told how many were not acknowledged.
-
-use std::net::SocketAddr;
+//! Owns: the errors, causes of a missing connection, and which of them pass. Invariants: no error means that an event was
+//! dropped: it was not taken, or it is still sent, or it is told how many were not acknowledged.
 
 use wire::{EventStatus, FrameStatus};
 
@@ -13,9 +11,14 @@ pub enum ClientError {
     /// Certificates or settings are unusable.
     #[error("cannot set the connection up: {0}")]
     Setup(String),
-    /// Nothing answered while [`crate::Client::connect`] tried.
-    #[error("no server answers at {0}")]
-    Unreachable(SocketAddr),
+    /// There was no connection while [`crate::Client::connect`] tried, or it cannot come by waiting.
+    #[error("no connection to {address}: {cause}")]
+    Unreachable {
+        /// Where the server should be.
+        address: String,
+        /// Why the last attempt failed.
+        cause: Cause,
+    },
     /// The event can never be sent.
     #[error(transparent)]
     Event(#[from] EventStatus),
@@ -54,12 +57,53 @@ impl ClientError {
     /// Whether the same call may succeed later. Once connected, transport failures are mended inside the client and
     /// never surface.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            ClientError::Unreachable(_)
-                | ClientError::Full
-                | ClientError::DeadlinePassed { .. }
-                | ClientError::Outbox(_)
-        )
+        match self {
+            ClientError::Unreachable { cause, .. } => cause.is_transient(),
+            ClientError::Full | ClientError::DeadlinePassed { .. } | ClientError::Outbox(_) => true,
+            _ => false,
+        }
     }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// The name of the server leads to no address.
+    #[error("its name leads to no address: {0}")]
+    Unresolved(String),
+    /// Nothing answered in time.
+    #[error("nothing answers")]
+    NoAnswer,
+    /// The client does not take the server's certificate: nothing that it trusts stands behind it, it has another name, or
+    /// it has expired.
+    #[error("the server's certificate is not trusted: {0}")]
+    ServerCertificate(String),
+    /// The server does not take the client's certificate: it has expired, is of another authority, or is missing.
+    #[error("the server does not take the client's certificate: {0}")]
+    ClientCertificate(String),
+    /// What answers does not speak this protocol.
+    #[error("the handshake failed: {0}")]
+    Handshake(String),
+    /// The connection ended, for this reason.
+    #[error("{0}")]
+    Lost(String),
+}
+
+impl Cause {
+    /// Whether waiting may help. A client tries again in any case: certificates are replaced, on both sides.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Cause::Unresolved(_) | Cause::NoAnswer | Cause::Lost(_))
+    }
+}
+
+/// Whether there is a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// The first attempt is under way.
+    #[default]
+    Connecting,
+    /// The server took the token.
+    Connected,
+    /// The last connection ended, or the last attempt failed; the client tries again.
+    Lost(Cause),
 }

@@ -16,7 +16,7 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! use tallymark_client::{Client, ClientOptions, Decimal, Event, OutboxOptions, SyncPolicy, Timestamp};
 //! let pem = std::fs::read("tallymark-data/dev-cert.pem")?;
-//! let mut options = ClientOptions::new("127.0.0.1:7411".parse()?, "tm_…", "checkout", pem);
+//! let mut options = ClientOptions::new("localhost:7411", "tm_…", "checkout", pem);
 //! options.outbox = Some(OutboxOptions::new("checkout-outbox", SyncPolicy::Never)); // survives a crash of the process
 //! let client = Client::start(options)?;
 //! let event = Event::minted("key-42", Timestamp::parse("2026-01-31T23:30:00Z")?)
@@ -31,6 +31,7 @@
 
 mod connection;
 mod decimal;
+mod dial;
 mod error;
 mod options;
 mod outbox;
@@ -52,7 +53,7 @@ use wire::{AlignedBytes, FrameHeader, UsageBatch};
 pub use wire::{BatchBuilder, BuilderStatus, Event, EventIdOwned, EventStatus, IdMode, Refusal};
 
 pub use self::decimal::from_rust_decimal;
-pub use self::error::ClientError;
+pub use self::error::{Cause, ClientError, ConnectionState};
 pub use self::options::{ClientIdentity, ClientOptions, Keeps, OutboxOptions, SyncPolicy};
 use self::outbox::Outbox;
 pub use self::outbox::{Damaged, Recovered};
@@ -101,10 +102,11 @@ impl Client {
     /// [`ClientError::Setup`] if certificates or settings are unusable; [`ClientError::Outbox`] if the outbox is in use,
     /// cannot be read, or has batches of another source.
     pub fn start(options: ClientOptions) -> Result<Self, ClientError> {
-        let endpoint = tls::endpoint(&options)?;
+        let dialer = dial::Dialer::new(&options)?;
+        let shared = Arc::new(Shared::new(options)?);
+        let options = &shared.options;
         let outbox =
             options.outbox.as_ref().map(|outbox| open_outbox(&options.source, outbox)).transpose()?;
-        let shared = Arc::new(Shared::new(options));
         let mut recovered = Recovered::default();
         if let (Some((outbox, found)), Some(settings)) = (outbox, &shared.options.outbox) {
             recovered = found;
@@ -117,7 +119,7 @@ impl Client {
                 .spawn(move || outbox::keeper::run(&shared, outbox, sync))
                 .map_err(|error| ClientError::Setup(error.to_string()))?;
         }
-        tokio::spawn(connection::Driver::new(endpoint, shared.clone()).run());
+        tokio::spawn(connection::Driver::new(dialer, shared.clone()).run());
         tokio::spawn(send_aged(Arc::downgrade(&shared)));
         Ok(Self { shared, recovered })
     }
@@ -126,17 +128,27 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::start`]; [`ClientError::Refused`] if the server does not take the token; [`ClientError::Unreachable`]
-    /// if nothing answers in time.
+    /// if nothing answers in time, or at once if a certificate is not taken.
     pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
-        let (patience, address) = (options.connect_timeout, options.address);
+        let (patience, address) = (options.connect_timeout, options.address.clone());
         let client = Self::start(options)?;
-        let first = client.shared.wait_until(|state| match &state.failed {
-            Some(failed) => Some(Err(failed.clone())),
-            None => state.has_connected.then_some(Ok(())),
+        let first = client.shared.wait_until(|state| match (&state.failed, &state.connection) {
+            (Some(failed), _) => Some(Err(failed.clone())),
+            (None, _) if state.has_connected => Some(Ok(())),
+            (None, ConnectionState::Lost(cause)) if !cause.is_transient() => {
+                Some(Err(ClientError::Unreachable { address: address.clone(), cause: cause.clone() }))
+            }
+            (None, _) => None,
         });
         let outcome = match tokio::time::timeout(patience, first).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ClientError::Unreachable(address)),
+            Err(_) => {
+                let cause = match client.connection() {
+                    ConnectionState::Lost(cause) => cause,
+                    _ => Cause::NoAnswer,
+                };
+                Err(ClientError::Unreachable { address, cause })
+            }
         };
         if let Err(error) = outcome {
             client.stop().await;
@@ -247,8 +259,49 @@ impl Client {
         let state = self.shared.lock();
         let (unacked, unacked_stored) = state.queue.events_left();
         let memory_bytes = state.queue.memory_bytes() as u64;
+        let connected = u64::from(state.connection == ConnectionState::Connected);
         drop(state);
-        ClientStats { memory_bytes, unacked, unacked_stored, ..self.shared.counters.snapshot() }
+        ClientStats { memory_bytes, connected, unacked, unacked_stored, ..self.shared.counters.snapshot() }
+    }
+
+    /// Whether there is a connection, and if not, why.
+    pub fn connection(&self) -> ConnectionState {
+        self.shared.lock().connection.clone()
+    }
+
+    /// Shows another token from the next connection on. Set it before the old one is revoked, and nothing is refused; a
+    /// client that was refused because of its token goes on.
+    pub fn set_token(&self, token: &str) {
+        let changed = self.change_secrets(|secrets| Ok(secrets.with_token(token)));
+        changed.expect("a token is not looked at before the server sees it");
+    }
+
+    /// Shows another certificate, or none, from the next connection on. The connection that is open goes on with the one
+    /// that it began with.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] if it is unusable; the old one stays.
+    pub fn set_identity(&self, identity: Option<ClientIdentity>) -> Result<(), ClientError> {
+        self.change_secrets(|secrets| secrets.with_identity(identity))
+    }
+
+    /// Trusts other certificates (PEM) from the next connection on.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] if they are unusable; the old ones stay.
+    pub fn set_trusted(&self, trusted_pem: Vec<u8>) -> Result<(), ClientError> {
+        self.change_secrets(|secrets| secrets.with_trusted(trusted_pem))
+    }
+
+    fn change_secrets(
+        &self,
+        change: impl FnOnce(tls::Secrets) -> Result<tls::Secrets, ClientError>,
+    ) -> Result<(), ClientError> {
+        let mut state = self.shared.lock();
+        state.secrets = change(state.secrets.clone())?;
+        drop(state);
+        self.shared.tell();
+        Ok(())
     }
 
     /// What an earlier process left in the outbox; it is being sent.

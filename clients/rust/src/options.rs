@@ -5,7 +5,6 @@
 //! Invariants: what a client does when memory is full is chosen here and nowhere else: it waits, or it spills to the
 //! outbox. No setting makes it drop an event.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,15 +15,16 @@ use crate::Acked;
 /// Settings of a client.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// Where the server listens.
-    pub address: SocketAddr,
-    /// Name in the server's certificate.
-    pub server_name: String,
-    /// Certificates that are trusted (PEM).
+    /// Where the server listens, `host:port`. A name is looked up for every connection, so a server that moved is found.
+    pub address: String,
+    /// Name in the server's certificate; the host of the address unless said.
+    pub server_name: Option<String>,
+    /// Certificates that are trusted (PEM), and no others: what the system trusts does not count.
     pub trusted_pem: Vec<u8>,
-    /// The secret that grants the source; empty if the certificate of [`ClientOptions::identity`] shows the token.
+    /// The secret that grants the source; empty if the certificate of [`ClientOptions::identity`] shows the token. See
+    /// [`crate::Client::set_token`].
     pub token: String,
-    /// A certificate of the client, where the server takes those.
+    /// A certificate of the client, where the server takes those. See [`crate::Client::set_identity`].
     pub identity: Option<ClientIdentity>,
     /// Source of all events.
     pub source: String,
@@ -44,16 +44,19 @@ pub struct ClientOptions {
     pub acks: Option<mpsc::UnboundedSender<Acked>>,
     /// Whether verdicts are asked for; they arrive as [`Acked::verdicts`].
     pub verdicts: bool,
-    /// How long [`crate::Client::connect`] tries; once connected, a client tries for as long as it lives.
+    /// How long [`crate::Client::connect`] tries, 10 seconds unless said; once connected, a client tries for as long as it
+    /// lives.
     pub connect_timeout: Duration,
 }
 
 impl ClientOptions {
     /// Settings with defaults: batches of at most 4,096 events or 50 ms, 32 in flight, 64 MiB in memory, no outbox.
-    pub fn new(address: SocketAddr, token: &str, source: &str, trusted_pem: Vec<u8>) -> Self {
+    ///
+    /// The address is `host:port`, or a [`std::net::SocketAddr`].
+    pub fn new(address: impl ToString, token: &str, source: &str, trusted_pem: Vec<u8>) -> Self {
         Self {
-            address,
-            server_name: "localhost".to_string(),
+            address: address.to_string(),
+            server_name: None,
             trusted_pem,
             token: token.to_string(),
             identity: None,

@@ -16,7 +16,10 @@ use wire::frame::FLAG_VERDICTS_WANTED;
 
 use crate::queue::{BATCH_BYTES, Outgoing, Queue};
 use crate::stats::{Counters, add};
-use crate::{BatchBuilder, BuilderStatus, ClientError, ClientOptions, Event, EventIdOwned, IdMode};
+use crate::tls::Secrets;
+use crate::{
+    BatchBuilder, BuilderStatus, ClientError, ClientOptions, ConnectionState, Event, EventIdOwned, IdMode,
+};
 
 /// Types of events that one client records.
 const EVENT_TYPES_MAX: usize = 256;
@@ -42,6 +45,8 @@ pub(crate) struct State {
     pub(crate) queue: Queue,
     pub(crate) failed: Option<ClientError>,
     pub(crate) has_connected: bool,
+    pub(crate) connection: ConnectionState,
+    pub(crate) secrets: Secrets,
     /// No more events are taken; the connection ends when everything is acknowledged.
     pub(crate) is_closing: bool,
     /// The connection ends now.
@@ -73,27 +78,29 @@ impl Open {
 }
 
 impl Shared {
-    pub(crate) fn new(options: ClientOptions) -> Self {
+    pub(crate) fn new(options: ClientOptions) -> Result<Self, ClientError> {
         let keeps = options.outbox.as_ref().map(|outbox| outbox.keeps);
         let state = State {
             builders: HashMap::new(),
             queue: Queue::new(options.memory_bytes_max, keeps),
             failed: None,
             has_connected: false,
+            connection: ConnectionState::default(),
+            secrets: Secrets::new(&options)?,
             is_closing: false,
             must_stop: false,
             is_driver_done: false,
             is_outbox_done: keeps.is_none(),
             outbox_error: None,
         };
-        Self {
+        Ok(Self {
             options,
             state: Mutex::new(state),
             changed: Notify::new(),
             work: Notify::new(),
             outbox_work: Condvar::new(),
             counters: Counters::default(),
-        }
+        })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

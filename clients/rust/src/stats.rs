@@ -24,6 +24,8 @@ pub struct ClientStats {
     pub resent: u64,
     /// Connections after the first.
     pub reconnects: u64,
+    /// Attempts that failed and connections that were lost; [`crate::Client::connection`] says why the last one.
+    pub connection_failures: u64,
     /// Bytes of frames handed to connections, sent again included.
     pub bytes: u64,
     /// Writes and syncs of the outbox that failed.
@@ -32,6 +34,8 @@ pub struct ClientStats {
     pub outbox_damaged_bytes: u64,
     /// Bytes of batches in memory, open ones included, as [`crate::ClientOptions::memory_bytes_max`] counts them; a gauge.
     pub memory_bytes: u64,
+    /// 1 while there is a connection, else 0; a gauge.
+    pub connected: u64,
     /// Events in finished batches without an ack; a gauge.
     pub unacked: u64,
     /// Of these, events in the outbox; a gauge.
@@ -48,6 +52,7 @@ pub(crate) struct Counters {
     pub(crate) spilled: AtomicU64,
     pub(crate) resent: AtomicU64,
     pub(crate) reconnects: AtomicU64,
+    pub(crate) connection_failures: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) outbox_failures: AtomicU64,
     pub(crate) outbox_damaged_bytes: AtomicU64,
@@ -70,6 +75,7 @@ impl Counters {
             spilled: load(&self.spilled),
             resent: load(&self.resent),
             reconnects: load(&self.reconnects),
+            connection_failures: load(&self.connection_failures),
             bytes: load(&self.bytes),
             outbox_failures: load(&self.outbox_failures),
             outbox_damaged_bytes: load(&self.outbox_damaged_bytes),

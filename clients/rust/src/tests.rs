@@ -8,11 +8,11 @@ use crate::queue::Outgoing;
 
 /// A client without a connection; the test takes its batches itself.
 fn client(memory_bytes_max: usize) -> Client {
-    let mut options = ClientOptions::new(([127, 0, 0, 1], 1).into(), "tm_x", "shop", Vec::new());
+    let mut options = ClientOptions::new("127.0.0.1:1", "tm_x", "shop", Vec::new());
     options.batch_events_max = 2;
     options.memory_bytes_max = memory_bytes_max;
     options.in_flight_max = 1;
-    Client { shared: Arc::new(Shared::new(options)), recovered: Recovered::default() }
+    Client { shared: Arc::new(Shared::new(options).unwrap()), recovered: Recovered::default() }
 }
 
 /// Takes the next batch as if it was sent and acknowledged.

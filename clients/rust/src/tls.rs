@@ -1,6 +1,8 @@
-//! The client's side of TLS and its UDP socket.
+//! The client's side of TLS, and its UDP sockets.
+//!
+//! Owns: what a client shows and trusts, which may be replaced; settings of the transport. Leaves to others: addresses
+//! (`dial`), connections (`connection`).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use quinn::{Endpoint, VarInt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::{ClientError, ClientOptions};
+use crate::{ClientError, ClientIdentity, ClientOptions};
 
 /// Packets after which the server acknowledges them.
 const PACKETS_UNACKED: u32 = 20;
@@ -21,10 +23,43 @@ fn setup(error: impl std::fmt::Display) -> ClientError {
     ClientError::Setup(error.to_string())
 }
 
-/// An endpoint that trusts the certificates of the options and speaks our protocol only.
-pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError> {
+/// What a client shows and what it trusts, from the next connection on.
+#[derive(Clone)]
+pub(crate) struct Secrets {
+    pub(crate) token: String,
+    identity: Option<ClientIdentity>,
+    trusted_pem: Vec<u8>,
+    pub(crate) config: quinn::ClientConfig,
+    /// Rises with every change.
+    pub(crate) version: u64,
+}
+
+impl Secrets {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, ClientError> {
+        let ClientOptions { token, identity, trusted_pem, .. } = options.clone();
+        let config = config(&trusted_pem, identity.as_ref())?;
+        Ok(Self { token, identity, trusted_pem, config, version: 0 })
+    }
+
+    pub(crate) fn with_token(self, token: &str) -> Self {
+        Self { token: token.to_string(), version: self.version + 1, ..self }
+    }
+
+    pub(crate) fn with_identity(self, identity: Option<ClientIdentity>) -> Result<Self, ClientError> {
+        let config = config(&self.trusted_pem, identity.as_ref())?;
+        Ok(Self { identity, config, version: self.version + 1, ..self })
+    }
+
+    pub(crate) fn with_trusted(self, trusted_pem: Vec<u8>) -> Result<Self, ClientError> {
+        let config = config(&trusted_pem, self.identity.as_ref())?;
+        Ok(Self { trusted_pem, config, version: self.version + 1, ..self })
+    }
+}
+
+/// Settings of connections that trust these certificates and speak our protocol only.
+fn config(trusted_pem: &[u8], identity: Option<&ClientIdentity>) -> Result<quinn::ClientConfig, ClientError> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&options.trusted_pem) {
+    for certificate in CertificateDer::pem_slice_iter(trusted_pem) {
         roots.add(certificate.map_err(setup)?).map_err(setup)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -32,7 +67,7 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?
         .with_root_certificates(roots);
-    let mut tls = match &options.identity {
+    let mut tls = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
             let chain = CertificateDer::pem_slice_iter(&identity.cert_pem);
@@ -43,6 +78,11 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
     };
     tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(setup)?));
+    config.transport_config(Arc::new(transport()));
+    Ok(config)
+}
+
+fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport.send_window(16 << 20);
     transport.stream_receive_window(VarInt::from_u32(1 << 20));
@@ -56,19 +96,18 @@ pub(crate) fn endpoint(options: &ClientOptions) -> Result<Endpoint, ClientError>
     frequency.ack_eliciting_threshold(VarInt::from_u32(PACKETS_UNACKED));
     frequency.max_ack_delay(Some(ACK_DELAY_MAX));
     transport.ack_frequency_config(Some(frequency));
-    config.transport_config(Arc::new(transport));
-    let local: SocketAddr =
-        if options.address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    transport
+}
+
+/// A socket for servers at addresses of a family.
+pub(crate) fn endpoint(is_ipv4: bool) -> std::io::Result<Endpoint> {
+    let local: std::net::SocketAddr = if is_ipv4 { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let domain = socket2::Domain::for_address(local);
-    let socket =
-        socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP)).map_err(setup)?;
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
     // The kernel may give less.
     let _ = socket.set_send_buffer_size(8 << 20);
     let _ = socket.set_recv_buffer_size(8 << 20);
-    socket.bind(&local.into()).map_err(setup)?;
+    socket.bind(&local.into())?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint =
-        Endpoint::new(quinn::EndpointConfig::default(), None, socket.into(), runtime).map_err(setup)?;
-    endpoint.set_default_client_config(config);
-    Ok(endpoint)
+    Endpoint::new(quinn::EndpointConfig::default(), None, socket.into(), runtime)
 }

@@ -15,7 +15,7 @@ use wire::hello::Welcome;
 use wire::reply::Ack;
 
 pub(crate) async fn serve(listen: SocketAddr, cert: &Path) -> Result<()> {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_string()])?;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_string(), "127.0.0.1".to_string()])?;
     std::fs::write(cert, made.cert.pem()).with_context(|| format!("cannot write {}", cert.display()))?;
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())
         .map_err(|error| anyhow::anyhow!("{error}"))?;
