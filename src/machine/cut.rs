@@ -409,18 +409,20 @@ impl Rater<'_> {
     /// Where a price counts in a window; `None` where its plan is not active.
     fn counted<'s>(&self, charge: &Charge<'_>, active: &'s [ActiveSpan]) -> Option<Counted<'s>> {
         let (price, window) = (charge.price, charge.window);
+        let inside = |span: Span| Span::new(span.from.max(window.from), span.until.min(window.until));
         let is_own = |span: &ActiveSpan| span.plan == *price.plan();
-        let goes_on_from = |span: &ActiveSpan| {
-            self.catalog.prices_of_plan(&span.plan).any(|other| price.goes_on_from(other))
+        let counted_from = |span: &ActiveSpan| match is_own(span) {
+            true => Some(span.span.from),
+            false => self.catalog.goes_on_from(price, &span.plan, inside(span.span)),
         };
-        let spans: Vec<&ActiveSpan> =
-            active.iter().filter(|span| is_own(span) || goes_on_from(span)).collect();
-        let own = spans.iter().filter(|span| is_own(span)).map(|active| {
-            let span = Span::new(active.span.from.max(window.from), active.span.until.min(window.until));
-            ActiveTerm { span, seats: active.seats }
-        });
-        let own: Vec<ActiveTerm> = own.collect();
-        let is_continued = !is_own(spans.first()?);
+        let spans: Vec<CountedSpan<'_>> = active
+            .iter()
+            .filter_map(|active| Some(CountedSpan { active, from: counted_from(active)? }))
+            .collect();
+        let own = spans.iter().map(|span| span.active).filter(|span| is_own(span));
+        let own: Vec<ActiveTerm> =
+            own.map(|own| ActiveTerm { span: inside(own.span), seats: own.seats }).collect();
+        let is_continued = !is_own(spans.first()?.active);
         (!own.is_empty()).then_some(Counted { active: own, spans, is_continued })
     }
 
@@ -446,7 +448,7 @@ impl Rater<'_> {
                 cells.iter().filter(|_| has_many).map(|(_, cell)| cell.group).collect();
             used.reserve(cells.len());
             for (slice, cell) in cells {
-                let group = match counted_group(timeline, slice, meter, cell.group) {
+                let group = match counted_group(timeline, counted.row_slice(slice), meter, cell.group) {
                     Ok(Some(group)) => group,
                     _ if !counted.charges(slice) => continue,
                     Ok(None) => {
@@ -470,7 +472,7 @@ impl Rater<'_> {
             }
             if meter.rule.aggregation.is_carried() {
                 for (slice, group, level) in self.levels_of(schedules, charge, &counted.spans, meter)? {
-                    let group = match counted_group(timeline, slice, meter, group) {
+                    let group = match counted_group(timeline, counted.row_slice(slice), meter, group) {
                         Ok(Some(group)) => group,
                         Err(status) if counted.charges(slice) => return Err(status),
                         Ok(None) | Err(_) => continue,
@@ -524,7 +526,7 @@ impl Rater<'_> {
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[&ActiveSpan],
+        active: &[CountedSpan<'_>],
         program: u32,
     ) -> Vec<(Span, MergedCell<'_>)> {
         let mut found = Vec::new();
@@ -534,8 +536,9 @@ impl Rater<'_> {
             let cells = self.cells.of_subject(subject, program, charge.window.from, charge.window.until);
             let mut slice_from = |instant: Timestamp| {
                 let binding = bindings.at(instant)?;
-                let active = active.iter().find(|active| active.span.contains(instant))?;
-                let is_ours = binding.subscription == *charge.subscription;
+                let CountedSpan { active, from } =
+                    *active.iter().find(|span| span.active.span.contains(instant))?;
+                let is_ours = from <= instant && binding.subscription == *charge.subscription;
                 is_ours.then(|| slice_of(self.catalog, schedules, &charge.account.id, active, instant))
             };
             // Cells come slice by slice.
@@ -723,12 +726,19 @@ pub(crate) fn of_window<'l, 'k>(
 /// Lines of a position, each with its group.
 type GroupLines = Vec<(GroupTexts, PositionLine)>;
 
+/// A span in which a subscription is active, and from when on in it a price counts.
+#[derive(Clone, Copy)]
+pub(crate) struct CountedSpan<'a> {
+    pub(crate) active: &'a ActiveSpan,
+    pub(crate) from: Timestamp,
+}
+
 /// Where a price counts what a subscription uses in a window.
 pub(crate) struct Counted<'a> {
     /// Where the subscription is active under the price's plan: what is used there is charged.
     pub(crate) active: Vec<ActiveTerm>,
     /// That, and where it is active under other plans from whose prices this one goes on counting.
-    spans: Vec<&'a ActiveSpan>,
+    spans: Vec<CountedSpan<'a>>,
     /// Whether the first of them is of another plan.
     is_continued: bool,
 }
@@ -737,6 +747,17 @@ impl Counted<'_> {
     /// Whether what is used in a slice is charged.
     fn charges(&self, slice: Span) -> bool {
         self.active.len() == self.spans.len() || self.active.iter().any(|term| term.span.contains(slice.from))
+    }
+
+    /// The slice whose version says in which row what is used in a slice counts: itself, or where another plan is active the last
+    /// instant before that is charged, or the first one after it.
+    fn row_slice(&self, slice: Span) -> Span {
+        if self.charges(slice) {
+            return slice;
+        }
+        let before = self.active.iter().rev().find(|term| term.span.until <= slice.from);
+        let at = before.map_or(self.active[0].span.from, |term| term.span.until.plus(-1));
+        Span::new(at, at)
     }
 }
 

@@ -15,7 +15,9 @@ use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
 use domain::{AccountId, Exact, MeterId, Span, Timestamp};
 use engine::shard::kept::CellValue;
 
-use crate::cut::{Charge, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of};
+use crate::cut::{
+    Charge, CountedSpan, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of,
+};
 use crate::owners::{ActiveSpan, Schedules, active_spans};
 use crate::windows::window_of;
 use domain::GroupTexts;
@@ -95,8 +97,9 @@ impl Rater<'_> {
         meter: &PricedMeter<'_>,
     ) -> Result<Vec<UnitUse>, RatingStatus> {
         let mut used: BTreeMap<(GroupTexts, Timestamp), (Span, CellValue)> = BTreeMap::new();
-        let own: Vec<&ActiveSpan> =
-            active.iter().filter(|active| active.plan == *charge.price.plan()).collect();
+        let own = active.iter().filter(|active| active.plan == *charge.price.plan());
+        let own: Vec<CountedSpan<'_>> =
+            own.map(|active| CountedSpan { active, from: active.span.from }).collect();
         for (slice, cell) in self.cells_of(schedules, charge, &own, meter.program) {
             // What cannot be matched is said by rating.
             if !matches!(counted_group(charge.price, slice, meter, cell.group), Ok(Some(_))) {

@@ -84,9 +84,9 @@ impl PriceTimeline {
         self.first().all_meters()
     }
 
-    /// Whether it goes on counting, inside a window, from what a price of another plan counted: what no version of a price changes is
-    /// the same in both. A recurring amount, steps and single events are not counted on.
-    pub fn goes_on_from(&self, other: &PriceTimeline) -> bool {
+    /// Whether it may go on counting, inside a window, what a price of another plan counted: what no version of a price changes is the
+    /// same in both. A recurring amount, steps and single events are not counted on.
+    pub(super) fn counts_on(&self, other: &PriceTimeline) -> bool {
         let (own, other) = (self.first(), other.first());
         let has_counter = !matches!(
             own.model,

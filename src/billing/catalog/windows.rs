@@ -11,12 +11,13 @@ use domain::time::{BillingUnit, BillingUnits, Cadence};
 use domain::{Period, PlanId, Timestamp, Zone};
 
 use super::price::{Price, PriceDiscount, PricingModel, Proration};
-use super::resource::Subscription;
+use super::resource::{Aggregation, Meter, Subscription};
 use super::state::Catalog;
 use super::status::Rule;
 use super::timeline::{PriceTimeline, SubscriptionTimeline};
 use crate::charges::{Component, LineKey};
 use crate::rating::account::is_of_charge;
+use crate::rating::first_version;
 use crate::rating::models::{Flat, Model, Payment};
 
 /// The windows of a unit, counted from an anchor if there is one.
@@ -48,6 +49,32 @@ impl Catalog {
         }
         let anchor = subscription.anchor();
         units.iter().map(move |unit| cadence_of(unit, anchor, zone))
+    }
+
+    /// From when on in a span, in which a subscription has another plan, a price of that plan counts what this one goes on counting in
+    /// the same window: with a measure that only grows, by a version that is in force.
+    pub fn goes_on_from(
+        &self,
+        price: &PriceTimeline,
+        plan: &PlanId,
+        span: domain::Span,
+    ) -> Option<Timestamp> {
+        let grows = |meter: &Meter| match meter.aggregation {
+            Aggregation::Sum
+            | Aggregation::Count
+            | Aggregation::Each
+            | Aggregation::Max
+            | Aggregation::WeightedSum
+            | Aggregation::Peak => true,
+            // Keys that are taken away again.
+            Aggregation::Unique => meter.operation.is_none(),
+            Aggregation::Min | Aggregation::Latest | Aggregation::Average | Aggregation::Percentile => false,
+        };
+        if !price.meters().filter_map(|meter| self.meter(meter)).all(grows) {
+            return None;
+        }
+        let alike = self.prices_of_plan(plan).filter(|other| price.counts_on(other));
+        alike.filter_map(|other| Some(first_version(other, std::iter::once(span))?.0)).min()
     }
 
     /// Whether all windows of an account are calendar months, those in which discounts and commitments of accounts count.

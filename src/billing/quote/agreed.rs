@@ -6,6 +6,7 @@
 //! Invariants: a quote is of an account that used nothing but what is quoted, from the first month that is quoted on. What that
 //! makes of an agreement is said by name, never passed over.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use domain::{AccountId, CommitmentId, GrantId, PlanId, Span, SubscriptionId, Timestamp};
@@ -85,6 +86,16 @@ pub struct ThresholdStanding {
     pub next: Option<i128>,
 }
 
+/// Where a price counts what is used under another plan.
+pub(super) struct CountedElsewhere {
+    /// Where the other plan is active.
+    pub(super) span: Span,
+    /// From when on in it a price of that plan counts.
+    pub(super) from: Timestamp,
+    /// Instants at which slices end there.
+    pub(super) bounds: Vec<Timestamp>,
+}
+
 impl<'a> Agreed<'a> {
     fn accounts(&self) -> impl Iterator<Item = &'a AccountId> {
         let pool = self.catalog.pool_of(&self.account.id);
@@ -131,11 +142,22 @@ impl<'a> Agreed<'a> {
         self.active_under(|plan| plan == price.plan())
     }
 
-    /// Where a price goes on counting what other plans of the subscription charged.
-    pub(super) fn counted_before(&self, price: &PriceTimeline) -> Vec<ActiveTerm> {
-        self.active_under(|plan| {
-            plan != price.plan() && self.catalog.prices_of_plan(plan).any(|other| price.goes_on_from(other))
-        })
+    /// Where in a span a price goes on counting what other plans of the subscription counted, with the bounds of slices there.
+    pub(super) fn counted_elsewhere(&self, price: &PriceTimeline, inside: Span) -> Vec<CountedElsewhere> {
+        let records = self.subscription.spans().into_iter().map(|(_, record)| &record.plan);
+        let plans: BTreeSet<&PlanId> = records.filter(|plan| *plan != price.plan()).collect();
+        let mut counted = Vec::new();
+        for plan in plans {
+            let active = self.active_under(|own| own == plan).into_iter().map(|term| term.span);
+            for span in active.filter(|span| span.overlaps(inside)) {
+                let span = Span::new(span.from.max(inside.from), span.until.min(inside.until));
+                if let Some(from) = self.catalog.goes_on_from(price, plan, span) {
+                    counted.push(CountedElsewhere { span, from, bounds: self.bounds_of_plan(plan) });
+                }
+            }
+        }
+        counted.sort_by_key(|counted| counted.from);
+        counted
     }
 
     /// Where the subscription is charged under some plans.
@@ -157,14 +179,18 @@ impl<'a> Agreed<'a> {
 
     /// Instants at which slices of the account end, sorted.
     pub(super) fn bounds(&self, price: &PriceTimeline) -> Vec<Timestamp> {
+        self.bounds_of_plan(price.plan())
+    }
+
+    fn bounds_of_plan(&self, plan: &PlanId) -> Vec<Timestamp> {
         let entity = self.catalog.entity(&self.account.entity).expect("the catalog refuses unknown entities");
         let zone = &self.account.time_zone;
         let mut bounds = entity.time_zone.month_starts();
         bounds.extend(zone.month_starts());
-        for cadence in self.catalog.cadences_of_plan(price.plan(), self.subscription.anchor(), zone) {
+        for cadence in self.catalog.cadences_of_plan(plan, self.subscription.anchor(), zone) {
             bounds.extend_from_slice(zone.grid(cadence).starts());
         }
-        bounds.extend(self.catalog.prices_of_plan(price.plan()).flat_map(PriceTimeline::changes));
+        bounds.extend(self.catalog.prices_of_plan(plan).flat_map(PriceTimeline::changes));
         bounds.extend(self.catalog.grant_bounds(&self.account.id));
         bounds.sort_unstable();
         bounds.dedup();
@@ -215,9 +241,9 @@ pub fn notes(catalog: &Catalog, terms: &QuoteTerms<'_>, first: Timestamp) -> Vec
 
 /// What accounts agreed to that subscribe to the plans of some prices, by kind and name.
 fn agreements_of(catalog: &Catalog, selection: &Selection<'_>) -> Vec<String> {
-    let plans: std::collections::BTreeSet<_> = selection.prices().iter().map(|price| price.plan()).collect();
+    let plans: BTreeSet<_> = selection.prices().iter().map(|price| price.plan()).collect();
     let subscriptions = plans.into_iter().flat_map(|plan| catalog.subscriptions_of_plan(plan));
-    let accounts: std::collections::BTreeSet<&AccountId> =
+    let accounts: BTreeSet<&AccountId> =
         subscriptions.flat_map(|of| [of.account(), catalog.pool_of(of.account())]).collect();
     let mut names = Vec::new();
     for account in &accounts {

@@ -23,8 +23,8 @@ use domain::{
     Timestamp, Zone,
 };
 
-use self::agreed::counts_towards_threshold;
 pub use self::agreed::{Agreed, Note, ThresholdStanding, notes};
+use self::agreed::{CountedElsewhere, counts_towards_threshold};
 pub use self::metering::{Metered, SetAside, Use, meter};
 pub use self::quantity::uses_of;
 pub use self::status::QuoteStatus;
@@ -555,8 +555,8 @@ impl<'a> QuoteTerms<'a> {
         if active.is_empty() {
             return None;
         }
-        let counted = self.agreed.iter().flat_map(|agreed| agreed.counted_before(price));
-        let counted = counted.filter_map(inside).map(|term| term.span).collect();
+        let counted =
+            self.agreed.as_ref().map(|agreed| agreed.counted_elsewhere(price, all)).unwrap_or_default();
         // Only those inside the window end its slices: of a hundred years of days a day has none.
         let own = bounds.partition_point(|bound| *bound <= window.from)
             ..bounds.partition_point(|bound| *bound < window.until);
@@ -581,7 +581,7 @@ struct Charge<'a> {
     /// Where it is charged there: somewhere.
     active: Vec<ActiveTerm>,
     /// Where it only counts: under other plans of the subscription from whose prices it goes on counting.
-    counted: Vec<Span>,
+    counted: Vec<CountedElsewhere>,
     /// Instants at which slices end.
     bounds: Vec<Timestamp>,
 }
@@ -646,7 +646,7 @@ impl<'a> Charge<'a> {
                 let price = used.charge.price;
                 let fail = |status: RatingStatus| unratable(price, &own, status);
                 let Some((span, is_charged)) = used.charge.slice_of(one.time) else { continue };
-                let counted = price.counted_group(span.from, own.clone());
+                let counted = price.counted_group(used.charge.row_instant(span, is_charged), own.clone());
                 if !is_charged && !matches!(counted, Ok(Some(_))) {
                     continue;
                 }
@@ -677,13 +677,26 @@ impl<'a> Charge<'a> {
 
     /// The slice that an instant falls into, and whether the price is charged then, if it counts then: between two bounds.
     fn slice_of(&self, instant: Timestamp) -> Option<(Span, bool)> {
-        let charged = self.active.iter().map(|term| (term.span, true));
-        let counted = self.counted.iter().map(|span| (*span, false));
-        let (active, is_charged) = charged.chain(counted).find(|(span, _)| span.contains(instant))?;
-        let after = self.bounds.partition_point(|bound| *bound <= instant);
-        let from = after.checked_sub(1).map_or(active.from, |before| self.bounds[before].max(active.from));
-        let until = self.bounds.get(after).map_or(active.until, |bound| (*bound).min(active.until));
+        let charged = self.active.iter().map(|term| (term.span, &self.bounds, true));
+        let elsewhere = self.counted.iter().filter(|counted| counted.from <= instant);
+        let counted = elsewhere.map(|counted| (counted.span, &counted.bounds, false));
+        let (active, bounds, is_charged) =
+            charged.chain(counted).find(|(span, ..)| span.contains(instant))?;
+        let after = bounds.partition_point(|bound| *bound <= instant);
+        let from = after.checked_sub(1).map_or(active.from, |before| bounds[before].max(active.from));
+        let until = bounds.get(after).map_or(active.until, |bound| (*bound).min(active.until));
         Some((Span::new(from, until), is_charged))
+    }
+
+    /// The instant whose version says in which row what is used in a slice counts: its start, or where another plan is active the last
+    /// instant before that is charged, or the first one after it.
+    fn row_instant(&self, slice: Span, is_charged: bool) -> Timestamp {
+        let before = self.active.iter().rev().find(|term| term.span.until <= slice.from);
+        match (is_charged, before) {
+            (true, _) => slice.from,
+            (false, Some(term)) => term.span.until.plus(-1),
+            (false, None) => self.active[0].span.from,
+        }
     }
 
     fn group(&self, group: &GroupTexts, slices: &[&Slice]) -> Result<GroupBill, RatingStatus> {
@@ -695,7 +708,7 @@ impl<'a> Charge<'a> {
             zone: &self.terms.zone,
             currency: self.terms.selection.currency,
             as_of: self.window.until,
-            is_continued: self.counted.first().is_some_and(|span| span.from < self.active[0].span.from),
+            is_continued: self.counted.first().is_some_and(|counted| counted.from < self.active[0].span.from),
         };
         let is_sequence = self.price.model() == PricingModel::Percentage;
         let measures: Vec<SliceMeasure<'_>> = slices.iter().map(|slice| slice.measure(is_sequence)).collect();

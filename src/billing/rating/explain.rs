@@ -112,7 +112,7 @@ fn steps(
     let mut explainer = Explainer {
         terms,
         total: total_of(slices)?,
-        is_flat_paid: fixed.is_some(),
+        is_flat_paid: fixed.is_some() || terms.is_continued,
         used: Exact::ZERO,
         sequence: PercentageState::default(),
     };

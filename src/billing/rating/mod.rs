@@ -35,5 +35,6 @@ pub use self::explain::{
     ExplainedPortion, ExplainedQuantity, WindowExplanation, explain, grouped, money_text, total_text,
 };
 pub use self::measure::{Measure, SliceMeasure};
+pub(crate) use self::position::first_version;
 pub use self::position::{ActiveTerm, PositionLine, WindowTerms, position};
 pub use self::status::{AMOUNT_MINOR_MAX, RatingStatus, TermsStatus};

@@ -105,7 +105,7 @@ impl<'a> WindowTerms<'a> {
 }
 
 /// The first instant of sorted, disjoint spans at which a version of a price is in force, and that version.
-pub(super) fn first_version(
+pub(crate) fn first_version(
     price: &PriceTimeline,
     mut active: impl Iterator<Item = Span>,
 ) -> Option<(Timestamp, &PriceVersion)> {
@@ -167,7 +167,7 @@ pub fn position(
     let flat_line = |rounder: &mut Rounder, (version, flat): (&PriceVersion, Exact)| {
         rounder.line(version, nothing_in(Span::new(start, start)), Exact::ZERO, flat)
     };
-    let mut counter = Counter::new(terms, slices, fixed.is_some())?;
+    let mut counter = Counter::new(terms, slices, fixed.is_some() || terms.is_continued)?;
     for measure in slices {
         if measure.slice.from > start
             && let Some(flat) = fixed.take()

@@ -443,6 +443,72 @@ fn the_first_flat_amount_of_an_upgraded_window_is_owed_once() {
 }
 
 #[test]
+fn a_first_flat_amount_that_was_owed_without_usage_is_not_owed_again_by_usage() {
+    let with_flat = |plan: &str, is_at_zero: bool| {
+        let mut terms = graduated(plan, "1", "0.5", json!({ "flat_at_zero": is_at_zero }));
+        terms["tiers"][0]["flat_amount"] = "10".into();
+        terms
+    };
+    let shop = upgraded(with_flat("pro", true), with_flat("max", false), &[("01-20", 5)]);
+    assert_eq!(shop.issued()[0], "01 charge  1500");
+}
+
+#[test]
+fn a_price_that_begins_after_a_window_changes_nothing_in_it() {
+    let volume = |plan: &str, more: Value| {
+        let tiers = json!([{ "up_to": "100", "unit_amount": "1" }, { "unit_amount": "0.5" }]);
+        let mut terms = json!({ "plan": plan, "model": "volume", "meter": "calls", "tiers": tiers });
+        terms.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        terms
+    };
+    let fee = json!({ "plan": "max", "model": "flat", "unit_amount": "5" });
+    let mut shop = upgraded(volume("pro", json!({})), fee, &[("01-10", 90), ("01-20", 50)]);
+    assert_eq!(shop.issued()[0], "01 charge  9500");
+    shop.price("pc", volume("max", json!({ "effective_from": "2026-06-01T00:00:00Z" })));
+    shop.cut("05-10");
+    assert_eq!(shop.issued()[0], "01 charge  9500");
+    shop.replays();
+}
+
+#[test]
+fn a_measure_that_may_fall_is_counted_by_each_plan_for_itself() {
+    let mut shop = Shop::new("USD");
+    let meter = json!({ "event_type": "call", "aggregation": "latest", "value": "n" });
+    shop.put("meters", "seats", meter);
+    shop.put("plans", "max", json!({ "currency": "USD" }));
+    for (id, plan, amount) in [("pa", "pro", "1"), ("pb", "max", "10")] {
+        shop.price(id, json!({ "plan": plan, "model": "per_unit", "meter": "seats", "unit_amount": amount }));
+    }
+    shop.subscribe("01-01", json!({}));
+    shop.put(
+        "subscriptions",
+        "s1",
+        json!({ "account": "acme", "plan": "max", "from": "2026-01-14T00:00:00Z" }),
+    );
+    shop.used("01-10", 100, "01-10");
+    shop.used("01-20", 90, "01-20");
+    shop.cut("02-07");
+    assert_eq!(shop.issued(), ["01 charge  100000"]);
+}
+
+#[test]
+fn a_shortfall_is_not_owed_for_usage_that_was_prepaid() {
+    for (first, second) in [("prepaid_drawdown", "roll_forward"), ("roll_forward", "prepaid_drawdown")] {
+        let mut shop = Shop::new("USD");
+        shop.price("calls", per_call());
+        shop.subscribe("01-01", json!({}));
+        for (id, shape) in [("a", first), ("b", second)] {
+            shop.put("commitments", id, json!({ "account": "acme", "shape": shape, "amount": "300", "from": "2026-01-01T00:00:00Z", "until": "2026-04-01T00:00:00Z" }));
+        }
+        for (day, cut) in [("01-10", "02-07"), ("02-10", "03-07"), ("03-10", "04-07")] {
+            shop.used(day, 100, day);
+            shop.cut(cut);
+        }
+        assert!(shop.issued().iter().all(|line| !line.contains("true_up")), "{:?}", shop.issued());
+    }
+}
+
+#[test]
 fn a_price_that_begins_inside_a_window_owes_its_recurring_or_flat_amount() {
     let steps = json!([{ "up_to": "10", "flat_amount": "20" }, { "flat_amount": "50" }]);
     let mut first_flat = graduated("pro", "1", "0.5", json!({}));

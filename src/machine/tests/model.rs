@@ -493,7 +493,16 @@ impl Model {
     /// Whether a price goes on counting what another one counted in a window.
     fn counts_alike(price: &Price, other: &Price) -> bool {
         let counted = |price: &Price| (price.kind, price.meter, price.unit);
-        price.kind != Kind::Flat && !other.versions.is_empty() && counted(price) == counted(other)
+        price.kind != Kind::Flat && counted(price) == counted(other)
+    }
+
+    /// The first instant of pieces at which a price has a version, and that version.
+    fn start_in(price: &Price, pieces: &[Span]) -> Option<(Timestamp, usize)> {
+        let mut starts: Vec<Timestamp> = price.versions.iter().filter_map(|terms| terms.from).collect();
+        starts.retain(|at| pieces.iter().any(|piece| piece.contains(*at)));
+        starts.extend(pieces.iter().map(|piece| piece.from));
+        starts.sort();
+        starts.into_iter().find_map(|at| version_at(price, at).map(|version| (at, version)))
     }
 
     /// The windows of a unit that a subscription has.
@@ -587,12 +596,7 @@ impl Model {
         as_of: Timestamp,
     ) -> bool {
         let Some(active) = self.active_in(subscription, price.plan, window) else { return true };
-        let pieces = self.pieces_in(subscription, price.plan, window);
-        let mut starts: Vec<Timestamp> = price.versions.iter().filter_map(|terms| terms.from).collect();
-        starts.retain(|at| pieces.iter().any(|piece| piece.contains(*at)));
-        starts.extend(pieces.iter().map(|piece| piece.from));
-        starts.sort();
-        let start = starts.into_iter().find_map(|at| version_at(price, at).map(|version| (at, version)));
+        let start = Self::start_in(price, &self.pieces_in(subscription, price.plan, window));
         let has_ended = active.until <= as_of;
         let key = |group: Option<&str>, slice_from, version: usize| Key {
             account: account.id.to_string(),
@@ -614,20 +618,20 @@ impl Model {
         };
         let meter = self.meters.iter().find(|known| known.id == meter);
         // What other plans charged of the same counts on.
-        let alike = self.prices.iter().filter(|other| Self::counts_alike(price, other));
-        let mut plans: BTreeSet<&str> = alike.map(|other| other.plan).collect();
-        plans.insert(price.plan);
-        let begins = plans.iter().filter_map(|plan| self.active_in(subscription, plan, window));
-        let is_continued = begins.map(|active| active.from).min() < Some(active.from);
+        let alike =
+            self.prices.iter().filter(|other| other.plan != price.plan && Self::counts_alike(price, other));
+        let alike: Vec<&Price> = alike.collect();
+        let begin = |other: &&Price| Self::start_in(other, &self.pieces_in(subscription, other.plan, window));
+        let is_continued = alike.iter().filter_map(begin).any(|(at, _)| at < active.from);
         let mut groups: BTreeMap<Option<&str>, Vec<(Timestamp, i64, bool)>> = BTreeMap::new();
         for event in self.counted.values() {
             let sent = &event.sent;
             let owner = self.owner_at(sent.subject, sent.time).filter(|(owner, _)| *owner == subscription);
-            let Some((_, plan)) =
-                owner.filter(|(_, plan)| window.contains(sent.time) && plans.contains(plan))
-            else {
+            let Some((_, plan)) = owner.filter(|_| window.contains(sent.time)) else { continue };
+            let counts = |other: &&Price| other.plan == plan && version_at(other, sent.time).is_some();
+            if plan != price.plan && !alike.iter().any(counts) {
                 continue;
-            };
+            }
             let Some(meter) = meter.filter(|meter| event.meters.contains(&meter.id)) else { continue };
             let halves = if meter.is_sum { sent.halves.unwrap() } else { 2 };
             let group = groups.entry(sent.group.filter(|_| meter.is_grouped)).or_default();
@@ -663,7 +667,7 @@ impl Model {
                 for _ in 0..halves.abs() {
                     // A half unit from `low` up, or back down to `low`.
                     let low = if halves > 0 { used } else { used - 1 };
-                    let cost = price.versions[version].half(low, fixed.is_some());
+                    let cost = price.versions[version].half(low, fixed.is_some() || is_continued);
                     worth.exact += i128::from(halves.signum()) * cost;
                     used += halves.signum();
                 }

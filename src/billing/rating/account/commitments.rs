@@ -5,8 +5,8 @@
 //!
 //! What counts is what is left of a charge after discounts and maximums, and a minimum of a price that counts. A charge
 //! counts in every commitment that names it, in the month that it belongs to, whether another one paid for it or not. What was paid
-//! ahead pays for a charge once: commitments that draw do so in the order of their creation, each from what is left. Windows of the
-//! term that have not begun count as zero.
+//! ahead pays for a charge once: commitments that draw do so in the order of their creation, each from what is left; what is prepaid
+//! counts nothing else. Windows of the term that have not begun count as zero.
 //!
 //! A committed quantity is one for the term: with `n` windows of its price in the term, and `K` months, it commits each month to
 //! `P(quantity / n) × n / K`, what it costs when it is used evenly, before discounts.
@@ -38,16 +38,13 @@ impl Bill<'_, '_> {
     /// Settles one commitment; `charged` is what was due before any of them.
     fn commitment(&mut self, timeline: &CommitmentTimeline, charged: &[i128]) -> Result<(), RatingStatus> {
         let first = timeline.first();
-        let draws = match first.shape {
-            Shape::None | Shape::YearEnd => false,
-            Shape::RollForward | Shape::Cumulative | Shape::PrepaidDrawdown => true,
-        };
+        let is_prepaid = first.shape == Shape::PrepaidDrawdown;
         let windows = self.windows_of(first);
         let mut base_amounts = Vec::with_capacity(windows.len());
         let mut counted = Vec::with_capacity(windows.len());
         for window in &windows {
             let dues = self.counted_in(first, *window);
-            let base = |index: &usize| if draws { self.dues[*index].amount } else { charged[*index] };
+            let base = |index: &usize| if is_prepaid { self.dues[*index].amount } else { charged[*index] };
             base_amounts.push(sum_of(dues.iter().map(base))?);
             counted.push(dues);
         }
@@ -78,11 +75,15 @@ impl Bill<'_, '_> {
             term: commitment.id.to_string(),
             ..key_of(&commitment.account, window)
         };
-        if settled.draw != 0 {
+        // Another commitment may have paid for some of it, or have been given it back.
+        let left = |bound: fn(i128) -> i128| sum_of(dues.iter().map(|index| bound(self.dues[*index].amount)));
+        let (most, least) = (left(|amount| amount)?.max(0), left(|amount| amount.min(0))?);
+        let draw = settled.draw.clamp(least, most);
+        if draw != 0 {
             let reason = Reason::Drawdown { used: settled.base, unused: settled.unused };
-            self.term_line(key(Component::Drawdown), window, -settled.draw, reason)?;
-            self.take_off(settled.draw.max(0), dues)?;
-            self.return_to(settled.draw.min(0), dues);
+            self.term_line(key(Component::Drawdown), window, -draw, reason)?;
+            self.take_off(draw.max(0), dues)?;
+            self.return_to(draw.min(0), dues);
         }
         let overage = settled.base - settled.utilized;
         let added = [
