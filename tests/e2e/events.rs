@@ -177,9 +177,21 @@ async fn what_does_not_count_is_named_and_the_rest_is_durable() {
         "7 rejected event_must_be_object",
     ];
     assert_eq!(failures, expected, "{said}");
-    // Sent again, nothing counts twice.
+    // Sent again, nothing counts twice, and what is set aside is said as often as it comes.
     let (_, said) = post(&server, &narrow, &[BATCH], batch.to_string()).await;
-    assert_eq!(counts(&said), [("conflict", 1), ("duplicate", 3), ("rejected", 4)], "{said}");
+    let expected = [("conflict", 1), ("duplicate", 2), ("quarantined", 1), ("rejected", 4)];
+    assert_eq!(counts(&said), expected, "{said}");
+    let alone = batch[2].to_string();
+    for _ in 0..2 {
+        let (status, said) = post(&server, &narrow, &[STRUCTURED], alone.clone()).await;
+        assert_eq!((status, counts(&said)), (422, vec![("quarantined", 1)]), "{said}");
+        assert_eq!(said["failures"][0]["reason"], "negative_usage", "{said}");
+    }
+    let why = json!({ "reason": "it was wrong" }).to_string();
+    assert_eq!(call("POST", &server.url("/v1/events/shop/2/discard"), &token, &why).await.0, 200);
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    let (status, said) = post(&server, &narrow, &[STRUCTURED], alone).await;
+    assert_eq!((status, counts(&said)), (200, vec![("duplicate", 1)]), "a person took it back: {said}");
     call("POST", &server.url("/v1/cuts"), &token, "").await;
     assert_eq!(charged(&server, &token).await.0["tokens"], 10);
 }

@@ -211,9 +211,9 @@ impl<'a> Recounting<'a> {
     }
 
     fn verdict_of(&mut self, sent: &'a Sent, received_at: Timestamp, place: (u64, u16)) -> Verdict {
-        if let Some(verdict) = self.other(sent) {
+        if let Some((verdict, told)) = self.other(sent) {
             *self.result.others.entry((sent.source, verdict)).or_default() += 1;
-            return verdict;
+            return told;
         }
         let known = &self.result.known;
         let identity = identity_of(self.key, sent);
@@ -256,17 +256,22 @@ impl<'a> Recounting<'a> {
         verdict
     }
 
-    /// The verdict of an event that is refused, or not the first with its id.
-    fn other(&self, sent: &Sent) -> Option<Verdict> {
+    /// The verdict of an event that is refused, or not the first with its id, and what its sender is told: of a repeat of
+    /// an event that is set aside, why that one is.
+    fn other(&self, sent: &Sent) -> Option<(Verdict, Verdict)> {
         if let Some(refusal) = refusal_of(sent) {
-            return Some(Verdict::Rejected(refusal));
+            return Some((Verdict::Rejected(refusal), Verdict::Rejected(refusal)));
         }
-        let first = self.result.events.get(&(sent.source, sent.id.clone()))?;
-        let first = self.result.is_known(first).then_some(&first.arrived)?;
-        Some(match (is_same_content(first, sent), first.time == sent.time) {
-            (false, _) => Verdict::Conflict,
+        let event = self.result.events.get(&(sent.source, sent.id.clone()))?;
+        let first = self.result.is_known(event).then_some(&event.arrived)?;
+        let verdict = match (is_same_content(first, sent), first.time == sent.time) {
+            (false, _) => return Some((Verdict::Conflict, Verdict::Conflict)),
             (true, false) => Verdict::DuplicateRestamped,
             (true, true) => Verdict::Duplicate,
+        };
+        Some(match event.stands {
+            Stands::SetAside(reason) => (verdict, Verdict::Quarantined(reason)),
+            _ => (verdict, verdict),
         })
     }
 }

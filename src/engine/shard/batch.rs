@@ -8,13 +8,14 @@
 //! group is judged, because no verdict depends on a cell. Runs on disk are asked for the whole batch before its first group.
 //!
 //! Invariants: an event is judged after all events before it, those of its group included; when `handle_batch` is done,
-//! every accepted event is in its cells.
+//! every accepted event is in its cells. Of a repeat, counters and lists say that it is one; its sender is told so only if
+//! the first event is not set aside.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use domain::Timestamp;
+use domain::{EventPosition, Timestamp};
 use wire::usage::UsageBatch;
 use wire::verdict::{QuarantineReason, Verdict};
 
@@ -57,6 +58,22 @@ struct ReadingSequenced<'a> {
     standings: Vec<(u16, Standing)>,
 }
 
+/// What is decided about an event.
+#[derive(Clone, Copy)]
+struct Decision {
+    /// For counters and lists.
+    verdict: Verdict,
+    /// For its sender. That of a repeat of an event that is set aside is why that one is.
+    told: Verdict,
+}
+
+impl From<Verdict> for Decision {
+    #[inline]
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, told: verdict }
+    }
+}
+
 /// An entry of the dictionary of subjects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Entry {
@@ -67,8 +84,8 @@ enum Entry {
 }
 
 impl Shard {
-    /// Decides about the shard's events of a batch; `verdicts` is told the verdict of each. Shard 0 also counts the
-    /// events that were refused at the edge.
+    /// Decides about the shard's events of a batch; `verdicts` is told the verdict of each, as its sender gets it. Shard 0
+    /// also counts the events that were refused at the edge.
     ///
     /// # Errors
     /// [`RunError`]: remembered ids cannot be read; the shard is of no use any more.
@@ -128,9 +145,9 @@ impl Shard {
             let in_runs = in_runs.get(group).copied().unwrap_or_default();
             self.look_up_subjects(indexes, &mut reading);
             for (bit, &index) in indexes.iter().enumerate() {
-                let verdict = self.decide(index, in_runs >> bit & 1 != 0, &mut reading)?;
+                let Decision { verdict, told } = self.decide(index, in_runs >> bit & 1 != 0, &mut reading)?;
                 counters.count(verdict);
-                verdicts(index, verdict);
+                verdicts(index, told);
                 if matches!(verdict, Verdict::Quarantined(_) | Verdict::Conflict) {
                     self.set_aside.push(SetAside {
                         position: prepared.position(index),
@@ -168,7 +185,7 @@ impl Shard {
     }
 
     #[inline]
-    fn decide(&mut self, index: u16, in_runs: bool, reading: &mut Reading<'_>) -> Result<Verdict, RunError> {
+    fn decide(&mut self, index: u16, in_runs: bool, reading: &mut Reading<'_>) -> Result<Decision, RunError> {
         if reading.sequenced.is_some() {
             return Ok(self.decide_sequenced(index, reading));
         }
@@ -179,17 +196,18 @@ impl Shard {
             Lookup::Unknown(vacant) => vacant,
             Lookup::Known(seen) => {
                 let before = Content { payload_digest: seen.payload_digest, time: seen.time };
-                return Ok(verdict_of_repeat(before, Content { payload_digest, time }));
+                let verdict = verdict_of_repeat(before, Content { payload_digest, time });
+                return Ok(self.decide_repeat(verdict, seen.position, seen.standing));
             }
         };
         let verdict = self.decide_new(index, reading);
         let position = prepared.position(index);
         self.dedup.insert(vacant, Seen { payload_digest, position, time, standing: standing_of(verdict) });
-        Ok(verdict)
+        Ok(verdict.into())
     }
 
     #[inline]
-    fn decide_sequenced(&mut self, index: u16, reading: &mut Reading<'_>) -> Verdict {
+    fn decide_sequenced(&mut self, index: u16, reading: &mut Reading<'_>) -> Decision {
         let sequenced = reading.sequenced.as_mut().expect("the batch has sequenced ids");
         // A shard may have no event in some of the ranges.
         while sequenced.unseen.pop_front_if(|passed| passed.end <= u32::from(index)).is_some() {}
@@ -200,12 +218,24 @@ impl Shard {
             let arrived = arrived.expect("a number that is not new arrived before");
             // Too far behind to be compared: the id tells that it is the same.
             let now = ids.contents[usize::from(index)];
-            return arrived.content.map_or(Verdict::Duplicate, |before| verdict_of_repeat(before, now));
+            let verdict = arrived.content.map_or(Verdict::Duplicate, |before| verdict_of_repeat(before, now));
+            return self.decide_repeat(verdict, arrived.position, arrived.standing);
         }
         let verdict = self.decide_new(index, reading);
         let sequenced = reading.sequenced.as_mut().expect("the batch has sequenced ids");
         sequenced.standings.push((index, standing_of(verdict)));
-        verdict
+        verdict.into()
+    }
+
+    /// A repeat of an event that is set aside counts as little as that one does: its sender learns why.
+    #[inline]
+    fn decide_repeat(&self, verdict: Verdict, first: EventPosition, arrived_as: Standing) -> Decision {
+        let may_be_set_aside = arrived_as == Standing::Quarantined || self.corrections.has(first);
+        if !may_be_set_aside || verdict == Verdict::Conflict {
+            return verdict.into();
+        }
+        let told = self.quarantined_at(first).map_or(verdict, |(_, reason)| Verdict::Quarantined(reason));
+        Decision { verdict, told }
     }
 
     #[inline]
@@ -278,7 +308,7 @@ impl Shard {
     }
 }
 
-/// The verdict of an event of a batch whose id came first as an event of another one, or of the same.
+/// What counters have for an event of a batch whose id came first as an event of another one, or of the same.
 pub fn verdict_of_again(
     (first, first_index): (&PreparedBatch, u16),
     (again, again_index): (&PreparedBatch, u16),

@@ -16,7 +16,8 @@
 //! at one barrier the last one counts.
 //!
 //! Invariants: an event stands once, in a cell, among the pending ones, set aside, or nowhere; its id stays known, and
-//! whatever comes with it later is a duplicate of, or in conflict with, what arrived first.
+//! whatever comes with it later is a duplicate of, or in conflict with, what arrived first; whose duplicate it is says
+//! whether its sender hears that it is set aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -598,7 +599,7 @@ impl Shard {
     }
 
     /// Place in the list of what was set aside, and reason, of a quarantined event.
-    fn quarantined_at(&self, position: EventPosition) -> Option<(usize, QuarantineReason)> {
+    pub(super) fn quarantined_at(&self, position: EventPosition) -> Option<(usize, QuarantineReason)> {
         let index = self.set_aside.binary_search_by_key(&position, |listed| listed.position).ok()?;
         match Verdict::from_code(self.set_aside[index].verdict) {
             Some(Verdict::Quarantined(reason)) => Some((index, reason)),

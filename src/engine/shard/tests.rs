@@ -45,7 +45,8 @@ fn the_history_of_an_id_decides_before_anything_else() {
             ("a k 50 units=1 more=1", "conflict"),
             ("a k 50", "conflict"),
             ("b k 50", "quarantined: missing_value"),
-            ("b k 50", "duplicate"),
+            ("b k 50", "quarantined: missing_value"),
+            ("b k 51", "quarantined: missing_value"),
             ("b k 50 units=1", "conflict"),
             ("c nobody 50 units=1", "pending"),
             ("c nobody 50 units=1", "duplicate"),
@@ -61,7 +62,51 @@ fn the_history_of_an_id_decides_before_anything_else() {
     check(&mut world, 900, &[("a k 50 units=1", "duplicate"), ("a k 50 units=2", "conflict")]);
     check(&mut world, 0, &[("a k 50 units=1", "duplicate")]);
     assert_eq!(world.cells(), ["k units from 0: 2 events, 2"], "the first counts, once for each source");
+    assert_eq!((world.counters("s").duplicate, world.counters("s").duplicate_restamped), (5, 2));
     assert_eq!(world.set_aside(), 10, "conflicts and quarantined events are listed, duplicates are not");
+}
+
+/// A retry of an event that was set aside was answered like one of an event that counts.
+#[test]
+fn a_repeat_of_an_event_that_is_set_aside_is_told_why_for_as_long_as_it_is() {
+    for (ids, a) in
+        [(IdMode::Given, "a"), (IdMode::Sequenced { epoch: 7, first: 100 }, "seq:0000000000000007/100")]
+    {
+        let mut world = World::new(2);
+        world.barrier(one_slice());
+        let send = |world: &mut World, received_at: i64, event: &str| {
+            let id = if ids == IdMode::Given { "a " } else { "" };
+            world.send_with(ids, received_at, "s", "use", &[&format!("{id}{event}")]).remove(0)
+        };
+        assert_eq!(send(&mut world, 500, "k 399 units=1"), "quarantined: too_old");
+        assert_eq!(send(&mut world, 500, "k 399 units=1"), "quarantined: too_old");
+        assert_eq!(send(&mut world, 400, "k 400 units=1"), "quarantined: too_old", "its first time is kept");
+        assert_eq!(send(&mut world, 400, "k 400 units=2"), "conflict");
+        let mut saved = world.begin_snapshot();
+        while world.poll_snapshot(&mut saved) {}
+        assert_eq!(
+            send(&mut saved.load(), 500, "k 399 units=1"),
+            "quarantined: too_old",
+            "also behind a start"
+        );
+        let counters = SourceCounters {
+            duplicate: 1,
+            duplicate_restamped: 1,
+            conflict: 1,
+            quarantined: [1, 0, 0, 0, 0, 0, 0],
+            ..SourceCounters::default()
+        };
+        assert_eq!((world.counters("s"), world.set_aside()), (counters, 2), "what is set aside is so once");
+        world.correct("s", &format!("release {a}"));
+        world.barrier(one_slice());
+        assert_eq!(send(&mut world, 500, "k 399 units=1"), "duplicate");
+        world.correct("s", &format!("amend {a} k 399 units=-1"));
+        world.barrier(one_slice());
+        assert_eq!(send(&mut world, 500, "k 399 units=1"), "quarantined: negative_usage");
+        world.correct("s", &format!("void {a}"));
+        world.barrier(one_slice());
+        assert_eq!(send(&mut world, 500, "k 399 units=1"), "duplicate", "a person took it back");
+    }
 }
 
 #[test]
@@ -212,7 +257,7 @@ fn pending_events_are_limited_by_source_and_slot() {
     // A quarantined event is not released: it waits for a person. The others make room.
     world.barrier(one_slice());
     assert_eq!(world.cells(), ["k units from 0: 4 events, 4"]);
-    assert_eq!(send(&mut world, "s", &c), "duplicate");
+    assert_eq!(send(&mut world, "s", &c), "quarantined: pending_full");
     world.barrier(plan([sum("units")]));
     assert_eq!(send(&mut world, "s", &d), "quarantined: pending_full", "what lost its owner waits again");
     world.barrier(one_slice());

@@ -363,7 +363,11 @@ impl Play {
         let (frame, now) = (frame_of(batch), self.now);
         let codes = self.in_all(|world| world.take_usage(&frame, now));
         for (sent, code) in batch.iter().zip(codes) {
-            let expected = self.model.take(sent, now);
+            let mut expected = self.model.take(sent, now);
+            if let Some(Verdict::Duplicate | Verdict::DuplicateRestamped) = expected {
+                // Its sender is told why the first one is set aside, if that is.
+                expected = self.in_all(|world| world.quarantined(sent.source, &sent.id)).or(expected);
+            }
             let counted = [Verdict::Accepted.code(), Verdict::Pending.code()];
             let fits = expected.map_or(counted.contains(&code), |verdict| verdict.code() == code);
             assert!(fits, "the verdict of {sent:?} is {expected:?}, not code {code}");

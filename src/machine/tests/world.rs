@@ -13,12 +13,13 @@ use domain::{AccountId, EntityId, EventPosition, Period, Subject, Timestamp};
 use engine::identity::IdentityKey;
 use engine::prepared::PreparedBatch;
 use engine::shard::spill::SpillPool;
-use engine::shard::{ArrivedAs, FoundEvent, Shard, SourceCounters};
+use engine::shard::{ArrivedAs, EventStanding, FoundEvent, Shard, SourceCounters};
 use engine::testing::disk::SimulatedDisk;
 use wire::AlignedBytes;
 use wire::EventIdOwned;
 use wire::control::{ClockKind, ControlRecord, ForgottenBecause, Genesis, IdsForgotten, PolicyRecord};
 use wire::correction::EventContent;
+use wire::verdict::Verdict;
 
 use crate::completeness::{Charged, Completeness, CompletenessTerms, Statement};
 use crate::lineage::{Arrivals, ArrivedEvent, EventLineage, LineEvents, LinePage, RestsOn, Trail, UnderLine};
@@ -213,8 +214,7 @@ impl World {
         let batch = prepared(frame, offset, received_at, self.shards.len());
         let mut codes = vec![0; batch.event_count()];
         for shard in &mut self.shards {
-            let mut on_verdict =
-                |index: u16, verdict: wire::verdict::Verdict| codes[usize::from(index)] = verdict.code();
+            let mut on_verdict = |index: u16, verdict: Verdict| codes[usize::from(index)] = verdict.code();
             shard.handle_batch(&batch, &mut on_verdict).unwrap();
         }
         self.spill();
@@ -233,6 +233,16 @@ impl World {
         let record = self.machine.propose_correction(request, known.as_ref(), self.logs.control_end, now);
         let record = record.map_err(CorrectionStatus::name)?;
         Ok(record.map(|record| self.append(record)).is_some())
+    }
+
+    /// Why the event that an id names is set aside, if it is.
+    pub(super) fn quarantined(&mut self, source: &str, id: &str) -> Option<Verdict> {
+        let event = name_of(key(), source, &EventIdOwned::Text(id.to_string()));
+        let shard = event.shard(self.shards.len());
+        match self.shards[shard].find_event(event).unwrap()?.standing {
+            EventStanding::Quarantined(reason) => Some(Verdict::Quarantined(reason)),
+            _ => None,
+        }
     }
 
     fn known_event(&mut self, source: &str, id: &EventIdOwned) -> Option<KnownEvent> {

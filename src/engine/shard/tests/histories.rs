@@ -156,15 +156,19 @@ impl Model {
         let id = (epoch, event.id);
         if let Some(known) = self.known(id) {
             let first = &self.events[known];
+            let quarantined = match &first.stands {
+                Stands::Quarantined(reason, _) => Some(*reason),
+                _ => None,
+            };
             // Batches are 64 bytes of the log.
             if epoch.is_some() && (self.batches - first.batch) * 64 > SEQUENCED_CONTENT_BYTES {
-                return "duplicate";
+                return quarantined.unwrap_or("duplicate");
             }
             let is_same = (first.sent.subject, first.sent.units, first.is_metered)
                 == (event.subject, event.units, is_metered);
             return match (is_same, first.sent.time == event.time) {
-                (true, true) => "duplicate",
-                (true, false) => "duplicate_restamped",
+                (true, true) => quarantined.unwrap_or("duplicate"),
+                (true, false) => quarantined.unwrap_or("duplicate_restamped"),
                 (false, _) => "conflict",
             };
         }
