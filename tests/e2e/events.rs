@@ -5,6 +5,7 @@ use std::io::Write;
 use domain::{Decimal, Timestamp};
 use serde_json::{Value, json};
 use tallymark_client::{Event, EventIdOwned};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::process::{CATALOG, Server, call, call_json, charged, client, tallymark, text};
 
@@ -177,6 +178,11 @@ async fn what_does_not_count_is_named_and_the_rest_is_durable() {
         "7 rejected event_must_be_object",
     ];
     assert_eq!(failures, expected, "{said}");
+    assert_eq!(
+        (&said["failures"][3]["source"], &said["failures"][3]["id"]),
+        (&json!("shop"), &json!("5")),
+        "{said}"
+    );
     // Sent again, nothing counts twice, and what is set aside is said as often as it comes.
     let (_, said) = post(&server, &narrow, &[BATCH], batch.to_string()).await;
     let expected = [("conflict", 1), ("duplicate", 2), ("quarantined", 1), ("rejected", 4)];
@@ -233,6 +239,7 @@ async fn bodies_that_cannot_be_read_are_refused_whole_and_say_why() {
     let wide = wide.finish().unwrap();
     let (status, said) = post(&server, &token, &[STRUCTURED, ("content-encoding", "zstd")], wide).await;
     assert_eq!((status, said["code"].as_str()), (400, Some("body_must_be_whole")), "{said}");
+    assert!(said["detail"].as_str().unwrap().contains("at most 8 MiB"), "{said}");
     let bomb = zstd::encode_all(vec![b' '; 65 << 20].as_slice(), 1).unwrap();
     let (status, said) = post(&server, &token, &[STRUCTURED, ("content-encoding", "zstd")], bomb).await;
     assert_eq!((status, said["code"].as_str()), (413, Some("body_must_fit")), "{said}");
@@ -269,4 +276,97 @@ async fn an_upload_of_lines_goes_on_past_what_is_wrong() {
     let url = server.url("/v1/charge-batches");
     let batches = call("GET", &url, &token, "").await.1;
     assert!(batches.contains("\"quantity_after\":\"1999.6\""), "{batches}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_with_too_many_types_is_refused_whole() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let event = |number: u32| {
+        format!(r#"{{"specversion":"1.0","id":"{number}","source":"s","type":"t{number}","subject":"k"}}"#)
+    };
+    let events: Vec<String> = (0..=32_768).map(event).collect();
+    let (status, said) = post(&server, &token, &[BATCH], format!("[{}]", events.join(","))).await;
+    assert_eq!((status, said["code"].as_str()), (413, Some("types_must_fit")), "{said}");
+    let sources = call_json("GET", &server.url("/v1/counters"), &token, "").await.1["sources"].clone();
+    assert_eq!(sources, json!({}), "nothing of it was taken");
+}
+
+/// A request whose body comes in pieces.
+struct Slow(tokio::net::TcpStream);
+
+impl Slow {
+    async fn begin(server: &Server, token: &str, content_type: &str) -> Self {
+        let mut stream = tokio::net::TcpStream::connect(&server.http).await.unwrap();
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\nHost: a\r\nAuthorization: bearer {token}\r\nContent-Type: {content_type}\r\n\
+             Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        Self(stream)
+    }
+
+    async fn send(&mut self, piece: &str) {
+        let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
+        self.0.write_all(chunk.as_bytes()).await.unwrap();
+    }
+
+    /// Ends the body, if it has not ended; gives the answer.
+    async fn answer(mut self) -> (u16, Value) {
+        let _ = self.0.write_all(b"0\r\n\r\n").await;
+        let mut answer = String::new();
+        self.0.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}")))
+    }
+}
+
+/// Arrival was when the request began: an event that happened while its body came was ahead of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_arrive_when_their_body_is_read() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &["--future-seconds", "1"]);
+    let token = server.token.clone().unwrap();
+    assert_eq!(call_json("POST", &server.url("/v1/catalog/apply"), &token, CATALOG).await.0, 200);
+    for (content_type, separator) in [(BATCH.1, ","), (LINES.1, "\n")] {
+        let mut slow = Slow::begin(&server, &token, content_type).await;
+        let is_list = separator == ",";
+        slow.send(if is_list { "[" } else { "\n" }).await;
+        tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+        let event = event(content_type, "key-1", &json!(1)).to_string();
+        slow.send(&event).await;
+        slow.send(if is_list { "]" } else { "\n" }).await;
+        let (status, said) = slow.answer().await;
+        assert_eq!((status, counts(&said)), (200, vec![("accepted", 1)]), "{content_type}: {said}");
+    }
+}
+
+/// An upload went on with it, for as long as it lasted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_revoked_ends_its_upload_with_the_next_block() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let directory = data.path().to_str().unwrap();
+    let made = ["token", "--data", directory, "create", "till", "--role", "ingest", "--source", "shop"];
+    let till = text(&tallymark(&made)).trim().to_string();
+    let lines = |numbers: std::ops::Range<u32>| -> String {
+        let line = |number| format!("{}\n", event(&format!("e{number}"), "key-1", &json!(1)));
+        numbers.map(line).collect()
+    };
+    let mut upload = Slow::begin(&server, &till, LINES.1).await;
+    upload.send(&lines(0..2_000)).await;
+    let received = async || {
+        let counters = call_json("GET", &server.url("/v1/counters"), &token, "").await.1;
+        counters["sources"]["shop"]["received"].as_u64().unwrap_or_default()
+    };
+    while received().await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let before = received().await;
+    assert!(tallymark(&["token", "--data", directory, "revoke", "till"]).status.success());
+    upload.send(&lines(2_000..2_010)).await;
+    let (status, said) = upload.answer().await;
+    assert_eq!((status, said["code"].as_str()), (401, Some("unauthorized")), "{said}");
+    assert_eq!(received().await, before, "nothing of the next block was taken");
 }

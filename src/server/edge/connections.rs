@@ -3,8 +3,8 @@
 //! Owns: accepting, TLS handshakes, limits of connections. Leaves to others: certificates (`crate::tls`), requests (routes).
 //!
 //! What a peer can cost before it showed a token, in memory and in open files: at most [`CONNECTIONS_MAX`] connections and
-//! those that the limit of open files leaves room for, half of them of one address; each with 64 KiB of headers, 128 requests of
-//! HTTP/2 and its windows.
+//! those that the limit of open files leaves room for, half of them of one address; each with 64 KiB of headers, or 128
+//! requests of HTTP/2 with 16 KiB of headers each, and its windows.
 //!
 //! Invariants:
 //! - A connection ends when nothing moves for [`IDLE_MAX`]: neither a whole request comes, nor is one worked on, nor does its
@@ -42,6 +42,8 @@ const IDLE_MAX: Duration = Duration::from_secs(75);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's headers, and of a body that are read ahead, over HTTP/1.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a request's headers over HTTP/2, 32 for each and the rest as they are unpacked.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 /// Requests at once of a connection over HTTP/2.
 const STREAMS_MAX: u32 = 128;
 
@@ -83,7 +85,7 @@ impl Connections {
     ) {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().max_buf_size(BUFFER_BYTES);
-        builder.http2().max_concurrent_streams(STREAMS_MAX);
+        builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_LIST_BYTES_MAX);
         let served = Served { routes: self.routes, builder, idle_max, stopping: stopping.clone() };
         let peers = Peers::default();
         // Every connection holds one end; the other hears when the last of them is gone.

@@ -175,7 +175,7 @@ impl Edge {
     /// The token of a request, if it has the role.
     fn authorize(&self, headers: &HeaderMap, role: Role) -> Result<Arc<Token>, Problem> {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let secret = bearer.and_then(|value| value.strip_prefix("Bearer "));
+        let secret = bearer.and_then(secret_of);
         let token = secret.and_then(|secret| self.tokens.authenticate(secret)).ok_or_else(|| {
             Problem::new(
                 StatusCode::UNAUTHORIZED,
@@ -183,11 +183,19 @@ impl Edge {
                 "send a known token as `Authorization: Bearer tm_…`",
             )
         })?;
-        if !token.may(role) {
-            let detail = format!("the token {} does not have the role {}", token.name, role.as_str());
-            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &detail));
-        }
-        Ok(token)
+        must_have(token, role)
+    }
+
+    /// The token of a request that goes on, as it is now, if it has the role still.
+    fn authorize_again(&self, token: &Arc<Token>, role: Role) -> Result<Arc<Token>, Problem> {
+        let now = self.tokens.renew(token).ok_or_else(|| {
+            let detail = format!(
+                "the token {} was revoked; what came before may be durable, and sending all again counts nothing twice",
+                token.name
+            );
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", &detail)
+        })?;
+        must_have(now, role)
     }
 
     fn send(&self, command: Command) -> Result<(), Problem> {
@@ -222,6 +230,39 @@ impl Edge {
     }
 }
 
+/// The secret in a header. The scheme is a word without case (RFC 9110).
+fn secret_of(authorization: &str) -> Option<&str> {
+    let (scheme, secret) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| secret.trim_ascii_start())
+}
+
+fn must_have(token: Arc<Token>, role: Role) -> Result<Arc<Token>, Problem> {
+    if token.may(role) {
+        return Ok(token);
+    }
+    let detail = format!("the token {} does not have the role {}", token.name, role.as_str());
+    Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &detail))
+}
+
 fn stopping() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping or its storage failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_of_a_token_is_a_word_without_case() {
+        for (header, secret) in [
+            ("Bearer tm_1", Some("tm_1")),
+            ("bearer tm_1", Some("tm_1")),
+            ("BEARER  tm_1", Some("tm_1")),
+            ("Basic tm_1", None),
+            ("Bearertm_1", None),
+            ("tm_1", None),
+        ] {
+            assert_eq!(secret_of(header), secret, "{header}");
+        }
+    }
 }

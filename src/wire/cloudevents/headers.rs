@@ -7,19 +7,31 @@ use std::borrow::Cow;
 
 use domain::Timestamp;
 
-use super::{CloudEvent, CloudEventStatus, EventOutcome, data, is_json};
+use super::{BrokenEvent, CloudEvent, CloudEventStatus, EventOutcome, data, is_json};
 
 /// Reads a binary event from its headers (names in lower case) and its body; `content_type` is that of the body, and a
 /// missing one means JSON.
 ///
 /// # Errors
-/// The first broken rule.
+/// The first broken rule, with the name of the event.
 pub fn read_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     content_type: Option<&str>,
     body: &'a [u8],
-) -> Result<CloudEvent<'a>, CloudEventStatus> {
+) -> Result<CloudEvent<'a>, BrokenEvent<'a>> {
     let mut event = CloudEvent::default();
+    match read_into(&mut event, headers, content_type, body) {
+        Ok(()) => Ok(event),
+        Err(status) => Err(BrokenEvent { status, source: event.source, id: event.id }),
+    }
+}
+
+fn read_into<'a>(
+    event: &mut CloudEvent<'a>,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    content_type: Option<&str>,
+    body: &'a [u8],
+) -> EventOutcome {
     let (mut specversion, mut has_repeated) = (None, false);
     let (mut id, mut source, mut event_type, mut subject, mut time) = (None, None, None, None, None);
     for (name, value) in headers {
@@ -37,18 +49,24 @@ pub fn read_binary<'a>(
     if has_repeated {
         return Err(CloudEventStatus::AttributesMustBeUnique);
     }
+    // First, so that the event has its name whichever rule it breaks.
+    let (has_id, has_source) = (id.is_some(), source.is_some());
+    (event.id, event.source) = (id.unwrap_or_default(), source.unwrap_or_default());
     if specversion.as_deref() != Some("1.0") {
         return Err(CloudEventStatus::SpecversionMustBeKnown);
     }
-    event.id = id.ok_or(CloudEventStatus::IdMustBeText)?;
-    event.source = source.ok_or(CloudEventStatus::SourceMustBeText)?;
+    if !has_id {
+        return Err(CloudEventStatus::IdMustBeText);
+    }
+    if !has_source {
+        return Err(CloudEventStatus::SourceMustBeText);
+    }
     event.event_type = event_type.ok_or(CloudEventStatus::TypeMustBeText)?;
     event.subject = subject.ok_or(CloudEventStatus::SubjectMustBeText)?;
     if let Some(time) = time {
         event.time = Some(Timestamp::parse(&time).map_err(|_| CloudEventStatus::TimeMustBeInstant)?);
     }
-    read_body(content_type, body, &mut event)?;
-    Ok(event)
+    read_body(content_type, body, event)
 }
 
 fn read_body<'a>(content_type: Option<&str>, body: &'a [u8], event: &mut CloudEvent<'a>) -> EventOutcome {

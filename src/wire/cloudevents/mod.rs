@@ -100,6 +100,17 @@ impl fmt::Display for CloudEventStatus {
 
 impl std::error::Error for CloudEventStatus {}
 
+/// An event that broke a rule, and its name as far as it says one: empty texts otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenEvent<'e> {
+    /// The rule.
+    pub status: CloudEventStatus,
+    /// Its source.
+    pub source: Cow<'e, str>,
+    /// Its id.
+    pub id: Cow<'e, str>,
+}
+
 /// Depth to which objects of the data may lie in each other.
 pub const DATA_DEPTH_MAX: usize = 8;
 
@@ -124,14 +135,21 @@ pub struct CloudEvent<'a> {
 
 impl CloudEvent<'_> {
     fn clear(&mut self) {
+        self.id = Cow::default();
+        self.source = Cow::default();
         self.values.clear();
         self.dimensions.clear();
         self.time = None;
     }
+
+    fn broken(&self, status: CloudEventStatus) -> BrokenEvent<'_> {
+        let (source, id) = (Cow::Borrowed(&*self.source), Cow::Borrowed(&*self.id));
+        BrokenEvent { status, source, id }
+    }
 }
 
 /// Gets every event of a body, in order: the event, or the rule that it broke.
-pub type OnEvent<'s, 'a> = dyn FnMut(Result<&CloudEvent<'a>, CloudEventStatus>) + 's;
+pub type OnEvent<'s, 'a> = dyn FnMut(Result<&CloudEvent<'a>, BrokenEvent<'_>>) + 's;
 
 /// Reads a structured body: one event, or a list of events.
 ///
@@ -146,7 +164,7 @@ pub fn read_structured<'a>(body: &'a str, on_event: &mut OnEvent<'_, 'a>) -> ser
     }
     let status = EventSeed(&mut event).deserialize(&mut deserializer)?;
     deserializer.end()?;
-    on_event(status.map(|()| &event));
+    on_event(status.map(|()| &event).map_err(|status| event.broken(status)));
     Ok(())
 }
 
@@ -164,7 +182,8 @@ impl<'a> Visitor<'a> for Events<'_, '_, 'a> {
 
     fn visit_seq<A: SeqAccess<'a>>(self, mut events: A) -> Result<(), A::Error> {
         while let Some(status) = events.next_element_seed(EventSeed(self.event))? {
-            (self.on_event)(status.map(|()| &*self.event));
+            let event = &*self.event;
+            (self.on_event)(status.map(|()| event).map_err(|status| event.broken(status)));
         }
         Ok(())
     }
@@ -179,6 +198,7 @@ impl<'a> DeserializeSeed<'a> for EventSeed<'_, 'a> {
     type Value = EventOutcome;
 
     fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<EventOutcome, D::Error> {
+        self.0.clear();
         deserializer.deserialize_any(self)
     }
 }
@@ -287,16 +307,23 @@ impl<'a> Attributes<'a> {
     }
 
     fn read_into(&self, event: &mut CloudEvent<'a>) -> EventOutcome {
-        event.clear();
         if self.has_repeated {
             return Err(CloudEventStatus::AttributesMustBeUnique);
         }
+        // First, so that the event has its name whichever rule it breaks.
+        let (id, source) = (self.id.and_then(data::text), self.source.and_then(data::text));
+        let (has_id, has_source) = (id.is_some(), source.is_some());
+        (event.id, event.source) = (id.unwrap_or_default(), source.unwrap_or_default());
         if self.specversion.and_then(data::text).as_deref() != Some("1.0") {
             return Err(CloudEventStatus::SpecversionMustBeKnown);
         }
+        if !has_id {
+            return Err(CloudEventStatus::IdMustBeText);
+        }
+        if !has_source {
+            return Err(CloudEventStatus::SourceMustBeText);
+        }
         let text = |raw: Option<&'a str>, status| raw.and_then(data::text).ok_or(status);
-        event.id = text(self.id, CloudEventStatus::IdMustBeText)?;
-        event.source = text(self.source, CloudEventStatus::SourceMustBeText)?;
         event.event_type = text(self.event_type, CloudEventStatus::TypeMustBeText)?;
         event.subject = text(self.subject, CloudEventStatus::SubjectMustBeText)?;
         if let Some(time) = self.time.filter(|raw| *raw != "null") {

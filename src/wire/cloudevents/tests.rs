@@ -9,7 +9,8 @@ use super::*;
 /// One line an event: what it says, or the rule it broke; a last line if the body is not JSON.
 fn read(body: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let read = read_structured(body, &mut |event| lines.push(event.map_or_else(|s| s.name().into(), shown)));
+    let read =
+        read_structured(body, &mut |event| lines.push(event.map_or_else(|s| s.status.name().into(), shown)));
     if let Err(error) = read {
         lines.push(format!("not JSON at line {} column {}", error.line(), error.column()));
     }
@@ -129,13 +130,46 @@ fn numbers_are_exact_in_any_notation() {
     }
 }
 
+/// The failure of an event whose data had no shape did not say which event it was.
+#[test]
+fn an_event_that_breaks_a_rule_is_named_by_the_id_that_it_has() {
+    let named = |event: Result<&CloudEvent<'_>, BrokenEvent<'_>>| match event {
+        Ok(event) => format!("{}/{} is read", event.source, event.id),
+        Err(BrokenEvent { status, source, id }) => format!("{source}/{id}: {}", status.name()),
+    };
+    let (list, text, good) = (with_data(r#"{"a":[1]}"#), with_data("\"x\""), with_data("{}"));
+    let base64 =
+        r#"{"data_base64":"AA==","type":"t","subject":"k","specversion":"1.0","source":"s","id":"2"}"#;
+    let old = r#"{"specversion":"0.3","source":"s","id":"3"}"#;
+    let nameless = r#"{"specversion":"1.0","source":"s","type":"t"}"#;
+    let twice = r#"{"specversion":"1.0","id":"4","source":"s","id":"5"}"#;
+    let mut lines = Vec::new();
+    let body = format!("[{list},{text},{base64},{old},7,{good},{nameless},[],{twice}]");
+    read_structured(&body, &mut |event| lines.push(named(event))).unwrap();
+    let expected = [
+        "s/1: property_must_be_scalar",
+        "s/1: data_must_be_object",
+        "s/2: data_must_be_json",
+        "s/3: specversion_must_be_known",
+        "/: event_must_be_object",
+        "s/1 is read",
+        "s/: id_must_be_text",
+        "/: event_must_be_object",
+        "/: attributes_must_be_unique",
+    ];
+    assert_eq!(lines, expected);
+    let headers = [("ce-specversion", &b"1.0"[..]), ("ce-id", b"a%20b"), ("ce-source", b"s")];
+    let read = read_binary(headers.into_iter(), Some("text/plain"), b"x");
+    assert_eq!(named(read.as_ref().map_err(Clone::clone)), "s/a b: type_must_be_text");
+}
+
 #[test]
 fn a_binary_event_is_its_headers_and_its_body() {
     let check = |headers: &[(&str, &[u8])], content_type: Option<&str>, body: &str, expected: &str| {
         let all = [("ce-specversion", &b"1.0"[..]), ("ce-source", b"s"), ("ce-type", b"t"), ("host", b"h")];
         let headers = all.iter().chain(headers).map(|(name, value)| (*name, *value));
         let read = read_binary(headers, content_type, body.as_bytes());
-        assert_eq!(read.as_ref().map_or_else(|s| s.name().into(), shown), expected);
+        assert_eq!(read.as_ref().map_or_else(|s| s.status.name().into(), shown), expected);
     };
     let k = ("ce-subject", &b"k"[..]);
     // As the second generation of the SDK for Python encodes it.

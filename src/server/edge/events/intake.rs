@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::http::StatusCode;
 use domain::Timestamp;
 use domain::limits::{EVENT_DIMENSIONS_MAX, EVENT_VALUES_MAX};
 use engine::prepared::PreparedBatch;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::oneshot;
-use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
+use wire::cloudevents::{self, BrokenEvent, CloudEvent, CloudEventStatus};
 use wire::event::opaque_fits;
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use wire::usage::{EventId, UsageBatch};
@@ -22,12 +23,21 @@ use wire::verdict::Verdict;
 use wire::{AlignedBytes, BatchBuilder, BuilderStatus, EventStatus, IdMode};
 
 use super::super::Edge;
+use super::super::problem::Problem;
+use super::EventBudget;
+use crate::shares::Share;
 use crate::threads::PeerStopped;
 use crate::tokens::Token;
 use crate::usage_log::IncomingBatch;
 
 /// Failures that an answer lists; all are counted.
 pub(super) const FAILURES_LISTED_MAX: usize = 1_000;
+/// Batches that events of one body become, which is as many pairs of source and type as they may have.
+pub(super) const BATCHES_MAX: usize = 32_768;
+/// What a batch takes until its events are judged, however few they are, besides their bytes.
+const BATCH_BYTES: usize = 3 << 10;
+/// Batches whose memory is taken at once. A body that needs no more takes none for them.
+const BATCHES_OF_SHARE: usize = 32;
 
 /// Events of a request that are not submitted yet.
 pub(super) struct Intake {
@@ -42,7 +52,19 @@ pub(super) struct Intake {
     /// By source, then by type.
     open: BTreeMap<String, BTreeMap<String, OpenBatch>>,
     whole: Vec<WholeBatch>,
+    room: Room,
+    /// Why no more events are taken.
+    stopped: Option<Problem>,
     summary: Summary,
+}
+
+/// Memory for batches of events.
+struct Room {
+    /// Whose share they take.
+    lane: Arc<str>,
+    /// Those that were begun.
+    batches: usize,
+    shares: Vec<Share>,
 }
 
 /// A batch that still takes events, and the place of each in the request.
@@ -84,7 +106,9 @@ pub(super) struct Summary {
     conflict: u64,
     quarantined: u64,
     rejected: u64,
-    failures: Vec<Failure>,
+    /// By their index: the first ones are listed, in whatever order they are found.
+    #[serde(serialize_with = "as_list")]
+    failures: BTreeMap<u64, Failure>,
     #[serde(skip_serializing_if = "is_zero")]
     failures_left_out: u64,
     /// Rejected before they reached the log.
@@ -97,8 +121,12 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+fn as_list<S: Serializer>(failures: &BTreeMap<u64, Failure>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(failures.values())
+}
+
 impl Summary {
-    /// Whether every event counts, or counted before.
+    /// Whether every event counts, counted before, or was taken back.
     pub(super) fn is_good(&self) -> bool {
         self.failed() == 0
     }
@@ -121,16 +149,20 @@ impl Summary {
         self.rejected += later.rejected;
         self.refused += later.refused;
         self.failures_left_out += later.failures_left_out;
-        for failure in later.failures {
-            self.list(failure);
+        for (index, failure) in later.failures {
+            self.list(index, || failure);
         }
     }
 
-    fn list(&mut self, failure: Failure) {
-        if self.failures.len() < FAILURES_LISTED_MAX {
-            self.failures.push(failure);
-        } else {
-            self.failures_left_out += 1;
+    /// Lists a failure, unless enough that come before it are listed; of too many the last one is left out.
+    fn list(&mut self, index: u64, failure: impl FnOnce() -> Failure) {
+        let is_full = self.failures.len() == FAILURES_LISTED_MAX;
+        self.failures_left_out += u64::from(is_full);
+        if !is_full || self.failures.last_key_value().is_some_and(|(last, _)| index < *last) {
+            self.failures.insert(index, failure());
+        }
+        if self.failures.len() > FAILURES_LISTED_MAX {
+            self.failures.pop_last();
         }
     }
 
@@ -149,42 +181,40 @@ impl Summary {
         *counter += 1;
         if matches!(verdict, Verdict::Conflict | Verdict::Quarantined(_) | Verdict::Rejected(_)) {
             let (verdict, reason) = (verdict.as_str(), verdict.reason());
-            let (source, id) = event();
-            self.list(Failure { index, source, id, verdict, reason, detail: String::new() });
+            self.list(index, || {
+                let (source, id) = event();
+                Failure { index, source, id, verdict, reason, detail: String::new() }
+            });
         }
     }
 
-    fn refuse(&mut self, index: u64, event: Option<&CloudEvent<'_>>, reason: &'static str, detail: String) {
+    /// Counts an event that is refused before it reaches the log, by its source and id.
+    fn refuse(&mut self, index: u64, (source, id): (&str, &str), reason: &'static str, detail: String) {
         self.rejected += 1;
         self.refused += 1;
-        let (source, id) = event.map_or_else(Default::default, |e| (e.source.to_string(), e.id.to_string()));
-        self.list(Failure { index, source, id, verdict: "rejected", reason: Some(reason), detail });
+        self.list(index, || {
+            let (source, id) = (source.to_string(), id.to_string());
+            Failure { index, source, id, verdict: "rejected", reason: Some(reason), detail }
+        });
     }
 }
 
 impl Intake {
-    pub(super) fn new(edge: Arc<Edge>, token: Arc<Token>) -> Self {
+    /// An intake for events that were just read, behind so many others of their request. `lane` is whose memory they take.
+    pub(super) fn begin(edge: &Arc<Edge>, token: &Arc<Token>, lane: &Arc<str>, first: u64) -> Self {
         Self {
+            edge: edge.clone(),
+            token: token.clone(),
             received_at: edge.clock.now(),
-            edge,
-            token,
             arrived: Instant::now(),
-            first: 0,
+            first,
             count: 0,
             open: BTreeMap::new(),
             whole: Vec::new(),
+            room: Room { lane: lane.clone(), batches: 0, shares: Vec::new() },
+            stopped: None,
             summary: Summary::default(),
         }
-    }
-
-    /// An intake for the events that come behind these.
-    pub(super) fn next_block(&self) -> Self {
-        Self::new(self.edge.clone(), self.token.clone())
-    }
-
-    /// Numbers the events of this intake behind those of the one before.
-    pub(super) fn follow(&mut self, before: &Intake) {
-        self.first = before.events_taken();
     }
 
     /// Events of the request taken by this intake and those before it.
@@ -204,7 +234,8 @@ impl Intake {
                 continue;
             };
             if text.starts_with('[') {
-                self.take(Err(CloudEventStatus::EventMustBeObject));
+                let status = CloudEventStatus::EventMustBeObject;
+                self.take(Err(BrokenEvent { status, source: "".into(), id: "".into() }));
                 continue;
             }
             if let Err(error) = cloudevents::read_structured(text, &mut |event| self.take(event)) {
@@ -215,7 +246,7 @@ impl Intake {
 
     fn refuse_line(&mut self, detail: String) {
         let index = self.next_index();
-        self.summary.refuse(index, None, "line_must_be_json", detail);
+        self.summary.refuse(index, ("", ""), "line_must_be_json", detail);
     }
 
     fn next_index(&mut self) -> u64 {
@@ -225,27 +256,38 @@ impl Intake {
     }
 
     /// Takes the next event of the request.
-    pub(super) fn take(&mut self, event: Result<&CloudEvent<'_>, CloudEventStatus>) {
+    pub(super) fn take(&mut self, event: Result<&CloudEvent<'_>, BrokenEvent<'_>>) {
         let index = self.next_index();
         let event = match event {
             Ok(event) => event,
-            Err(status) => return self.summary.refuse(index, None, status.name(), status.to_string()),
+            Err(BrokenEvent { status, source, id }) => {
+                return self.summary.refuse(index, (&source, &id), status.name(), status.to_string());
+            }
         };
+        let name = (&*event.source, &*event.id);
         if !opaque_fits(event.source.as_bytes()) {
             let detail = "a source has 1 to 256 bytes".to_string();
-            return self.summary.refuse(index, Some(event), "source_must_fit", detail);
+            return self.summary.refuse(index, name, "source_must_fit", detail);
         }
         if !opaque_fits(event.event_type.as_bytes()) {
             let detail = "a type has 1 to 256 bytes".to_string();
-            return self.summary.refuse(index, Some(event), "type_must_fit", detail);
+            return self.summary.refuse(index, name, "type_must_fit", detail);
         }
         if !self.token.grants_source(&event.source) {
             let detail = format!("the token {} does not grant source {:?}", self.token.name, event.source);
-            return self.summary.refuse(index, Some(event), "source_must_be_granted", detail);
+            return self.summary.refuse(index, name, "source_must_be_granted", detail);
         }
         if let Err(status) = self.push(index, event) {
-            self.summary.refuse(index, Some(event), status.name(), status.to_string());
+            self.summary.refuse(index, name, status.name(), status.to_string());
         }
+    }
+
+    /// The intake, if every event of its body was taken or refused by itself.
+    ///
+    /// # Errors
+    /// Why there was no memory for them.
+    pub(super) fn whole(mut self) -> Result<Self, Problem> {
+        self.stopped.take().map_or(Ok(self), Err)
     }
 
     fn push(&mut self, index: u64, event: &CloudEvent<'_>) -> Result<(), EventStatus> {
@@ -265,7 +307,17 @@ impl Intake {
         }
         let (values, dimensions) = (&values[..event.values.len()], &dimensions[..event.dimensions.len()]);
         let time = event.time.unwrap_or(self.received_at).nanoseconds();
-        let open = open_batch(&mut self.open, &event.source, &event.event_type);
+        if self.stopped.is_some() {
+            return Ok(());
+        }
+        let make_room = || self.room.make(&self.edge.event_budget);
+        let open = match open_batch(&mut self.open, &event.source, &event.event_type, make_room) {
+            Ok(open) => open,
+            Err(problem) => {
+                self.stopped = Some(problem);
+                return Ok(());
+            }
+        };
         let push = |builder: &mut BatchBuilder| {
             builder.push_parts(event.id.as_bytes(), &event.subject, time, values, dimensions)
         };
@@ -328,8 +380,24 @@ impl Intake {
                 self.summary.count(verdict, place, || source_and_id(&frame, event));
             }
         }
-        self.summary.failures.sort_by_key(|failure| failure.index);
         Ok(self.summary)
+    }
+}
+
+impl Room {
+    /// Takes memory for one more batch.
+    fn make(&mut self, budget: &EventBudget) -> Result<(), Problem> {
+        if self.batches == BATCHES_MAX {
+            let detail = format!(
+                "events of one body have at most {BATCHES_MAX} pairs of source and type; send them in several"
+            );
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "types_must_fit", &detail));
+        }
+        if self.batches > 0 && self.batches.is_multiple_of(BATCHES_OF_SHARE) {
+            self.shares.push(budget.take(&self.lane, BATCHES_OF_SHARE * BATCH_BYTES)?);
+        }
+        self.batches += 1;
+        Ok(())
     }
 }
 
@@ -338,15 +406,17 @@ fn open_batch<'a>(
     open: &'a mut BTreeMap<String, BTreeMap<String, OpenBatch>>,
     source: &str,
     event_type: &str,
-) -> &'a mut OpenBatch {
+    make_room: impl FnOnce() -> Result<(), Problem>,
+) -> Result<&'a mut OpenBatch, Problem> {
     let is_new = open.get(source).is_none_or(|types| !types.contains_key(event_type));
     if is_new {
+        make_room()?;
         let builder = BatchBuilder::new(source, event_type, IdMode::Given);
         let batch = OpenBatch { builder, places: Vec::new() };
         open.entry(source.to_string()).or_default().insert(event_type.to_string(), batch);
     }
     let types = open.get_mut(source).expect("the source was just made");
-    types.get_mut(event_type).expect("the type was just made")
+    Ok(types.get_mut(event_type).expect("the type was just made"))
 }
 
 /// Source and id of an event of a batch, as its sender wrote them.
@@ -363,5 +433,56 @@ fn source_and_id(frame: &AlignedBytes, event: usize) -> (String, String) {
 impl OpenBatch {
     fn finish(&mut self) -> WholeBatch {
         WholeBatch { frame: Arc::new(self.builder.finish(1, 0)), places: std::mem::take(&mut self.places) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TOKEN_BODIES_BYTES_MAX;
+    use super::*;
+
+    const _: () =
+        assert!(BATCHES_MAX * BATCH_BYTES + super::super::super::BODY_BYTES_MAX < TOKEN_BODIES_BYTES_MAX);
+
+    /// A body whose events had a type each cost twenty times its bytes, and only these were counted.
+    #[test]
+    fn batches_of_few_events_are_paid_for_and_a_body_has_a_limit_of_them() {
+        let budget = EventBudget::default();
+        let room = || Room { lane: Arc::from("token"), batches: 0, shares: Vec::new() };
+        let mut few = room();
+        (0..BATCHES_OF_SHARE).for_each(|_| few.make(&budget).unwrap());
+        assert_eq!(budget.out(), 0);
+        few.make(&budget).unwrap();
+        assert_eq!(budget.out(), BATCHES_OF_SHARE * BATCH_BYTES);
+        drop(few);
+        let mut many = room();
+        (0..BATCHES_MAX).for_each(|_| many.make(&budget).unwrap());
+        assert_eq!(budget.out(), (BATCHES_MAX - BATCHES_OF_SHARE) * BATCH_BYTES);
+        assert!(many.make(&budget).is_err(), "a body has no more");
+        drop(many);
+        let _held = budget.take(&Arc::from("token"), TOKEN_BODIES_BYTES_MAX).unwrap();
+        let mut late = room();
+        (0..BATCHES_OF_SHARE).for_each(|_| late.make(&budget).unwrap());
+        assert!(late.make(&budget).is_err(), "the token has no memory left");
+    }
+
+    #[test]
+    fn the_first_failures_are_listed_whenever_they_are_found() {
+        let mut summary = Summary::default();
+        (500..2_000).for_each(|index| summary.refuse(index, ("s", "id"), "id_must_fit", String::new()));
+        let mut asked = 0;
+        for index in (0..500).chain(2_000..2_500) {
+            summary.count(Verdict::Conflict, index, || {
+                asked += 1;
+                Default::default()
+            });
+        }
+        assert_eq!(
+            (asked, summary.failures.len(), summary.failures_left_out),
+            (500, FAILURES_LISTED_MAX, 1_500)
+        );
+        let listed = serde_json::to_value(&summary).unwrap();
+        let indexes = listed["failures"].as_array().unwrap().iter().map(|failure| failure["index"].as_u64());
+        assert!(indexes.eq((0..FAILURES_LISTED_MAX as u64).map(Some)));
     }
 }

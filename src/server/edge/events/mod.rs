@@ -4,10 +4,11 @@
 //! (`wire::cloudevents`), batches and verdicts (`intake`), durability (`usage_log`).
 //!
 //! Invariants:
-//! - A 200 says that every event of the request is durable and counts, or counted before; otherwise the answer names the
-//!   events that do not count, and why. What was accepted beside them is durable, and sending all again is harmless.
-//! - Bodies that are read at once take their bytes from one budget, half of it those of one token at most; at its end the
-//!   answer is 503 `busy`.
+//! - A 200 says that every event of the request is durable and counts, counted before, or was taken back by a person;
+//!   otherwise the answer names the events that do not count, and why, however often they come. What was accepted beside them is durable, and sending all again is harmless.
+//! - Bodies that are read at once, and the batches that they become, take their bytes from one budget, half of it those of one
+//!   token at most; at its end the answer is 503 `busy`.
+//! - Events arrive when their body, or their block of lines, is read; until then their token may be taken away.
 
 mod intake;
 mod packed;
@@ -21,7 +22,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
-use wire::cloudevents::{self, CloudEvent, CloudEventStatus};
+use wire::cloudevents::{self, BrokenEvent, CloudEvent};
 
 use self::intake::{Intake, Summary};
 use self::packed::Unpacking;
@@ -42,6 +43,9 @@ const BLOCK_BYTES: usize = 256 << 10;
 const BLOCKS_IN_FLIGHT_MAX: usize = 8;
 /// Bodies up to this are read where they arrive: that takes less time than handing the thread's other work over.
 const BODY_INLINE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the buffer into which a body of several chunks is gathered, at first.
+const GATHERED_BYTES_MIN: usize = 64 << 10;
+
 /// What event bodies may take.
 pub struct EventBudget {
     bytes: Shares,
@@ -56,6 +60,12 @@ impl Default for EventBudget {
 }
 
 impl EventBudget {
+    /// Bytes that are out.
+    #[cfg(test)]
+    fn out(&self) -> usize {
+        self.bytes.out()
+    }
+
     fn take(&self, token: &Arc<str>, bytes: usize) -> Result<Share, Problem> {
         self.bytes.take_now(token, bytes).ok_or_else(|| {
             let detail = "event bodies, or those of this token, take all the memory that they may; send again a little later";
@@ -107,16 +117,17 @@ async fn take(
     headers: &HeaderMap,
     body: Body,
 ) -> Answer {
-    let intake = Intake::new(edge.clone(), token);
     let summary = match mode_of(headers)? {
-        Mode::Lines => read_lines(edge, lane, intake, body).await?,
+        Mode::Lines => read_lines(edge, token, lane, body).await?,
         Mode::Binary => {
-            let (body, _shares) = read_whole(edge, lane, headers, body).await?;
+            let (body, _shares) = read_whole(&edge.event_budget, lane, headers, body).await?;
+            let intake = Intake::begin(edge, &token, lane, 0);
             read_binary(intake, headers, &body)?.finish().await.map_err(|_| stopping())?
         }
         Mode::Structured { is_batch } => {
-            let (body, _shares) = read_whole(edge, lane, headers, body).await?;
-            read_structured(intake, is_batch, body)?.finish().await.map_err(|_| stopping())?
+            let (body, _shares) = read_whole(&edge.event_budget, lane, headers, body).await?;
+            let intake = Intake::begin(edge, &token, lane, 0);
+            read_structured(intake, is_batch, body)?.whole()?.finish().await.map_err(|_| stopping())?
         }
     };
     edge.metrics.http_events_refused.fetch_add(summary.refused, Ordering::Relaxed);
@@ -133,9 +144,10 @@ async fn take(
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "events_must_count", &detail).with(&summary))
 }
 
-/// Reads a body that must fit into memory.
+/// Reads a body that must fit into memory. One of several chunks is gathered in a buffer, of which all is paid for: however
+/// small its chunks are, it costs twice its bytes, or 64 KiB.
 async fn read_whole(
-    edge: &Edge,
+    budget: &EventBudget,
     lane: &Arc<str>,
     headers: &HeaderMap,
     mut body: Body,
@@ -149,19 +161,33 @@ async fn read_whole(
         return Err(too_large());
     }
     let mut shares = Vec::new();
-    let mut chunks: Vec<Bytes> = Vec::new();
-    let mut bytes = 0;
-    while let Some(chunk) = next_chunk(&mut body).await? {
-        bytes += chunk.len();
+    let Some(first) = next_chunk(&mut body).await? else { return Ok((Bytes::new(), shares)) };
+    if first.len() > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    shares.push(budget.take(lane, first.len())?);
+    let Some(second) = next_chunk(&mut body).await? else { return Ok((first, shares)) };
+    let mut gathered: Vec<u8> = Vec::new();
+    let (mut chunk, mut behind) = (first, Some(second));
+    loop {
+        let bytes = gathered.len() + chunk.len();
         if bytes > BODY_BYTES_MAX {
             return Err(too_large());
         }
-        shares.push(edge.event_budget.take(lane, chunk.len())?);
-        chunks.push(chunk);
-    }
-    match chunks.len() {
-        0 | 1 => Ok((chunks.pop().unwrap_or_default(), shares)),
-        _ => Ok((chunks.concat().into(), shares)),
+        if bytes > gathered.capacity() {
+            let capacity = (2 * bytes).clamp(GATHERED_BYTES_MIN, BODY_BYTES_MAX);
+            shares.push(budget.take(lane, capacity - gathered.capacity())?);
+            gathered.reserve_exact(capacity - gathered.len());
+        }
+        gathered.extend_from_slice(&chunk);
+        let next = match behind.take() {
+            Some(behind) => Some(behind),
+            None => next_chunk(&mut body).await?,
+        };
+        chunk = match next {
+            Some(next) => next,
+            None => return Ok((gathered.into(), shares)),
+        };
     }
 }
 
@@ -190,7 +216,7 @@ fn read_binary(mut intake: Intake, headers: &HeaderMap, body: &Bytes) -> Result<
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     match cloudevents::read_binary(pairs, content_type, body) {
         Ok(event) => intake.take(Ok(&event)),
-        Err(status) => intake.take(Err(status)),
+        Err(broken) => intake.take(Err(broken)),
     }
     Ok(intake)
 }
@@ -204,7 +230,7 @@ fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<In
         if is_batch && !text.trim_ascii_start().starts_with('[') {
             return Err(Problem::bad_request("body_must_be_json", "a batch is a JSON list of events"));
         }
-        cloudevents::read_structured(text, &mut |event: Result<&CloudEvent<'_>, CloudEventStatus>| {
+        cloudevents::read_structured(text, &mut |event: Result<&CloudEvent<'_>, BrokenEvent<'_>>| {
             intake.take(event);
         })
         .map_err(|error| Problem::bad_request("body_must_be_json", &error.to_string()))?;
@@ -215,15 +241,16 @@ fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<In
 
 /// Reads one event a line, however many there are: blocks of lines go on while earlier ones wait for their verdicts.
 async fn read_lines(
-    edge: &Edge,
+    edge: &Arc<Edge>,
+    mut token: Arc<Token>,
     lane: &Arc<str>,
-    mut intake: Intake,
     mut body: Body,
 ) -> Result<Summary, Problem> {
     let upload_bytes = BLOCK_BYTES * (BLOCKS_IN_FLIGHT_MAX + 1) + EVENT_LINE_BYTES_MAX;
     let _share = edge.event_budget.take(lane, upload_bytes)?;
     let mut in_flight = VecDeque::new();
     let mut summary = Summary::default();
+    let mut taken = 0;
     let mut buffer: Vec<u8> = Vec::new();
     loop {
         let chunk = next_chunk(&mut body).await?;
@@ -239,20 +266,21 @@ async fn read_lines(
         };
         if buffer.len() - whole > EVENT_LINE_BYTES_MAX {
             let detail = format!(
-                "the line of event {} has more than {EVENT_LINE_BYTES_MAX} bytes; events before it may be durable",
-                intake.events_taken()
+                "the line of event {taken} has more than {EVENT_LINE_BYTES_MAX} bytes; events before it may be durable"
             );
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "line_must_fit", &detail));
         }
         let lines: Vec<u8> = buffer.drain(..whole).collect();
-        let next = intake.next_block();
-        let block = tokio::task::block_in_place(|| {
-            let mut block = std::mem::replace(&mut intake, next);
-            block.take_lines(&lines);
-            intake.follow(&block);
-            block
-        });
-        in_flight.push_back(tokio::spawn(block.finish()));
+        if !lines.is_empty() {
+            token = edge.authorize_again(&token, Role::Ingest)?;
+            let block = tokio::task::block_in_place(|| {
+                let mut block = Intake::begin(edge, &token, lane, taken);
+                block.take_lines(&lines);
+                block
+            });
+            taken = block.events_taken();
+            in_flight.push_back(tokio::spawn(block.whole()?.finish()));
+        }
         while in_flight.len() > if is_end { 0 } else { BLOCKS_IN_FLIGHT_MAX } {
             let Some(block) = in_flight.pop_front() else { break };
             summary.add(block.await.map_err(|_| stopping())?.map_err(|_| stopping())?);
@@ -260,5 +288,58 @@ async fn read_lines(
         if is_end {
             return Ok(summary);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    struct Chunks(VecDeque<Bytes>);
+
+    impl futures_core::Stream for Chunks {
+        type Item = Result<Bytes, Infallible>;
+
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    fn body_of(chunks: Vec<Bytes>) -> Body {
+        Body::from_stream(Chunks(chunks.into()))
+    }
+
+    /// Every chunk was kept with a share of its own: a body of single bytes took seventy times what was counted.
+    #[tokio::test]
+    async fn a_body_costs_what_is_counted_however_small_its_chunks_are() {
+        let (budget, lane, headers) = (EventBudget::default(), Arc::from("token"), HeaderMap::new());
+        for (bytes, chunk, counted_max) in [
+            (0, 1, 0),
+            (200_000, 200_000, 200_000),
+            (10, 5, 65 << 10),
+            (300_000, 1, 600_000),
+            (300_000, 70_000, 600_000),
+        ] {
+            let whole: Vec<u8> = (0..bytes).map(|byte: u32| (byte % 251) as u8).collect();
+            let chunks = whole.chunks(chunk).map(Bytes::copy_from_slice).collect();
+            let (body, shares) = read_whole(&budget, &lane, &headers, body_of(chunks)).await.unwrap();
+            assert!(body == whole, "{bytes} bytes in chunks of {chunk}");
+            let counted = budget.out();
+            assert!((bytes as usize..=counted_max).contains(&counted), "{counted} are counted for {bytes}");
+            assert!(shares.len() < 12, "{bytes} bytes in chunks of {chunk} take {} shares", shares.len());
+            drop(shares);
+            assert_eq!(budget.out(), 0);
+        }
+        let piece = Bytes::from(vec![0; 1 << 20]);
+        let too_long = body_of(vec![piece.clone(); 65]);
+        assert!(read_whole(&budget, &lane, &headers, too_long).await.is_err());
+        // What is left for the token is too little.
+        let _held = budget.take(&lane, TOKEN_BODIES_BYTES_MAX - (1 << 20)).unwrap();
+        assert!(read_whole(&budget, &lane, &headers, body_of(vec![piece; 2])).await.is_err());
+        assert_eq!(budget.out(), TOKEN_BODIES_BYTES_MAX - (1 << 20));
     }
 }

@@ -117,8 +117,18 @@ impl<R: AsyncRead> AsyncRead for Turn<R> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.reader.as_mut().poll_read(context, buffer)
+        self.reader.as_mut().poll_read(context, buffer).map_err(told)
     }
+}
+
+/// The error that a sender is told: the library of zstd says of a window only that it is too large.
+fn told(error: io::Error) -> io::Error {
+    if error.to_string().contains("too much memory") {
+        return io::Error::other(
+            "a body packed with zstd has a window of at most 8 MiB: pack it without --ultra and --long",
+        );
+    }
+    error
 }
 
 #[cfg(test)]
