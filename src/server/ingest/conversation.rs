@@ -39,7 +39,11 @@ pub(super) async fn converse(
     stranger: Place,
     stopping: watch::Receiver<bool>,
 ) -> Result<()> {
-    let (send, receive) = tokio::time::timeout(PATIENCE, connection.accept_bi()).await??;
+    let Ok(accepted) = tokio::time::timeout(PATIENCE, connection.accept_bi()).await else {
+        close_with(connection, &no_hello());
+        return Ok(());
+    };
+    let (send, receive) = accepted?;
     let (replies, queue) = mpsc::unbounded_channel();
     let (writing, written) = watch::channel(());
     let writer = tokio::spawn(async move {
@@ -56,11 +60,18 @@ pub(super) async fn converse(
     let _ = replies.send(Reply { frame: close.encode(), _held: None });
     drop(replies);
     let _ = tokio::time::timeout(PATIENCE * 3, writer).await;
-    let code = VarInt::from_u32(u32::from(close.code.code()));
     // Give the last frame time to arrive: a close of the connection overtakes stream data.
     let _ = tokio::time::timeout(Duration::from_millis(500), connection.closed()).await;
-    connection.close(code, close.reason.as_bytes());
+    close_with(connection, &close);
     reading.map(|_| ())
+}
+
+fn close_with(connection: &Connection, close: &Close) {
+    connection.close(VarInt::from_u32(u32::from(close.code.code())), close.reason.as_bytes());
+}
+
+fn no_hello() -> Close {
+    Close::new(CloseCode::TooSlow, "no hello arrived in time")
 }
 
 /// What an unanswered batch holds: its place among those of the connection, and memory.
@@ -118,7 +129,7 @@ impl<'a> Reader<'a> {
         mut written: watch::Receiver<()>,
     ) -> Result<Close> {
         let hello = match tokio::time::timeout(PATIENCE, read_hello(&mut receive)).await {
-            Err(_) => return Ok(Close::new(CloseCode::TooSlow, "no hello arrived in time")),
+            Err(_) => return Ok(no_hello()),
             Ok(Ok(hello)) => hello,
             Ok(Err(Unread::Ended)) => return Ok(Close::new(CloseCode::Done, "")),
             Ok(Err(Unread::Closed(close))) => return Ok(counted(ingest, close)),

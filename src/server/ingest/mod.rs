@@ -70,6 +70,8 @@ pub const WINDOWS_BYTES: usize = 256 << 20;
 /// Most and least of them that one connection gets.
 const WINDOW_BYTES_MAX: usize = 4 << 20;
 const WINDOW_BYTES_MIN: usize = 64 << 10;
+/// Bytes of each buffer of the socket: the default of 208 KiB loses datagrams under load.
+const SOCKET_BYTES: usize = 8 << 20;
 /// Time for the handshake, for hello after it, and for a reply to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time for a batch to arrive once its header did.
@@ -117,9 +119,11 @@ impl Ingest {
 /// If the address cannot be bound.
 pub fn endpoint(address: SocketAddr, tls: QuicServerConfig, secret: [u8; 32]) -> Result<Endpoint> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // The kernel may give less; the default of 208 KiB loses datagrams under load.
-    let _ = socket.set_recv_buffer_size(8 << 20);
-    let _ = socket.set_send_buffer_size(8 << 20);
+    let _ = socket.set_recv_buffer_size(SOCKET_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BYTES);
+    if let Some(advice) = socket_advice(socket.recv_buffer_size()?, socket.send_buffer_size()?) {
+        tracing::warn!("{advice}");
+    }
     socket.bind(&address.into()).with_context(|| format!("cannot bind UDP {address}"))?;
     let runtime = Arc::new(quinn::TokioRuntime);
     let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
@@ -130,6 +134,21 @@ pub fn endpoint(address: SocketAddr, tls: QuicServerConfig, secret: [u8; 32]) ->
     endpoint.max_udp_payload_size(wire::frame::DATAGRAM_BYTES_MAX)?;
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
     Ok(Endpoint::new(endpoint, Some(server_config(tls)), socket.into(), runtime)?)
+}
+
+/// What to do where the kernel gave less than it was asked for. Linux says twice what it gives, for what it needs itself.
+fn socket_advice(receive: usize, send: usize) -> Option<String> {
+    let wanted = if cfg!(target_os = "linux") { 2 * SOCKET_BYTES } else { SOCKET_BYTES };
+    let granted_kib = |got: usize| got * (SOCKET_BYTES / 1024) / wanted;
+    (receive < wanted || send < wanted).then(|| {
+        format!(
+            "the socket of QUIC has buffers of {} KiB to receive and {} KiB to send instead of {}: datagrams are lost under \
+             load; allow them with `sysctl -w net.core.rmem_max={SOCKET_BYTES} net.core.wmem_max={SOCKET_BYTES}` and start again",
+            granted_kib(receive),
+            granted_kib(send),
+            SOCKET_BYTES / 1024,
+        )
+    })
 }
 
 /// What new connections get.

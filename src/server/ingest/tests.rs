@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use wire::control::ClockKind;
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader, Schema};
 use wire::hello::Hello;
+use wire::reply::CloseCode;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
 use super::*;
@@ -170,4 +171,27 @@ async fn a_log_that_stands_still_stops_its_producers_and_a_flood_does_not_starve
     }
     until(|| running.ingest.memory.out() == 0).await;
     running.stop.send(true).unwrap();
+}
+
+/// It was closed as if it had said goodbye.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_nothing_after_its_handshake_is_told_that_it_is_too_slow() {
+    let running = start().await;
+    let (_endpoint, _send, mut receive) = connect(running.address, running.data.path()).await;
+    let ended = tokio::time::timeout(4 * PATIENCE, receive.read_exact(&mut [0])).await.unwrap();
+    let Err(quinn::ReadExactError::ReadError(quinn::ReadError::ConnectionLost(lost))) = ended else {
+        panic!("{ended:?}")
+    };
+    let quinn::ConnectionError::ApplicationClosed(close) = lost else { panic!("{lost}") };
+    assert_eq!(close.error_code, VarInt::from_u32(u32::from(CloseCode::TooSlow.code())));
+    running.stop.send(true).unwrap();
+}
+
+#[test]
+fn buffers_that_the_kernel_keeps_small_are_said_with_what_to_set() {
+    let granted = if cfg!(target_os = "linux") { 2 * SOCKET_BYTES } else { SOCKET_BYTES };
+    assert_eq!(socket_advice(granted, granted), None);
+    let advice = socket_advice(granted / 32, granted).unwrap();
+    assert!(advice.contains("256 KiB to receive and 8192 KiB to send instead of 8192"), "{advice}");
+    assert!(advice.contains("net.core.rmem_max=8388608 net.core.wmem_max=8388608"), "{advice}");
 }

@@ -2,15 +2,23 @@
 //!
 //! Owns: the registry of numbers and their names. Leaves to others: counting.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use engine::shard::SourceCounters;
 use hdrhistogram::Histogram;
 use wire::verdict::QuarantineReason;
 
 use crate::shards::ShardSnapshot;
+
+/// Sources that the metrics page lists; the others are summed.
+pub const SOURCES_LISTED_MAX: usize = 1_000;
+/// What the others are called, and a source that has this name.
+const OTHER_SOURCES: &str = "other";
 
 /// Numbers of a running server.
 pub struct Metrics {
@@ -49,6 +57,8 @@ pub struct Metrics {
     /// Times for which a shard was held by a step of a snapshot.
     pub snapshot_steps: Durations,
     acks: Mutex<Histogram<u64>>,
+    /// Sources that were listed: they are for as long as the server runs, so that no sum falls.
+    sources_listed: Mutex<BTreeSet<Arc<str>>>,
 }
 
 /// Durations in buckets, as a histogram of the metrics page.
@@ -102,6 +112,7 @@ impl Default for Metrics {
             cut_microseconds: AtomicU64::new(0),
             snapshot_steps: Durations::default(),
             acks: Mutex::new(Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants")),
+            sources_listed: Mutex::default(),
         }
     }
 }
@@ -122,6 +133,33 @@ impl Metrics {
         self.cuts.fetch_add(1, Ordering::Relaxed);
         let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.cut_microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// Counters as the page lists them, in order of the sources. Of too many sources the ones with the most events are listed
+    /// when there are, and from then on.
+    fn listed<'c>(
+        &self,
+        all: &'c BTreeMap<Arc<str>, SourceCounters>,
+    ) -> BTreeMap<&'c str, Cow<'c, SourceCounters>> {
+        let mut listed = self.sources_listed.lock().expect("nothing panics while it holds the sources");
+        let mut new: Vec<_> = all
+            .iter()
+            .filter(|(source, _)| !listed.contains(*source) && &***source != OTHER_SOURCES)
+            .collect();
+        let room = SOURCES_LISTED_MAX - listed.len();
+        if new.len() > room {
+            new.sort_by_key(|(_, counters)| std::cmp::Reverse(counters.received()));
+            new.truncate(room);
+        }
+        listed.extend(new.into_iter().map(|(source, _)| source.clone()));
+        let mut page: BTreeMap<&str, Cow<'_, SourceCounters>> = BTreeMap::new();
+        for (source, counters) in all {
+            let name = if listed.contains(source) { source } else { OTHER_SOURCES };
+            page.entry(name)
+                .and_modify(|sum| sum.to_mut().merge(counters))
+                .or_insert(Cow::Borrowed(counters));
+        }
+        page
     }
 
     /// A percentile of the time from a batch's last byte to its durability, in microseconds.
@@ -166,8 +204,9 @@ pub struct MetricsInput {
 pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
     let mut page = Page(String::new());
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let sources = metrics.listed(&input.shards.counters);
     page.family("tallymark_events_total", "counter", "Events by source and what became of them.");
-    for (source, c) in &input.shards.counters {
+    for (source, c) in &sources {
         let plain = [
             ("metered", c.metered),
             ("unmetered", c.unmetered),
@@ -186,12 +225,12 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
             );
         }
         for reason in QuarantineReason::ALL {
-            let labels = [("source", &**source), ("verdict", "quarantined"), ("reason", reason.as_str())];
+            let labels = [("source", *source), ("verdict", "quarantined"), ("reason", reason.as_str())];
             page.sample("tallymark_events_total", &labels, &c.quarantined[reason.ordinal()].to_string());
         }
     }
     page.family("tallymark_events_received_total", "counter", "Events that reached the log, by source.");
-    for (source, c) in &input.shards.counters {
+    for (source, c) in &sources {
         page.sample("tallymark_events_received_total", &[("source", source)], &c.received().to_string());
     }
     page.family("tallymark_ack_seconds", "summary", "From a batch's last byte to its durability.");
@@ -360,10 +399,36 @@ impl Page {
 mod tests {
     use super::*;
 
+    /// A token for all sources made a page of 118 MB.
+    #[test]
+    fn sources_beyond_a_thousand_are_summed_and_none_goes_back_among_them() {
+        let counters = |metered| SourceCounters { metered, ..SourceCounters::default() };
+        let source = |number: u64| -> Arc<str> { format!("s{number:04}").into() };
+        let metrics = Metrics::default();
+        let mut all: BTreeMap<_, _> = (0..600).map(|number| (source(number), counters(1))).collect();
+        assert_eq!(metrics.listed(&all).len(), 600);
+        all.extend((600..2_000).map(|number| (source(number), counters(number))));
+        all.insert(OTHER_SOURCES.into(), counters(7));
+        let total = |page: &BTreeMap<&str, Cow<'_, SourceCounters>>| {
+            page.values().map(|counters| counters.metered).sum::<u64>()
+        };
+        let page = metrics.listed(&all);
+        assert_eq!(page.len(), SOURCES_LISTED_MAX + 1);
+        assert!(page.contains_key("s0000"), "it was listed");
+        assert!(page.contains_key("s1999") && page.contains_key("s1600") && !page.contains_key("s1599"));
+        assert_eq!(page[OTHER_SOURCES].metered, (600..1_600).sum::<u64>() + 7);
+        assert_eq!(total(&page), all.values().map(|counters| counters.metered).sum::<u64>());
+        // The busiest of all comes too late.
+        all.insert("late".into(), counters(1_000_000));
+        let page = metrics.listed(&all);
+        assert!(!page.contains_key("late") && page.contains_key("s0000"));
+        assert_eq!(page.len(), SOURCES_LISTED_MAX + 1);
+    }
+
     #[test]
     fn labels_are_escaped_and_counters_add_up() {
         let mut shards = ShardSnapshot::default();
-        let counters = engine::shard::SourceCounters { metered: 3, rejected: 2, ..Default::default() };
+        let counters = SourceCounters { metered: 3, rejected: 2, ..Default::default() };
         shards.counters.insert("a\"b".into(), counters);
         let input = MetricsInput {
             shards,
