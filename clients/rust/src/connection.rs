@@ -70,6 +70,9 @@ impl Drop for DoneWhenDropped {
         if state.failed.is_none() && !state.is_closing {
             state.failed = Some(ClientError::Closed);
         }
+        if state.connection == ConnectionState::Connected {
+            state.connection = ConnectionState::Lost(Cause::Lost("the client ended".to_string()));
+        }
         state.queue.end();
         drop(state);
         self.0.tell();

@@ -375,9 +375,12 @@ async fn send_aged(shared: std::sync::Weak<Shared>) {
         let age = age_max / 2;
         tokio::time::sleep(age.max(Duration::from_millis(1))).await;
         let Some(shared) = shared.upgrade() else { return };
-        if shared.lock().check_open().is_err() {
+        let state = shared.lock();
+        // A client that was refused may go on.
+        if state.is_closing || state.is_driver_done {
             return;
         }
+        drop(state);
         shared.finish_aged(age);
     }
 }

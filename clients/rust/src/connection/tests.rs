@@ -169,8 +169,14 @@ async fn a_token_is_replaced_before_or_after_the_old_one_is_revoked() {
     let went_on = client.shared.wait_until(|state| state.failed.is_none().then_some(()));
     tokio::time::timeout(Duration::from_secs(60), went_on).await.unwrap();
     client.flush().await.unwrap();
+    // Batches leave by their age again: nobody flushes here.
     record(&client, "d").await.unwrap();
+    let acked = &client.shared.counters.acked;
+    let left_by_age =
+        client.shared.wait_until(|_| (acked.load(std::sync::atomic::Ordering::Relaxed) == 4).then_some(()));
+    tokio::time::timeout(Duration::from_secs(60), left_by_age).await.unwrap();
     client.close().await.unwrap();
+    assert_eq!((client.connection() == ConnectionState::Connected, client.stats().connected), (false, 0));
     assert_eq!((client.stats().recorded, client.stats().acked, client.stats().unacked), (4, 4, 0));
 }
 
