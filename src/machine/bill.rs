@@ -80,7 +80,7 @@ impl Rater<'_> {
                 explained.entry(window).or_insert_with(nothing).set_aside.push(waiting);
             }
         }
-        explained.values().for_each(ExplainedWindow::assert_complete);
+        explained.values_mut().for_each(ExplainedWindow::complete);
         Ok(explained.into_values().filter(|window| !window.is_empty()).collect())
     }
 

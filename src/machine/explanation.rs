@@ -9,7 +9,6 @@ use std::fmt;
 use billing::charges::Component;
 use billing::rating::WindowExplanation;
 use billing::rating::account::BillLine;
-use billing::rating::models::Basis;
 use domain::{Currency, GroupTexts, PriceId, Span, SubscriptionId};
 use serde_json::json;
 
@@ -37,7 +36,7 @@ pub struct ExplainedWindow {
     pub currency: Currency,
     /// What prices make of usage.
     pub prices: Vec<ExplainedPrice>,
-    /// What terms take off or add, in the order of their keys.
+    /// What terms take off or add, in the order in which they were applied.
     pub terms: Vec<BillLine>,
     /// Usage that fits no row of its price and is not charged; one entry of each price and subscription.
     pub set_aside: Vec<SetAside>,
@@ -69,8 +68,9 @@ impl ExplainedWindow {
         }
     }
 
-    /// Asserts that what is explained is what is charged.
-    pub(crate) fn assert_complete(&self) {
+    /// Puts the terms into the order in which they were applied, and asserts that what is explained is what is charged.
+    pub(crate) fn complete(&mut self) {
+        self.terms.sort_by(BillLine::compare_applied);
         let explained: i128 = self.prices.iter().map(|price| price.explanation.rounded).sum();
         assert_eq!(explained, self.charges, "what is explained is what is charged");
     }
@@ -128,7 +128,8 @@ impl ExplainedWindow {
                 json!({
                     "subscription": line.key.subscription, "price": line.key.price,
                     "component": line.key.component, "term": line.key.term,
-                    "amount": money(line.rounded), "text": line.explanation(self.currency),
+                    "amount": money(line.rounded), "reason": line.reason_to_json(self.currency),
+                    "text": line.explanation(self.currency),
                 })
             })
             .collect();
@@ -153,21 +154,9 @@ impl ExplainedWindow {
 impl ExplainedPrice {
     fn to_json(&self, currency: Currency) -> serde_json::Value {
         let explanation = &self.explanation;
-        let steps: Vec<serde_json::Value> = explanation
-            .portions
-            .iter()
-            .map(|step| {
-                let portion = &step.portion;
-                json!({
-                    "price_version": step.price_version, "tier": portion.tier, "basis": basis_of(portion.basis),
-                    "quantity": portion.quantity, "unit_amount": portion.unit_amount,
-                    "flat_amount": portion.flat_amount, "amount": portion.amount,
-                })
-            })
-            .collect();
         json!({
             "subscription": self.subscription, "price": self.price, "group": self.group,
-            "quantity": explanation.quantity, "steps": steps, "precise": explanation.precise,
+            "quantity": explanation.quantity, "steps": explanation.steps_to_json(), "precise": explanation.precise,
             "rounded": currency.format_minor(explanation.rounded),
             "text": explanation.to_string().lines().collect::<Vec<_>>(),
         })
@@ -176,15 +165,4 @@ impl ExplainedPrice {
 
 fn events(count: u64) -> String {
     if count == 1 { "1 event".to_string() } else { format!("{count} events") }
-}
-
-fn basis_of(basis: Basis) -> serde_json::Value {
-    match basis {
-        Basis::Units => json!({ "units": {} }),
-        Basis::Packages { size, count } => json!({ "packages": { "size": size, "count": count } }),
-        Basis::Percent { rate } => json!({ "percent": { "rate": rate } }),
-        Basis::Free => json!({ "free": {} }),
-        Basis::Recurring { share } => json!({ "recurring": { "share": share } }),
-        Basis::Fixed => json!({ "fixed": {} }),
-    }
 }

@@ -166,8 +166,8 @@ async fn a_bill_says_how_it_came_about_and_adds_up_to_what_was_charged() {
         "total 625.00 USD",
         "150 units at 0.01 = 1.50",
         "discount: 20% of 625.00 = -125.00",
-        "credit wallet pays 1.50 of 1.50; 0.00 of it is left now = -1.50",
-        "credit wallet pays 198.50 of 500.00; 0.00 of it is left now = -198.50",
+        "credit wallet pays 1.50 of 1.50; the grant has 0.00 left after all draws = -1.50",
+        "credit wallet pays 198.50 of 500.00; the grant has 0.00 left after all draws = -198.50",
         "total 301.50 USD",
     ] {
         assert!(said.contains(line), "{line} in:\n{said}");

@@ -276,6 +276,10 @@ fn quote_windows(
         });
     }
     add_terms(terms, &months, &mut bills)?;
+    for bill in &mut bills {
+        let of_prices = bill.prices.iter_mut().map(|price| &mut price.terms);
+        of_prices.chain([&mut bill.agreed]).for_each(|terms| terms.sort_by(BillLine::compare_applied));
+    }
     Ok(bills)
 }
 

@@ -403,11 +403,11 @@ fn a_quote_of_a_subscription_has_its_own_terms_and_those_of_its_account() {
     assert_eq!(
         shown,
         [
-            "2026-05 credit wallet pays 30.00 of 30.00; 0.00 of it is left now = -30.00",
-            "2026-05 grant free covers 20 of 50 tokens; 0 of it are left now",
+            "2026-05 credit wallet pays 30.00 of 30.00; the grant has 0.00 left after all draws = -30.00",
+            "2026-05 grant free covers 20 of 50 tokens; the grant has 0 left after all draws",
             "2026-05 total 5000 usage 6000 reached 5000",
             "2026-06 discount half: 50% of 60.00 is 30.00 in all, of which for this = -20.00",
-            "2026-06 credit wallet pays 20.00 of 20.00; 0.00 of it is left now = -20.00",
+            "2026-06 credit wallet pays 20.00 of 20.00; the grant has 0.00 left after all draws = -20.00",
             "2026-06 discount half: 50% of 60.00 is 30.00 in all, of which for this = -10.00",
             "2026-06 total 1000 usage 8000",
         ]
@@ -434,4 +434,161 @@ fn a_quote_of_a_subscription_has_its_own_terms_and_those_of_its_account() {
     );
     let unknown = QuoteTerms::of_subscription(&catalog, "s3").unwrap_err();
     assert_eq!(unknown.to_string(), "the catalog has no subscription \"s3\"; it has s1, s2");
+}
+
+fn steps_of(catalog: &Catalog, id: &str, quantities: &[&str]) -> Vec<String> {
+    let bill = bill(catalog, id, quantities).unwrap();
+    bill.prices[0].groups[0].explanation.to_string().lines().map(str::to_string).collect()
+}
+
+#[test]
+fn a_cap_is_said_where_it_makes_a_tier_cheaper() {
+    let tiers =
+        |model: &str, tiers: &str| format!("meter = \"tokens\"; model = \"{model}\"; tiers = [{tiers}]");
+    let first = "{ up_to = \"100\", unit_amount = \"3\", flat_amount = \"2\", flat_cap = \"10\" }, { unit_amount = \"1\" }";
+    for (fields, quantity, expected) in [
+        (tiers("graduated", first), "2", &["flat amount = 2.00", "first 2 units at 3.00 = 6.00"][..]),
+        (
+            tiers("graduated", first),
+            "130",
+            &[
+                "flat amount = 2.00",
+                "first 100 units at 3.00 are 300.00, but the tier costs at most 10.00 in all = 8.00",
+                "next 30 units at 1.00 = 30.00",
+            ],
+        ),
+        (
+            tiers("volume", "{ unit_amount = \"1\", flat_cap = \"7\" }"),
+            "53",
+            &["all 53 units at 1.00 are 53.00, but the tier costs at most 7.00 in all = 7.00"],
+        ),
+        (
+            tiers("graduated", "{ unit_amount = \"1\", flat_amount = \"7\", flat_cap = \"5\" }"),
+            "3",
+            &[
+                "flat amount of 7.00, but the tier costs at most 5.00 in all = 5.00",
+                "3 units at 1.00 are 3.00, but the tier costs at most 5.00 in all = 0.00",
+            ],
+        ),
+        (
+            tiers("volume", "{ unit_amount = \"4\", package_size = \"10\" }"),
+            "25",
+            &["all 25 units in 3 packages of 10 at 4.00 = 12.00"],
+        ),
+    ] {
+        let catalog = catalog(&price("p", &fields));
+        let mut steps = steps_of(&catalog, "p", &[quantity]);
+        steps.pop();
+        assert_eq!(steps, expected, "{fields}");
+    }
+    let catalog = catalog(&price("p", &tiers("volume", "{ unit_amount = \"1\", flat_cap = \"7\" }")));
+    let bill = bill(&catalog, "p", &["53"]).unwrap();
+    let step = &bill.prices[0].groups[0].explanation.steps_to_json()[0];
+    assert_eq!((&step["cap"], &step["uncapped"], &step["amount"]), (&"7".into(), &"53".into(), &"7".into()));
+}
+
+#[test]
+fn a_part_of_a_window_is_said_in_what_it_is_counted_in() {
+    for (proration, expected) in [
+        ("days", "recurring amount, 10 of 31 days of 28.00 = 9.032258…"),
+        ("thirty_days", "recurring amount, 10 of 30 days of 28.00 = 9.333333…"),
+        ("seconds", "recurring amount, 864,000 of 2,678,400 seconds of 28.00 = 9.032258…"),
+        ("none", "recurring amount = 28.00"),
+    ] {
+        let fields = format!("model = \"flat\"; unit_amount = \"28\"; proration = \"{proration}\"");
+        let catalog = catalog(&price("p", &fields));
+        let selection = Selection::of_prices(&catalog, &["p".to_string()]).unwrap();
+        let active = Span::new(at("2026-05-22T00:00:00Z"), Timestamp::END);
+        let bill = quote(&QuoteTerms { active, ..terms(&selection) }, may(), &[]).unwrap();
+        let explanation = &bill.prices[0].groups[0].explanation;
+        assert_eq!(explanation.to_string().lines().next(), Some(expected));
+        let recurring = &explanation.steps_to_json()[0]["basis"]["recurring"];
+        assert_eq!(recurring["proration"], proration);
+    }
+}
+
+#[test]
+fn terms_are_said_in_the_order_in_which_they_were_applied_and_have_a_structure() {
+    let calls = price(
+        "calls",
+        "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"1\"; maximum = \"90\"; \
+         discounts = [{ percent = \"5\" }, { amount = \"2\" }]",
+    );
+    let catalog = catalog(&format!(
+        "{calls}
+        [[entity]]
+        id = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"
+        [[account]]
+        id = \"acme\"
+        name = \"Acme\"
+        entity = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"
+        [[subscription]]
+        id = \"s1\"
+        account = \"acme\"
+        plan = \"pro\"
+        from = \"2026-05-01T00:00:00Z\"
+        minimum = \"60\"
+        maximum = \"70\"
+        discounts = [{{ percent = \"10\" }}]
+        [[discount]]
+        id = \"a-later\"
+        account = \"acme\"
+        amount = \"6\"
+        from = \"2026-05-01T00:00:00Z\"
+        [[discount]]
+        id = \"z-first\"
+        account = \"acme\"
+        percent = \"10\"
+        from = \"2026-05-01T00:00:00Z\"
+        [[grant]]
+        id = \"z-gift\"
+        account = \"acme\"
+        kind = \"promotional\"
+        amount = \"20\"
+        priority = 1
+        from = \"2026-05-01T00:00:00Z\"
+        [[grant]]
+        id = \"a-wallet\"
+        account = \"acme\"
+        kind = \"paid\"
+        amount = \"100\"
+        priority = 2
+        from = \"2026-05-01T00:00:00Z\""
+    ));
+    let terms = QuoteTerms::of_subscription(&catalog, "s1").unwrap();
+    let texts = ["100".to_string()];
+    let uses = uses_of(&catalog, &terms.selection, &texts, at("2026-05-01T00:00:00Z")).unwrap();
+    let bill = quote(&terms, may(), &uses[0]).unwrap();
+    let shown: Vec<String> =
+        bill.prices[0].terms.iter().map(|line| line.explanation(bill.currency)).collect();
+    assert_eq!(
+        shown,
+        [
+            "discount: 5% of 100.00 = -5.00",
+            "discount off 95.00 = -2.00",
+            "at most 90.00, of 93.00 = -3.00",
+            "discount of the subscription: 10% of 90.00 = -9.00",
+            "the subscription: at most 70.00, of 81.00 = -11.00",
+            "discount z-first: 10% of 70.00 = -7.00",
+            "discount a-later: off 63.00 = -6.00",
+            "credit z-gift pays 20.00 of 57.00; the grant has 0.00 left after all draws = -20.00",
+            "credit a-wallet pays 37.00 of 57.00; the grant has 63.00 left after all draws = -37.00",
+        ]
+    );
+    let reasons: Vec<serde_json::Value> =
+        bill.prices[0].terms.iter().map(|line| line.reason_to_json(bill.currency)).collect();
+    for (index, expected) in [
+        (0, r#"{"kind":"discount","level":"price","of":"100.00","percent":"5","taken":"5.00"}"#),
+        (1, r#"{"kind":"discount","level":"price","of":"95.00","percent":null,"taken":"2.00"}"#),
+        (2, r#"{"kind":"maximum","level":"price","maximum":"90.00","of":"93.00","taken":"3.00"}"#),
+        (4, r#"{"kind":"maximum","level":"subscription","maximum":"70.00","of":"81.00","taken":"11.00"}"#),
+        (6, r#"{"kind":"discount","level":"account","of":"63.00","percent":null,"taken":"6.00"}"#),
+        (8, r#"{"balance":"63.00","due":"57.00","grant":"a-wallet","kind":"credit","level":"account"}"#),
+    ] {
+        assert_eq!(reasons[index], serde_json::from_str::<serde_json::Value>(expected).unwrap());
+    }
 }

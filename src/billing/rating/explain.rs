@@ -9,6 +9,7 @@
 use std::fmt;
 
 use domain::{Currency, Exact, Rounding};
+use serde_json::{Value, json};
 
 use super::measure::{Measure, SliceMeasure};
 use super::models::{Basis, Model, PercentageState, Portion};
@@ -17,7 +18,7 @@ use super::position::{
     units_amount,
 };
 use super::status::RatingStatus;
-use crate::catalog::{PriceVersion, PricingModel};
+use crate::catalog::{PriceVersion, PricingModel, Proration};
 
 /// One step of an explanation: what some units of one tier cost under one version of the price.
 ///
@@ -99,12 +100,15 @@ fn steps(
     quantities: &mut Vec<ExplainedQuantity>,
 ) -> Result<Vec<ExplainedPortion>, RatingStatus> {
     let mut steps = Vec::new();
+    // One way to count holds for all parts of a window: that of its first version.
+    let mut proration = None;
     for part in recurring_parts(terms)? {
-        steps.push(step_of(part.version, recurring_portion(&part)));
+        let counted_in = *proration.get_or_insert(part.version.terms.proration);
+        steps.push(step_of(part.version, recurring_portion(&part, counted_in)));
     }
     let fixed = fixed_part(terms, slices)?;
     if let Some((version, amount)) = fixed {
-        steps.push(step_of(version, Portion::fixed(amount)));
+        steps.push(step_of(version, fixed_portion(terms, version, slices, amount)?));
     }
     if terms.active.is_empty() {
         return Ok(steps);
@@ -136,10 +140,31 @@ fn step_of(version: &PriceVersion, portion: Portion) -> ExplainedPortion {
     ExplainedPortion { price_version: version.version, model, per, portion }
 }
 
-fn recurring_portion(part: &RecurringPart<'_>) -> Portion {
+/// The flat amount that is owed whatever was used; with the cap of its tier, if that is less.
+fn fixed_portion(
+    terms: &WindowTerms<'_>,
+    version: &PriceVersion,
+    slices: &[SliceMeasure<'_>],
+    amount: Exact,
+) -> Result<Portion, RatingStatus> {
+    let tier = match &version.terms.model {
+        Model::Volume(model) => {
+            let total = version.terms.quantity.priced(total_of(slices)?)?;
+            Some(&model.tiers.as_slice()[model.tiers.index_of(total)?])
+        }
+        model => model.first_tier(terms.group),
+    };
+    let fixed = Portion::fixed(amount);
+    Ok(match tier.filter(|tier| tier.flat_amount != amount) {
+        Some(tier) => Portion { cap: tier.flat_cap, flat_amount: tier.flat_amount, ..fixed },
+        None => fixed,
+    })
+}
+
+fn recurring_portion(part: &RecurringPart<'_>, proration: Proration) -> Portion {
     Portion {
         quantity: part.seats,
-        basis: Basis::Recurring { share: part.share },
+        basis: Basis::Recurring { share: part.share, proration },
         unit_amount: part.whole,
         amount: part.amount,
         ..Portion::fixed(part.amount)
@@ -209,12 +234,19 @@ impl Explainer<'_> {
         if let Model::Volume(model) = &version.terms.model {
             let band = model.tiers.index_of(quantity.priced(self.total)?)?;
             let tier = &model.tiers.as_slice()[band];
+            let basis = match (tier.basis_of(low)?, tier.basis_of(high)?) {
+                (Basis::Packages { count: below, .. }, Basis::Packages { size, count }) => {
+                    Basis::Packages { size, count: count.subtract(below)? }
+                }
+                (_, basis) => basis,
+            };
             let portion = Portion {
                 tier: band,
                 up_to: tier.up_to,
                 quantity: high.subtract(low)?,
-                basis: Basis::Units,
+                basis,
                 unit_amount: tier.unit_amount,
+                cap: tier.flat_cap,
                 amount: rest,
                 ..Portion::fixed(Exact::ZERO)
             };
@@ -299,13 +331,16 @@ impl WindowExplanation {
         let units = portion.quantity.abs();
         let count = grouped(&units.to_string());
         match portion.basis {
-            Basis::Recurring { share } => {
+            Basis::Recurring { share, proration } => {
                 write!(f, "recurring amount")?;
                 if !portion.quantity.is_zero() {
                     write!(f, " for {count} {}", plural(units, "seat", "seats"))?;
                 }
-                if share != Exact::ONE {
-                    write!(f, ", {share} of {}", self.money(portion.unit_amount))?;
+                if share.numerator != share.denominator {
+                    let (part, whole) =
+                        (grouped_integer(share.numerator), grouped_integer(share.denominator));
+                    let unit = if proration == Proration::Seconds { "seconds" } else { "days" };
+                    write!(f, ", {part} of {whole} {unit} of {}", self.money(portion.unit_amount))?;
                 }
             }
             Basis::Free if step.model == PricingModel::Percentage => write!(f, "{count} are free")?,
@@ -325,6 +360,10 @@ impl WindowExplanation {
         let has_flat = matches!(portion.basis, Basis::Units | Basis::Packages { .. } | Basis::Percent { .. });
         if has_flat && !portion.quantity.is_zero() && !portion.flat_amount.is_zero() {
             write!(f, " plus {} for the tier", self.money(portion.flat_amount))?;
+        }
+        if let Some((uncapped, cap)) = capped(portion) {
+            let (verb, cap) = (if portion.quantity.is_zero() { "of" } else { "are" }, self.money(cap));
+            write!(f, " {verb} {}, but the tier costs at most {cap} in all", self.money(uncapped))?;
         }
         writeln!(f, " = {}", self.money(portion.amount))
     }
@@ -362,6 +401,51 @@ impl WindowExplanation {
     fn money(&self, amount: Exact) -> String {
         money_text(self.currency, amount)
     }
+}
+
+impl WindowExplanation {
+    /// The steps as JSON: amounts are exact texts, as in `docs/reference/http-api.md`.
+    pub fn steps_to_json(&self) -> Vec<Value> {
+        self.portions.iter().map(ExplainedPortion::to_json).collect()
+    }
+}
+
+impl ExplainedPortion {
+    fn to_json(&self) -> Value {
+        let portion = &self.portion;
+        json!({
+            "price_version": self.price_version, "tier": portion.tier, "basis": basis_json(portion.basis),
+            "quantity": portion.quantity, "unit_amount": portion.unit_amount,
+            "flat_amount": portion.flat_amount, "cap": portion.cap,
+            "uncapped": capped(portion).map(|(uncapped, _)| uncapped), "amount": portion.amount,
+        })
+    }
+}
+
+fn basis_json(basis: Basis) -> Value {
+    match basis {
+        Basis::Units => json!({ "units": {} }),
+        Basis::Packages { size, count } => json!({ "packages": { "size": size, "count": count } }),
+        Basis::Percent { rate } => json!({ "percent": { "rate": rate } }),
+        Basis::Free => json!({ "free": {} }),
+        Basis::Recurring { share, proration } => json!({ "recurring": {
+            "share": share.value(), "part": share.numerator, "whole": share.denominator, "proration": proration,
+        } }),
+        Basis::Fixed => json!({ "fixed": {} }),
+    }
+}
+
+/// What a portion would cost without the cap of its tier, and the cap, where that made it less.
+fn capped(portion: &Portion) -> Option<(Exact, Exact)> {
+    let cap = portion.cap?;
+    let count = if let Basis::Packages { count, .. } = portion.basis { count } else { portion.quantity };
+    let units = count.multiply(portion.unit_amount).ok()?;
+    let uncapped = units.add(portion.flat_amount).ok()?;
+    (uncapped != portion.amount).then_some((uncapped, cap))
+}
+
+fn grouped_integer(number: u64) -> String {
+    grouped(&number.to_string())
 }
 
 /// An amount that does not depend on single units, by model.

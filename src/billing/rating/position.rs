@@ -47,7 +47,7 @@ use domain::{Currency, Exact, GroupTexts, Rounding, Span, Timestamp, Zone};
 
 use super::measure::{Measure, SliceMeasure};
 use super::models::{Flat, Model, Payment, PercentageState};
-use super::proration::{Basis, ratios};
+use super::proration::{Basis, Ratio, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
 use crate::catalog::{PriceTimeline, PriceVersion, PricingModel, Proration};
 
@@ -199,7 +199,7 @@ pub(super) struct RecurringPart<'a> {
     pub(super) seats: Exact,
     /// The amount of a whole window for all seats, and the share of the window that is owed.
     pub(super) whole: Exact,
-    pub(super) share: Exact,
+    pub(super) share: Ratio,
     pub(super) amount: Exact,
 }
 
@@ -215,7 +215,7 @@ pub(super) fn recurring_parts<'a>(terms: &WindowTerms<'a>) -> Result<Vec<Recurri
             Payment::InArrears => last.span.until <= terms.as_of,
         };
         let seats = terms.active.iter().find(|term| term.span.contains(start)).and_then(|term| term.seats);
-        let part = recurring_part(version, flat, terms.window, seats, Exact::ONE)?;
+        let part = recurring_part(version, flat, terms.window, seats, Ratio::WHOLE)?;
         return Ok(if is_owed { vec![part] } else { Vec::new() });
     }
     let mut pieces: Vec<(Span, Option<Exact>, &PriceVersion)> = Vec::new();
@@ -237,7 +237,7 @@ pub(super) fn recurring_parts<'a>(terms: &WindowTerms<'a>) -> Result<Vec<Recurri
             Payment::InArrears => slice.until <= terms.as_of,
         };
         if is_owed {
-            parts.push(recurring_part(version, flat, slice, seats, share.value())?);
+            parts.push(recurring_part(version, flat, slice, seats, share)?);
         }
     }
     Ok(parts)
@@ -248,10 +248,10 @@ fn recurring_part<'a>(
     flat: &Flat,
     slice: Span,
     seats: Option<Exact>,
-    share: Exact,
+    share: Ratio,
 ) -> Result<RecurringPart<'a>, RatingStatus> {
     let whole = flat.amount.multiply(seats.unwrap_or(Exact::ONE))?;
-    let amount = whole.multiply(share)?;
+    let amount = whole.multiply(share.value())?;
     Ok(RecurringPart { version, slice, seats: seats.unwrap_or(Exact::ZERO), whole, share, amount })
 }
 

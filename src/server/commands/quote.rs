@@ -446,14 +446,17 @@ fn bill_json(bill: &Bill) -> Value {
         let explanation = of.explanation.to_string();
         json!({
             "group": of.group, "quantities": quantities, "events": of.event_count,
-            "explanation": explanation.lines().collect::<Vec<_>>(), "lines": lines.collect::<Vec<_>>(),
+            "explanation": explanation.lines().collect::<Vec<_>>(), "steps": of.explanation.steps_to_json(),
+            "lines": lines.collect::<Vec<_>>(),
             "precise": of.explanation.precise, "rounded": minor(of.explanation.rounded),
         })
     };
     let term_json = |line: &BillLine| {
         json!({
-            "component": line.key.component, "term": line.key.term, "group": line.key.group,
-            "explanation": line.explanation(bill.currency), "quantity": line.quantity, "rounded": minor(line.rounded),
+            "subscription": line.key.subscription, "price": line.key.price, "component": line.key.component,
+            "term": line.key.term, "group": line.key.group, "window": span(line.window),
+            "reason": line.reason_to_json(bill.currency), "explanation": line.explanation(bill.currency),
+            "quantity": line.quantity, "rounded": minor(line.rounded),
         })
     };
     let thresholds = bill.thresholds.map(|of| {

@@ -62,7 +62,7 @@ impl Bill<'_, '_> {
             let percent = percent_of(bounds.discounts[index]);
             let number = index + 1;
             let term = if of_subscription { format!("subscription/{number}") } else { number.to_string() };
-            let reason = Reason::Discount { percent, of: left, taken };
+            let reason = Reason::Discount { percent, of: left, taken, order: index };
             let key = LineKey { component: Component::Discount, term, ..key.clone() };
             self.take(taken, key, window, &dues, reason)?;
             left -= taken;

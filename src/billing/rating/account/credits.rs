@@ -122,7 +122,7 @@ impl Bill<'_, '_> {
             let balance = balances.entry(lot.grant).or_insert(Exact::ZERO);
             *balance = balance.add(lot.balance)?;
         }
-        for draw in drawn.draws {
+        for (order, draw) in drawn.draws.into_iter().enumerate() {
             let (_, grant) = of_money[draw.grant];
             let due = &self.dues[draw.due];
             let key = LineKey {
@@ -131,7 +131,7 @@ impl Bill<'_, '_> {
                 ..due.key.clone()
             };
             let balance = balances.get(&draw.grant).copied().unwrap_or(Exact::ZERO).round_to(0)?;
-            let reason = Reason::Credit { grant: grant.id.to_string(), due: due.amount, balance };
+            let reason = Reason::Credit { grant: grant.id.to_string(), due: due.amount, balance, order };
             let (window, slice, amount) = (due.window, due.slice, draw.amount.round_to(0)?);
             assert_eq!(Exact::from_integer(amount), draw.amount, "a draw is whole minor units");
             self.slice_line(key, window, slice, -amount, reason)?;

@@ -37,8 +37,10 @@ impl Bill<'_, '_> {
             windows.entry(month.from).or_insert_with(|| (month, Vec::new())).1.push(index);
         }
         for (window_from, (window, dues)) in windows {
-            for (_, discount) in discounts.iter().filter(|(_, discount)| discount.holds_in(window_from)) {
-                self.account_discount(discount, window, &dues)?;
+            for (order, (_, discount)) in discounts.iter().enumerate() {
+                if discount.holds_in(window_from) {
+                    self.account_discount(discount, order, window, &dues)?;
+                }
             }
         }
         Ok(())
@@ -47,6 +49,7 @@ impl Bill<'_, '_> {
     fn account_discount(
         &mut self,
         discount: &AccountDiscount,
+        order: usize,
         window: Span,
         dues: &[usize],
     ) -> Result<(), RatingStatus> {
@@ -54,7 +57,7 @@ impl Bill<'_, '_> {
             dues.iter().copied().filter(|due| self.is_reduced_by(discount, &self.dues[*due])).collect();
         let of = sum_of(reduced.iter().map(|due| self.dues[*due].amount))?;
         let taken = apply_discounts(of, &[self.discount_of(discount.takes())])?.discount;
-        let reason = Reason::Discount { percent: percent_of(discount.takes()), of, taken };
+        let reason = Reason::Discount { percent: percent_of(discount.takes()), of, taken, order };
         let (component, term) = (Component::Discount, discount.id.to_string());
         let key = LineKey { component, term, ..key_of(&discount.account, window) };
         self.take_off_prices(taken, &key, window, &reduced, &reason)

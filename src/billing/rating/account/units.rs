@@ -124,7 +124,7 @@ pub fn cover_units(
         balances[lot.grant] = balances[lot.grant].add(lot.balance)?;
     }
     let mut covered = CoveredUnits::default();
-    for draw in drawn.draws {
+    for (order, draw) in drawn.draws.into_iter().enumerate() {
         let ((_, grant), one) = (of_units[draw.grant], &uses[draw.due]);
         let sum = covered.units.entry((one.meter.clone(), one.key.clone())).or_insert(Exact::ZERO);
         *sum = sum.add(draw.amount)?;
@@ -142,6 +142,7 @@ pub fn cover_units(
                 meter: one.meter.to_string(),
                 used: one.quantity,
                 balance: balances[draw.grant],
+                order,
             },
         });
     }
@@ -303,10 +304,10 @@ mod tests {
             &[used(3, "4"), used(2, "999.5"), used(4, "7")],
             &[],
             &[
-                "02 first: grant first covers 999.5 of 999.5 tokens; 0 of it are left now",
-                "03 first: grant first covers 0.5 of 4 tokens; 0 of it are left now",
-                "03 late: grant late covers 3.5 of 4 tokens; 0 of it are left now",
-                "04 late: grant late covers 1.5 of 7 tokens; 0 of it are left now",
+                "02 first: grant first covers 999.5 of 999.5 tokens; the grant has 0 left after all draws",
+                "03 first: grant first covers 0.5 of 4 tokens; the grant has 0 left after all draws",
+                "03 late: grant late covers 3.5 of 4 tokens; the grant has 0 left after all draws",
+                "04 late: grant late covers 1.5 of 7 tokens; the grant has 0 left after all draws",
             ],
         );
     }
@@ -318,7 +319,7 @@ mod tests {
             &[used(2, "6"), used(3, "-4"), used(5, "3")],
             &[],
             // The latest use goes first.
-            &["02 g: grant g covers 5 of 6 tokens; 5 of it are left now"],
+            &["02 g: grant g covers 5 of 6 tokens; the grant has 5 left after all draws"],
         );
     }
 
@@ -331,10 +332,10 @@ mod tests {
             &[used(2, "6"), used(3, "5"), used(4, "1")],
             &[(2, "g", "9")],
             &[
-                "02 g: grant g covers 6 of 6 tokens; 0 of it are left now",
-                "03 g: grant g covers 3 of 5 tokens; 0 of it are left now",
-                "03 h: grant h covers 2 of 5 tokens; 7 of it are left now",
-                "04 h: grant h covers 1 of 1 tokens; 7 of it are left now",
+                "02 g: grant g covers 6 of 6 tokens; the grant has 0 left after all draws",
+                "03 g: grant g covers 3 of 5 tokens; the grant has 0 left after all draws",
+                "03 h: grant h covers 2 of 5 tokens; the grant has 7 left after all draws",
+                "04 h: grant h covers 1 of 1 tokens; the grant has 7 left after all draws",
             ],
         );
     }
@@ -348,8 +349,8 @@ mod tests {
             &[used(25, "12")],
             &[(25, "g#2", "9"), (26, "h", "3")],
             &[
-                "25 g#2: grant g covers 10 of 12 tokens; 0 of it are left now",
-                "25 h: grant h covers 2 of 12 tokens; 8 of it are left now",
+                "25 g#2: grant g covers 10 of 12 tokens; the grant has 0 left after all draws",
+                "25 h: grant h covers 2 of 12 tokens; the grant has 8 left after all draws",
             ],
         );
     }
@@ -362,9 +363,9 @@ mod tests {
             &[used(3, "5"), used(4, "3"), used(5, "1")],
             &[(2, "g", "9")],
             &[
-                "03 g: grant g covers 5 of 5 tokens; 0 of it are left now",
-                "04 g: grant g covers 3 of 3 tokens; 0 of it are left now",
-                "05 h: grant h covers 1 of 1 tokens; 9 of it are left now",
+                "03 g: grant g covers 5 of 5 tokens; the grant has 0 left after all draws",
+                "04 g: grant g covers 3 of 3 tokens; the grant has 0 left after all draws",
+                "05 h: grant h covers 1 of 1 tokens; the grant has 9 left after all draws",
             ],
         );
     }

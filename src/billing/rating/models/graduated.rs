@@ -9,7 +9,7 @@
 
 use domain::Exact;
 
-use super::portion::{Basis, Portion};
+use super::portion::Portion;
 use super::tiers::{Tier, Tiers};
 use crate::rating::status::RatingStatus;
 
@@ -47,8 +47,9 @@ impl Graduated {
                 from: self.tiers.low_of(index),
                 up_to: tier.up_to,
                 quantity: inside,
-                basis: basis_of(tier, inside)?,
+                basis: tier.basis_of(inside)?,
                 unit_amount: tier.unit_amount,
+                cap: tier.flat_cap,
                 flat_amount,
                 amount,
             });
@@ -80,17 +81,6 @@ impl Graduated {
             low = up_to;
         }
         Ok(())
-    }
-}
-
-/// What the units of a tier are priced by.
-pub(super) fn basis_of(tier: &Tier, inside: Exact) -> Result<Basis, RatingStatus> {
-    match tier.package_size {
-        None => Ok(Basis::Units),
-        Some(size) => {
-            let count = super::package::Package::packages_of(inside, size, true)?;
-            Ok(Basis::Packages { size, count })
-        }
     }
 }
 

@@ -134,6 +134,13 @@ impl Model {
 
     /// The flat amount that is owed before any unit is used, if there is one.
     pub fn first_flat_amount(&self, group: &GroupTexts) -> Option<Exact> {
+        let first = self.first_tier(group)?;
+        let flat = first.capped(first.flat_amount).unwrap_or(first.flat_amount);
+        Some(flat).filter(|flat| !flat.is_zero())
+    }
+
+    /// The first tier of a model whose units pass through tiers.
+    pub(super) fn first_tier(&self, group: &GroupTexts) -> Option<&Tier> {
         let tiers = match self {
             Model::Graduated(model) => &model.tiers,
             Model::GraduatedPercentage(model) => model.tiers(),
@@ -146,9 +153,7 @@ impl Model {
             },
             _ => return None,
         };
-        let first = tiers.first();
-        let flat = first.capped(first.flat_amount).unwrap_or(first.flat_amount);
-        Some(flat).filter(|flat| !flat.is_zero())
+        Some(tiers.first())
     }
 }
 

@@ -91,6 +91,7 @@ impl Package {
             quantity: quantity.subtract(free)?,
             basis: Basis::Packages { size: self.size, count: self.packages(quantity)? },
             unit_amount: self.package_amount,
+            cap: None,
             flat_amount: Exact::ZERO,
             amount: self.amount(quantity)?,
         });

@@ -37,6 +37,7 @@ impl PerUnit {
             quantity,
             basis: Basis::Units,
             unit_amount: self.unit_amount,
+            cap: None,
             flat_amount: Exact::ZERO,
             amount: self.amount(quantity)?,
         }])

@@ -4,6 +4,9 @@
 
 use domain::Exact;
 
+use crate::catalog::Proration;
+use crate::rating::proration::Ratio;
+
 /// What a portion's amount was computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
@@ -26,7 +29,9 @@ pub enum Basis {
     /// A recurring amount: the portion's unit amount is for a whole window and all seats, its quantity the seats.
     Recurring {
         /// The share of the window that is owed.
-        share: Exact,
+        share: Ratio,
+        /// What it is counted in.
+        proration: Proration,
     },
     /// An amount that does not depend on how many units there are.
     Fixed,
@@ -47,6 +52,8 @@ pub struct Portion {
     pub basis: Basis,
     /// Amount for a unit or a package.
     pub unit_amount: Exact,
+    /// The most that the tier's units and flat amount may cost together.
+    pub cap: Option<Exact>,
     /// Flat amount owed in this portion.
     pub flat_amount: Exact,
     /// What the portion costs, exactly.
@@ -63,6 +70,7 @@ impl Portion {
             quantity: Exact::ZERO,
             basis: Basis::Fixed,
             unit_amount: Exact::ZERO,
+            cap: None,
             flat_amount: amount,
             amount,
         }

@@ -9,6 +9,7 @@ use domain::Exact;
 use domain::limits::PRICE_TIERS_MAX;
 
 use super::package::Package;
+use super::portion::Basis;
 use crate::rating::status::{RatingStatus, TermsStatus};
 
 /// One tier.
@@ -32,6 +33,14 @@ impl Tier {
         match self.package_size {
             None => Ok(units.multiply(self.unit_amount)?),
             Some(size) => Ok(Package::packages_of(units, size, true)?.multiply(self.unit_amount)?),
+        }
+    }
+
+    /// What so many units of this tier are priced by.
+    pub(in crate::rating) fn basis_of(&self, units: Exact) -> Result<Basis, RatingStatus> {
+        match self.package_size {
+            None => Ok(Basis::Units),
+            Some(size) => Ok(Basis::Packages { size, count: Package::packages_of(units, size, true)? }),
         }
     }
 

@@ -8,7 +8,6 @@
 
 use domain::Exact;
 
-use super::graduated::basis_of;
 use super::portion::Portion;
 use super::tiers::Tiers;
 use crate::rating::status::RatingStatus;
@@ -82,8 +81,9 @@ impl Volume {
             from: Exact::ZERO,
             up_to: tier.up_to,
             quantity,
-            basis: basis_of(tier, quantity)?,
+            basis: tier.basis_of(quantity)?,
             unit_amount: tier.unit_amount,
+            cap: tier.flat_cap,
             flat_amount: self.flat_amount(quantity, is_owed_at_zero)?,
             amount: self.amount(quantity, is_owed_at_zero)?,
         }])
