@@ -580,7 +580,7 @@ fn checked_put(
     let known =
         ResourceKind::parse(kind).ok_or_else(|| PutError::KindMustBeKnown { kind: kind.to_string() })?;
     let resource = Resource::from_json(known, id, body)?;
-    let version = match catalog.check(&resource)? {
+    let version = match catalog.admit(&resource)? {
         Change::Unchanged => return Ok(None),
         Change::Create => 1,
         Change::NewVersion(version) => version,

@@ -244,7 +244,7 @@ async fn a_catalog_beyond_a_block_is_taken_and_a_resource_beyond_its_limit_is_re
     assert_eq!((status, said["changed"].as_array().map(Vec::len)), (200, Some(1_009)), "{}", said["detail"]);
 
     let row =
-        |n: usize| serde_json::json!({ "when": { "kind": n.to_string() }, "unit_amount": "1".repeat(28) });
+        |n: usize| serde_json::json!({ "when": { "kind": n.to_string() }, "unit_amount": "1".repeat(24) });
     let rows: Vec<_> = (0..1_000).map(row).collect();
     let mut body = serde_json::json!({ "plan": "pro", "meter": "tokens", "model": "matrix", "window": "month", "rows": rows });
     let wide: std::collections::BTreeMap<String, String> =

@@ -205,15 +205,18 @@ impl Catalog {
         subscriptions: &[SubscriptionId],
         prices: &[PriceId],
     ) -> Result<(), Rule> {
+        if let Some(unknown) = subscriptions.iter().find(|id| !self.subscriptions.contains_key(*id)) {
+            return Err(missing("subscription", unknown));
+        }
+        if let Some(unknown) = prices.iter().find(|id| !self.prices.contains_key(*id)) {
+            return Err(missing("price", unknown));
+        }
         let is_own = |id: &&SubscriptionId| {
             self.subscription(id)
                 .is_some_and(|s| s.account() == account || self.pool_of(s.account()) == account)
         };
-        if let Some(foreign) = subscriptions.iter().find(|id| !is_own(id)) {
-            return Err(missing("subscription of the account", foreign));
-        }
-        match prices.iter().find(|id| !self.prices.contains_key(*id)) {
-            Some(unknown) => Err(missing("price", unknown)),
+        match subscriptions.iter().find(|id| !is_own(id)) {
+            Some(foreign) => Err(Rule::SubscriptionMustBeOwn(foreign.to_string())),
             None => Ok(()),
         }
     }
@@ -622,6 +625,7 @@ fn missing(kind: &str, id: &impl std::fmt::Display) -> Rule {
     Rule::ReferenceMustExist(format!("{kind} {id}"))
 }
 
+mod admission;
 mod trial;
 
 pub use self::trial::OnTrial;

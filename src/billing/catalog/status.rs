@@ -69,12 +69,19 @@ pub enum Rule {
     ParentMustShareTerms,
     /// Units that are covered one after the other are of a meter that adds up: a sum or a count.
     MeterMustAddUp,
+    /// A subscription that is named is of the account or of its pool; the text says which is not.
+    SubscriptionMustBeOwn(String),
     /// A subscription's plan is priced in another currency than its account pays in.
     CurrencyMustMatchAccount,
     /// Windows that differ where one is needed; the text says where.
     WindowsMustMatch(String),
     /// What cannot change without a new id; the text says what.
     MustNotChange(&'static str),
+    /// An amount of a price is no more than can be billed, and a cap or a free amount not below zero; the text says where and what. Of
+    /// what is new.
+    PriceAmountMustHold(String),
+    /// A row of a matrix prices a quantity that is committed to; the text says of which commitment and price. Of what is new.
+    QuantityMustBePriced(String),
 }
 
 /// A resource was refused.
@@ -117,12 +124,15 @@ impl Rule {
             Rule::TermMustFitWindows => "term_must_fit_windows",
             Rule::AmountMustFitCurrency => "amount_must_fit_currency",
             Rule::ReferenceMustExist(_) => "reference_must_exist",
+            Rule::SubscriptionMustBeOwn(_) => "subscription_must_be_own",
             Rule::MeterMustKeepEvents => "meter_must_keep_events",
             Rule::ParentMustShareTerms => "parent_must_share_terms",
             Rule::MeterMustAddUp => "meter_must_add_up",
             Rule::CurrencyMustMatchAccount => "currency_must_match_account",
             Rule::WindowsMustMatch(_) => "windows_must_match",
             Rule::MustNotChange(_) => "must_not_change",
+            Rule::PriceAmountMustHold(_) => "price_amount_must_hold",
+            Rule::QuantityMustBePriced(_) => "quantity_must_be_priced",
         }
     }
 }
@@ -170,6 +180,9 @@ impl fmt::Display for Rule {
                 f.write_str("an agreed amount has at most the fraction digits of its currency and 10^27 minor units")
             }
             Rule::ReferenceMustExist(what) => write!(f, "{what} does not exist; put it first"),
+            Rule::SubscriptionMustBeOwn(id) => {
+                write!(f, "subscription {id} is neither of the account nor of an account of its pool")
+            }
             Rule::MeterMustKeepEvents => f.write_str(
                 "a percentage prices each event by itself; its meter needs the aggregation `each`, which keeps them",
             ),
@@ -184,6 +197,11 @@ impl fmt::Display for Rule {
             ),
             Rule::WindowsMustMatch(what) => f.write_str(what),
             Rule::MustNotChange(what) => write!(f, "{what} cannot change; use a new id"),
+            Rule::PriceAmountMustHold(what) => f.write_str(what),
+            Rule::QuantityMustBePriced(what) => write!(
+                f,
+                "{what} has no row for it; add a row without dimensions, or commit to an amount"
+            ),
         }
     }
 }

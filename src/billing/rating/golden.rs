@@ -524,7 +524,7 @@ fn thirty_six_digits_compute_exactly_and_what_cannot_be_billed_is_refused_by_nam
         refused   AmountMustBeBillable
 
         usage     99999999999999999999999999999999999999
-        refused   AmountMustFit
+        refused   AmountMustBeBillable
         ",
     );
 }

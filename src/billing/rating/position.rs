@@ -463,7 +463,13 @@ pub(super) fn round_line(
     rounding: Rounding,
     currency: Currency,
 ) -> Result<i128, RatingStatus> {
-    let rounded = precise.round_to_minor(rounding, currency.exponent())?;
+    let rounded = precise.round_to_minor(rounding, currency.exponent()).map_err(|status| {
+        let most = Exact::new(AMOUNT_MINOR_MAX, currency.exponent().into());
+        match precise.abs().compare(most).is_ok_and(|order| order.is_le()) {
+            true => status.into(),
+            false => RatingStatus::AmountMustBeBillable,
+        }
+    })?;
     if rounded.unsigned_abs() > AMOUNT_MINOR_MAX.unsigned_abs() {
         return Err(RatingStatus::AmountMustBeBillable);
     }

@@ -239,7 +239,7 @@ fn an_account_of_the_new_terms_is_charged_from_nothing_and_a_failure_is_named() 
         resource("subjects", "acme", moved),
     ];
     check_effect(&resources, None, &["acme 110.00 -10.00 1", "bell 99.00 0.00 0", "corp 0.00 10.00 1"]);
-    let huge = resource("prices", "acme", price("acme", "99999999999999999999999999999999999999"));
+    let huge = resource("prices", "acme", price("acme", "9999999999999999999999999"));
     let world = world();
     let effect = world.try_out(1, at(NOW), &[huge], None);
     let failures: Vec<String> = effect.failures.iter().map(|f| f.account.to_string()).collect();

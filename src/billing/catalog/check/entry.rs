@@ -138,11 +138,15 @@ impl<'i> Entry<'i> {
 
     /// A broken rule, at the field that breaks it.
     pub(super) fn mistake(&self, rule: &Rule) -> Finding {
-        let span = match remedy::tier_of(rule, self.resource.as_ref()) {
-            Some((field, index)) => {
+        let span = match (remedy::tier_of(rule, self.resource.as_ref()), rule) {
+            (Some((field, index)), _) => {
                 self.span_of(&[Step::Field(field), Step::Index(index), Step::Field("up_to")])
             }
-            None => {
+            (None, Rule::PriceAmountMustHold(what)) => {
+                let place = what.split(' ').next().unwrap_or_default();
+                self.span_of(&steps_of(place))
+            }
+            (None, _) => {
                 let fields = remedy::fields_of(rule, self.resource.as_ref());
                 let present = fields.iter().find(|field| self.table.contains_key(field.as_str()));
                 // What is missing is missing because of the model.
@@ -183,4 +187,10 @@ impl<'i> Entry<'i> {
         let spans = fields.filter_map(|(name, _)| Some(self.table.get(name.as_str())?.span()));
         spans.min_by_key(|span| span.start)
     }
+}
+
+/// The steps of a place that is written as `tiers[1].flat_cap`.
+fn steps_of(place: &str) -> Vec<Step<'_>> {
+    let parts = place.split(['.', '[', ']']).filter(|part| !part.is_empty());
+    parts.map(|part| part.parse().map_or(Step::Field(part), Step::Index)).collect()
 }

@@ -18,12 +18,13 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use domain::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use self::entry::{Entry, Step};
 use super::file::{FILE_BYTES_MAX, version_mistake};
 use super::ramps;
-use super::resource::ResourceKind;
+use super::resource::{Resource, ResourceKind};
 use super::state::{Catalog, Change};
 use super::status::Rule;
 use crate::nearest::nearest;
@@ -243,7 +244,7 @@ impl Check {
                 refused.insert((entry.kind, id));
                 continue;
             };
-            match catalog.apply(resource, offset as u64) {
+            match catalog.admit(&resource).and_then(|_| catalog.apply(resource, offset as u64)) {
                 Ok(Change::Unchanged) => self.findings.push(entry.warning(
                     "resource_repeated",
                     &[],
@@ -254,6 +255,9 @@ impl Check {
                 Err(status) => {
                     refused.insert((entry.kind, id));
                     let mut finding = entry.mistake(&status.rule);
+                    if let Some(field) = bound_inside_month(&catalog, &status.rule, entry.resource.as_ref()) {
+                        finding.span = entry.span_of(&[Step::Field(field)]);
+                    }
                     if let (Rule::MustNotChange(_), Some(first)) =
                         (&status.rule, first.get(&(entry.kind, id)))
                     {
@@ -265,6 +269,23 @@ impl Check {
             first.entry((entry.kind, id)).or_insert(entry);
         }
     }
+}
+
+/// The first bound of an agreement that is not the start of a month, if that is the mistake.
+fn bound_inside_month(catalog: &Catalog, rule: &Rule, resource: Option<&Resource>) -> Option<&'static str> {
+    let (account, bounds) = match (rule, resource?) {
+        (Rule::TermMustFitWindows, Resource::Commitment(of)) => (
+            &of.account,
+            [("from", Some(of.from)), ("until", Some(of.until)), ("effective_from", of.effective_from)],
+        ),
+        (Rule::TermMustFitWindows, Resource::Discount(of)) => {
+            (&of.account, [("from", Some(of.from)), ("until", of.until), ("until", None)])
+        }
+        _ => return None,
+    };
+    let zone = &catalog.account(account)?.time_zone;
+    let is_inside = |at: Timestamp| zone.month(zone.period_of(at)).from != at;
+    bounds.into_iter().find(|(_, at)| at.is_some_and(is_inside)).map(|(field, _)| field)
 }
 
 /// A step into a value.

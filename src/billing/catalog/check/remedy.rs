@@ -2,11 +2,13 @@
 //!
 //! Owns: words for people beyond what a rule says of itself. Leaves to others: the rules.
 
+use crate::catalog::agreement::{GrantRollover, RecurrenceEvery};
 use crate::catalog::price::PricingModel;
 use crate::catalog::resource::Resource;
 use crate::catalog::status::Rule;
 use crate::nearest::nearest;
 use crate::rating::TermsStatus;
+use crate::rating::commitment::CommitmentStatus;
 
 /// What to do about a broken rule, where the rule does not say it.
 pub(super) fn of_rule(rule: &Rule) -> Option<&'static str> {
@@ -27,6 +29,52 @@ pub(super) fn of_rule(rule: &Rule) -> Option<&'static str> {
         Rule::AmountMustFitCurrency => {
             "round it; an amount for a unit may have more digits, an agreed one may not"
         }
+        Rule::RampMustHold(_) => "write each step as { effective_from = \"…\", … }, in order of time",
+        Rule::IdMustMatchPath => "leave it out of the body",
+        Rule::SeatsMustNotBeNegative => "write how many there are, or leave them out",
+        Rule::FieldMustFitAggregation => "leave it out, or change the aggregation",
+        Rule::LimitMustFit => "write a number in between, or leave it out",
+        Rule::PriceMustFitModel(what) if what.ends_with("is missing") => "add it, or take another model",
+        Rule::PriceMustFitModel(what) if !what.contains("leave it out") => {
+            "docs/reference/pricing-models.md has an example of each model"
+        }
+        Rule::TermsMustHold(TermsStatus::PackageSizeMustBePositive) => "write how many units a package has",
+        Rule::TermsMustHold(TermsStatus::ConversionFactorMustBePositive) => {
+            "write how many units one is, or leave `convert` out"
+        }
+        Rule::TermsMustHold(TermsStatus::FreeUnitsMustNotBeNegative) => {
+            "write how many units are free, or leave `included` out"
+        }
+        Rule::BoundsMustHold(what) | Rule::DiscountMustHold(what) if what.contains("percent") => {
+            match what.contains("either") {
+                true => "write one of them",
+                false => "write what is taken off, such as percent = \"10\" for a tenth",
+            }
+        }
+        Rule::BoundsMustHold(what) if !what.contains(';') => "raise it, or leave it out",
+        Rule::CommitmentMustNameAmount => "write one of them, and with a `quantity` the price of its units",
+        Rule::CommitmentMustHold(CommitmentStatus::FactorMustBeAtLeastOne) => {
+            "leave it out where overage costs what other usage does; for less, give the price tiers"
+        }
+        Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative) => {
+            "write what is committed to; what is taken off is a [[discount]]"
+        }
+        Rule::CommitmentMustHold(_) => "give it an amount from its `from` on",
+        Rule::ThresholdsMustHold(_) => "order them, or write one step as `every`",
+        Rule::GrantMustHold => "raise it, or leave out what has no meaning here",
+        Rule::TermMustFitWindows => "write the first of a month, at midnight in the account's time zone",
+        Rule::SubscriptionMustBeOwn(_) => "take it out, or give the parent of both accounts the agreement",
+        Rule::MeterMustKeepEvents => "add a meter with aggregation = \"each\" for it",
+        Rule::ParentMustShareTerms => "name its own parent, or leave it out",
+        Rule::MeterMustAddUp => "name a meter that does, or grant money",
+        Rule::WindowsMustMatch(what) if !what.contains("; ") || what.contains("then") => {
+            "give all prices of the plan one `window`, or move the price to another plan"
+        }
+        Rule::WindowsMustMatch(what) if what.contains("counts the same usage") => {
+            "give both one `window`, or move one to another plan"
+        }
+        Rule::PriceAmountMustHold(what) if what.contains("zero or more") => "raise it, or leave it out",
+        Rule::PriceAmountMustHold(_) => "lower it",
         _ => return None,
     })
 }
@@ -35,7 +83,10 @@ pub(super) fn of_rule(rule: &Rule) -> Option<&'static str> {
 pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String> {
     let fields: &[&str] = match rule {
         Rule::TextMustFit => return texts_of(resource),
-        Rule::UntilMustBeAfterFrom => &["until", "effective_from"],
+        Rule::UntilMustBeAfterFrom => match resource {
+            Some(Resource::Commitment(of)) if of.from < of.until => &["effective_from"],
+            _ => &["until", "effective_from"],
+        },
         Rule::SeatsMustNotBeNegative => &["seats"],
         Rule::ValueMustFitAggregation => &["value", "aggregation"],
         Rule::FieldMustFitAggregation => &["operation", "gauge", "percent", "granule_seconds", "aggregation"],
@@ -60,6 +111,11 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         Rule::ThresholdsMustHold(_) => &["thresholds"],
         Rule::MeterMustKeepEvents => &["meter", "model"],
         Rule::CurrencyMustMatchAccount => &["plan"],
+        Rule::SubscriptionMustBeOwn(_) => &["subscriptions"],
+        Rule::QuantityMustBePriced(_) => &["quantity", "rows"],
+        Rule::CommitmentMustHold(CommitmentStatus::FactorMustBeAtLeastOne) => &["overage_factor"],
+        Rule::CommitmentMustHold(_) => &["amount", "quantity"],
+        Rule::GrantMustHold => return grant_fields(resource),
         Rule::AmountMustFitCurrency => {
             &["minimum", "maximum", "discounts", "amount", "rollover", "thresholds"]
         }
@@ -70,6 +126,20 @@ pub(super) fn fields_of(rule: &Rule, resource: Option<&Resource>) -> Vec<String>
         other => return fields_in(&other.to_string()),
     };
     fields.iter().map(|field| (*field).to_string()).collect()
+}
+
+/// The fields of a grant that break its rule.
+fn grant_fields(resource: Option<&Resource>) -> Vec<String> {
+    let Some(Resource::Grant(grant)) = resource else { return Vec::new() };
+    let is_negative = |amount: domain::Decimal| amount.is_negative();
+    let rolls_wrong = |rollover: GrantRollover| is_negative(rollover.max) || grant.every.is_none();
+    let fields = [
+        ("amount", is_negative(grant.amount)),
+        ("rollover", grant.rollover.is_some_and(rolls_wrong)),
+        ("every", grant.every == Some(RecurrenceEvery::Days(0))),
+        ("prices", grant.meter.is_some() && !grant.prices.is_empty()),
+    ];
+    fields.into_iter().filter(|(_, breaks)| *breaks).map(|(field, _)| field.to_string()).collect()
 }
 
 /// Fields of a meter or an account whose text is empty or too long.

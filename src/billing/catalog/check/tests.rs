@@ -1,6 +1,8 @@
 //! Mistakes and warnings as tables: what is written, and what is said of it.
 
 use super::*;
+use crate::rating::TermsStatus;
+use crate::rating::commitment::CommitmentStatus;
 
 /// A catalog without mistakes and warnings; a case adds lines to it, or changes some.
 const GOOD: &str = r#"catalog = 1
@@ -377,4 +379,118 @@ fn a_place_is_a_line_and_a_character() {
     assert_eq!(place(text.len()..text.len() + 9), (3, 5, 1));
     assert_eq!(place(5..6), (1, 6, 1));
     assert_eq!(Place::of("", &(0..0)).text, "");
+}
+
+fn commitment(fields: &str) -> String {
+    format!(
+        "[[commitment]]\nid = \"annual\"\naccount = \"acme\"\nshape = \"none\"\nfrom = \"2026-01-01T00:00:00Z\"\n\
+         until = \"2027-01-01T00:00:00Z\"\n{}\n",
+        fields.replace("; ", "\n")
+    )
+}
+
+#[test]
+fn what_is_wrong_with_an_agreement_is_said_at_the_field_that_is_wrong() {
+    let grant = |fields: &str| {
+        let fields = fields.replace("; ", "\n");
+        format!(
+            "[[grant]]\nid = \"g\"\naccount = \"acme\"\nkind = \"paid\"\nfrom = \"2026-01-01T00:00:00Z\"\n{fields}\n"
+        )
+    };
+    let other = "[[account]]\nid = \"globex\"\nname = \"Globex\"\nentity = \"inc\"\ncurrency = \"USD\"\ntime_zone = \"UTC\"\n\
+                 [[subscription]]\nid = \"s2\"\naccount = \"globex\"\nplan = \"pro\"\nfrom = \"2026-01-01T00:00:00Z\"\n";
+    let bare = price(
+        "meter = \"calls\"; model = \"matrix\"; rows = [{ when = { model = \"a\" }, unit_amount = \"1\" }]",
+    );
+    for (more, expected) in [
+        (
+            commitment(
+                "amount = \"9\"; ramps = [{ effective_from = \"2026-03-15T00:00:00Z\", amount = \"8\" }]",
+            ),
+            "mistake term_must_fit_windows \"2026-03-15T00:00:00Z\"",
+        ),
+        (
+            commitment("amount = \"9\"").replace("2027-01-01", "2027-01-02"),
+            "mistake term_must_fit_windows \"2027-01-02T00:00:00Z\"",
+        ),
+        (
+            commitment("amount = \"9\"; effective_from = \"2027-01-01T00:00:00Z\""),
+            "mistake until_must_be_after_from \"2027-01-01T00:00:00Z\"",
+        ),
+        (commitment("amount = \"9\"; overage_factor = \"0.5\""), "mistake commitment_must_hold \"0.5\""),
+        (commitment("amount = \"-9\""), "mistake commitment_must_hold \"-9\""),
+        (
+            format!("{other}{}", commitment("amount = \"9\"; subscriptions = [\"s2\"]")),
+            "mistake subscription_must_be_own [\"s2\"]",
+        ),
+        (
+            format!("{bare}{}", commitment("quantity = \"9\"; prices = [\"p\"]")),
+            "mistake quantity_must_be_priced \"9\"",
+        ),
+        (grant("amount = \"-1\""), "mistake grant_must_hold \"-1\""),
+        (grant("amount = \"1\"; rollover = { max = \"1\" }"), "mistake grant_must_hold { max = \"1\" }"),
+        (grant("amount = \"1\"; every = { days = 0 }"), "mistake grant_must_hold { days = 0 }"),
+        (
+            grant("amount = \"1\"; voided_at = \"2025-12-01T00:00:00Z\""),
+            "warning grant_never_drawn \"2025-12-01T00:00:00Z\"",
+        ),
+        (
+            price(
+                "meter = \"calls\"; model = \"graduated\"; tiers = [{ up_to = \"10\", unit_amount = \"1\" }, { unit_amount = \"1\", flat_cap = \"-5\" }]",
+            ),
+            "mistake price_amount_must_hold \"-5\"",
+        ),
+        (
+            price("model = \"flat\"; unit_amount = \"10000000000000000000000000.01\""),
+            "mistake price_amount_must_hold \"10000000000000000000000000.01\"",
+        ),
+        (
+            price(
+                "meter = \"calls\"; model = \"stairstep\"; tiers = [{ flat_amount = \"7\", flat_cap = \"5\" }]",
+            ),
+            "warning cap_without_effect \"5\"",
+        ),
+    ] {
+        check(&[], &more, &[expected]);
+    }
+    check(
+        &[(
+            "until = \"2027-01-01T00:00:00Z\"\n",
+            "until = \"2027-01-01T00:00:00Z\"\ntrial_until = \"2027-02-01T00:00:00Z\"\n",
+        )],
+        "",
+        &["warning trial_outlasts_subscription \"2027-02-01T00:00:00Z\""],
+    );
+}
+
+#[test]
+fn every_rule_says_what_to_do_or_has_a_remedy() {
+    let texts = [
+        "a price of model flat needs `unit_amount`; `unit_amount` is missing",
+        "a matrix has at most 10000 rows",
+    ];
+    let mut rules: Vec<Rule> = crate::catalog::state::tests::RULES.to_vec();
+    rules.extend(texts.map(|text| Rule::PriceMustFitModel(text.to_string())));
+    rules.extend(
+        [
+            TermsStatus::PackageSizeMustBePositive,
+            TermsStatus::ConversionFactorMustBePositive,
+            TermsStatus::FreeUnitsMustNotBeNegative,
+            TermsStatus::MinimumMustNotExceedMaximum,
+            TermsStatus::RowsMustDiffer,
+        ]
+        .map(Rule::TermsMustHold),
+    );
+    rules.extend([
+        Rule::CommitmentMustHold(CommitmentStatus::FactorMustBeAtLeastOne),
+        Rule::BoundsMustHold("a discount is 0 to 100 percent, or an amount of zero or more"),
+        Rule::DiscountMustHold("a discount has either a `percent` or an `amount`"),
+        Rule::PriceAmountMustHold("unit_amount is too much".to_string()),
+    ]);
+    // Texts of the other two are said where the rule is broken.
+    let is_of_text = |rule: &&Rule| matches!(rule, Rule::BodyMustBeReadable(_) | Rule::WindowMustFit(_));
+    for rule in rules.iter().filter(|rule| !is_of_text(rule)) {
+        let is_said = remedy::of_rule(rule).is_some() || rule.to_string().contains("; ");
+        assert!(is_said, "{}: {rule}", rule.name());
+    }
 }

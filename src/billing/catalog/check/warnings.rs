@@ -27,9 +27,11 @@ pub(super) fn of(entries: &[Entry<'_>], has_mistakes: bool) -> Vec<Finding> {
         amounts(entry, price, &mut findings);
         rows(entry, price, &file, &mut findings);
         steps(entry, price, &mut findings);
+        caps_of_steps(entry, price, &mut findings);
         out_of_reach(entry, price, &file, &mut findings);
     }
     discounts(entries, &mut findings);
+    never_charged(entries, &mut findings);
     if !has_mistakes {
         unused(entries, &file, &mut findings);
     }
@@ -266,6 +268,49 @@ fn steps(entry: &Entry<'_>, price: &Price, findings: &mut Vec<Finding>) {
             let what = "whatever fits this step fits an earlier one, which is taken";
             let remedy = "raise its bounds, or take it out";
             findings.push(entry.warning("step_never_fits", &[Field("steps"), Index(index)], what, remedy));
+        }
+    }
+}
+
+/// Caps of steps: a step costs its flat amount.
+fn caps_of_steps(entry: &Entry<'_>, price: &Price, findings: &mut Vec<Finding>) {
+    if price.model != PricingModel::Stairstep {
+        return;
+    }
+    for (index, _) in price.tiers.iter().flatten().enumerate().filter(|(_, tier)| tier.flat_cap.is_some()) {
+        let path = [Field("tiers"), Index(index), Field("flat_cap")];
+        let what = "a step costs its `flat_amount`, whatever its `flat_cap` is";
+        findings.push(entry.warning(
+            "cap_without_effect",
+            &path,
+            what,
+            "leave it out, or lower the `flat_amount`",
+        ));
+    }
+}
+
+/// Subscriptions that are free for all of their time, and grants that never pay.
+fn never_charged(entries: &[Entry<'_>], findings: &mut Vec<Finding>) {
+    for entry in entries {
+        match &entry.resource {
+            Some(Resource::Subscription(of))
+                if of.until.is_some_and(|until| of.trial_until > Some(until)) =>
+            {
+                let what = "the trial ends after the subscription: nothing of it is ever charged";
+                let remedy = "end the trial before `until`, or leave the trial out";
+                findings.push(entry.warning(
+                    "trial_outlasts_subscription",
+                    &[Field("trial_until")],
+                    what,
+                    remedy,
+                ));
+            }
+            Some(Resource::Grant(of)) if of.voided_at.is_some_and(|at| at <= of.from) => {
+                let what = "it is voided before anything may draw on it: it never pays";
+                let remedy = "void it after `from`, or leave the grant out";
+                findings.push(entry.warning("grant_never_drawn", &[Field("voided_at")], what, remedy));
+            }
+            _ => {}
         }
     }
 }
