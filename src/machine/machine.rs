@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use billing::catalog::{Catalog, CatalogStatus, Change, Resource, ResourceKind};
+use billing::charges::Component;
 use billing::ledger::LedgerStatus;
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Currency, EntityId, Period, Span, Timestamp};
@@ -62,6 +63,15 @@ pub enum PutError {
         /// Id of the resource.
         id: String,
     },
+}
+
+/// What sealed batches charged, in minor units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Charged {
+    /// Everything, less what credits paid.
+    pub(crate) all: i128,
+    /// What credits paid.
+    pub(crate) drawn: i128,
 }
 
 /// What a cut charges, to be stored and sealed.
@@ -171,13 +181,17 @@ impl Machine {
     }
 
     /// What sealed batches charged, in minor units: per account and accounting period that the usage belongs to.
-    pub(crate) fn charged(&self) -> BTreeMap<(AccountId, Period), i128> {
+    pub(crate) fn charged(&self) -> BTreeMap<(AccountId, Period), Charged> {
         let catalog = &self.control.catalog;
-        let mut charged: BTreeMap<(AccountId, Period), i128> = BTreeMap::new();
+        let mut charged: BTreeMap<(AccountId, Period), Charged> = BTreeMap::new();
         for (key, worth) in self.issued.lines() {
             let (_, entity) = account_and_entity(catalog, &key.account);
             let period = original_period(catalog, entity, key);
-            *charged.entry((key.account.clone(), period)).or_default() += worth.rounded;
+            let sums = charged.entry((key.account.clone(), period)).or_default();
+            sums.all += worth.rounded;
+            if key.component == Component::Credit {
+                sums.drawn -= worth.rounded;
+            }
         }
         charged
     }

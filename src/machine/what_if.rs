@@ -17,12 +17,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing::catalog::{Catalog, Resource};
-use billing::charges::ChargeLine;
+use billing::charges::{ChargeLine, Component};
 use domain::{AccountId, Currency, Period, Timestamp};
 use engine::shard::Shard;
 use wire::control::{ControlRecord, RatingFailure};
 
-use crate::machine::{Machine, PutError};
+use crate::machine::{Charged, Machine, PutError};
 use crate::replay::{History, ReplayError, Replayer, merge_cells, pass_barrier};
 
 /// A machine at the end of its logs, and the terms that are tried on it.
@@ -36,7 +36,7 @@ pub struct WhatIf<'h> {
     barriers: u64,
     at: Timestamp,
     /// What was charged before, and what of it could not be computed.
-    charged: BTreeMap<(AccountId, Period), i128>,
+    charged: BTreeMap<(AccountId, Period), Charged>,
     failures_before: Vec<RatingFailure>,
 }
 
@@ -55,15 +55,19 @@ pub struct Effect {
     pub failures_before: Vec<RatingFailure>,
 }
 
-/// What terms would change for one account. Amounts are in minor units.
+/// What terms would change for one account. Amounts are in minor units, and net of what credits pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccountEffect {
-    /// Currency of both amounts.
+    /// Currency of all amounts.
     pub currency: Currency,
     /// What is charged under the present terms.
     pub before: i128,
     /// What the new terms add to it.
     pub difference: i128,
+    /// What credits pay under the present terms.
+    pub drawn_before: i128,
+    /// What they pay more under the new ones.
+    pub drawn_difference: i128,
     /// Lines that the cut would charge.
     pub lines: u64,
 }
@@ -141,16 +145,21 @@ impl<'h> WhatIf<'h> {
         };
         let is_looked_at = |found: Period| period.is_none_or(|period| period == found);
         effect.lines.retain(|line| is_looked_at(usage_period(line)));
-        for ((id, period), minor) in &self.charged {
+        for ((id, period), charged) in &self.charged {
             if is_looked_at(*period) {
                 let account = self.machine.control().catalog().account(id);
                 let currency = account.expect("accounts are never removed").currency;
-                effect.of(id, currency).before += minor;
+                let account = effect.of(id, currency);
+                account.before += charged.all;
+                account.drawn_before += charged.drawn;
             }
         }
         for line in std::mem::take(&mut effect.lines) {
             let account = effect.of(&line.account, line.currency);
             account.difference += line.rounded_minor();
+            if line.component == Component::Credit {
+                account.drawn_difference -= line.rounded_minor();
+            }
             account.lines += 1;
             effect.lines.push(line);
         }
@@ -188,7 +197,14 @@ impl<'h> WhatIf<'h> {
 
 impl Effect {
     fn of(&mut self, account: &AccountId, currency: Currency) -> &mut AccountEffect {
-        let nothing = AccountEffect { currency, before: 0, difference: 0, lines: 0 };
+        let nothing = AccountEffect {
+            currency,
+            before: 0,
+            difference: 0,
+            drawn_before: 0,
+            drawn_difference: 0,
+            lines: 0,
+        };
         self.accounts.entry(account.clone()).or_insert(nothing)
     }
 }

@@ -114,10 +114,19 @@ fn check_periods(world: &World, at: Timestamp, resources: &[Resource], effect: &
         let part = world.try_out(1, at, resources, Some(period));
         assert!(part.lines.iter().all(|line| usage_period(line) == period));
         for (id, account) in part.accounts {
-            let sum =
-                sums.entry(id).or_insert(AccountEffect { before: 0, difference: 0, lines: 0, ..account });
+            let nothing = AccountEffect {
+                before: 0,
+                difference: 0,
+                drawn_before: 0,
+                drawn_difference: 0,
+                lines: 0,
+                ..account
+            };
+            let sum = sums.entry(id).or_insert(nothing);
             sum.before += account.before;
             sum.difference += account.difference;
+            sum.drawn_before += account.drawn_before;
+            sum.drawn_difference += account.drawn_difference;
             sum.lines += account.lines;
         }
     }
@@ -126,8 +135,8 @@ fn check_periods(world: &World, at: Timestamp, resources: &[Resource], effect: &
 
 fn charged(world: &World) -> BTreeMap<AccountId, i128> {
     let mut charged: BTreeMap<AccountId, i128> = BTreeMap::new();
-    for ((account, _), minor) in world.machine.charged() {
-        *charged.entry(account).or_default() += minor;
+    for ((account, _), sums) in world.machine.charged() {
+        *charged.entry(account).or_default() += sums.all;
     }
     charged
 }
@@ -138,17 +147,20 @@ fn at(text: &str) -> Timestamp {
     Timestamp::parse(text).unwrap()
 }
 
-/// Two accounts in two currencies, 1 for a call: 100 calls each in January, of which `acme` pays 100.00 USD and `bell`
-/// 90.00 EUR, and 10 in February, behind the last cut.
-fn world() -> World {
-    let policy = PolicyRecord {
+fn policy() -> PolicyRecord {
+    PolicyRecord {
         horizon: 90 * DAY,
         future_max: HOUR,
         pending_per_slot_max: 256,
         grace: 5 * DAY,
         correction_horizon: 400 * DAY,
-    };
-    let mut world = World::new(2, &policy);
+    }
+}
+
+/// Two accounts in two currencies, 1 for a call: 100 calls each in January, of which `acme` pays 100.00 USD and `bell`
+/// 90.00 EUR, and 10 in February, behind the last cut.
+fn world() -> World {
+    let mut world = World::new(2, &policy());
     let mut put =
         |kind: &str, id: &str, body: Value| assert_eq!(world.put(kind, id, &body), Some(1), "{body}");
     put("entities", "inc", json!({"currency": "USD", "time_zone": "UTC"}));
@@ -192,7 +204,7 @@ fn check_effect(resources: &[Resource], period: Option<&str>, expected: &[&str])
     let (world, period) = (world(), period.map(|period| Period::parse(period).unwrap()));
     let effect = world.try_out(2, at(NOW), resources, period);
     let accounts = effect.accounts.iter().map(|(id, account)| {
-        let AccountEffect { currency, before, difference, lines } = *account;
+        let AccountEffect { currency, before, difference, lines, .. } = *account;
         format!("{id} {} {} {lines}", currency.format_minor(before), currency.format_minor(difference))
     });
     let found: Vec<String> = accounts.chain(effect.failures.iter().map(ToString::to_string)).collect();
@@ -267,4 +279,35 @@ fn terms_that_cut_filled_slices_fold_them_again_and_nothing_is_kept_of_a_trial()
     let january = || "2026-01".to_string();
     let (late, open) = ((february(), january()), (february(), february()));
     assert_eq!(periods, [late.clone(), late, open.clone(), open]);
+}
+
+#[test]
+fn a_wallet_that_pays_is_drawn_on_faster() {
+    // A doubled price was no effect at all where a wallet paid.
+    let mut world = World::new(2, &policy());
+    let mut put =
+        |kind: &str, id: &str, body: Value| assert_eq!(world.put(kind, id, &body), Some(1), "{body}");
+    put("entities", "inc", json!({"currency": "USD", "time_zone": "UTC"}));
+    put("meters", "calls", json!({"event_type": "call", "aggregation": "sum", "value": "calls"}));
+    put("accounts", "acme", json!({"name": "acme", "entity": "inc", "currency": "USD", "time_zone": "UTC"}));
+    put("plans", "acme", json!({ "currency": "USD" }));
+    put("prices", "acme", price("acme", "1"));
+    put("subscriptions", "acme", json!({"account": "acme", "plan": "acme", "from": "2026-01-01T00:00:00Z"}));
+    put("subjects", "acme", json!({"subscription": "acme", "from": "2026-01-01T00:00:00Z"}));
+    let wallet = json!({"account": "acme", "kind": "paid", "amount": "150", "from": "2026-01-01T00:00:00Z"});
+    put("grants", "wallet", wallet);
+    world.barrier(false);
+    world.take_usage(&calls("january", "acme", "2026-01-10T00:00:00Z", 100), at(NOW));
+    let effect = world.try_out(2, at(NOW), &[resource("prices", "acme", price("acme", "1.4"))], None);
+    let expected = |difference, drawn_difference| AccountEffect {
+        currency: domain::Currency::from_code("USD").unwrap(),
+        before: 0,
+        difference,
+        drawn_before: 10_000,
+        drawn_difference,
+        lines: effect.accounts.values().next().unwrap().lines,
+    };
+    assert_eq!(effect.accounts.values().collect::<Vec<_>>(), [&expected(0, 40_00)]);
+    let effect = world.try_out(2, at(NOW), &[resource("prices", "acme", price("acme", "2"))], None);
+    assert_eq!(effect.accounts.values().collect::<Vec<_>>(), [&expected(50_00, 50_00)]);
 }

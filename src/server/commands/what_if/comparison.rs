@@ -35,7 +35,7 @@ pub(super) struct Change {
     pub(super) holds_from: Option<Timestamp>,
 }
 
-/// Charged before, and what is added to it, in minor units.
+/// Charged before, and what is added to it, in minor units; or drawn from credits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Amounts {
     pub(super) before: i128,
@@ -48,7 +48,29 @@ pub(super) struct AccountRow {
     pub(super) name: String,
     pub(super) currency: Currency,
     pub(super) amounts: Amounts,
+    /// What credits pay of the charges: these are more by that.
+    pub(super) drawn: Amounts,
     pub(super) lines: u64,
+}
+
+impl Amounts {
+    fn add(&mut self, other: Self) {
+        self.before = sum(self.before, other.before);
+        self.difference = sum(self.difference, other.difference);
+    }
+
+    /// With what credits pay: the charges themselves.
+    pub(super) fn with(mut self, drawn: Self) -> Self {
+        self.add(drawn);
+        self
+    }
+}
+
+impl AccountRow {
+    /// What is charged before credits pay.
+    pub(super) fn charges(&self) -> Amounts {
+        self.amounts.with(self.drawn)
+    }
 }
 
 /// An effect with what it was asked of.
@@ -59,6 +81,8 @@ pub(super) struct Comparison<'a> {
     /// By currency, the largest difference first.
     pub(super) accounts: Vec<AccountRow>,
     pub(super) totals: BTreeMap<Currency, Amounts>,
+    /// What credits pay, of currencies in which they pay anything.
+    pub(super) drawn: BTreeMap<Currency, Amounts>,
     /// Differences by price; none where a line belongs to no single price.
     pub(super) prices: BTreeMap<(Currency, Option<PriceId>), i128>,
     /// Differences that would post to a later period than that of their usage, by the one that they post to.
@@ -79,18 +103,22 @@ impl<'a> Comparison<'a> {
     ) -> Self {
         let mut accounts: Vec<AccountRow> = Vec::new();
         let mut totals: BTreeMap<Currency, Amounts> = BTreeMap::new();
+        let mut drawn_in: BTreeMap<Currency, Amounts> = BTreeMap::new();
         for (id, account) in &effect.accounts {
             let amounts = Amounts { before: account.before, difference: account.difference };
-            let total = totals.entry(account.currency).or_default();
-            total.before = sum(total.before, amounts.before);
-            total.difference = sum(total.difference, amounts.difference);
+            let drawn = Amounts { before: account.drawn_before, difference: account.drawn_difference };
+            totals.entry(account.currency).or_default().add(amounts);
+            if drawn != Amounts::default() {
+                drawn_in.entry(account.currency).or_default().add(drawn);
+            }
             let name = names.remove(id).unwrap_or_default();
             let (currency, lines) = (account.currency, account.lines);
-            accounts.push(AccountRow { id: id.clone(), name, currency, amounts, lines });
+            accounts.push(AccountRow { id: id.clone(), name, currency, amounts, drawn, lines });
         }
         accounts.sort_by_key(|row| {
             let size = row.amounts.difference.unsigned_abs();
-            (row.currency, std::cmp::Reverse(size), row.id.clone())
+            let before_credits = row.charges().difference.unsigned_abs();
+            (row.currency, std::cmp::Reverse((size, before_credits)), row.id.clone())
         });
         let mut prices: BTreeMap<(Currency, Option<PriceId>), i128> = BTreeMap::new();
         let mut late: BTreeMap<(Currency, Period), i128> = BTreeMap::new();
@@ -108,15 +136,37 @@ impl<'a> Comparison<'a> {
         let subscriptions: BTreeSet<_> =
             effect.lines.iter().filter_map(|l| l.subscription.as_ref()).collect();
         let affected = (with_lines.len(), subscriptions.len());
-        let amounts = accounts.iter().map(|row| (row.amounts.before, row.amounts.difference));
-        let distribution = Distribution::of(amounts);
+        let charges = accounts.iter().map(AccountRow::charges);
+        let distribution = Distribution::of(charges.map(|charges| (charges.before, charges.difference)));
         let notes = notes_of(&question, &changes, &effect);
-        Self { question, changes, effect, accounts, totals, prices, late, affected, distribution, notes }
+        Self {
+            question,
+            changes,
+            effect,
+            accounts,
+            totals,
+            prices,
+            late,
+            affected,
+            distribution,
+            notes,
+            drawn: drawn_in,
+        }
     }
 
     /// Accounts that are charged another amount.
     pub(super) fn changed_accounts(&self) -> usize {
         self.accounts.iter().filter(|row| row.amounts.difference != 0).count()
+    }
+
+    /// Accounts whose credits pay another amount.
+    pub(super) fn drawn_accounts(&self) -> usize {
+        self.accounts.iter().filter(|row| row.drawn.difference != 0).count()
+    }
+
+    /// What the distribution is of.
+    pub(super) fn charge_text(&self) -> &'static str {
+        if self.drawn.is_empty() { "charge" } else { "charge before credits" }
     }
 
     /// What usage is looked at: `usage of 2026-02`, `all usage`.

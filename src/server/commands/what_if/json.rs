@@ -28,6 +28,11 @@ pub(super) fn write(comparison: &Comparison<'_>) -> Result<String> {
         }
         row
     };
+    let credits = |currency: domain::Currency, net: Amounts, drawn: Amounts| json!({ "charges": amounts(currency, net.with(drawn)), "credits": amounts(currency, drawn) });
+    let totals = comparison.totals.iter().map(|(currency, net)| {
+        let drawn = comparison.drawn.get(currency).copied().unwrap_or_default();
+        with(amounts(*currency, *net), credits(*currency, *net, drawn))
+    });
     let changes = comparison.changes.iter().map(|change| {
         json!({
             "kind": change.kind.as_str(), "id": change.id, "version": change.version,
@@ -36,7 +41,7 @@ pub(super) fn write(comparison: &Comparison<'_>) -> Result<String> {
     });
     let accounts = comparison.accounts.iter().map(|row| {
         let fields = json!({ "account": row.id, "name": row.name, "lines": row.lines });
-        with(amounts(row.currency, row.amounts), fields)
+        with(with(amounts(row.currency, row.amounts), credits(row.currency, row.amounts, row.drawn)), fields)
     });
     let prices = comparison.prices.iter().map(|((currency, price), minor)| {
         json!({ "currency": currency, "price": price, "difference": currency.format_minor(*minor) })
@@ -66,7 +71,7 @@ pub(super) fn write(comparison: &Comparison<'_>) -> Result<String> {
             "accounts": comparison.affected.0, "subscriptions": comparison.affected.1,
             "lines": comparison.effect.lines.len(),
         },
-        "totals": comparison.totals.iter().map(|(c, a)| amounts(*c, *a)).collect::<Vec<Value>>(),
+        "totals": totals.collect::<Vec<Value>>(),
         "accounts": accounts.collect::<Vec<Value>>(),
         "prices": prices.collect::<Vec<Value>>(),
         "late": late.collect::<Vec<Value>>(),

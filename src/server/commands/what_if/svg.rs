@@ -30,6 +30,11 @@ const MORE: &str = "#d9772b";
 const SAME: &str = "#9aa3ab";
 const NEW: &str = "#7863ab";
 
+fn axis_text(comparison: &Comparison<'_>) -> String {
+    let credits = if comparison.drawn.is_empty() { "" } else { " before credits" };
+    format!("change of what an account is charged{credits}, in percent")
+}
+
 /// A bar and where it stands, in halves of a bar's width.
 struct Bar {
     at: u64,
@@ -65,7 +70,7 @@ pub(super) fn draw(comparison: &Comparison<'_>) -> String {
     draw_bars(&mut out, distribution);
     let middle = LEFT.midpoint(RIGHT);
     let axis = "font-size=\"14\" fill=\"#57606a\" text-anchor=\"middle\"";
-    text(&mut out, middle, BOTTOM + 52, axis, "change of what an account is charged, in percent");
+    text(&mut out, middle, BOTTOM + 52, axis, &axis_text(comparison));
     let height = TOP.midpoint(BOTTOM);
     let turned = format!("{axis} transform=\"rotate(-90 30 {height})\"");
     text(&mut out, 30, height, &turned, "accounts");

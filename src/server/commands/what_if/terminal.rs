@@ -46,7 +46,7 @@ pub(super) fn write(comparison: &Comparison<'_>) -> String {
     } else {
         write_affected(&mut out, comparison);
         write_totals(&mut out, comparison);
-        if comparison.changed_accounts() > 0 {
+        if comparison.changed_accounts() > 0 || comparison.drawn_accounts() > 0 {
             write_prices(&mut out, comparison);
             write_accounts(&mut out, comparison);
             write_distribution(&mut out, comparison);
@@ -104,6 +104,15 @@ fn write_affected(out: &mut String, comparison: &Comparison<'_>) {
     let all = comparison.accounts.len();
     let changed = grouped(&changed.to_string());
     let _ = writeln!(out, "another amount: {changed} of {}", count(all, "account"));
+    let drawn = comparison.drawn_accounts();
+    if drawn > 0 {
+        let _ = writeln!(
+            out,
+            "credits pay another amount: {} of {}",
+            grouped(&drawn.to_string()),
+            count(all, "account")
+        );
+    }
     for ((currency, period), minor) in &comparison.late {
         let amount = signed(*currency, *minor);
         let _ =
@@ -112,10 +121,14 @@ fn write_affected(out: &mut String, comparison: &Comparison<'_>) {
 }
 
 fn write_totals(out: &mut String, comparison: &Comparison<'_>) {
-    let rows = comparison.totals.iter();
-    let rows =
-        rows.map(|(currency, amounts)| row([currency.to_string(), String::new()], *currency, *amounts));
-    write_table(out, ["total", ""], rows.collect());
+    let mut rows = Vec::new();
+    for (currency, amounts) in &comparison.totals {
+        rows.push(row([currency.to_string(), String::new()], *currency, *amounts));
+        if let Some(drawn) = comparison.drawn.get(currency) {
+            rows.extend(credit_rows(*currency, *amounts, *drawn));
+        }
+    }
+    write_table(out, ["total", ""], rows);
 }
 
 fn write_prices(out: &mut String, comparison: &Comparison<'_>) {
@@ -142,17 +155,22 @@ fn write_prices(out: &mut String, comparison: &Comparison<'_>) {
 
 fn write_accounts(out: &mut String, comparison: &Comparison<'_>) {
     for currency in comparison.totals.keys() {
-        let changed =
-            comparison.accounts.iter().filter(|a| a.currency == *currency && a.amounts.difference != 0);
+        let changed = comparison.accounts.iter().filter(|a| {
+            let is_other = a.amounts.difference != 0 || a.drawn.difference != 0;
+            a.currency == *currency && is_other
+        });
         let changed: Vec<_> = changed.collect();
         if changed.is_empty() {
             continue;
         }
         let shown = changed.iter().take(ACCOUNTS_SHOWN);
-        let rows = shown.map(|account| {
+        let rows = shown.flat_map(|account| {
             let is_named = account.name != account.id.as_str();
             let name = if is_named { shortened(&account.name) } else { String::new() };
-            row([account.id.to_string(), name], *currency, account.amounts)
+            let own = row([account.id.to_string(), name], *currency, account.amounts);
+            let has_credits = account.drawn != Amounts::default();
+            let of_credits = has_credits.then(|| credit_rows(*currency, account.amounts, account.drawn));
+            std::iter::once(own).chain(of_credits.into_iter().flatten())
         });
         write_table(out, [&format!("account, {currency}"), ""], rows.collect());
         write_rest(out, changed.len(), ACCOUNTS_SHOWN);
@@ -168,7 +186,7 @@ fn write_distribution(out: &mut String, comparison: &Comparison<'_>) {
     bars.retain(|(label, accounts)| *accounts > 0 || label.contains('%'));
     let width = bars.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     let most = distribution.accounts_max().max(1);
-    let _ = writeln!(out, "\naccounts by change of their charge");
+    let _ = writeln!(out, "\naccounts by change of their {}", comparison.charge_text());
     for (label, accounts) in bars {
         // A bar of one account among thousands is still a bar.
         let chars = ((accounts * BAR_CHARS + most / 2) / most).max(1) as usize;
@@ -216,6 +234,12 @@ fn row([name, second]: [String; 2], currency: Currency, amounts: Amounts) -> Row
     let percent = percent.map_or_else(String::new, |percent| format!("{percent} %"));
     let difference = signed(currency, amounts.difference);
     [name, second, text(amounts.before), text(after), difference, percent]
+}
+
+/// What an amount is made of, where credits pay some of it.
+fn credit_rows(currency: Currency, net: Amounts, drawn: Amounts) -> [Row; 2] {
+    let named = |name: &str, amounts| row([format!("  {name}"), String::new()], currency, amounts);
+    [named("before credits", net.with(drawn)), named("paid by credits", drawn)]
 }
 
 fn write_table(out: &mut String, [name, second]: [&str; 2], rows: Vec<Row>) {
