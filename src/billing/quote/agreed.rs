@@ -9,9 +9,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use domain::{AccountId, CommitmentId, GrantId, PlanId, Span, SubscriptionId, Timestamp};
+use domain::{AccountId, CommitmentId, GrantId, PlanId, PriceId, Span, SubscriptionId, Timestamp};
 
-use super::{QuoteTerms, Selection};
+use super::{Bill, QuoteTerms, Selection};
 use crate::catalog::{
     Account, AccountDiscount, Catalog, CommitmentTimeline, CreditGrant, PriceTimeline, SubscriptionTimeline,
 };
@@ -43,6 +43,10 @@ pub enum Note {
     GrantIsWhole(GrantId, Timestamp),
     /// Thresholds are of all usage that was ever charged.
     ThresholdsFromZero,
+    /// A price has other windows that start in the month; this one is from a day until another.
+    WindowIsOneOfMany(PriceId, String, String),
+    /// The window of a price starts in another month, on a day.
+    WindowStartsElsewhere(PriceId, String),
 }
 
 impl fmt::Display for Note {
@@ -70,6 +74,15 @@ impl fmt::Display for Note {
             }
             Note::ThresholdsFromZero => f.write_str(
                 "as if nothing had been charged before: thresholds count all usage of the account",
+            ),
+            Note::WindowIsOneOfMany(price, from, until) => write!(
+                f,
+                "{price} has more windows than the one from {from} until {until} in this month; a quote with --usage, or without a quantity, \
+                 has them all"
+            ),
+            Note::WindowStartsElsewhere(price, from) => write!(
+                f,
+                "the window of {price} started on {from}: a quote of that month is of the same window, so the two do not add up"
             ),
         }
     }
@@ -228,6 +241,26 @@ impl<'a> Agreed<'a> {
         }
         notes
     }
+}
+
+/// What should be known of the windows of a quote in which an instant lies.
+pub fn window_notes(terms: &QuoteTerms<'_>, bill: &Bill) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let day = |instant| terms.zone.date_of(instant);
+    for price in &bill.prices {
+        let timeline = terms.selection.prices().iter().find(|of| *of.id() == price.price);
+        let Some(timeline) = timeline else { continue };
+        let grid = terms.grid(timeline);
+        let is_charged = |window: &Span| bill.window.contains(window.from) && window.overlaps(terms.active);
+        let starting = grid.windows_in(bill.window).filter(is_charged).count();
+        let window = price.window;
+        if !bill.window.contains(window.from) {
+            notes.push(Note::WindowStartsElsewhere(price.price.clone(), day(window.from)));
+        } else if starting > 1 {
+            notes.push(Note::WindowIsOneOfMany(price.price.clone(), day(window.from), day(window.until)));
+        }
+    }
+    notes
 }
 
 /// What a quote from a month on leaves out or takes for granted.

@@ -23,7 +23,7 @@ use domain::{
     Timestamp, Zone,
 };
 
-pub use self::agreed::{Agreed, Note, ThresholdStanding, notes};
+pub use self::agreed::{Agreed, Note, ThresholdStanding, notes, window_notes};
 use self::agreed::{CountedElsewhere, counts_towards_threshold};
 pub use self::metering::{Metered, SetAside, Use, meter};
 pub use self::quantity::uses_of;
@@ -507,6 +507,16 @@ impl<'a> QuoteTerms<'a> {
     pub fn first_period(&self, instant: Timestamp) -> Period {
         let starts = self.selection.prices.iter().map(|price| self.grid(price).window_of(instant).from);
         self.zone.period_of(starts.min().unwrap_or(instant))
+    }
+
+    /// An instant of a month that lies in the first of each price's windows that start in it; its first, if none does.
+    pub fn start_in(&self, period: Period) -> Timestamp {
+        let month = self.zone.month(period);
+        let starts = self.selection.prices.iter().filter_map(|price| {
+            let grid = self.grid(price);
+            grid.windows_in(month).map(|window| window.from).find(|from| month.contains(*from))
+        });
+        starts.max().unwrap_or(month.from)
     }
 
     /// The prices that are charged in the windows of a month or around an instant, each where it is.

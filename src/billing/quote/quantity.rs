@@ -1,4 +1,5 @@
-//! Quantities as a person writes them: `1234.5`, `tokens=1000`, `tokens=1000@model=chat@region=eu`, `0,100,1000`.
+//! Quantities as a person writes them: `1234.5`, `tokens=1000`, `tokens=1000@model=chat@region=eu`, `0,100,1000`; a row of `100, 200` has spaces
+//! where its commas could separate thousands.
 //!
 //! Owns: reading them, and which meter and group they are of. Leaves to others: what they cost.
 //!
@@ -78,6 +79,9 @@ fn read(text: &str) -> Result<Written<'_>, QuoteStatus> {
         let unreadable = |status| QuoteStatus::QuantityMustBeDecimal(text.to_string(), status);
         Decimal::parse(text.trim()).map_err(unreadable)
     };
+    if has_thousands(numbers) {
+        return Err(QuoteStatus::QuantityMustHaveNoThousands(numbers.to_string()));
+    }
     let quantities = numbers.split(',').map(number).collect::<Result<Vec<_>, _>>()?;
     let mut dimensions: BTreeMap<String, String> = BTreeMap::new();
     let mut last: Option<&str> = None;
@@ -97,6 +101,18 @@ fn read(text: &str) -> Result<Written<'_>, QuoteStatus> {
         }
     }
     Ok(Written { meter, quantities, dimensions: dimensions.into_iter().collect() })
+}
+
+/// Whether all commas stand where they separate thousands: in `1,000`, and neither in `0,100` nor in `1, 000`.
+fn has_thousands(numbers: &str) -> bool {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = numbers.split_once('.').map_or((numbers, None), |(w, f)| (w, Some(f)));
+    let mut groups = whole.trim_start_matches('-').split(',');
+    let first = groups.next().unwrap_or_default();
+    let starts = is_digits(first) && first.len() <= 3 && !first.starts_with('0');
+    let groups: Vec<&str> = groups.collect();
+    let are_thousands = groups.iter().all(|group| is_digits(group) && group.len() == 3);
+    starts && !groups.is_empty() && are_thousands && fraction.is_none_or(is_digits)
 }
 
 /// The meter that a quantity is of: the one that is named, or the only one.

@@ -22,6 +22,8 @@ pub enum QuoteStatus {
     CurrenciesMustMatch([(String, domain::Currency); 2]),
     /// A quantity is not a number; with what was written.
     QuantityMustBeDecimal(String, DecimalStatus),
+    /// Commas where thousands are separated: one quantity, or a row of them; with what was written.
+    QuantityMustHaveNoThousands(String),
     /// A quantity without a meter, and several meters that it could be of.
     QuantityMustNameMeter(Vec<String>),
     /// A quantity of a meter that no price in the quote is of; with those that are.
@@ -60,6 +62,12 @@ impl fmt::Display for QuoteStatus {
             QuoteStatus::QuantityMustBeDecimal(text, status) => {
                 write!(f, "{text:?} is not a quantity: {status}")
             }
+            QuoteStatus::QuantityMustHaveNoThousands(text) => write!(
+                f,
+                "{text:?} is one quantity, or several in a row; write {} for one, or {:?} for several",
+                text.replace(',', ""),
+                text.replace(',', ", ")
+            ),
             QuoteStatus::QuantityMustNameMeter(meters) => {
                 let first = meters.first().map_or("METER", String::as_str);
                 write!(

@@ -261,7 +261,7 @@ fn what_is_wrong_is_said_with_what_belongs_there() {
         (&["zzzzzz"], &[], "the catalog has no price \"zzzzzz\""),
         (&["pro-tokens", "euro"], &[], "pro-tokens is in USD and euro in EUR"),
         (&["pro-tokens"], &["1e3"], "\"1e3\" is not a quantity: a decimal is written with digits"),
-        (&["pro-tokens"], &["1,000.5"], "several quantities"),
+        (&["pro-tokens"], &["1,1000.5"], "several quantities"),
         (&["pro-tokens"], &["0.0000001"], "the meter tokens does not measure that: more fraction digits"),
         (&["pro-tokens"], &["-1"], "a negative value"),
         (&["pro-calls"], &["1.5"], "a count has none"),
@@ -275,7 +275,6 @@ fn what_is_wrong_is_said_with_what_belongs_there() {
         (&["huge"], &["999999999999999"], "price huge: a window is worth at most 10^27 minor units"),
     ] {
         if what == "several quantities" {
-            // A thousands separator reads as a row: 1, then 000.5.
             let selection = Selection::of_prices(&catalog, &["pro-tokens".to_string()]).unwrap();
             let texts = [quantities[0].to_string(), "1".to_string()];
             let status = uses_of(&catalog, &selection, &texts, at("2026-05-01T00:00:00Z")).unwrap_err();
@@ -590,5 +589,81 @@ fn terms_are_said_in_the_order_in_which_they_were_applied_and_have_a_structure()
         (8, r#"{"balance":"63.00","due":"57.00","grant":"a-wallet","kind":"credit","level":"account"}"#),
     ] {
         assert_eq!(reasons[index], serde_json::from_str::<serde_json::Value>(expected).unwrap());
+    }
+}
+
+#[test]
+fn commas_that_could_separate_thousands_are_no_row_of_quantities() {
+    // 1,000 was a table of one and of nothing.
+    let catalog = catalog(&price("p", "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"1\""));
+    let selection = Selection::of_prices(&catalog, &["p".to_string()]).unwrap();
+    let read = |text: &str| uses_of(&catalog, &selection, &[text.to_string()], at("2026-05-01T00:00:00Z"));
+    for text in ["1,000", "tokens=12,500,000", "-1,000", "1,000.5", "100,200"] {
+        let refused = read(text).unwrap_err();
+        assert!(matches!(refused, QuoteStatus::QuantityMustHaveNoThousands(_)), "{text}: {refused}");
+    }
+    let said = read("1,000").unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "\"1,000\" is one quantity, or several in a row; write 1000 for one, or \"1, 000\" for several"
+    );
+    for (text, bills) in
+        [("0,100,1000", 3), ("100, 200", 2), ("10,20", 2), ("1000,2000", 2), ("1,1000", 2), ("1000", 1)]
+    {
+        assert_eq!(read(text).unwrap().len(), bills, "{text}");
+    }
+}
+
+#[test]
+fn a_month_is_quoted_in_windows_that_start_in_it_and_what_it_leaves_out_is_said() {
+    let day = price("day", "meter = \"calls\"; model = \"per_unit\"; unit_amount = \"1\"")
+        .replace("\"month\"", "\"day\"");
+    let fee = price("fee", "model = \"flat\"; unit_amount = \"10\"");
+    let year = price("year", "model = \"flat\"; unit_amount = \"10\"").replace("\"month\"", "\"year\"");
+    let catalog = catalog(&format!(
+        "{day}{fee}{year}
+        [[entity]]
+        id = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"
+        [[account]]
+        id = \"acme\"
+        name = \"Acme\"
+        entity = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"
+        [[subscription]]
+        id = \"s1\"
+        account = \"acme\"
+        plan = \"pro\"
+        from = \"2026-01-31T00:00:00Z\"
+        anchor = \"2026-01-31T00:00:00Z\""
+    ));
+    let terms = QuoteTerms::of_subscription(&catalog, "s1").unwrap();
+    for (month, start, fees, said) in [
+        ("2026-01", "2026-01-31T00:00:00Z", "2026-01-31", &[][..]),
+        (
+            "2026-02",
+            "2026-02-28T00:00:00Z",
+            "2026-02-28",
+            &[
+                "day has more windows than the one from 2026-02-28 until 2026-03-01 in this month; a quote with --usage, or without a \
+                 quantity, has them all",
+                "the window of year started on 2026-01-31: a quote of that month is of the same window, so the two do not add up",
+            ],
+        ),
+    ] {
+        let period = Period::parse(month).unwrap();
+        let at_start = terms.start_in(period);
+        assert_eq!(at_start, at(start), "{month}");
+        let bill = quote_at(&terms, at_start, &[]).unwrap();
+        let fee = bill.prices.iter().find(|price| price.price.as_str() == "fee").unwrap();
+        assert_eq!(terms.zone.date_of(fee.window.from), fees);
+        let notes: Vec<String> = window_notes(&terms, &bill).iter().map(Note::to_string).collect();
+        assert_eq!(notes, said);
+        // All windows of the month: as many days as it has, of those on which there is a subscription.
+        let whole = quote(&terms, period, &[]).unwrap();
+        let days = whole.prices.iter().filter(|price| price.price.as_str() == "day").count();
+        assert_eq!(days, if month == "2026-01" { 1 } else { 28 });
     }
 }

@@ -8,12 +8,15 @@
 //! dimension, whichever a meter takes it for. An empty field is one that the event does not have.
 //!
 //! *NDJSON.* `{"time": …, "type": …, "values": {…}, "dimensions": {…}}`, and `id`, `source`, `subject`. A value is a text
-//! or an integer.
+//! or an integer. Or a CloudEvent as a server takes it, with `specversion` or `data`: numbers of the data are values, texts and
+//! truths dimensions, members of objects have dots in their names, and other attributes are not looked at.
 
 use std::collections::BTreeMap;
 
 use domain::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::status::QuoteStatus;
 
@@ -70,6 +73,10 @@ fn read_lines(text: &str, type_default: Option<&str>) -> Result<Vec<UsageEvent>,
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(index, line): (usize, &str)| {
         let refuse = |what: String| QuoteStatus::UsageMustBeReadable(index + 1, what);
+        let is_event = serde_json::from_str::<OfCloudEvent>(line).is_ok_and(|of| of.is_there());
+        if is_event {
+            return cloud_event(index + 1, line, type_default);
+        }
         let mut written: Written = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
         let mut values = BTreeMap::new();
         for (name, value) in std::mem::take(&mut written.values) {
@@ -87,6 +94,107 @@ fn read_lines(text: &str, type_default: Option<&str>) -> Result<Vec<UsageEvent>,
         event(index + 1, written, values, type_default)
     };
     lines.map(read).collect()
+}
+
+/// What only a CloudEvent has.
+#[derive(Deserialize)]
+struct OfCloudEvent {
+    specversion: Option<IgnoredAny>,
+    data: Option<IgnoredAny>,
+}
+
+impl OfCloudEvent {
+    fn is_there(&self) -> bool {
+        self.specversion.is_some() || self.data.is_some()
+    }
+}
+
+/// A CloudEvent; its extension attributes are not looked at.
+#[derive(Deserialize)]
+struct CloudEvent<'a> {
+    id: Option<String>,
+    source: Option<String>,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    time: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+fn cloud_event(line: usize, text: &str, type_default: Option<&str>) -> Result<UsageEvent, QuoteStatus> {
+    let refuse = |what: String| QuoteStatus::UsageMustBeReadable(line, what);
+    let read: CloudEvent<'_> = serde_json::from_str(text).map_err(|error| refuse(error.to_string()))?;
+    let mut properties = Properties::default();
+    if let Some(data) = read.data.filter(|data| data.get() != "null") {
+        properties.object("", data.get(), 0).map_err(refuse)?;
+    }
+    let CloudEvent { id, source, event_type, time, .. } = read;
+    let written =
+        Written { id, source, event_type, time, dimensions: properties.dimensions, ..Written::default() };
+    event(line, written, properties.values, type_default)
+}
+
+/// What the data of a CloudEvent says.
+#[derive(Default)]
+struct Properties {
+    values: BTreeMap<String, String>,
+    dimensions: BTreeMap<String, String>,
+}
+
+/// Objects in objects, at most.
+const DATA_DEPTH_MAX: usize = 8;
+
+impl Properties {
+    fn object(&mut self, prefix: &str, text: &str, depth: usize) -> Result<(), String> {
+        if depth > DATA_DEPTH_MAX {
+            return Err(format!("objects of the data lie at most {DATA_DEPTH_MAX} deep"));
+        }
+        let members: BTreeMap<String, &RawValue> =
+            serde_json::from_str(text).map_err(|_| "the `data` is an object of properties".to_string())?;
+        for (name, value) in members {
+            let name = format!("{prefix}{name}");
+            let text = value.get();
+            match text.as_bytes().first() {
+                Some(b'"') => {
+                    let text: String = serde_json::from_str(text).map_err(|error| error.to_string())?;
+                    if !text.is_empty() {
+                        self.dimensions.insert(name, text);
+                    }
+                }
+                Some(b'{') => self.object(&format!("{name}."), text, depth + 1)?,
+                Some(b'[') => {
+                    return Err(format!("the property {name} is a list, which has no meaning as usage"));
+                }
+                Some(b't' | b'f') => drop(self.dimensions.insert(name, text.to_string())),
+                Some(b'n') => {}
+                _ => drop(self.values.insert(name, plain(text))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of JSON without an exponent: `1.5e3` as `1500`. One that is far from any quantity is left as it is.
+fn plain(number: &str) -> String {
+    let Some((digits, exponent)) = number.split_once(['e', 'E']) else { return number.to_string() };
+    let Ok(exponent @ -99..=99) = exponent.trim_start_matches('+').parse::<i32>() else {
+        return number.to_string();
+    };
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let zeros = "0".repeat(exponent.unsigned_abs() as usize);
+    let (whole, fraction) = if exponent >= 0 {
+        let shifted = format!("{fraction}{zeros}");
+        let (moved, rest) = shifted.split_at(zeros.len());
+        (format!("{whole}{moved}"), rest.to_string())
+    } else {
+        let shifted = format!("{zeros}{whole}");
+        let (rest, moved) = shifted.split_at(whole.len());
+        (rest.to_string(), format!("{moved}{fraction}"))
+    };
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let whole = if whole.is_empty() { "0" } else { whole };
+    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
 }
 
 fn read_csv(text: &str, type_default: Option<&str>) -> Result<Vec<UsageEvent>, QuoteStatus> {
@@ -215,6 +323,29 @@ mod tests {
     }
 
     #[test]
+    fn a_line_may_be_a_cloud_event_as_a_server_takes_it() {
+        let lines = r#"{"specversion": "1.0", "id": "e1", "source": "s", "type": "call", "subject": "k", "time": "2026-01-01T00:00:00Z", "traceparent": "x", "datacontenttype": "application/json", "data": {"tokens": 1.50, "model": "a", "ok": true, "http": {"status": 2.5e2}, "none": null, "empty": ""}}
+            {"type": "call", "time": "2026-01-01T00:00:00Z", "data": {"tokens": 12345678901234567890.123456789}}"#;
+        let events = read(lines, None).unwrap();
+        let pairs =
+            |of: &BTreeMap<String, String>| of.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+        assert_eq!(pairs(&events[0].values), ["http.status=250", "tokens=1.50"]);
+        assert_eq!(pairs(&events[0].dimensions), ["model=a", "ok=true"]);
+        assert_eq!((events[0].id.as_deref(), events[0].source.as_deref()), (Some("e1"), Some("s")));
+        assert_eq!(events[1].values["tokens"], "12345678901234567890.123456789");
+        for (number, expected) in [
+            ("1.5e3", "1500"),
+            ("-12.34e1", "-123.4"),
+            ("5E-3", "0.005"),
+            ("120e-1", "12"),
+            ("1e400", "1e400"),
+            ("0e5", "0"),
+        ] {
+            assert_eq!(plain(number), expected);
+        }
+    }
+
+    #[test]
     fn a_mistake_is_said_with_its_line_and_what_belongs_there() {
         for (text, line, what) in [
             ("", 1, "starts with its columns"),
@@ -231,6 +362,9 @@ mod tests {
                 "unknown field `tokens`",
             ),
             ("{}\n", 1, "an event has a `time`"),
+            ("{\"data\": {}}\n", 1, "an event has a `time`"),
+            ("{\"data\": {\"n\": [1]}}\n", 1, "is a list"),
+            ("{\"data\": 5}\n", 1, "an object of properties"),
             (
                 "{\"time\": \"2026-01-01T00:00:00Z\", \"type\": \"c\", \"values\": {\"n\": 0.1}}",
                 1,

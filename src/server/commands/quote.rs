@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use billing::catalog::{Catalog, CatalogFile, Meter, PricingModel};
 use billing::quote::{
     Bill, GroupBill, Metered, Note, PriceBill, QuoteTerms, Selection, ThresholdStanding, Use, group_text,
-    meter, notes, quote_at, quote_months, read_usage, uses_of,
+    meter, notes, quote, quote_at, quote_months, read_usage, uses_of, window_notes,
 };
 use billing::rating::account::BillLine;
 use billing::rating::{grouped, money_text, total_text};
@@ -39,10 +39,11 @@ pub struct QuoteArgs {
     #[arg(long, value_name = "ID", conflicts_with_all = ["seats", "from", "until", "zone"])]
     subscription: Option<String>,
     /// What was used: N, METER=N, or METER=N@DIMENSION=TEXT for a group; may be given several times. 0,100,1000 gives a
-    /// table.
+    /// table; thousands have no commas, and a table of such numbers has spaces: '100, 200'.
     #[arg(long, value_name = "[METER=]N", allow_hyphen_values = true)]
     quantity: Vec<String>,
-    /// Usage events instead, as CSV with a header or one JSON object a line; - reads them from the input.
+    /// Usage events instead, as CSV with a header, or one JSON object a line: a CloudEvent as POST /v1/events takes it, or
+    /// {"time": …, "type": …, "values": {…}, "dimensions": {…}}; - reads them from the input.
     #[arg(long, value_name = "FILE", conflicts_with = "quantity")]
     usage: Option<PathBuf>,
     /// Type of the usage file's events that name none.
@@ -51,8 +52,8 @@ pub struct QuoteArgs {
     /// Seats of the subscription: recurring amounts are multiplied by them.
     #[arg(long, value_name = "N", value_parser = decimal, allow_hyphen_values = true)]
     seats: Option<Decimal>,
-    /// The month, as YYYY-MM: of a usage file the windows that start in it, otherwise those in which its first instant lies; every month of
-    /// the file, otherwise the present one, if left out.
+    /// The month, as YYYY-MM: the windows that start in it, of a quantity only the first of each price, or the one in which the month lies if
+    /// none does; every month of the file, otherwise the present one, if left out.
     #[arg(long, value_name = "MONTH", value_parser = Period::parse)]
     period: Option<Period>,
     /// When a quantity is used, as an instant: decides which version of a price holds; from the start of the month on, if
@@ -142,12 +143,25 @@ fn of_quantities(args: &QuoteArgs, catalog: &Catalog, terms: &QuoteTerms<'_>) ->
         let period = args.period.unwrap_or_else(|| terms.zone.period_of(terms.active.from.max(now)));
         // Inside the window, if the subscription is active in it at all.
         let window = terms.zone.month(period);
-        Some(window.from.max(terms.active.from)).filter(|at| *at < window.until).unwrap_or(window.from)
+        let start = if args.period.is_some() { terms.start_in(period) } else { window.from };
+        Some(start.max(terms.active.from)).filter(|at| *at < window.until).unwrap_or(start)
     });
+    if let (Some(period), []) = (args.period, args.quantity.as_slice()) {
+        // Nothing was used at any instant: the month has all its windows.
+        let bill = quote(terms, period, &[])?;
+        let notes = notes(catalog, terms, bill.window.from);
+        return Ok(match args.json {
+            true => json_text(&[bill], None, &notes),
+            false => bill_text(args, terms, &bill) + &notes_text(&notes),
+        });
+    }
     let rows = uses_of(catalog, &terms.selection, &args.quantity, at)?;
     let bill_of = |uses: &Vec<Use>| quote_at(terms, at, uses);
     let bills = rows.iter().map(bill_of).collect::<Result<Vec<Bill>, _>>()?;
-    let notes = notes(catalog, terms, terms.zone.month(terms.zone.period_of(at)).from);
+    let mut notes = notes(catalog, terms, terms.zone.month(terms.zone.period_of(at)).from);
+    if let Some(bill) = bills.first() {
+        notes.extend(window_notes(terms, bill));
+    }
     Ok(match bills.as_slice() {
         _ if args.json => json_text(&bills, None, &notes),
         [bill] => bill_text(args, terms, bill) + &notes_text(&notes),
@@ -326,7 +340,14 @@ fn write_price(out: &mut String, terms: &QuoteTerms<'_>, bill: &Bill, price: &Pr
         let _ = writeln!(out, "    {units} of {} wait: no row of the price fits them", group_text(group));
     }
     for line in &price.terms {
-        let _ = writeln!(out, "    {}", line.explanation(bill.currency));
+        // What is agreed for a month takes off what was charged in it, of whatever windows.
+        let of_other = if line.window == price.window {
+            String::new()
+        } else {
+            let day = |instant| terms.zone.date_of(instant);
+            format!("for {} until {}: ", day(line.window.from), day(line.window.until))
+        };
+        let _ = writeln!(out, "    {of_other}{}", line.explanation(bill.currency));
     }
     if price.groups.len() > 1 || !price.terms.is_empty() {
         let _ = writeln!(out, "    together {}", total_text(bill.currency, price.precise, price.rounded));
