@@ -383,8 +383,8 @@ impl ControlState {
         Ok(())
     }
 
-    /// An event that was accepted is at most `future_max` ahead of its arrival, so those before the place are earlier than
-    /// what is proven from here on.
+    /// An event that was accepted is at most `future_max` ahead of its arrival, and not later than what the record says of
+    /// those that it forgets; so those before the place are earlier than what is proven from here on.
     fn apply_forgotten(&mut self, record: &IdsForgotten) -> Result<(), ApplyError> {
         let follows = match &self.forgotten {
             Some((last, _)) => record.before > last.before && record.arrived_until >= last.arrived_until,
@@ -396,7 +396,10 @@ impl ControlState {
                 number: record.before,
             });
         }
-        let proven_from = record.arrived_until.plus(self.future_max_ever()).plus(1);
+        let by_arrival = record.arrived_until.plus(self.future_max_ever());
+        let latest = record.happened_until.map_or(by_arrival, |happened| happened.min(by_arrival));
+        let before = self.forgotten.as_ref().map_or(Timestamp::MIN, |(_, proven_from)| *proven_from);
+        let proven_from = latest.plus(1).max(before);
         self.forgotten_by_number += u64::from(record.because == ForgottenBecause::IdsMax);
         self.forgotten = Some((record.clone(), proven_from));
         self.replan.is_due = true;

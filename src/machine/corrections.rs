@@ -17,8 +17,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use domain::plan::MeteringPlan;
-use domain::{Decimal, EventPosition, Timestamp};
+use domain::plan::{CellClass, MeterProgram, MeteringPlan};
+use domain::{Decimal, EventPosition, Subject, Timestamp};
 use engine::identity::{EventName, IdentityKey};
 use engine::prepared::PreparedBatch;
 use engine::shard::recount::is_metered;
@@ -32,7 +32,9 @@ use wire::usage::UsageBatch;
 use wire::verdict::QuarantineReason;
 
 use crate::control::ControlState;
+use crate::machine::Machine;
 use crate::replay::History;
+use crate::usage_log::UsageRecordError;
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,29 @@ pub struct KnownEvent {
     pub found: FoundEvent,
 }
 
+impl Machine {
+    /// Subjects whose usage a correction of an event reads again from the log, all of it: what they have of a meter that keeps more
+    /// than sums is folded anew.
+    pub fn folded_again_by(&self, request: &CorrectionRequest, known: &KnownEvent) -> BTreeSet<Subject> {
+        let event_type = &*known.content.event_type;
+        let is_folded = |program: &MeterProgram| {
+            &*program.event_type == event_type && program.aggregation.class() != CellClass::Additive
+        };
+        if !self.plan().programs.iter().any(is_folded) {
+            return BTreeSet::new();
+        }
+        let corrections = self.control().corrections();
+        let last = corrections.of(&request.source, &request.id, known.found.position).last();
+        let before = last.and_then(|last| restated_of(&last.record)).map(|last| &last.content.subject);
+        let after = match &request.kind {
+            CorrectionKind::Amend(amendment) => amendment.subject.as_ref(),
+            _ => None,
+        };
+        let named = [Some(&known.content.subject), before, after];
+        named.into_iter().flatten().filter_map(|name| Subject::new(name).ok()).collect()
+    }
+}
+
 impl KnownEvent {
     /// Reads an event that a shard knows again from the log.
     ///
@@ -109,7 +134,8 @@ impl KnownEvent {
             let content = EventContent::of(&batch.view(), usize::from(found.position.index()));
             read = Some((content, batch.received_at));
         })?;
-        let (content, received_at) = read.expect("an event that a shard knows is in the log");
+        let offset = found.position.offset();
+        let (content, received_at) = read.ok_or(UsageRecordError::RecordMustBeReadable { offset })?;
         Ok(Self { content, received_at, found })
     }
 }
@@ -431,14 +457,19 @@ fn correction_of(record: &ControlRecord, key: IdentityKey) -> Correction {
 }
 
 fn position_of(record: &ControlRecord) -> EventPosition {
+    corrected_position(record).expect("the record corrects an event")
+}
+
+/// Where the event is that a record corrects, if it is such a record.
+pub(crate) fn corrected_position(record: &ControlRecord) -> Option<EventPosition> {
     let (offset, index) = match record {
         ControlRecord::EventVoid(taken) | ControlRecord::EventDiscard(taken) => (taken.offset, taken.index),
         ControlRecord::EventAmend(restated) | ControlRecord::EventRelease(restated) => {
             (restated.offset, restated.index)
         }
-        _ => unreachable!("the record corrects an event"),
+        _ => return None,
     };
-    EventPosition::new(offset, index)
+    Some(EventPosition::new(offset, index))
 }
 
 fn frame_of(restated: &EventRestated) -> AlignedBytes {

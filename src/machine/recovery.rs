@@ -5,7 +5,15 @@
 //! (`control_writer`).
 //!
 //! Order: control log, charge log, journal log (all whole), then the usage log interleaved with the control log by
-//! [`Replayer`]. What a crash between two steps of a cut leaves:
+//! [`Replayer`]; only when all of them were found to belong together is anything written. What proves that they do not:
+//!
+//! | found | what it is | done |
+//! |---|---|---|
+//! | no control record, but usage, batches, journals, snapshots or runs | the control log is gone: nothing new begins here | refused |
+//! | a barrier that names an offset behind the end of the control log, or one before that of an earlier barrier | the control log lost its end, or is another's | refused |
+//! | a cut, a correction, a record `ids_forgotten` or a snapshot of this history that names a place behind the end of the usage log | the usage log lost its end, or is another's | refused |
+//!
+//! What a crash between two steps of a cut leaves:
 //!
 //! | crash after | what is found | what is done |
 //! |---|---|---|
@@ -15,23 +23,25 @@
 //! | seal recorded | a sealed batch | loaded, served |
 //! | journal run recorded, or journals stored | a run without seal | derived, stored and sealed at start |
 //!
-//! Invariants: sealed content must be there and hash to its seal, else starting is refused; nothing is derived again.
+//! Invariants: sealed content must be there and hash to its seal, else starting is refused; nothing is derived again. A
+//! refused start leaves all logs as they were.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
 
-use domain::Timestamp;
+use domain::{EventPosition, Timestamp};
 use engine::identity::IdentityKey;
 use engine::io::Storage;
-use engine::log::{LogError, LogKind, LogOptions, LogReader, LogWriter, Record, Recovery};
+use engine::log::{FoundLog, LogError, LogKind, LogOptions, LogReader, LogWriter, Record, Recovery};
 use engine::shard::spill::SpillPool;
 use engine::shard::{RunError, RunLog, RunStore};
-use engine::snapshot::{SnapshotError, runs_named};
+use engine::snapshot::{SnapshotError, runs_named, snapshots as snapshots_in, take_snapshot_away};
 use wire::control::{ControlRecord, Genesis};
 
 use crate::batch::{Batch, BatchError, chain_digest};
 use crate::control_writer::KIND_CONTROL;
+use crate::corrections::corrected_position;
 use crate::replay::{History, ReplayError, ReplayMode, ReplaySummary, Replayer, Stored};
 use crate::snapshots::{self, LeftAside};
 use crate::stored::{PartJoiner, StoredContent, StoredEntry, StoredError};
@@ -107,6 +117,27 @@ pub enum RecoveryError {
     /// The control log has no genesis.
     #[error("the control log does not start with a genesis record")]
     GenesisMustBeFirst,
+    /// There is no control record, but something that came after one.
+    #[error(
+        "the control log does not start with a genesis record: it is empty, but there are {what}; is its disk mounted?"
+    )]
+    ControlMustNotBeEmpty {
+        /// What there is.
+        what: &'static str,
+    },
+    /// Something names a place of the usage log that it does not reach.
+    #[error("the usage log ends at offset {end}, but {named_by} names offset {place} of it: its end is lost")]
+    UsageMustReach {
+        /// What names it.
+        named_by: String,
+        /// The place.
+        place: u64,
+        /// Where the log ends.
+        end: u64,
+    },
+    /// The folder of snapshots cannot be used.
+    #[error("snapshots cannot be listed or taken away")]
+    Snapshots(#[source] std::io::Error),
     /// The genesis has no key.
     #[error("the identity key is not 32 hex digits")]
     IdentityKeyMustBeReadable,
@@ -338,24 +369,29 @@ pub fn recover(
     genesis: impl FnOnce() -> FirstRecords,
 ) -> Result<Recovered, RecoveryError> {
     let mut records = ControlRecords::new();
-    let (mut control, first) = open_log(&logs.control, &mut |record| {
+    let control = find_log(&logs.control, 0, &mut |record| {
         records.push(control_record(record)?);
         Ok(())
     })?;
-    if records.is_empty() {
+    let (charges, charge_contents) = find_contents(&logs.charges)?;
+    let (journals, journal_contents) = find_contents(&logs.journals)?;
+    let control = if records.is_empty() {
+        check_is_new(logs, &charges, &journals)?;
+        let (mut writer, recovery) = open_found(LogKind::Control, control)?;
         let (now, new) = genesis().map_err(RecoveryError::FirstRecords)?;
         for record in new {
-            let offset = control.stage(KIND_CONTROL, now, &[&record.encode()])?;
+            let offset = writer.stage(KIND_CONTROL, now, &[&record.encode()])?;
             records.push((offset, record));
         }
-        control.commit(now)?;
-    }
+        writer.commit(now)?;
+        ControlLog::New(writer, recovery)
+    } else {
+        ControlLog::Found(control)
+    };
     let key = genesis_of(&records)?.1;
-    let (charges, charge_contents, second) = recover_contents(&logs.charges)?;
-    let (journals, journal_contents, third) = recover_contents(&logs.journals)?;
     let contents = Contents::of(&records, charge_contents, journal_contents)?;
     let (batch_entries, journal_entries) = contents.entries(&records);
-    let control_end = control.next_offset();
+    let control_end = control.end_offset();
     let runs = Arc::new(runs_of(logs, key).map_err(RecoveryError::Runs)?);
     // A snapshot that names a run which is gone must not find another one in its place later.
     runs.avoid(&runs_named(&*logs.snapshots).map_err(RecoveryError::Runs)?);
@@ -363,7 +399,19 @@ pub fn recover(
     let pool = Arc::new(pool.map_err(RecoveryError::Spilled)?);
     let table_entries_max = memory.table_entries_max;
     let start = Start { logs, shards, table_entries_max, key, records, control_end, contents, runs, pool };
-    let (Started { replayer, usage, recovery: fourth, snapshot }, left_aside) = start.start()?;
+    let (Started { replayer, usage, snapshot }, left_aside) = start.start()?;
+
+    // From here all logs belong together.
+    let (control, first) = control.open()?;
+    let (charges, second) = open_found(LogKind::Charges, charges)?;
+    let (journals, third) = open_found(LogKind::Journals, journals)?;
+    let (usage, fourth) = open_found(LogKind::Usage, usage)?;
+    for LeftAside { usage_offset, error } in &left_aside {
+        // What no later start has a use for would take the place of a whole one.
+        if error.is_of_file() || *usage_offset >= usage.next_offset() {
+            take_snapshot_away(&*logs.snapshots, *usage_offset).map_err(RecoveryError::Snapshots)?;
+        }
+    }
     let found = [first, second, third, fourth];
     Ok(Recovered {
         replayer,
@@ -385,6 +433,81 @@ pub fn recover(
         runs: start.runs,
         pool: start.pool,
     })
+}
+
+/// The control log of a start.
+enum ControlLog {
+    /// Nothing is changed yet.
+    Found(FoundLog),
+    /// It has its first records.
+    New(LogWriter, Recovery),
+}
+
+impl ControlLog {
+    fn end_offset(&self) -> u64 {
+        match self {
+            ControlLog::Found(found) => found.end_offset(),
+            ControlLog::New(writer, _) => writer.next_offset(),
+        }
+    }
+
+    fn open(self) -> Result<(LogWriter, Recovery), RecoveryError> {
+        match self {
+            ControlLog::Found(found) => open_found(LogKind::Control, found),
+            ControlLog::New(writer, recovery) => Ok((writer, recovery)),
+        }
+    }
+}
+
+/// Refuses to begin anew where anything is left of what there was.
+fn check_is_new(logs: &Logs, charges: &FoundLog, journals: &FoundLog) -> Result<(), RecoveryError> {
+    let has_usage = || -> Result<bool, RecoveryError> {
+        let mut reader = LogReader::open(&*logs.usage.storage, logs.usage.options, 0, None)?;
+        Ok(reader.next()?.is_some())
+    };
+    let has_snapshots = || snapshots_in(&*logs.snapshots).map_err(RecoveryError::Snapshots);
+    let has_runs = || logs.runs.list().map_err(RecoveryError::Runs);
+    let what = if has_usage().map_err(in_log(LogKind::Usage))? {
+        "records in the usage log"
+    } else if charges.end_offset() > 0 {
+        "charge batches"
+    } else if journals.end_offset() > 0 {
+        "journals"
+    } else if !has_snapshots()?.is_empty() {
+        "snapshots"
+    } else if !has_runs()?.is_empty() {
+        "runs of remembered ids"
+    } else {
+        return Ok(());
+    };
+    Err(RecoveryError::ControlMustNotBeEmpty { what })
+}
+
+/// Refuses a usage log that ends before a place that something names: all of it was durable by then.
+fn check_usage_end(
+    logs: &Logs,
+    control: &ControlRecords,
+    control_end: u64,
+    end: u64,
+) -> Result<(), RecoveryError> {
+    for (offset, record) in control {
+        let (is_there, place) = match record {
+            ControlRecord::Cut(cut) => (cut.barrier < end, cut.barrier),
+            ControlRecord::IdsForgotten(forgotten) => (forgotten.before <= end, forgotten.before),
+            _ => match corrected_position(record).map(EventPosition::offset) {
+                Some(place) => (place < end, place),
+                None => continue,
+            },
+        };
+        if !is_there {
+            let named_by = format!("the control record at offset {offset}");
+            return Err(RecoveryError::UsageMustReach { named_by, place, end });
+        }
+    }
+    match snapshots::one_behind(logs, control, control_end, end) {
+        Some(place) => Err(RecoveryError::UsageMustReach { named_by: "a snapshot".to_string(), place, end }),
+        None => Ok(()),
+    }
 }
 
 /// The runs of remembered ids of a log.
@@ -410,8 +533,7 @@ struct Start<'l> {
 /// The usage log, replayed.
 struct Started {
     replayer: Replayer,
-    usage: LogWriter,
-    recovery: Recovery,
+    usage: FoundLog,
     /// Usage offset of the snapshot that the shards started from.
     snapshot: Option<u64>,
 }
@@ -461,12 +583,13 @@ impl Start<'_> {
         self.work_off(&mut replayer, kept)?;
         let mut history = self.logs.history(self.key, self.shards);
         let from = snapshot.map_or(0, |barrier| barrier + 1);
-        let (usage, recovery) = open_log_from(&self.logs.usage, from, &mut |record| {
+        let usage = find_log(&self.logs.usage, from, &mut |record| {
             feed(&mut replayer, record, self.key, self.shards, &mut history)?;
             self.work_off(&mut replayer, kept)
         })?;
+        check_usage_end(self.logs, &self.records, self.control_end, usage.end_offset())?;
         replayer.finish()?;
-        Ok(Started { replayer, usage, recovery, snapshot })
+        Ok(Started { replayer, usage, snapshot })
     }
 
     /// Does what the shards want done beside them.
@@ -503,18 +626,15 @@ pub fn fault_of_run(error: &(dyn Error + 'static)) -> Option<RunError> {
 
 type Visit<'v> = &'v mut dyn FnMut(Record<'_>) -> Result<(), RecoveryError>;
 
-fn open_log(place: &LogPlace, visit: Visit<'_>) -> Result<(LogWriter, Recovery), RecoveryError> {
-    open_log_from(place, 0, visit)
+/// Reads the records of a log at `from` and behind.
+fn find_log(place: &LogPlace, from: u64, visit: Visit<'_>) -> Result<FoundLog, RecoveryError> {
+    let found = FoundLog::read::<RecoveryError>(place.storage.clone(), place.options, from, visit);
+    found.map_err(in_log(place.options.kind))
 }
 
-/// Opens a log of which only the records at `from` and behind are read.
-fn open_log_from(
-    place: &LogPlace,
-    from: u64,
-    visit: Visit<'_>,
-) -> Result<(LogWriter, Recovery), RecoveryError> {
-    let opened = LogWriter::recover_from::<RecoveryError>(place.storage.clone(), place.options, from, visit);
-    opened.map_err(in_log(place.options.kind))
+/// Opens a log that was found for writing.
+fn open_found(log: LogKind, found: FoundLog) -> Result<(LogWriter, Recovery), RecoveryError> {
+    found.open().map_err(RecoveryError::from).map_err(in_log(log))
 }
 
 /// Feeds a usage record; gives how many events it has.
@@ -537,14 +657,14 @@ fn feed(
     }
 }
 
-fn recover_contents(place: &LogPlace) -> Result<(LogWriter, Vec<StoredContent>, Recovery), RecoveryError> {
+fn find_contents(place: &LogPlace) -> Result<(FoundLog, Vec<StoredContent>), RecoveryError> {
     let mut joiner = PartJoiner::default();
     let mut contents = Vec::new();
-    let (writer, recovery) = open_log(place, &mut |record| {
+    let found = find_log(place, 0, &mut |record| {
         contents.extend(joiner.push(record.offset, record.payload)?);
         Ok(())
     })?;
-    Ok((writer, contents, recovery))
+    Ok((found, contents))
 }
 
 /// What replaying a directory found.
@@ -567,13 +687,15 @@ pub struct Replayed {
 /// # Errors
 /// The first damage or difference.
 pub fn replay(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Replayed, RecoveryError> {
-    let Opened { mut replayer, key, mut torn_bytes, .. } = open_to_read(logs, shards, mode)?;
+    let Opened { mut replayer, records, key, control_end, mut torn_bytes } =
+        open_to_read(logs, shards, mode)?;
     let mut history = logs.history(key, shards);
     let mut events = 0u64;
     let tail = read_log(&logs.usage, &mut |record| {
         events += feed(&mut replayer, record, key, shards, &mut history)?;
         Ok(())
     })?;
+    check_usage_end(logs, &records, control_end, tail.end_offset)?;
     torn_bytes += tail.torn_bytes;
     let summary = replayer.finish()?;
     Ok(Replayed { replayer, summary, events, key, torn_bytes })
@@ -626,6 +748,7 @@ pub fn read_moment(logs: &Logs, shards: usize) -> Result<Moment, RecoveryError> 
 /// Logs of which all but the usage was read.
 struct Opened {
     replayer: Replayer,
+    records: ControlRecords,
     key: IdentityKey,
     /// Offset behind the control log: no barrier of what was read names a later one.
     control_end: u64,
@@ -638,13 +761,13 @@ fn open_to_read(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Opened, 
         records.push(control_record(record)?);
         Ok(())
     })?;
-    let (_, key) = genesis_of(&records)?;
+    let key = genesis_of(&records)?.1;
     let (charges, charge_tail) = read_contents(&logs.charges)?;
     let (journals, journal_tail) = read_contents(&logs.journals)?;
     let stored = Contents::of(&records, charges, journals)?.stored();
-    let replayer = Replayer::new(mode, shards, records, tail.end_offset, stored);
+    let replayer = Replayer::new(mode, shards, records.clone(), tail.end_offset, stored);
     let torn_bytes = tail.torn_bytes + charge_tail.torn_bytes + journal_tail.torn_bytes;
-    Ok(Opened { replayer, key, control_end: tail.end_offset, torn_bytes })
+    Ok(Opened { replayer, records, key, control_end: tail.end_offset, torn_bytes })
 }
 
 fn read_contents(place: &LogPlace) -> Result<(Vec<StoredContent>, LogEnd), RecoveryError> {

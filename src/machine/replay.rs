@@ -30,6 +30,7 @@ use wire::verdict::Verdict;
 
 use crate::batch::Batch;
 use crate::control::ApplyError;
+use crate::forgetting::latest_forgettable_of;
 use crate::journals::JournalBatch;
 use crate::machine::Machine;
 use crate::snapshots::FoundSnapshot;
@@ -141,6 +142,30 @@ pub enum ReplayError {
         /// Offset of the barrier.
         barrier: u64,
     },
+    /// A barrier names control records that are not there.
+    #[error(
+        "the barrier at usage offset {barrier} names the control log up to offset {control_offset}, but that ends at {control_end}: its end is lost, or it is another directory's"
+    )]
+    ControlMustReach {
+        /// Offset of the barrier.
+        barrier: u64,
+        /// The offset that it names.
+        control_offset: u64,
+        /// Where the control log ends.
+        control_end: u64,
+    },
+    /// A barrier names less of the control log than one before it.
+    #[error(
+        "the barrier at usage offset {barrier} names the control log up to offset {control_offset}, but one before it up to {named}"
+    )]
+    BarriersMustNameInOrder {
+        /// Offset of the barrier.
+        barrier: u64,
+        /// The offset that it names.
+        control_offset: u64,
+        /// The one that an earlier barrier names.
+        named: u64,
+    },
     /// A correction names an event that the usage log does not have there.
     #[error(
         "a correction before control offset {control_offset} names an event that the usage log does not have there"
@@ -167,6 +192,18 @@ pub enum ReplayError {
         /// What the record says.
         said: Timestamp,
         /// When the last usage before the place arrived.
+        found: Timestamp,
+    },
+    /// Usage before the place where remembering begins happened later than its record says.
+    #[error(
+        "ids before usage offset {before} are forgotten as of events before {proven_from}, but one before it may have been accepted for {found}"
+    )]
+    ForgottenMustBeEarlier {
+        /// The place.
+        before: u64,
+        /// What follows from the record.
+        proven_from: Timestamp,
+        /// The time of the latest event before the place that may have been accepted.
         found: Timestamp,
     },
     /// Earlier usage could not be read again.
@@ -208,29 +245,43 @@ pub struct Replayer {
     /// Control records not applied yet, in log order.
     control: std::collections::VecDeque<(u64, ControlRecord)>,
     control_end: u64,
+    /// The control offset that the last barrier named.
+    named: u64,
     reached: BTreeSet<u64>,
     arrivals: Arrivals,
 }
 
-/// When the usage arrived before each of some places; of a log that is read whole.
+/// When the usage arrived before each of some places, and when it happened; of a log that is read whole.
 #[derive(Default)]
 struct Arrivals {
     places: BTreeSet<u64>,
-    latest: Option<Timestamp>,
-    before: BTreeMap<u64, Option<Timestamp>>,
+    /// Whether anybody says when it happened.
+    needs_times: bool,
+    latest: Latest,
+    before: BTreeMap<u64, Latest>,
+}
+
+/// When the last usage before a place arrived, and the latest time of an event there whose id may be forgotten.
+#[derive(Clone, Copy, Default)]
+struct Latest {
+    arrived: Option<Timestamp>,
+    happened: Option<Timestamp>,
 }
 
 impl Arrivals {
-    /// Takes the next batch, or what stands in its place.
-    fn on_batch(&mut self, offset: u64, received_at: Timestamp) {
-        while self.places.first().is_some_and(|place| *place <= offset) {
+    /// Takes the next batch, whose events are set aside if they are further ahead than `future_max`.
+    fn on_batch(&mut self, batch: &PreparedBatch, future_max: i64) {
+        while self.places.first().is_some_and(|place| *place <= batch.offset) {
             self.before.extend(self.places.pop_first().map(|place| (place, self.latest)));
         }
-        self.latest = self.latest.max(Some(received_at));
+        self.latest.arrived = self.latest.arrived.max(Some(batch.received_at));
+        if self.needs_times {
+            let happened = latest_forgettable_of(&batch.view(), batch.received_at, future_max);
+            self.latest.happened = self.latest.happened.max(happened);
+        }
     }
 
-    /// When the last usage before a place arrived.
-    fn before(&self, place: u64) -> Option<Timestamp> {
+    fn before(&self, place: u64) -> Latest {
         self.before.get(&place).copied().unwrap_or(self.latest)
     }
 }
@@ -263,7 +314,10 @@ impl Replayer {
                 ControlRecord::Seal(seal) => {
                     seals.insert(seal.cut, seal.clone());
                 }
-                ControlRecord::IdsForgotten(record) => _ = arrivals.places.insert(record.before),
+                ControlRecord::IdsForgotten(record) => {
+                    arrivals.places.insert(record.before);
+                    arrivals.needs_times |= record.happened_until.is_some() && mode == ReplayMode::Derive;
+                }
                 ControlRecord::JournalRun(_) => open_run = Some(*offset),
                 ControlRecord::JournalSeal(seal) => {
                     journal_seals.extend(open_run.take().map(|run| (run, seal.clone())));
@@ -283,6 +337,7 @@ impl Replayer {
             last_cut,
             control: control.into(),
             control_end,
+            named: 0,
             reached: BTreeSet::new(),
             arrivals,
         }
@@ -300,6 +355,7 @@ impl Replayer {
         assert_eq!(self.mode, ReplayMode::Load, "what is derived again is derived from the logs alone");
         let SnapshotHead { usage_offset, control_offset, .. } = found.head;
         self.reached.extend(self.cut_barriers.range(..=usage_offset));
+        self.named = control_offset;
         self.apply_until(control_offset)?;
         if self.machine.has_open_cut() {
             // A barrier behind a cut is sent when the cut is done: this one had nothing to seal. What the shards know at the
@@ -322,7 +378,7 @@ impl Replayer {
     /// # Errors
     /// [`ReplayError::Runs`].
     pub fn handle_batch(&mut self, prepared: &PreparedBatch) -> Result<(), ReplayError> {
-        self.arrivals.on_batch(prepared.offset, prepared.received_at);
+        self.arrivals.on_batch(prepared, self.machine.control().future_max_ever());
         for shard in &mut self.shards {
             shard.handle_batch(prepared, &mut |_, _: Verdict| {})?;
         }
@@ -339,6 +395,14 @@ impl Replayer {
         control_offset: u64,
         history: &mut dyn History,
     ) -> Result<(), ReplayError> {
+        let (control_end, named) = (self.control_end, self.named);
+        if control_offset > control_end {
+            return Err(ReplayError::ControlMustReach { barrier: offset, control_offset, control_end });
+        }
+        if control_offset < named {
+            return Err(ReplayError::BarriersMustNameInOrder { barrier: offset, control_offset, named });
+        }
+        self.named = control_offset;
         self.apply_until(control_offset)?;
         let before = self.machine.control().forgotten_ids().before;
         if before > offset {
@@ -420,9 +484,14 @@ impl Replayer {
             // A start reads the log from a snapshot on.
             ControlRecord::IdsForgotten(forgotten) if self.mode == ReplayMode::Derive => {
                 let IdsForgotten { before, arrived_until: said, .. } = *forgotten;
-                match self.arrivals.before(before) {
-                    Some(found) if found > said => {
+                let Latest { arrived, happened } = self.arrivals.before(before);
+                let proven_from = self.machine.control().forgotten_ids().proven_from;
+                match (arrived, happened) {
+                    (Some(found), _) if found > said => {
                         Err(ReplayError::ForgottenMustBeProven { before, said, found })
+                    }
+                    (_, Some(found)) if found >= proven_from => {
+                        Err(ReplayError::ForgottenMustBeEarlier { before, proven_from, found })
                     }
                     _ => Ok(()),
                 }

@@ -11,11 +11,15 @@
 //! | a whole one of these logs and so many shards, whose barrier is in the usage log | the shards start from it; the log behind its barrier is read |
 //! | one without its end mark, cut off, or with a wrong checksum | left aside: the one before it is tried, then none |
 //! | one of another number of shards, incarnation, partition or format | left aside, likewise |
-//! | one whose barrier the usage log does not have, or has with another control offset | left aside, likewise: the usage log is another's, or lost its end |
+//! | one of this history whose barrier lies behind the end of the usage log | the start is refused: the usage log lost its end (`recovery`) |
+//! | one whose barrier the usage log has with another control offset, or not as a barrier | left aside, likewise |
 //! | one whose control offset lies behind the end of the control log, or whose history differs | left aside, likewise |
 //! | one that names a run which is missing, torn, of another log, another one of its number, or has a damaged header, index or filter | left aside, likewise |
 //! | one that names a run with damaged entries | the same, once the entries are read: the shards start anew from the one before it, then from none |
 //! | runs that no snapshot names, or that were never finished | taken away |
+//!
+//! Of what was left aside, files that are torn or damaged, or lie behind the end of the usage log, are taken away once the logs are
+//! open: the last two that are kept are whole.
 //!
 //! Invariants: logs alone are truth; a start from a snapshot and one without give the same machine and shards.
 
@@ -24,7 +28,7 @@ use std::sync::Arc;
 use engine::log::LogReader;
 use engine::shard::spill::SpillPool;
 use engine::shard::{RunStore, ShardLoader};
-use engine::snapshot::{SnapshotError, SnapshotHead, read_snapshot, snapshots};
+use engine::snapshot::{SnapshotError, SnapshotHead, read_snapshot, snapshot_head, snapshots};
 use wire::canonical::sha256;
 use wire::control::ControlRecord;
 use wire::usage_record::{KIND_BARRIER, decode_barrier};
@@ -109,6 +113,26 @@ fn read(
         loader.open_runs(runs)?;
     }
     Ok(FoundSnapshot { head, shards: loaders })
+}
+
+/// A snapshot of this history whose barrier the usage log does not reach: gives the place of the barrier, which was durable
+/// before the snapshot began.
+pub(crate) fn one_behind(
+    logs: &Logs,
+    control: &ControlRecords,
+    control_end: u64,
+    usage_end: u64,
+) -> Option<u64> {
+    let options = logs.usage.options;
+    let is_of_these = |head: &SnapshotHead| {
+        (head.incarnation, head.partition) == (options.incarnation, u32::from(options.partition))
+            && head.control_offset <= control_end
+            && head.history == history_until(control, head.control_offset)
+    };
+    // Without their names, or where one says nothing, nothing is proven.
+    let behind = snapshots(&*logs.snapshots).unwrap_or_default().into_iter().filter(|at| *at >= usage_end);
+    let mut heads = behind.filter_map(|at| snapshot_head(&*logs.snapshots, at).ok());
+    heads.find(is_of_these).map(|head| head.usage_offset)
 }
 
 fn history_until(control: &ControlRecords, until: u64) -> [u8; 32] {

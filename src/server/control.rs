@@ -56,6 +56,9 @@ pub enum CommandError {
     /// Usage may have to be read again, and some of it lies in an archive that is out of reach.
     #[error("{0}")]
     ArchiveMustBeReachable(String),
+    /// Usage has to be read again, and is damaged or missing.
+    #[error("{0}")]
+    UsageMustBeReadable(String),
     /// The digest belongs to another history.
     #[error("charge batch {batch} has digest {digest}; the given one belongs to another history")]
     HistoryForked {
@@ -333,12 +336,25 @@ impl Control {
         let name = name_of(self.events.key, &request.source, &request.id);
         let around = &mut self.surroundings;
         let known = match self.events.find(&around.usage, name)? {
-            Some(found) => match self.events.read(found) {
-                Err(error) if is_of_archive(&error) => {
-                    return Ok(Err(CommandError::ArchiveMustBeReachable(format!("{error:#}"))));
+            Some(found) => {
+                let usage_end = around.usage_state.end_offset.offset();
+                let machine = self.writer.machine();
+                let read = self.events.read(found).and_then(|known| {
+                    // What the shards read once the correction is recorded must be readable before.
+                    self.events.check_readable(&machine.folded_again_by(&request, &known), usage_end)?;
+                    Ok(known)
+                });
+                match read {
+                    Ok(known) => Some(known),
+                    Err(error) if is_of_archive(&error) => {
+                        return Ok(Err(CommandError::ArchiveMustBeReachable(format!("{error:#}"))));
+                    }
+                    Err(error) => {
+                        tracing::error!("an event is not corrected: {error:#}");
+                        return Ok(Err(CommandError::UsageMustBeReadable(format!("{error:#}"))));
+                    }
                 }
-                read => Some(read?),
-            },
+            }
             None => None,
         };
         let recorded = self.writer.correct(around, request, known.as_ref()).map_err(cause)?;
@@ -496,9 +512,10 @@ impl Control {
 
     fn forget(&mut self, forgotten: IdsForgotten) -> Result<()> {
         self.writer.forget(&mut self.surroundings, forgotten).map_err(cause)?;
+        let now = self.surroundings.clock.now();
         let control = self.writer.machine().control();
         let forgotten = control.forgotten().context("ids were just forgotten")?;
-        self.forgetting.on_forgotten(forgotten, control.forgotten_ids().proven_from);
+        self.forgetting.on_forgotten(forgotten, control.forgotten_ids().proven_from, now);
         Ok(())
     }
 }

@@ -263,6 +263,22 @@ impl DataDirectoryLock {
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
     }
+
+    /// Says whether a process has the lock. Nothing is made, and nobody is kept off.
+    ///
+    /// # Errors
+    /// [`DirectoryInUse`], or the disk's error.
+    pub fn check_free(path: &Path) -> anyhow::Result<()> {
+        let file = match File::open(path.join("LOCK")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(DirectoryInUse { path: path.to_path_buf() }.into()),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 //! Owns: asking shards behind everything that was acknowledged, reading events again from the log.
 //! Leaves to others: decisions (`engine::shard`), bytes (`machine`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use anyhow::Result;
 use crossbeam_channel::bounded;
-use domain::{EventPosition, Timestamp};
+use domain::{EventPosition, Subject, Timestamp};
 use engine::identity::{EventName, IdentityKey};
 use engine::prepared::PreparedBatch;
 use engine::shard::FoundEvent;
@@ -88,6 +88,18 @@ impl EventFinder {
     pub fn read(&self, found: FoundEvent) -> Result<KnownEvent> {
         let mut history = self.directory.history(self.key, 1)?;
         KnownEvent::read(&mut history, found).map_err(cannot_be_read_again)
+    }
+
+    /// Reads all usage of subjects before an offset of the log, as folding them again does.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn check_readable(&self, subjects: &BTreeSet<Subject>, until: u64) -> Result<()> {
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let mut history = self.directory.history(self.key, 1)?;
+        history.for_each_batch(until, subjects, &mut |_, _| {}).map_err(cannot_be_read_again)
     }
 
     /// Reads events again from the log.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use domain::Timestamp;
 use domain::time::{DAY, HOUR};
 use engine::log::{LogError, LogKind, PlaceFinder, StampedPlace};
-use machine::{ControlState, offset_of_newest};
+use machine::{ControlState, LogPlace, offset_of_newest};
 use wire::control::{ForgottenBecause, IdsForgotten};
 
 use crate::directory::DataDirectory;
@@ -78,7 +78,16 @@ impl Forgetting {
         self.too_many_from = self.ids.total() + self.ids_max / 64 + 1;
         let offset = offset_of_newest(stretches, self.ids_max - self.ids_max / 8).unwrap_or(usage_end);
         let place = place(directory, usage_end, |finder| finder.by_offset(offset))?;
-        Ok(self.record(control, place, ForgottenBecause::IdsMax))
+        let Some(record) = self.record(control, place, ForgottenBecause::IdsMax) else { return Ok(None) };
+        let usage =
+            LogPlace { storage: directory.log(LogKind::Usage)?, options: directory.options(LogKind::Usage) };
+        let happened_until = control.latest_forgettable(&usage, record.before).unwrap_or_else(|error| {
+            tracing::warn!(
+                "when forgotten usage happened is taken from its arrival: it cannot be read: {error}"
+            );
+            None
+        });
+        Ok(Some(IdsForgotten { happened_until, ..record }))
     }
 
     fn record(
@@ -90,11 +99,12 @@ impl Forgetting {
         let StampedPlace { offset: before, recorded_until } = place?;
         let is_new = before > control.forgotten_ids().before;
         let arrived_until = Timestamp::from_nanoseconds(recorded_until);
-        is_new.then(|| IdsForgotten { before, arrived_until, because, ids: self.ids.total() })
+        let ids = self.ids.total();
+        is_new.then_some(IdsForgotten { before, arrived_until, because, ids, happened_until: None })
     }
 
     /// Says what was forgotten.
-    pub fn on_forgotten(&mut self, forgotten: &IdsForgotten, proven_from: Timestamp) {
+    pub fn on_forgotten(&mut self, forgotten: &IdsForgotten, proven_from: Timestamp, now: Timestamp) {
         let IdsForgotten { arrived_until, because, ids, .. } = forgotten;
         match because {
             ForgottenBecause::DedupDays => {
@@ -108,6 +118,11 @@ impl Forgetting {
                     self.ids_max,
                     self.dedup / DAY
                 );
+                if proven_from > now {
+                    tracing::warn!(
+                        "that takes events of the present: an event that was forgotten is of a time to come, or --ids-max is far too small"
+                    );
+                }
             }
         }
     }

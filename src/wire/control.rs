@@ -234,6 +234,10 @@ pub struct IdsForgotten {
     pub because: ForgottenBecause,
     /// Ids that were remembered when it was decided.
     pub ids: u64,
+    /// No event that is forgotten with this record, and not with one before it, happened later; without it, that follows from
+    /// `arrived_until` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub happened_until: Option<Timestamp>,
 }
 
 /// A record of the control log.

@@ -308,3 +308,90 @@ async fn a_subject_takes_its_usage_along_and_a_price_cuts_filled_slices_with_cor
     let verified = tallymark(&["verify", "--data", data.path().to_str().unwrap()]);
     assert!(verified.status.success(), "{}", text(&verified));
 }
+
+/// Flips a byte of an event's id where it lies in the log, or flips it back.
+fn flip(data: &std::path::Path, id: &str) {
+    let path = data.join("usage-0/00000000000000000000.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Of the id, the first byte is left: the next call finds it by that.
+    let is_there = |window: &[u8]| window[0] == id.as_bytes()[0] && window[2..] == id.as_bytes()[2..];
+    let at = bytes.windows(id.len()).position(is_there).unwrap() + 1;
+    bytes[at] ^= 0x10;
+    use std::os::unix::fs::FileExt;
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all_at(&bytes[at..=at], at as u64)
+        .unwrap();
+}
+
+/// A correction that had to read damaged usage ended the server; where other usage of the subject was damaged, its record was
+/// durable by then, and no start succeeded any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_correction_that_would_read_damaged_usage_is_refused_and_the_server_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let token = server.token.clone().unwrap();
+    mark_shown(data.path());
+    let largest =
+        "[[meter]]\nid = \"largest\"\nevent_type = \"request\"\naggregation = \"max\"\nvalue = \"tokens\"\n";
+    let catalog = format!("{CATALOG}{largest}");
+    assert_eq!(post(&server, &token, "/v1/catalog/apply", &catalog).await.0, 200);
+    let sender = client(&server, data.path(), &token, "shop").await;
+    for (id, tokens) in [("first-event", 100), ("second-event", 20)] {
+        sender.record("request", &event(id, "key-1", tokens)).await.unwrap();
+        sender.flush().await.unwrap();
+    }
+    sender.close().await.unwrap();
+    let void = |id: &str| format!("/v1/events/shop/{id}/void");
+    let why = r#"{"reason": "test"}"#;
+    for damaged in ["first-event", "second-event"] {
+        flip(data.path(), damaged);
+        let (status, said) = post(&server, &token, &void("second-event"), why).await;
+        assert_eq!((status, &said["code"]), (503, &"usage_must_be_readable".into()), "{damaged}: {said}");
+        assert!(said["detail"].as_str().unwrap().contains("00000000000000000000.seg"), "{said}");
+        flip(data.path(), damaged);
+    }
+    assert_eq!(post(&server, &token, &void("second-event"), why).await.1["standing"], "voided");
+    post(&server, &token, "/v1/cuts", "").await;
+    assert_eq!(charged(&server, &token).await.0["tokens"], 100);
+    assert_eq!(server.terminate(), Some(0));
+    let verified = tallymark(&["verify", "--data", data.path().to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", text(&verified));
+}
+
+/// A start without its control log made a new one, and from then on nothing started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_without_its_control_log_is_refused_and_starts_once_it_is_back() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let token = server.token.clone().unwrap();
+    mark_shown(data.path());
+    assert_eq!(post(&server, &token, "/v1/catalog/apply", CATALOG).await.0, 200);
+    let sender = client(&server, data.path(), &token, "shop").await;
+    sender.record("request", &event("a", "key-1", 5)).await.unwrap();
+    sender.close().await.unwrap();
+    post(&server, &token, "/v1/cuts", "").await;
+    assert_eq!(post(&server, &token, "/v1/events/shop/a/void", r#"{"reason": "test"}"#).await.0, 200);
+    assert_eq!(server.terminate(), Some(0));
+    let (control, away) = (data.path().join("control"), data.path().join("away"));
+    std::fs::rename(&control, &away).unwrap();
+    std::fs::create_dir(&control).unwrap();
+    for command in
+        [&["serve", "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0"][..], &["verify"], &["replay"]]
+    {
+        let output = tallymark(&[command, &["--data", data.path().to_str().unwrap()]].concat());
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains("does not start with a genesis record"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(&control).unwrap().count(), 0, "nothing new begins");
+    std::fs::remove_dir(&control).unwrap();
+    std::fs::rename(&away, &control).unwrap();
+    let server = Server::start(data.path(), &[]);
+    post(&server, &token, "/v1/cuts", "").await;
+    assert_eq!(charged(&server, &token).await.0["tokens"], 0);
+    assert_eq!(server.terminate(), Some(0));
+    let verified = tallymark(&["verify", "--data", data.path().to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", text(&verified));
+}

@@ -370,3 +370,21 @@ async fn a_token_that_is_revoked_ends_its_upload_with_the_next_block() {
     assert_eq!((status, said["code"].as_str()), (401, Some("unauthorized")), "{said}");
     assert_eq!(received().await, before, "nothing of the next block was taken");
 }
+
+/// Blocks of one upload overtook each other: of two lines with one id the later one counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_lines_of_an_upload_with_one_id_the_first_one_counts() {
+    let data = tempfile::tempdir().unwrap();
+    let (server, token) = started(data.path()).await;
+    let (ids, rounds) = (4_000, 4);
+    let lines = (0..ids * rounds).map(|line| event(&format!("e{}", line % ids), "key-1", &json!(line / ids)));
+    let body = lines.map(|line| line.to_string()).collect::<Vec<_>>().join("\n");
+    let (status, said) = post(&server, &token, &[LINES], body).await;
+    assert_eq!((status, said["accepted"].as_u64()), (200, Some(ids)), "{said}");
+    assert_eq!(said["conflict"].as_u64(), Some(ids * (rounds - 1)));
+    let indexes =
+        said["failures"].as_array().unwrap().iter().map(|failure| failure["index"].as_u64().unwrap());
+    assert!(indexes.min() >= Some(ids), "a first one is not in conflict");
+    call("POST", &server.url("/v1/cuts"), &token, "").await;
+    assert_eq!(charged(&server, &token).await.0.get("tokens").copied().unwrap_or(0), 0);
+}

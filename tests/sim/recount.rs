@@ -169,7 +169,16 @@ impl<'a> Recounting<'a> {
             }
         }
         assert!(self.result.forgotten.is_none_or(|(last, _)| last < before), "a place goes on");
-        self.result.forgotten = Some((before, until.plus(self.future_max + 1)));
+        let by_arrival = until.plus(self.future_max + 1);
+        let happened: Option<Timestamp> =
+            serde_json::from_value(record["happened_until"].clone()).expect("an instant, or nothing");
+        let last = self.result.forgotten.map_or(Timestamp::MIN, |(_, proven_from)| proven_from);
+        let proven_from = happened.map_or(by_arrival, |happened| by_arrival.min(happened.plus(1))).max(last);
+        self.result.forgotten = Some((before, proven_from));
+        for event in self.result.events.values().chain(&self.result.past) {
+            let is_forgotten = event.place.0 < before && !self.result.is_known(event);
+            assert!(!is_forgotten || event.sent.time < proven_from, "what is forgotten happened before");
+        }
     }
 
     fn correct(&mut self, kind: &str, record: &Value) {

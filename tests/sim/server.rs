@@ -327,7 +327,14 @@ impl Server {
         let Some(place) = found.map_err(Stopped::Usage)?.filter(|place| place.offset > before) else {
             return Ok(false);
         };
+        let control = self.control.machine().control();
+        // What cannot be read is bounded by when it arrived; every other record is, too.
+        let happened_until = match share.is_multiple_of(2) {
+            true => control.latest_forgettable(&self.usage.logs.usage, place.offset).unwrap_or_default(),
+            false => None,
+        };
         let forgotten = IdsForgotten {
+            happened_until,
             before: place.offset,
             arrived_until: Timestamp::from_nanoseconds(place.recorded_until),
             because: ForgottenBecause::IdsMax,

@@ -26,7 +26,7 @@ pub(crate) use self::format::{SECTOR_BYTES, crc_of};
 pub use self::index::{IndexError, LogIndex, Part, Wanted, build_index, check_index};
 pub use self::place::{PlaceFinder, StampedPlace};
 pub use self::reader::{LogReader, Record, Tail};
-pub use self::recovery::Recovery;
+pub use self::recovery::{FoundLog, Recovery};
 pub use self::room::SegmentRoom;
 pub(crate) use self::sectors::SectorBuffer;
 pub use self::writer::{Committed, LogWriter};

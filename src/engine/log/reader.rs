@@ -5,10 +5,11 @@
 //! A log may be written while it is read. What is found then was a beginning of it, and none of it is damage: what was torn
 //! at one look, and has whole blocks behind it at the next, is looked at again before that is said.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::ops::Range;
 
-use super::archive::{ArchiveFault, base_of_stub};
+use super::archive::{ArchiveFault, base_of_stub, read_stub};
 use super::format::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, CLEAN_BYTES, CLEAN_FILE, CleanMarker, LogError,
     LogOptions, RECORD_HEADER_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, base_of, check_segment_header,
@@ -136,6 +137,50 @@ impl<'s> LogReader<'s> {
     /// The same reader, for what is not read again soon.
     pub(super) fn in_bulk(self) -> Self {
         Self { is_bulk: true, ..self }
+    }
+
+    /// Checks that no segment is missing before the first one that is read, by lengths, headers and stubs.
+    ///
+    /// # Errors
+    /// [`LogError`], which names the segment.
+    pub(super) fn check_passed_over(&self) -> Result<(), LogError> {
+        if self.current == 0 {
+            return Ok(());
+        }
+        let names: BTreeSet<String> =
+            self.storage.list().map_err(io_error("list", "the log's directory"))?.into_iter().collect();
+        for pair in self.segments[..=self.current].windows(2) {
+            let (base, next) = (pair[0], pair[1]);
+            let name = segment_name(base);
+            let end = match names.contains(&name) {
+                true => self.end_of_ended(base, &name)?,
+                false => read_stub(self.storage, &self.options, base)?.end_offset,
+            };
+            if end < next {
+                let what = "the segment is missing, or the one before it is cut off";
+                return Err(LogError::Damaged { file: segment_name(end), position: 0, what });
+            }
+            if end > next {
+                let position = SEGMENT_HEADER_BYTES as u64;
+                let what = "the segment does not end where the next one starts";
+                return Err(LogError::Damaged { file: name, position, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Offset behind an ended segment, by its length; its header is checked.
+    fn end_of_ended(&self, base: u64, name: &str) -> Result<u64, LogError> {
+        let file = self.storage.open(name, false).map_err(io_error("open", name))?;
+        let size = file.size().map_err(io_error("measure", name))?;
+        let damaged = |(position, what)| LogError::Damaged { file: name.to_string(), position, what };
+        if size < SEGMENT_HEADER_BYTES as u64 {
+            return Err(damaged((size, "the segment is shorter than its header")));
+        }
+        let mut header = vec![0; SEGMENT_HEADER_BYTES];
+        file.read_at(0, &mut header).map_err(io_error("read", name))?;
+        check_segment_header(&header, &self.options, base).map_err(damaged)?;
+        Ok(base + size - SEGMENT_HEADER_BYTES as u64)
     }
 
     /// Goes on with the block that starts at `range.start`, and ends at `range.end` before the tail is looked at.

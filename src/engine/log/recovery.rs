@@ -10,7 +10,7 @@
 //! | unreadable bytes behind it, no longer than one block, no CLEAN | a torn commit, never acknowledged | cut off |
 //! | unreadable bytes with anything behind the block that they are | damage | refused: segment and position |
 //! | unreadable bytes in an older segment | damage | refused |
-//! | a gap between segments, a foreign header, a segment of another log | damage | refused |
+//! | a gap between segments, a foreign header, a segment of another log | damage | refused, also where the segment is not read |
 //! | a last block that reads well | committed, or in the cache only, after a failed sync | written and synced once more |
 //! | CLEAN, and the log ends as it says | closed cleanly | CLEAN is removed before the first append |
 //! | CLEAN, and anything is unreadable or ends elsewhere | damage | refused |
@@ -19,7 +19,7 @@
 //! | a stub (`.arc`) in place of a segment | a segment that lies in the archive (`super::archive`) | read there; if it cannot be, and is needed, refused by its name |
 
 use super::format::{CLEAN_FILE, LogError, LogOptions, SEGMENT_HEADER_BYTES, io_error, segment_name};
-use super::reader::{LogReader, Record};
+use super::reader::{LogReader, Record, Tail};
 use super::room::ROOM_FILE;
 use super::writer::LogWriter;
 use crate::io::Storage;
@@ -50,29 +50,55 @@ impl LogWriter {
         options: LogOptions,
         visit: &mut dyn FnMut(Record<'_>) -> Result<(), E>,
     ) -> Result<(LogWriter, Recovery), E> {
-        Self::recover_from(storage, options, 0, visit)
+        Ok(FoundLog::read(storage, options, 0, visit)?.open()?)
     }
+}
 
-    /// The same for a log of which only the records at `from` and behind are needed: segments that end before it are not
-    /// read, and the damage that they may have is found by who reads them.
+/// A log that was read to its end; nothing of it is changed yet.
+pub struct FoundLog {
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+    segments: Vec<u64>,
+    tail: Tail,
+    records: u64,
+}
+
+impl FoundLog {
+    /// Reads the records at `from` and behind. Of segments that end before it only names, lengths and headers are looked at:
+    /// damage that they may have is found by who reads them.
     ///
     /// # Errors
-    /// As [`LogWriter::recover`].
-    pub fn recover_from<E: From<LogError>>(
+    /// [`LogError`] if the log is damaged or the disk fails; or what `visit` gives.
+    pub fn read<E: From<LogError>>(
         storage: Arc<dyn Storage>,
         options: LogOptions,
         from: u64,
         visit: &mut dyn FnMut(Record<'_>) -> Result<(), E>,
-    ) -> Result<(LogWriter, Recovery), E> {
+    ) -> Result<Self, E> {
         let mut records = 0;
         let (tail, segments) = {
             let mut reader = LogReader::open(&*storage, options, from, None)?;
+            reader.check_passed_over()?;
             while let Some(record) = reader.next()? {
                 records += 1;
                 visit(record)?;
             }
             (reader.tail().clone(), reader.segments().to_vec())
         };
+        Ok(Self { storage, options, segments, tail, records })
+    }
+
+    /// Offset behind the last record.
+    pub fn end_offset(&self) -> u64 {
+        self.tail.end_offset
+    }
+
+    /// Repairs what a crash left, and opens the log for writing.
+    ///
+    /// # Errors
+    /// [`LogError`] if the disk fails.
+    pub fn open(self) -> Result<(LogWriter, Recovery), LogError> {
+        let Self { storage, options, segments, tail, records } = self;
         repair(&*storage, &segments)?;
         let last_recorded_at = (tail.last_recorded_at != i64::MIN).then_some(tail.last_recorded_at);
         let recovery = Recovery {

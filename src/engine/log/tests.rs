@@ -217,6 +217,33 @@ fn a_missing_or_foreign_segment_is_refused() {
 }
 
 #[test]
+fn a_segment_that_is_not_read_is_missed_all_the_same() {
+    let disk = closed_log();
+    let mut bases: Vec<u64> = disk.files().iter().filter_map(|(name, _)| format::base_of(name)).collect();
+    bases.sort_unstable();
+    let last = *bases.last().unwrap();
+    assert!(bases.len() >= 4, "{bases:?}");
+    let found = |disk: &SimulatedDisk| {
+        FoundLog::read::<LogError>(Arc::new(disk.clone()), OPTIONS, last, &mut |_| Ok(())).err()
+    };
+    assert!(found(&disk).is_none());
+    for base in &bases[1..bases.len() - 1] {
+        let name = format::segment_name(*base);
+        let missing = disk.copy();
+        missing.lose(&name);
+        let error = found(&missing);
+        assert!(matches!(&error, Some(LogError::Damaged { file, .. }) if *file == name), "{error:?}");
+        let cut = disk.copy();
+        let bytes = cut.content(&name);
+        cut.replace(&name, &bytes[..bytes.len() - 4_096]);
+        assert!(matches!(found(&cut), Some(LogError::Damaged { .. })));
+        let foreign = disk.copy();
+        foreign.flip(&name, 24, 1);
+        assert!(matches!(found(&foreign), Some(LogError::Damaged { .. })));
+    }
+}
+
+#[test]
 fn a_failed_sync_ends_the_writer() {
     let disk = SimulatedDisk::default();
     let (mut writer, _) = open(&disk).unwrap();

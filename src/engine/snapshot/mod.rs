@@ -196,6 +196,18 @@ impl fmt::Display for SnapshotError {
     }
 }
 
+impl SnapshotError {
+    /// Whether the file is at fault, or one that it names, and not the disk or who asks: it is of no use any more.
+    pub fn is_of_file(&self) -> bool {
+        match self {
+            SnapshotError::Io(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+            SnapshotError::MustBeWhole { .. } | SnapshotError::SectionMustBeReadable { .. } => true,
+            SnapshotError::RunMustBeReadable(error) => error.of_file().is_some(),
+            SnapshotError::MustBeOfTheseLogs | SnapshotError::ItemsMustBeSpilled(_) => false,
+        }
+    }
+}
+
 impl std::error::Error for SnapshotError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
@@ -364,6 +376,15 @@ pub fn snapshots(storage: &dyn Storage) -> io::Result<Vec<u64>> {
     Ok(offsets)
 }
 
+/// Takes a snapshot away, so that it has no place of those that are kept.
+///
+/// # Errors
+/// If the disk fails.
+pub fn take_snapshot_away(storage: &dyn Storage, usage_offset: u64) -> io::Result<()> {
+    storage.remove(&snapshot_name(usage_offset))?;
+    storage.sync_directory()
+}
+
 /// Takes a section: shard, kind, body.
 pub type VisitSection<'v> = dyn FnMut(u16, SectionKind, &[u8]) -> Result<(), SnapshotError> + 'v;
 
@@ -386,6 +407,14 @@ pub fn read_snapshot(
         visit(shard, kind, &sections.body)?;
     }
     Ok(head)
+}
+
+/// What a file says that it is a snapshot of, whole or not.
+///
+/// # Errors
+/// [`SnapshotError`]: it does not say so.
+pub fn snapshot_head(storage: &dyn Storage, usage_offset: u64) -> Result<SnapshotHead, SnapshotError> {
+    Ok(open_snapshot(storage, usage_offset)?.0)
 }
 
 /// Numbers of all runs that snapshots name, whole ones or not.
@@ -435,9 +464,12 @@ fn open_snapshot(
     let size = file.size()?;
     let mut header = [0; HEADER_BYTES];
     file.read_at(0, &mut header)?;
-    let head = SnapshotHead::decode(&header).filter(|head| head.usage_offset == usage_offset);
+    let head = SnapshotHead::decode(&header)?;
+    if head.usage_offset != usage_offset {
+        return Err(SnapshotError::MustBeOfTheseLogs);
+    }
     let sections = Sections { file, size, position: HEADER_BYTES as u64, count: 0, body: Vec::new() };
-    Ok((head.ok_or(SnapshotError::MustBeOfTheseLogs)?, sections))
+    Ok((head, sections))
 }
 
 /// The sections of a file, one after the other.
@@ -512,17 +544,28 @@ impl SnapshotHead {
         bytes
     }
 
-    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
-        let mut fields = codec::FieldReader::new(&bytes[8..]);
-        let format = fields.u32()?;
-        let (incarnation, partition, shards) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        let (usage_offset, control_offset) = (fields.u64()?, fields.u64()?);
-        let history = bytes[40..HEADER_CRC_AT].try_into().ok()?;
-        let is_sound = bytes[..8] == MAGIC
-            && crc_of(&[&bytes[..HEADER_CRC_AT]]).to_le_bytes() == bytes[HEADER_CRC_AT..HEADER_CRC_AT + 4]
-            && format == SNAPSHOT_FORMAT;
-        let head = Self { incarnation, partition, shards, usage_offset, control_offset, history };
-        is_sound.then_some(head)
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, SnapshotError> {
+        let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|index: usize| bytes[at + index]));
+        let offset = |at: usize| u64::from(number(at)) | u64::from(number(at + 4)) << 32;
+        if bytes[..8] != MAGIC {
+            return Err(SnapshotError::MustBeWhole { position: 0 });
+        }
+        if number(8) != SNAPSHOT_FORMAT {
+            return Err(SnapshotError::MustBeOfTheseLogs);
+        }
+        if number(HEADER_CRC_AT) != crc_of(&[&bytes[..HEADER_CRC_AT]]) {
+            return Err(SnapshotError::MustBeWhole { position: HEADER_CRC_AT as u64 });
+        }
+        let mut history = [0; 32];
+        history.copy_from_slice(&bytes[40..HEADER_CRC_AT]);
+        Ok(Self {
+            incarnation: number(12),
+            partition: number(16),
+            shards: number(20),
+            usage_offset: offset(24),
+            control_offset: offset(32),
+            history,
+        })
     }
 }
 

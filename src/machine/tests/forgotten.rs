@@ -109,6 +109,29 @@ fn what_may_be_forgotten_is_set_aside_and_what_may_yet_count_stays_known() {
     assert!(world.try_replay(1).is_ok());
 }
 
+/// With too many ids in an hour, all usage of the next hour was set aside: what was forgotten might have been of it.
+#[test]
+fn usage_of_the_present_counts_when_what_is_forgotten_happened_before() {
+    let mut world = world();
+    send(&mut world, 0, &[("a", 0, 1), ("future", 2 * HOUR, 1)]);
+    send(&mut world, 1, &[("b", 1, 1)]);
+    send(&mut world, 2, &[("c", 2, 1)]);
+    forget(&mut world, 3);
+    let again = [
+        ("a", 0, "quarantined: too_old"),
+        ("d", 1, "pending"),
+        ("e", 3, "pending"),
+        ("future", 2 * HOUR, "duplicate"),
+    ];
+    for (id, time, verdict) in again {
+        assert_eq!(send(&mut world, 3, &[(id, time, 1)]), [verdict], "{id} {time}");
+    }
+    assert!(world.try_replay(1).is_ok());
+    world.misstate_forgotten(|forgotten| forgotten.happened_until = Some(start().plus(-1)));
+    let error = world.try_replay(1).err();
+    assert!(matches!(error, Some(ReplayError::ForgottenMustBeEarlier { .. })), "{error:?}");
+}
+
 #[test]
 fn an_id_that_was_forgotten_is_free_for_a_later_event() {
     let mut world = forgetful();

@@ -311,9 +311,16 @@ impl Model {
         self.named(key).map(|named| &self.seen[named].content)
     }
 
-    /// Lets ids of so many batches be forgotten from the next barrier on, which arrived by then.
-    pub(super) fn forget(&mut self, batches: usize, arrived_until: Timestamp) {
-        self.forgetting = Some((batches, arrived_until.plus(self.future_max).plus(1)));
+    /// Lets ids of so many batches be forgotten from the next barrier on: events of them that were accepted happened before an
+    /// instant.
+    pub(super) fn forget(&mut self, batches: usize, proven_from: Timestamp) {
+        for seen in self.seen.iter().filter(|seen| seen.batch < batches && seen.was_accepted) {
+            assert!(
+                seen.is_corrected || seen.arrived.time < proven_from,
+                "what is forgotten happened before"
+            );
+        }
+        self.forgetting = Some((batches, proven_from));
     }
 
     /// The next batch.

@@ -171,8 +171,8 @@ impl Play {
             Step::Price { price, terms } => self.put_price(*price, terms),
             Step::Correct { nth, what } => self.correct(*nth, what),
             Step::Forget { share } => {
-                if let Some((batches, arrived_until)) = self.in_all(|world| world.forget(*share)) {
-                    self.model.forget(batches, arrived_until);
+                if let Some((batches, proven_from)) = self.in_all(|world| world.forget(*share)) {
+                    self.model.forget(batches, proven_from);
                 }
             }
             Step::CountMeter => self.put_meter(Meter { id: "calls", is_sum: false, is_grouped: true }),

@@ -22,6 +22,7 @@ use wire::correction::EventContent;
 use wire::verdict::Verdict;
 
 use crate::completeness::{Charged, Completeness, CompletenessTerms, Statement};
+use crate::forgetting::latest_forgettable_of;
 use crate::lineage::{Arrivals, ArrivedEvent, EventLineage, LineEvents, LinePage, RestsOn, Trail, UnderLine};
 use crate::usage_query::{Arrival, Counting, Judge, LoggedBatch, add_restated, pass_over, plan_of};
 use crate::{
@@ -165,7 +166,8 @@ impl World {
     }
 
     /// Lets the ids of a share of all batches be forgotten, in 256ths, from the next barrier on: how many batches that are,
-    /// and when the last of them arrived. Nothing if they are forgotten already.
+    /// and the instant before which they happened. Nothing if they are forgotten already. Of every other share the record says
+    /// how late they happened.
     pub(super) fn forget(&mut self, share: u8) -> Option<(usize, Timestamp)> {
         let batches = self.logs.usage.iter().filter_map(|record| match record {
             UsageRecord::Batch { offset, received_at, .. } => Some((*offset, *received_at)),
@@ -180,8 +182,19 @@ impl World {
         }
         let because = ForgottenBecause::IdsMax;
         let ids = self.shards.iter().map(Shard::ids).sum();
-        self.append(ControlRecord::IdsForgotten(IdsForgotten { before, arrived_until, because, ids }));
-        Some((number, arrived_until))
+        let last = self.machine.control().forgotten_ids().before;
+        let future_max = self.machine.control().future_max_ever();
+        let forgotten = self.logs.usage.iter().filter_map(|record| match record {
+            UsageRecord::Batch { offset, received_at, frame } if (last..before).contains(offset) => {
+                let batch = prepared(frame, *offset, *received_at, 1);
+                latest_forgettable_of(&batch.view(), *received_at, future_max)
+            }
+            _ => None,
+        });
+        let happened_until = forgotten.max().filter(|_| share.is_multiple_of(2));
+        let record = IdsForgotten { before, arrived_until, because, ids, happened_until };
+        self.append(ControlRecord::IdsForgotten(record));
+        Some((number, self.machine.control().forgotten_ids().proven_from))
     }
 
     /// Lets the last record that forgets ids name another place, or another instant.

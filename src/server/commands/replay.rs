@@ -6,10 +6,12 @@ use anyhow::Result;
 use clap::Args;
 use machine::ReplayMode;
 
+use super::verify::without_a_server;
 use crate::config::DirectoryArgs;
+use crate::directory::DataDirectory;
 use crate::recovery::replay;
 
-/// `tallymark replay`
+/// `tallymark replay`. No server may be running on the directory.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// What to read.
@@ -25,9 +27,13 @@ pub struct ReplayArgs {
 /// # Errors
 /// The first damage, or the first batch or journal that derives differently.
 pub fn run(args: &ReplayArgs) -> Result<()> {
-    let started = Instant::now();
     let directory = args.directory.open();
-    let replayed = replay(&directory, usize::from(args.shards), ReplayMode::Derive)?;
+    without_a_server(&directory, || derive(args, &directory))
+}
+
+fn derive(args: &ReplayArgs, directory: &DataDirectory) -> Result<()> {
+    let started = Instant::now();
+    let replayed = replay(directory, usize::from(args.shards), ReplayMode::Derive)?;
     let summary = replayed.summary;
     println!(
         "replayed {} events with {} shards in {:.1} s",

@@ -25,6 +25,7 @@ use machine::{PartJoiner, ReplayMode, Replayed, UsageItem, usage_item};
 
 use crate::config::DirectoryArgs;
 use crate::directory::DataDirectory;
+use crate::disk::DataDirectoryLock;
 use crate::recovery::{read_all, replay};
 
 /// `tallymark verify`. No server may be running on the directory.
@@ -38,23 +39,40 @@ pub struct VerifyArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// The first damage or difference.
+/// The first damage or difference, or a server that has the directory: what it adds meanwhile would be a difference.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     let directory = args.directory.open();
-    let one = replay(&directory, 1, ReplayMode::Derive)?;
+    without_a_server(&directory, || verify(&directory))
+}
+
+/// Runs what compares logs that nobody writes to.
+///
+/// # Errors
+/// What it says, or a server that has the directory, before or since.
+pub fn without_a_server(directory: &DataDirectory, compare: impl FnOnce() -> Result<()>) -> Result<()> {
+    let is_free = || DataDirectoryLock::check_free(directory.path()).context("stop the server first");
+    is_free()?;
+    compare().map_err(|difference| match is_free() {
+        Ok(()) => difference,
+        Err(in_use) => in_use,
+    })
+}
+
+fn verify(directory: &DataDirectory) -> Result<()> {
+    let one = replay(directory, 1, ReplayMode::Derive)?;
     println!("seals     {} batches and all journals derive as sealed", one.summary.batches);
-    let other = replay(&directory, 3, ReplayMode::Derive).context("with 3 shards")?;
+    let other = replay(directory, 3, ReplayMode::Derive).context("with 3 shards")?;
     ensure!(one.summary == other.summary, "3 shards derive other batches or journals than 1");
     let counters = counters_of(&one);
     ensure!(counters == counters_of(&other), "3 shards count other verdicts than 1");
     println!("shards    1 and 3 agree");
-    let received = events_by_source(&directory, one.key)?;
+    let received = events_by_source(directory, one.key)?;
     check_counters(&counters, &received)?;
     println!("counters  {} sources, {} events", counters.len(), one.events);
-    println!("journals  {} balance", check_journals(&directory)?);
-    let (indexes, segments) = check_indexes(&directory, one.key)?;
+    println!("journals  {} balance", check_journals(directory)?);
+    let (indexes, segments) = check_indexes(directory, one.key)?;
     println!("indexes   {indexes} of {segments} ended segments have one, all as their blocks say");
-    println!("archive   {} segments lie there, all as they went", check_archive(&directory)?);
+    println!("archive   {} segments lie there, all as they went", check_archive(directory)?);
     println!("verified");
     Ok(())
 }
@@ -154,6 +172,26 @@ fn check_indexes(directory: &DataDirectory, key: IdentityKey) -> Result<(usize, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Beside a server that wrote meanwhile, `verify` said that 3 shards derive other batches than 1.
+    #[test]
+    fn a_directory_that_a_server_has_is_not_compared() {
+        let data = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::new(data.path(), 64 << 20);
+        let compare = |lock: &mut dyn FnMut() -> Result<()>| without_a_server(&directory, lock);
+        assert!(compare(&mut || Ok(())).is_ok(), "nobody ever served it");
+        let mut taken = None;
+        let error = compare(&mut || {
+            taken = Some(DataDirectoryLock::take(data.path())?);
+            bail!("a difference")
+        });
+        let said = format!("{:#}", error.unwrap_err());
+        assert!(said.starts_with("stop the server first: data directory"), "{said}");
+        assert!(compare(&mut || unreachable!("a server has it")).is_err());
+        drop(taken);
+        let error = compare(&mut || bail!("a difference"));
+        assert_eq!(error.unwrap_err().to_string(), "a difference");
+    }
 
     #[test]
     fn counters_that_miss_an_event_of_a_source_are_named() {

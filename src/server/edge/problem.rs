@@ -120,6 +120,9 @@ impl From<CommandError> for Problem {
                 Self::new(http, status.name(), &status.to_string())
             }
             CommandError::ArchiveMustBeReachable(what) => Self::out_of_reach(&what),
+            CommandError::UsageMustBeReadable(what) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "usage_must_be_readable", &what)
+            }
             CommandError::HistoryForked { batch, digest } => Self::history_forked(batch, &digest),
         }
     }

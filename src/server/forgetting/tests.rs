@@ -73,7 +73,7 @@ impl World {
 
     fn forgotten(&self, last: i64, because: ForgottenBecause, ids: u64) -> Option<IdsForgotten> {
         let before = self.ends[usize::try_from(last).unwrap()];
-        Some(IdsForgotten { before, arrived_until: day(last), because, ids })
+        Some(IdsForgotten { before, arrived_until: day(last), because, ids, happened_until: None })
     }
 }
 
@@ -134,7 +134,7 @@ fn too_many_ids_make_an_eighth_of_the_room_free() {
     assert_eq!(Some(found.clone()), world.forgotten(15, ForgottenBecause::IdsMax, 81));
     world.apply(&ControlRecord::IdsForgotten(found.clone()));
     let control = world.machine.control();
-    forgetting.on_forgotten(&found, control.forgotten_ids().proven_from);
+    forgetting.on_forgotten(&found, control.forgotten_ids().proven_from, control.forgotten_ids().proven_from);
     assert!(forgetting.are_too_many(), "shards say how many are left when they pass the barrier");
 
     // The same place again makes no room: it is looked for when there are more.

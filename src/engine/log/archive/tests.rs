@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::log::{LogKind, LogReader, LogWriter, PlaceFinder};
+use crate::log::{FoundLog, LogKind, LogReader, LogWriter, PlaceFinder};
 use crate::testing::disk::{Faults, Seed, SimulatedDisk};
 
 const OPTIONS: LogOptions =
@@ -242,9 +242,8 @@ fn an_archive_that_is_away_is_refused_by_name_and_needed_only_where_it_is_read()
     }
     let behind = records.iter().filter(|(offset, ..)| *offset >= second.end_offset);
     assert_eq!(rest, behind.count());
-    let opened =
-        LogWriter::recover_from::<LogError>(log.clone(), OPTIONS, second.end_offset, &mut |_| Ok(()));
-    assert_eq!(opened.unwrap().1.records, rest as u64);
+    let found = FoundLog::read::<LogError>(log.clone(), OPTIONS, second.end_offset, &mut |_| Ok(()));
+    assert_eq!(found.unwrap().open().unwrap().1.records, rest as u64);
 
     // Places between segments are known all the same.
     let finder = PlaceFinder::new(&*log, OPTIONS, records.last().unwrap().0).unwrap();

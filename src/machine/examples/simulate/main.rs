@@ -6,7 +6,12 @@
 //! ```
 //!
 //! The first failing seeds are made smaller and printed; the exit code is 1 then.
-#![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "an example talks to people")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_macros,
+    reason = "an example talks to people"
+)]
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -19,22 +24,49 @@ const FAILURES_MAX: usize = 3;
 /// Plans that are tried to make a failing one smaller.
 const TRIES_MAX: usize = 4_000;
 
-fn number(arguments: &[String], name: &str) -> Option<u64> {
-    let place = arguments.iter().position(|argument| argument == name)?;
-    arguments.get(place + 1)?.parse().ok()
+const USAGE: &str = "usage: simulate [--seeds N] [--from SEED] [--threads N], or simulate --seed SEED";
+
+/// What is asked for.
+#[derive(Default)]
+struct Asked {
+    seed: Option<u64>,
+    seeds: Option<u64>,
+    from: Option<u64>,
+    threads: Option<u64>,
+}
+
+impl Asked {
+    /// Reads names and numbers; `None` if there is anything else.
+    fn read(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
+        let mut asked = Self::default();
+        while let Some(name) = arguments.next() {
+            let number = match name.as_str() {
+                "--seed" => &mut asked.seed,
+                "--seeds" => &mut asked.seeds,
+                "--from" => &mut asked.from,
+                "--threads" => &mut asked.threads,
+                _ => return None,
+            };
+            *number = Some(arguments.next()?.parse().ok()?);
+        }
+        let is_one_or_many =
+            asked.seed.is_none() || (asked.seeds, asked.from, asked.threads) == (None, None, None);
+        is_one_or_many.then_some(asked)
+    }
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
+    let Some(asked) = Asked::read(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
     // Failures say what was found; the panics that they may come from would only repeat it.
     std::panic::set_hook(Box::new(|_| {}));
-    if let Some(seed) = number(&arguments, "--seed") {
+    if let Some(seed) = asked.seed {
         return play_one(seed);
     }
-    let from = number(&arguments, "--from").unwrap_or(0);
-    let seeds = number(&arguments, "--seeds").unwrap_or(1_000);
     let cores = std::thread::available_parallelism().map_or(2, usize::from) as u64;
-    play_many(from, seeds, number(&arguments, "--threads").unwrap_or(cores))
+    play_many(asked.from.unwrap_or(0), asked.seeds.unwrap_or(1_000), asked.threads.unwrap_or(cores))
 }
 
 fn play_one(seed: u64) -> ExitCode {

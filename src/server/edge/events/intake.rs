@@ -342,15 +342,21 @@ impl Intake {
     ///
     /// # Errors
     /// If the log is not written any more; nothing is known of the events then, and sending them again is harmless.
-    pub(super) async fn finish(mut self) -> Result<Summary, PeerStopped> {
+    pub(super) async fn finish(self) -> Result<Summary, PeerStopped> {
+        self.finish_in(Turn::first()).await
+    }
+
+    /// The same, once the blocks before have submitted theirs.
+    ///
+    /// # Errors
+    /// As [`Intake::finish`], also if that became of a block before.
+    pub(super) async fn finish_in(mut self, turn: Turn) -> Result<Summary, PeerStopped> {
         for open in self.open.values_mut().flat_map(BTreeMap::values_mut) {
             if !open.places.is_empty() {
                 self.whole.push(open.finish());
             }
         }
-        let mut waiting = Vec::new();
-        for WholeBatch { frame, places } in std::mem::take(&mut self.whole) {
-            let (verdicts, codes) = oneshot::channel();
+        let prepare = |WholeBatch { frame, places }| {
             let prepared = PreparedBatch::prepare(
                 frame.clone(),
                 None,
@@ -359,6 +365,13 @@ impl Intake {
                 self.edge.shards,
             )
             .expect("a batch that the builder made keeps every rule of batches");
+            (prepared, frame, places)
+        };
+        let batches: Vec<_> = std::mem::take(&mut self.whole).into_iter().map(prepare).collect();
+        turn.come.await.map_err(|_| PeerStopped("the usage log"))?;
+        let mut waiting = Vec::new();
+        for (prepared, frame, places) in batches {
+            let (verdicts, codes) = oneshot::channel();
             let source: Arc<str> = Arc::from(prepared.view().source());
             let batch = IncomingBatch {
                 prepared,
@@ -373,6 +386,8 @@ impl Intake {
             self.edge.usage_queue.send(&source, batch).await?;
             waiting.push((frame, places, codes));
         }
+        // Who comes next may have gone away.
+        let _ = turn.next.send(());
         for (frame, places, codes) in waiting {
             let codes = codes.await.map_err(|_| PeerStopped("a shard"))?;
             for (event, (place, code)) in places.into_iter().zip(codes).enumerate() {
@@ -398,6 +413,40 @@ impl Room {
         }
         self.batches += 1;
         Ok(())
+    }
+}
+
+/// The turn of a block of events: blocks of one request reach the log in their order, and wait for verdicts together.
+pub(super) struct Turn {
+    come: oneshot::Receiver<()>,
+    next: oneshot::Sender<()>,
+}
+
+impl Turn {
+    /// The only turn.
+    fn first() -> Self {
+        Turns::default().next()
+    }
+}
+
+/// Gives turns to blocks, one after the other.
+pub(super) struct Turns {
+    next: oneshot::Receiver<()>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let (first, next) = oneshot::channel();
+        first.send(()).expect("its receiver is here");
+        Self { next }
+    }
+}
+
+impl Turns {
+    /// The turn behind those that were given. A turn that ends without having come to its end lets none come behind it.
+    pub(super) fn next(&mut self) -> Turn {
+        let (next, after) = oneshot::channel();
+        Turn { come: std::mem::replace(&mut self.next, after), next }
     }
 }
 

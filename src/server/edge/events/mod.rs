@@ -24,7 +24,7 @@ use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use wire::cloudevents::{self, BrokenEvent, CloudEvent};
 
-use self::intake::{Intake, Summary};
+use self::intake::{Intake, Summary, Turns};
 use self::packed::Unpacking;
 use super::problem::Problem;
 use super::{Answer, BODY_BYTES_MAX, BODY_PATIENCE, Edge, stopping};
@@ -239,7 +239,8 @@ fn read_structured(mut intake: Intake, is_batch: bool, body: Bytes) -> Result<In
     if is_small { read() } else { tokio::task::block_in_place(read) }
 }
 
-/// Reads one event a line, however many there are: blocks of lines go on while earlier ones wait for their verdicts.
+/// Reads one event a line, however many there are: blocks of lines go on while earlier ones wait for their verdicts. They
+/// reach the log in the order of their lines.
 async fn read_lines(
     edge: &Arc<Edge>,
     mut token: Arc<Token>,
@@ -252,6 +253,7 @@ async fn read_lines(
     let mut summary = Summary::default();
     let mut taken = 0;
     let mut buffer: Vec<u8> = Vec::new();
+    let mut turns = Turns::default();
     loop {
         let chunk = next_chunk(&mut body).await?;
         let is_end = chunk.is_none();
@@ -279,7 +281,7 @@ async fn read_lines(
                 block
             });
             taken = block.events_taken();
-            in_flight.push_back(tokio::spawn(block.whole()?.finish()));
+            in_flight.push_back(tokio::spawn(block.whole()?.finish_in(turns.next())));
         }
         while in_flight.len() > if is_end { 0 } else { BLOCKS_IN_FLIGHT_MAX } {
             let Some(block) = in_flight.pop_front() else { break };
