@@ -2,7 +2,8 @@
 //!
 //! Owns: reading `/proc`; which processes listen at an address. Where there is no `/proc`, nothing is said.
 //!
-//! Invariants: foreign = all busy time − ours − the receiver's; a receiver on another machine has no part.
+//! Invariants: foreign = all busy time − ours − the receiver's; a receiver on another machine has no part; of a receiver
+//! that was replaced during a run nothing is known, and nothing of what others used.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,12 +19,14 @@ struct Sample {
     busy: f64,
     stolen: f64,
     ours: f64,
-    receiver: f64,
+    /// Unless one of its processes is gone.
+    receiver: Option<f64>,
 }
 
 /// Watches from its making on.
 pub(crate) struct CpuWatch {
-    receivers: BTreeSet<u32>,
+    /// With the start of each, since numbers come again.
+    receivers: Vec<(u32, Option<u64>)>,
     workers: Vec<u32>,
     first: Option<Sample>,
 }
@@ -33,9 +36,12 @@ pub(crate) struct CpuWatch {
 pub(crate) struct CpuUse {
     pub(crate) seconds: f64,
     pub(crate) generator: f64,
-    /// If the receiver is a process of this machine.
+    /// If the receiver is a process of this machine, and the same one all the time.
     pub(crate) receiver: Option<f64>,
-    pub(crate) foreign: f64,
+    /// Whether a process of the receiver ended meanwhile.
+    pub(crate) is_receiver_gone: bool,
+    /// Unless the receiver's part is missing.
+    pub(crate) foreign: Option<f64>,
     /// What the machine's host took away.
     pub(crate) stolen: f64,
     pub(crate) cores: usize,
@@ -43,41 +49,52 @@ pub(crate) struct CpuUse {
 
 impl CpuUse {
     /// Foreign use in percent of one core.
-    pub(crate) fn foreign_percent(&self) -> f64 {
-        self.foreign / self.seconds * 100.0
+    pub(crate) fn foreign_percent(&self) -> Option<f64> {
+        Some(self.foreign? / self.seconds * 100.0)
     }
 }
 
 impl CpuWatch {
     pub(crate) fn start(receivers: BTreeSet<u32>, workers: Vec<u32>) -> Self {
+        // A receiver in this very process is ours.
+        let others = receivers.into_iter().filter(|pid| *pid != std::process::id());
+        let receivers =
+            others.map(|pid| (pid, process(&pid.to_string()).map(|process| process.started))).collect();
         let mut watch = Self { receivers, workers, first: None };
         watch.first = watch.sample();
         watch
     }
 
-    /// Use since the start; workers must still be there.
+    /// Use since the start; nothing if a worker is gone.
     pub(crate) fn so_far(&self) -> Option<CpuUse> {
-        let (first, now) = (self.first?, self.sample()?);
-        let busy = now.busy - first.busy;
-        let (ours, receiver) = (now.ours - first.ours, now.receiver - first.receiver);
-        Some(CpuUse {
+        Some(self.between(&self.first?, &self.sample()?))
+    }
+
+    fn between(&self, first: &Sample, now: &Sample) -> CpuUse {
+        let ours = now.ours - first.ours;
+        let receiver = first.receiver.zip(now.receiver).map(|(first, now)| now - first);
+        CpuUse {
             seconds: now.at.duration_since(first.at).as_secs_f64(),
             generator: ours,
-            receiver: (!self.receivers.is_empty()).then_some(receiver),
-            foreign: (busy - ours - receiver).max(0.0),
+            receiver: receiver.filter(|_| !self.receivers.is_empty()),
+            is_receiver_gone: receiver.is_none(),
+            foreign: receiver.map(|receiver| (now.busy - first.busy - ours - receiver).max(0.0)),
             stolen: now.stolen - first.stolen,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-        })
+        }
     }
 
     fn sample(&self) -> Option<Sample> {
         let text = fs::read_to_string("/proc/stat").ok()?;
         let (busy, stolen) = parse_stat(text.lines().next()?)?;
-        let of = |pid: &u32| process_seconds(&pid.to_string()).unwrap_or(0.0);
-        let ours = process_seconds("self")? + self.workers.iter().map(of).sum::<f64>();
-        // A receiver in this very process is ours.
-        let others = self.receivers.iter().filter(|pid| **pid != std::process::id());
-        Some(Sample { at: Instant::now(), busy, stolen, ours, receiver: others.map(of).sum() })
+        let seconds = |pid: &u32| Some(process(&pid.to_string())?.seconds);
+        let workers: Option<f64> = self.workers.iter().map(seconds).sum();
+        let ours = process("self")?.seconds + workers?;
+        let same = |(pid, started): &(u32, Option<u64>)| {
+            process(&pid.to_string()).filter(|process| Some(process.started) == *started)
+        };
+        let receiver = self.receivers.iter().map(|receiver| Some(same(receiver)?.seconds)).sum();
+        Some(Sample { at: Instant::now(), busy, stolen, ours, receiver })
     }
 }
 
@@ -89,15 +106,28 @@ fn parse_stat(line: &str) -> Option<(f64, f64)> {
     Some((busy / TICKS, at(7).unwrap_or(0.0) / TICKS))
 }
 
-fn process_seconds(pid: &str) -> Option<f64> {
+/// A process that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Process {
+    /// User and system time.
+    seconds: f64,
+    /// When it started, in ticks since the machine did.
+    started: u64,
+}
+
+fn process(pid: &str) -> Option<Process> {
     parse_process(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// User and system seconds of a process. Its name may have spaces and brackets.
-fn parse_process(stat: &str) -> Option<f64> {
+/// A process that ended and still waits for its parent is none. Its name may have spaces and brackets.
+fn parse_process(stat: &str) -> Option<Process> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let fields: Vec<f64> = rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
-    Some(fields.iter().sum::<f64>() / TICKS)
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    if matches!(*fields.first()?, "Z" | "X") {
+        return None;
+    }
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Process { seconds: (number(11)? + number(12)?) as f64 / TICKS, started: number(19)? })
 }
 
 /// A protocol and its tables of sockets.
@@ -158,12 +188,46 @@ mod tests {
         assert_eq!(parse_stat("cpu  100 20 30 4000 50 6 7 8 0 0"), Some((1.63, 0.08)));
         assert_eq!(parse_stat("cpu  100"), None);
         let stat = "17 (a ) (b) S 1 17 17 0 -1 4194560 1 2 3 4 250 50 9 9 20 0 1 0 5 6 7";
-        assert_eq!(parse_process(stat), Some(3.0));
+        assert_eq!(parse_process(stat), Some(Process { seconds: 3.0, started: 5 }));
+        assert_eq!(parse_process(&stat.replace(" S 1 ", " Z 1 ")), None, "it ended");
         let line =
             "  0: 0100007F:1CF2 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0  0 4242 1 0 100";
         assert_eq!(parse_socket(line, "0A", 7_410), Some(4_242));
         assert_eq!(parse_socket(line, "0A", 7_411), None);
         assert_eq!(parse_socket(line, "07", 7_410), None);
+    }
+
+    /// A server that was restarted took its processor time with it: the report said -2.04 cores, and called the rest foreign.
+    #[test]
+    fn of_a_receiver_that_was_replaced_nothing_is_known() {
+        let watch = CpuWatch { receivers: vec![(7, Some(1))], workers: Vec::new(), first: None };
+        let at = Instant::now();
+        let first = Sample { at, busy: 10.0, stolen: 0.0, ours: 1.0, receiver: Some(6.0) };
+        let later = |receiver| Sample { busy: 15.0, ours: 2.0, receiver, ..first };
+        let known = watch.between(&first, &later(Some(9.0)));
+        assert_eq!((known.receiver, known.foreign, known.is_receiver_gone), (Some(3.0), Some(1.0), false));
+        let replaced = watch.between(&first, &later(None));
+        assert_eq!((replaced.receiver, replaced.foreign, replaced.is_receiver_gone), (None, None, true));
+        let away = CpuWatch { receivers: Vec::new(), ..watch };
+        let elsewhere = away.between(&Sample { receiver: Some(0.0), ..first }, &later(Some(0.0)));
+        assert_eq!((elsewhere.receiver, elsewhere.foreign), (None, Some(4.0)));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn processes_that_ended_or_are_others_with_their_number_are_gone() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let receivers = BTreeSet::from([child.id()]);
+        let mut watch = CpuWatch::start(receivers, Vec::new());
+        assert!(!watch.so_far().unwrap().is_receiver_gone);
+        watch.receivers[0].1 = Some(1);
+        assert!(watch.so_far().unwrap().is_receiver_gone, "another one has its number");
+        let workers = CpuWatch::start(BTreeSet::new(), vec![child.id()]);
+        let watch = CpuWatch::start(BTreeSet::from([child.id()]), Vec::new());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(watch.so_far().unwrap().is_receiver_gone);
+        assert_eq!(workers.so_far(), None, "a worker took its time with it");
     }
 
     #[test]

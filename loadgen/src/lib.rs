@@ -12,6 +12,7 @@ mod catalog;
 mod cpu;
 mod disk;
 mod generator;
+mod interrupt;
 mod oracle;
 mod pace;
 mod random;
@@ -79,18 +80,27 @@ pub struct LoadArgs {
     /// Name of a scenario (see `loadgen scenarios`), or path of a TOML file.
     #[arg(default_value = "line-rate")]
     scenario: String,
-    /// QUIC address of the server.
+    /// QUIC address of the server, host:port.
     #[arg(long, default_value = "127.0.0.1:7411")]
-    quic: SocketAddr,
+    quic: String,
+    /// Name in the server's certificate, over QUIC [default: the host of --quic].
+    #[arg(long)]
+    server_name: Option<String>,
     /// HTTP address of the server.
     #[arg(long, default_value = "http://127.0.0.1:7410")]
     url: String,
     /// A token with the role admin and all sources.
     #[arg(long, env = "TALLYMARK_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Certificates that are trusted (PEM) [default with QUIC: tallymark-data/dev-cert.pem].
-    #[arg(long)]
+    /// Certificates of authorities and servers that are trusted (PEM) [default with QUIC: tallymark-data/dev-cert.pem].
+    #[arg(long, alias = "ca")]
     cert: Option<PathBuf>,
+    /// Over QUIC, show this certificate (PEM, the client's own first) instead of the token.
+    #[arg(long, requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Send to this URL instead of Tallymark: no catalog is made, and nothing can be verified.
     #[arg(long, conflicts_with = "verify")]
     endpoint: Option<String>,
@@ -116,7 +126,7 @@ pub struct LoadArgs {
     flags: scenario::flags::ScenarioFlags,
 }
 
-/// Runs a command; `false` says that verification failed.
+/// Runs a command; `false` says that a run ended early, that everything was refused, or that verification failed.
 ///
 /// # Errors
 /// Whatever keeps the load from being sent.
@@ -133,6 +143,9 @@ pub fn run(cli: Cli) -> Result<bool> {
             Ok(true)
         }
         Command::Run(args) => {
+            for path in args.json.iter().chain(&args.html) {
+                check_writable(path)?;
+            }
             let report = run::run(&args, &runtime()?)?;
             print!("{report}");
             if let Some(path) = &args.json {
@@ -141,13 +154,24 @@ pub fn run(cli: Cli) -> Result<bool> {
             if let Some(path) = &args.html {
                 write(path, report.to_html().as_bytes())?;
             }
-            Ok(report.is_verified())
+            Ok(report.is_good())
         }
     }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// A report that cannot be written is said before the run, not after it. What the file holds stays until then.
+fn check_writable(path: &Path) -> Result<()> {
+    let is_new = !path.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))?;
+    if is_new {
+        std::fs::remove_file(path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

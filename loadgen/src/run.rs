@@ -2,10 +2,12 @@
 //!
 //! Owns: the order of all that. Leaves to others: client processes (`workers`), comparing (`verify`), showing (`report`).
 //!
-//! Invariants: what cannot work is said before anything is sent; the sink gets the same bytes as the receiver.
+//! Invariants: what cannot work is said before anything is sent; the sink gets the same bytes as the receiver; a run that
+//! ends early is reported, and not verified.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use crate::LoadArgs;
 use crate::api::Api;
 use crate::cpu::{CpuWatch, Socket, listeners};
 use crate::generator::{Generator, Plan};
+use crate::interrupt::Interrupt;
 use crate::oracle::Told;
 use crate::pace::Pace;
 use crate::report::Report;
@@ -45,6 +48,7 @@ struct Receiver {
 }
 
 pub(crate) fn run(args: &LoadArgs, runtime: &Runtime) -> Result<Report> {
+    let interrupt = Interrupt::start(runtime)?;
     let scenario = args.flags.apply(&args.scenario, Scenario::find(&args.scenario)?)?;
     let now = now();
     let run = format!("lg{:x}", now.nanoseconds() / 1_000_000);
@@ -55,7 +59,7 @@ pub(crate) fn run(args: &LoadArgs, runtime: &Runtime) -> Result<Report> {
         disk::check(&receiver.pids, disk::estimate(&scenario, planned, bytes))?;
     }
     let sink_before =
-        if args.compare_sink { Some(measure_sink(&scenario, &run, now, "sink    ")?) } else { None };
+        if args.compare_sink { Some(measure_sink(&scenario, &run, now, &interrupt)?) } else { None };
     let api = match &args.endpoint {
         Some(_) => None,
         None => {
@@ -70,15 +74,19 @@ pub(crate) fn run(args: &LoadArgs, runtime: &Runtime) -> Result<Report> {
             Some((api, first_batch))
         }
     };
-    let (measured, told) = measure(&scenario, &run, now, &receiver, "receiver")?;
+    let (measured, told) = measure(&scenario, &run, now, &receiver, "receiver", &interrupt)?;
+    let is_whole = measured.broken.is_none();
     let verified = match &api {
-        Some((api, first_batch)) if args.verify => {
+        Some((api, first_batch)) if args.verify && is_whole => {
             Some(runtime.block_on(verify(api, &run, *first_batch, &told))?)
         }
         _ => None,
     };
-    let sink_after =
-        if args.compare_sink { Some(measure_sink(&scenario, &run, now, "sink    ")?) } else { None };
+    let sink_after = if args.compare_sink && is_whole {
+        Some(measure_sink(&scenario, &run, now, &interrupt)?)
+    } else {
+        None
+    };
     Ok(Report {
         name: args.scenario.clone(),
         is_changed: args.flags != ScenarioFlags::default(),
@@ -130,13 +138,29 @@ fn receiver_of(args: &LoadArgs, scenario: &Scenario) -> Result<Receiver> {
             bail!("an endpoint takes HTTP; say --target http-single, http-binary, http-batch or ndjson");
         }
         let cert = args.cert.clone().unwrap_or_else(|| PathBuf::from(DEV_CERT));
-        let token = args.token.clone().unwrap_or_default();
-        let is_local = args.quic.ip().is_loopback() || args.quic.ip().is_unspecified();
+        let identity = match (&args.client_cert, &args.client_key) {
+            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+            _ => None,
+        };
+        // A certificate shows the token by its name, and a secret beside it would stand above that.
+        let token = if identity.is_some() { None } else { args.token.clone() };
+        let addresses: Vec<SocketAddr> = args
+            .quic
+            .to_socket_addrs()
+            .with_context(|| format!("--quic {} leads to no address; write host:port", args.quic))?
+            .collect();
+        let local = addresses.iter().find(|at| at.ip().is_loopback() || at.ip().is_unspecified());
         return Ok(Receiver {
-            quic: Some(QuicTarget { address: args.quic, token, trusted_pem: read(&cert)? }),
+            quic: Some(QuicTarget {
+                address: args.quic.clone(),
+                server_name: args.server_name.clone(),
+                token: token.unwrap_or_default(),
+                trusted_pem: read(&cert)?,
+                identity,
+            }),
             endpoint: None,
             trusted_pem: String::new(),
-            pids: if is_local { listeners(Socket::Udp, args.quic.port()) } else { BTreeSet::new() },
+            pids: local.map_or_else(BTreeSet::new, |at| listeners(Socket::Udp, at.port())),
             name: format!("quic://{}", args.quic),
         });
     }
@@ -174,6 +198,7 @@ fn measure(
     start: Timestamp,
     receiver: &Receiver,
     label: &str,
+    interrupt: &Interrupt,
 ) -> Result<(Measured, Told)> {
     let jobs: Vec<Job> = (0..scenario.send.processes)
         .map(|process| Job {
@@ -188,11 +213,11 @@ fn measure(
         .collect();
     let workers = Workers::start(&jobs)?;
     let watch = CpuWatch::start(receiver.pids.clone(), workers.pids());
-    workers.run(&watch, label)
+    workers.run(&watch, label, interrupt)
 }
 
 /// Sends the same load to a raw sink in a process of its own.
-fn measure_sink(scenario: &Scenario, run: &str, start: Timestamp, label: &str) -> Result<Measured> {
+fn measure_sink(scenario: &Scenario, run: &str, start: Timestamp, interrupt: &Interrupt) -> Result<Measured> {
     let cert = std::env::temp_dir().join(format!("{run}-sink.pem"));
     let is_quic = scenario.send.target == Target::Quic;
     let mut command = Command::new(std::env::current_exe()?);
@@ -205,12 +230,17 @@ fn measure_sink(scenario: &Scenario, run: &str, start: Timestamp, label: &str) -
     let mut child = Reaped(command.spawn().context("cannot start the sink")?);
     let mut line = String::new();
     BufReader::new(child.0.stdout.take().context("the sink has an output")?).read_line(&mut line)?;
-    let address: std::net::SocketAddr =
-        line.trim().parse().context("the sink did not say where it listens")?;
+    let address: SocketAddr = line.trim().parse().context("the sink did not say where it listens")?;
     let quic = if is_quic {
         let trusted_pem = std::fs::read_to_string(&cert)?;
         std::fs::remove_file(&cert)?;
-        Some(QuicTarget { address, token: "none".to_string(), trusted_pem })
+        Some(QuicTarget {
+            address: address.to_string(),
+            server_name: Some("localhost".to_string()),
+            token: "none".to_string(),
+            trusted_pem,
+            identity: None,
+        })
     } else {
         None
     };
@@ -223,5 +253,9 @@ fn measure_sink(scenario: &Scenario, run: &str, start: Timestamp, label: &str) -
         pids: BTreeSet::from([child.0.id()]),
         name: String::new(),
     };
-    Ok(measure(scenario, run, start, &receiver, label)?.0)
+    let measured = measure(scenario, run, start, &receiver, "sink    ", interrupt)?.0;
+    match &measured.broken {
+        Some(why) => bail!("the run against the sink ended early: {why}"),
+        None => Ok(measured),
+    }
 }

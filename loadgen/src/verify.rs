@@ -40,8 +40,14 @@ pub(crate) async fn verify(api: &Api, run: &str, first_batch: u64, told: &Told) 
     let expected = told.expected();
     differences.extend(charges_differ(&expected, &found));
     let cents: i128 = found.values().map(|(_, cents)| cents).sum();
-    let charged = format!("USD {}", Decimal::new(cents, 2)?);
-    Ok(Verified { rows: expected.len(), differences, charged })
+    Ok(Verified { rows: expected.len(), differences, charged: dollars(cents) })
+}
+
+/// Cents as people write them, always with two digits behind the point.
+fn dollars(cents: i128) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let (whole, part) = (cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
+    format!("USD {sign}{whole}.{part:02}")
 }
 
 /// Whether the server counted as many events as were distinct.
@@ -126,6 +132,15 @@ mod tests {
         check(&right[..1], &["account 2 month 2026-02"]);
         check(&[right[0], right[1], (3, "2026-01", 1, 0)], &["account 3 month 2026-01"]);
         check(&[right[0], (2, "2026-01", 40, 1)], &["account 2 month 2026-01", "account 2 month 2026-02"]);
+    }
+
+    #[test]
+    fn cents_have_two_digits() {
+        for (cents, expected) in
+            [(11_011_920, "USD 110119.20"), (0, "USD 0.00"), (5, "USD 0.05"), (-107, "USD -1.07")]
+        {
+            assert_eq!(dollars(cents), expected);
+        }
     }
 
     #[test]

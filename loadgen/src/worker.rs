@@ -47,6 +47,8 @@ pub(crate) enum Said {
     Tick(Tick),
     Done(Told),
     Failed(String),
+    /// Nothing more: it ended. Heard, never said.
+    Gone,
 }
 
 /// Runs a worker on standard input and output.
@@ -212,7 +214,7 @@ impl Work {
 pub(crate) fn read_said(lines: &mut impl BufRead) -> Result<Said> {
     let mut line = String::new();
     if lines.read_line(&mut line)? == 0 {
-        return Ok(Said::Failed("a client process ended without a word".to_string()));
+        return Ok(Said::Gone);
     }
     Ok(serde_json::from_str(&line)?)
 }

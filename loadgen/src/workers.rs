@@ -1,10 +1,13 @@
 //! Client processes: started, begun together, listened to, added up.
 //!
-//! Owns: children and what they say; the line of progress. Leaves to others: what they do (`worker`).
+//! Owns: children and what they say; the line of progress. Leaves to others: what they do (`worker`), when a person
+//! interrupts (`interrupt`).
 //!
-//! Invariants: no child outlives its parent's handle; the seconds of all processes are added up by their number.
+//! Invariants: no child outlives its parent's handle; the seconds of all processes are added up by their number; a run that
+//! began gives what it measured, however it ends.
 
 use std::io::{BufReader, IsTerminal, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 
 use crate::cpu::{CpuUse, CpuWatch};
+use crate::interrupt::Interrupt;
 use crate::oracle::Told;
 use crate::recorder::{Counts, Tick, histogram};
 use crate::worker::{Job, Said, read_said};
@@ -44,12 +48,21 @@ pub(crate) struct Measured {
     pub(crate) latencies: Histogram<u64>,
     pub(crate) series: Vec<Second>,
     pub(crate) cpu: Option<CpuUse>,
+    /// Why the run ended before its end: these figures are of a part of it.
+    pub(crate) broken: Option<String>,
+}
+
+/// What a run hears.
+enum Heard {
+    Said(usize, Result<Said>),
+    Interrupted,
 }
 
 /// Processes with open connections.
 pub(crate) struct Workers {
     children: Vec<(Reaped, ChildStdin)>,
-    said: mpsc::Receiver<(usize, Result<Said>)>,
+    heard: mpsc::Receiver<Heard>,
+    tell: mpsc::Sender<Heard>,
 }
 
 /// Time for all workers to hear when to begin.
@@ -58,12 +71,14 @@ const HEAD_START: Duration = Duration::from_millis(50);
 impl Workers {
     /// Starts a process for each job, and waits until all connections are open.
     pub(crate) fn start(jobs: &[Job]) -> Result<Self> {
-        let (tell, said) = mpsc::channel();
+        let (tell, heard) = mpsc::channel();
         let mut children = Vec::new();
         for (index, job) in jobs.iter().enumerate() {
             let mut child = Reaped(
                 Command::new(std::env::current_exe()?)
                     .arg("worker")
+                    // Ctrl-C in a terminal goes to a group; the parent alone decides what it means.
+                    .process_group(0)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .spawn()
@@ -73,25 +88,29 @@ impl Workers {
             let stdout = child.0.stdout.take().context("a worker has an output")?;
             serde_json::to_writer(&mut stdin, job)?;
             stdin.write_all(b"\n")?;
-            let tell = tell.clone();
+            let to_parent = tell.clone();
             std::thread::spawn(move || {
                 let mut lines = BufReader::new(stdout);
                 loop {
                     let said = read_said(&mut lines);
-                    let is_last = matches!(said, Err(_) | Ok(Said::Done(_) | Said::Failed(_)));
-                    if tell.send((index, said)).is_err() || is_last {
+                    let is_last = matches!(said, Err(_) | Ok(Said::Done(_) | Said::Failed(_) | Said::Gone));
+                    if to_parent.send(Heard::Said(index, said)).is_err() || is_last {
                         return;
                     }
                 }
             });
             children.push((child, stdin));
         }
-        let workers = Self { children, said };
+        let mut workers = Self { children, heard, tell };
         for _ in jobs {
-            match workers.said.recv()?.1? {
-                Said::Ready => {}
-                Said::Failed(why) => bail!("{why}"),
-                Said::Tick(_) | Said::Done(_) => bail!("a client process began too early"),
+            match workers.heard.recv()? {
+                Heard::Said(_, Ok(Said::Ready)) | Heard::Interrupted => {}
+                Heard::Said(_, Ok(Said::Failed(why))) => bail!("{why}"),
+                Heard::Said(index, Ok(Said::Gone)) => bail!("{}", workers.end_of(index)),
+                Heard::Said(_, Ok(Said::Tick(_) | Said::Done(_))) => {
+                    bail!("a client process began too early")
+                }
+                Heard::Said(_, Err(error)) => return Err(error),
             }
         }
         Ok(workers)
@@ -101,40 +120,65 @@ impl Workers {
         self.children.iter().map(|(child, _)| child.0.id()).collect()
     }
 
-    /// Begins, listens until all are done, and ends the processes.
-    pub(crate) fn run(mut self, watch: &CpuWatch, label: &str) -> Result<(Measured, Told)> {
+    /// How a process ended that said nothing of it.
+    fn end_of(&mut self, index: usize) -> String {
+        let ended = self.children[index].0.0.wait();
+        let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        format!("client process {} of {} ended without a word ({how})", index + 1, self.children.len())
+    }
+
+    /// Begins, listens until all are done, one fails or a person interrupts, and ends the processes.
+    pub(crate) fn run(
+        mut self,
+        watch: &CpuWatch,
+        label: &str,
+        interrupt: &Interrupt,
+    ) -> Result<(Measured, Told)> {
+        let to_us = self.tell.clone();
+        let _listening = interrupt.listen(move || drop(to_us.send(Heard::Interrupted)));
         let begin = SystemTime::now().duration_since(UNIX_EPOCH)? + HEAD_START;
         for (_, stdin) in &mut self.children {
             writeln!(stdin, "{}", begin.as_nanos())?;
         }
         let mut sums = Sums::new(self.children.len(), label);
         let mut told = Told::default();
-        let (mut running, mut seconds) = (self.children.len(), 0.0_f64);
-        while running > 0 {
-            match self.said.recv()? {
-                (index, Ok(Said::Tick(tick))) => {
+        let (mut running, mut seconds, mut broken) = (self.children.len(), 0.0_f64, None);
+        while running > 0 && broken.is_none() {
+            match self.heard.recv()? {
+                Heard::Said(index, Ok(Said::Tick(tick))) => {
                     seconds = seconds.max(tick.last_answer as f64 / 1e6);
                     sums.add(index, tick);
                 }
-                (index, Ok(Said::Done(part))) => {
+                Heard::Said(index, Ok(Said::Done(part))) => {
                     told.merge(part);
                     sums.finish(index);
                     running -= 1;
                 }
-                (_, Ok(Said::Failed(why))) => bail!("{why}"),
-                (_, Ok(Said::Ready)) => bail!("a client process is ready twice"),
-                (_, Err(error)) => return Err(error.context("a client process said something unreadable")),
+                Heard::Said(_, Ok(Said::Failed(why))) => broken = Some(why),
+                Heard::Said(index, Ok(Said::Gone)) => broken = Some(self.end_of(index)),
+                Heard::Said(_, Ok(Said::Ready)) => bail!("a client process is ready twice"),
+                Heard::Said(_, Err(error)) => {
+                    return Err(error.context("a client process said something unreadable"));
+                }
+                Heard::Interrupted => broken = Some("it was interrupted".to_string()),
             }
         }
         let cpu = watch.so_far();
+        if broken.is_some() {
+            sums.close_all();
+        }
         for (mut child, stdin) in self.children {
             drop(stdin);
-            child.0.wait()?;
+            if broken.is_some() {
+                drop(child);
+            } else {
+                child.0.wait()?;
+            }
         }
         // A run without any answer has no length of its own.
         let seconds = if seconds > 0.0 { seconds } else { sums.series.len().max(1) as f64 };
         let Sums { counts, latencies, series, .. } = sums;
-        Ok((Measured { counts, seconds, latencies, series, cpu }, told))
+        Ok((Measured { counts, seconds, latencies, series, cpu, broken }, told))
     }
 }
 
@@ -179,6 +223,12 @@ impl Sums {
     /// A process has nothing more to tell.
     fn finish(&mut self, process: usize) {
         self.told[process] = None;
+        self.close_whole();
+    }
+
+    /// Nobody has anything more to tell.
+    fn close_all(&mut self) {
+        self.told.fill(None);
         self.close_whole();
     }
 
@@ -247,5 +297,15 @@ mod tests {
         assert_eq!(events, [11, 2, 4]);
         assert_eq!((sums.counts.events, sums.latencies.len()), (17, 17));
         assert_eq!(sums.series[0].max, 100);
+    }
+
+    #[test]
+    fn what_a_broken_run_was_told_is_counted() {
+        let mut sums = Sums::new(2, "test");
+        sums.add(0, tick(1, 10));
+        sums.add(0, tick(2, 20));
+        sums.add(1, tick(10, 100));
+        sums.close_all();
+        assert_eq!((sums.series.len(), sums.counts.events), (2, 13));
     }
 }

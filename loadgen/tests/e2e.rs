@@ -171,7 +171,107 @@ async fn what_the_server_refuses_is_counted_and_said() {
     let output = server.run(&["peer", "--endpoint", &url, "--events", "20", "--rate", "0"]);
     let text = shown(&output);
     assert!(text.contains("20 events were refused; the first: 404"), "{text}");
+    assert!(!output.status.success(), "a run of which nothing was taken is no success: {text}");
     assert_eq!(server.report()["measured"]["events"], 0);
+}
+
+/// An authority that the server is not of, and a name that it does not have, read as `no server answers` after a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_trusted_is_said_and_not_waited_for() {
+    let server = Server::start().await;
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+    let pem = server.data.path().join("other.pem");
+    std::fs::write(&pem, other.cert.pem()).unwrap();
+    let quic = server.running.quic.to_string();
+    let url = format!("http://{}", server.running.http);
+    let run = |more: &[&str]| {
+        let mut command = loadgen();
+        command.args([
+            "run",
+            "line-rate",
+            "--events",
+            "10",
+            "--accounts",
+            "1",
+            "--quic",
+            &quic,
+            "--url",
+            &url,
+        ]);
+        command.arg("--token").arg(server.running.token.as_ref().unwrap());
+        let output = command.args(more).output().unwrap();
+        assert!(!output.status.success(), "{}", shown(&output));
+        shown(&output)
+    };
+    let own = server.data.path().join("dev-cert.pem");
+    let (pem, own) = (pem.to_str().unwrap(), own.to_str().unwrap());
+    for (more, said) in [
+        (&["--cert", pem][..], "the server's certificate is not trusted: invalid peer certificate"),
+        (&["--cert", own, "--server-name", "other.example"], "certificate not valid for name"),
+    ] {
+        let text = run(more);
+        assert!(text.contains(said), "{more:?}: {text}");
+    }
+}
+
+/// A server of HTTP that takes everything, and tells when the first request came.
+fn take_all() -> (String, std::sync::mpsc::Receiver<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, tell) = (stream.unwrap(), tell.clone());
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 1 << 20];
+                // One write of the generator is one request, and small enough to come in one piece.
+                while std::io::Read::read(&mut stream, &mut buffer).is_ok_and(|bytes| bytes > 0) {
+                    let _ = tell.send(());
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (url, told)
+}
+
+/// Ctrl-C left nothing at all, and a client process that was killed took the whole report with it.
+#[test]
+fn a_run_that_is_broken_off_reports_what_it_measured() {
+    for is_worker in [false, true] {
+        let (url, told) = take_all();
+        let folder = tempfile::tempdir().unwrap();
+        let json = folder.path().join("report.json");
+        let arguments =
+            ["run", "peer", "--seconds", "600", "--rate", "100", "--connections", "1", "--endpoint"];
+        let mut command = loadgen();
+        command.args(arguments).arg(&url).arg("--json").arg(&json);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // More than a second's worth, so that a process has told its parent something.
+        for _ in 0..250 {
+            told.recv().unwrap();
+        }
+        let parent = child.id();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        let (pid, signal, said) = match is_worker {
+            false => (parent.to_string(), "-INT", "it was interrupted"),
+            true => (
+                children.trim().to_string(),
+                "-KILL",
+                "client process 1 of 1 ended without a word (signal: 9",
+            ),
+        };
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let text = shown(&output);
+        assert!(!output.status.success() && text.contains("WARNING: the run ended early"), "{text}");
+        assert!(text.contains(said), "{text}");
+        let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert!(report["measured"]["events"].as_u64().unwrap() > 0, "{report}");
+        assert!(report["measured"]["ended_early"].as_str().unwrap().contains(said), "{report}");
+    }
 }
 
 #[test]
@@ -191,6 +291,9 @@ fn mistakes_are_said_with_their_place_and_remedy() {
         (&["run", "peer", "--endpoint", "peer"], "write http://host:port/path"),
         (&["run", "line-rate", "--endpoint", "http://127.0.0.1:1/"], "an endpoint takes HTTP"),
         (&["run", "http-single"], "give one with --token"),
+        (&["run", "http-single", "--token", "x", "--json", "/nowhere/report.json"], "cannot write /nowhere/"),
+        (&["run", "http-single", "--token", "x", "--html", "/nowhere/report.html"], "cannot write /nowhere/"),
+        (&["run", "line-rate", "--token", "x", "--cert", file, "--quic", "nowhere"], "write host:port"),
         (&["scenarios", "unheard-of"], "take one of line-rate"),
     ] {
         let output = loadgen().args(arguments).output().unwrap();

@@ -94,8 +94,8 @@ fn tiles(out: &mut String, report: &Report) {
     if let Some(ns) = measured.receiver_ns_per_event() {
         tiles.push((format!("{} ns", grouped(ns)), "receiver's CPU an event"));
     }
-    if let Some(cpu) = &measured.cpu {
-        tiles.push((format!("{:.1} %", cpu.foreign_percent()), "of a core for other programs"));
+    if let Some(percent) = measured.cpu.and_then(|cpu| cpu.foreign_percent()) {
+        tiles.push((format!("{percent:.1} %"), "of a core for other programs"));
     }
     if let Some(share) = report.share_of_sink() {
         tiles.push((format!("{:.1} %", share * 100.0), "of the raw sink's bytes"));

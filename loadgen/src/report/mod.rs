@@ -69,6 +69,7 @@ impl Measured {
                 "p50": percentile(50.0), "p90": percentile(90.0), "p99": percentile(99.0), "p999": percentile(99.9),
                 "p9999": percentile(99.99), "max": self.latencies.max(), "count": self.latencies.len(),
             },
+            "ended_early": self.broken,
             "seconds_in_turn": self.series.iter().map(second_json).collect::<Vec<_>>(),
             "cpu_seconds": self.cpu.as_ref().map(cpu_json),
             "receiver_ns_per_event": self.receiver_ns_per_event(),
@@ -86,14 +87,18 @@ fn second_json(second: &Second) -> Value {
 fn cpu_json(cpu: &CpuUse) -> Value {
     json!({
         "cores": cpu.cores, "elapsed": cpu.seconds, "generator": cpu.generator, "receiver": cpu.receiver,
+        "receiver_was_replaced": cpu.is_receiver_gone,
         "foreign": cpu.foreign, "stolen": cpu.stolen, "foreign_percent": cpu.foreign_percent(),
     })
 }
 
 impl Report {
-    /// Whether verification succeeded, or was not asked for.
-    pub fn is_verified(&self) -> bool {
-        self.verified.as_ref().is_none_or(|verified| verified.differences.is_empty())
+    /// Whether the run went to its end, something was taken, and verification succeeded or was not asked for.
+    pub fn is_good(&self) -> bool {
+        let counts = &self.measured.counts;
+        let is_all_refused = counts.events == 0 && counts.refused > 0;
+        let is_verified = self.verified.as_ref().is_none_or(|verified| verified.differences.is_empty());
+        self.measured.broken.is_none() && !is_all_refused && is_verified
     }
 
     /// Bytes per second as a share of the sink's, of the runs before and after it together.
@@ -118,7 +123,16 @@ impl Report {
     /// What makes the figures doubtful.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let foreign = self.measured.cpu.map_or(0.0, |cpu| cpu.foreign_percent());
+        if let Some(why) = &self.measured.broken {
+            warnings.push(format!("the run ended early, and its figures are of a part of it: {why}"));
+        }
+        if self.measured.cpu.is_some_and(|cpu| cpu.is_receiver_gone) {
+            warnings.push(
+                "a process of the receiver ended during the run: its processor time is not known, nor that of other programs"
+                    .to_string(),
+            );
+        }
+        let foreign = self.measured.cpu.and_then(|cpu| cpu.foreign_percent()).unwrap_or(0.0);
         if foreign > FOREIGN_PERCENT_MAX {
             warnings.push(format!(
                 "other programs used {foreign:.0} % of a core while the receiver was loaded: run again on a quiet machine"

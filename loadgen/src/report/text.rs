@@ -85,5 +85,8 @@ fn write_measured(f: &mut fmt::Formatter<'_>, measured: &Measured, name: &str) -
     if let (Some(receiver), Some(ns)) = (cpu.receiver, measured.receiver_ns_per_event()) {
         write!(f, ", receiver {:.2} ({ns:.0} ns an event)", cores(receiver))?;
     }
-    writeln!(f, ", other programs {:.2}, stolen {:.2}", cores(cpu.foreign), cores(cpu.stolen))
+    if let Some(foreign) = cpu.foreign {
+        write!(f, ", other programs {:.2}", cores(foreign))?;
+    }
+    writeln!(f, ", stolen {:.2}", cores(cpu.stolen))
 }

@@ -121,9 +121,23 @@ impl Dialer {
     }
 }
 
+/// Whether TLS failed in a way that trying again does not mend: a certificate is not trusted, or nobody speaks TLS there.
+pub(crate) fn is_hopeless(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    tls.is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_tls_refuses_is_not_tried_again_and_what_was_lost_is() {
+        let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert!(is_hopeless(&std::io::Error::new(std::io::ErrorKind::InvalidData, untrusted)));
+        assert!(!is_hopeless(&std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
+        assert!(!is_hopeless(&std::io::Error::other("the body ends too early")));
+    }
 
     #[test]
     fn urls_are_taken_apart() {

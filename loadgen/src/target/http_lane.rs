@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::endpoint::{Dialer, Endpoint};
+use super::endpoint::{Dialer, Endpoint, is_hopeless};
 use super::http::{Answer, Connection};
 use super::request::Request;
 use super::{Lane, PATIENCE, Pushed};
@@ -24,7 +24,7 @@ const REFUSAL_CHARS_MAX: usize = 300;
 /// Opens the connection of a lane.
 pub(crate) async fn open(dialer: Arc<Dialer>, endpoint: &Endpoint) -> Result<Connection> {
     let opened = Connection::open(dialer).await;
-    opened.with_context(|| format!("nothing answers at {}", endpoint.authority))
+    opened.with_context(|| format!("no connection to {}", endpoint.authority))
 }
 
 /// Sends the events of a lane; gives how many were distinct.
@@ -72,6 +72,7 @@ async fn send_until_answered(lane: &Lane, connection: &mut Connection, request: 
                 lane.recorder.record(None, |counts| *counts.statuses.entry(answer.status).or_default() += 1);
                 format!("it answers {} {}", answer.status, shortened(&answer.body))
             }
+            Err(error) if is_hopeless(&error) => bail!("no connection can be opened: {error}"),
             Err(error) => error.to_string(),
         };
         if first.elapsed() > PATIENCE {

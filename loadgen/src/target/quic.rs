@@ -6,12 +6,14 @@
 //! Invariants: the latency of a batch ends when its ack reaches the caller.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use tallymark_client::{Acked, BatchBuilder, BuilderStatus, Client, ClientError, ClientOptions, IdMode};
+use tallymark_client::{
+    Acked, BatchBuilder, BuilderStatus, Client, ClientError, ClientIdentity, ClientOptions, ConnectionState,
+    IdMode,
+};
 use tokio::sync::mpsc;
 
 use super::{Lane, PATIENCE, Pushed};
@@ -21,9 +23,14 @@ use crate::scenario::{IdShape, Scenario};
 /// Where and as whom.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct QuicTarget {
-    pub(crate) address: SocketAddr,
+    /// `host:port`.
+    pub(crate) address: String,
+    /// In the server's certificate; the host unless said.
+    pub(crate) server_name: Option<String>,
     pub(crate) token: String,
     pub(crate) trusted_pem: String,
+    /// A certificate of the client and its key (PEM).
+    pub(crate) identity: Option<(String, String)>,
 }
 
 /// A client that is connected, and its acks.
@@ -34,7 +41,12 @@ pub(crate) struct Connected {
 
 pub(crate) async fn open(target: &QuicTarget, scenario: &Scenario, run: &str) -> Result<Connected> {
     let pem = target.trusted_pem.clone().into_bytes();
-    let mut options = ClientOptions::new(target.address, &target.token, run, pem);
+    let mut options = ClientOptions::new(&target.address, &target.token, run, pem);
+    options.server_name.clone_from(&target.server_name);
+    options.identity = target.identity.as_ref().map(|(certificate, key)| ClientIdentity {
+        cert_pem: certificate.clone().into_bytes(),
+        key_pem: key.clone().into_bytes(),
+    });
     options.in_flight_max = scenario.in_flight() as usize;
     options.connect_timeout = PATIENCE;
     let (acks_to, acks) = mpsc::unbounded_channel();
@@ -144,7 +156,8 @@ pub(crate) async fn send(mut lane: Lane, mut connected: Connected, target: &Quic
         if due.as_ref().is_some_and(|due| due.breaks_off) {
             connected = reconnect(&lane, connected, target, &mut waiting).await?;
         }
-        let sequence = within_patience(connected.client.send(&mut packer.builder)).await?;
+        let client = &connected.client;
+        let sequence = within_patience(client, client.send(&mut packer.builder)).await?;
         waiting.batches += 1;
         if let Some(due) = due.and_then(|due| due.at) {
             waiting.intended.insert(sequence, due);
@@ -170,16 +183,25 @@ async fn reconnect(
 }
 
 /// The client tries for as long as it lives; a run does not.
-async fn within_patience<T>(doing: impl Future<Output = Result<T, ClientError>>) -> Result<T> {
+async fn within_patience<T>(
+    client: &Client,
+    doing: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T> {
     match tokio::time::timeout(PATIENCE, doing).await {
         Ok(done) => Ok(done?),
-        Err(_) => bail!("the receiver took nothing for {} seconds", PATIENCE.as_secs()),
+        Err(_) => {
+            let why = match client.connection() {
+                ConnectionState::Lost(cause) => format!(": no connection: {cause}"),
+                _ => String::new(),
+            };
+            bail!("the receiver took nothing for {} seconds{why}", PATIENCE.as_secs())
+        }
     }
 }
 
 /// Waits for all acks and says goodbye.
 async fn finish(lane: &Lane, mut connected: Connected, waiting: &mut Waiting) -> Result<()> {
-    within_patience(connected.client.flush()).await?;
+    within_patience(&connected.client, connected.client.flush()).await?;
     // The client counts a batch as done a moment before it says so.
     while waiting.batches > 0
         && let Some(acked) = connected.acks.recv().await

@@ -4,13 +4,14 @@
 //!
 //! Invariants: every batch is acknowledged before the lane ends; its latencies are not counted.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quinn::{RecvStream, SendStream, VarInt};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wire::frame::{FRAME_HEADER_BYTES, FrameHeader, Schema};
 use wire::hello::Hello;
 use wire::reply::Ack;
@@ -20,6 +21,8 @@ use super::quic::{Packer, QuicTarget, id_mode};
 
 /// Unread bytes of acks that the peer may have under way.
 const WINDOW_BYTES: u32 = 256;
+/// How long one address of a name may say nothing.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection that was greeted.
 pub(crate) struct Connected {
@@ -35,10 +38,16 @@ pub(crate) async fn open(target: &QuicTarget) -> Result<Connected> {
         roots.add(certificate?)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut tls = match &target.identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+            builder.with_client_auth_cert(chain?, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
+        }
+    };
     tls.alpn_protocols = vec![wire::frame::ALPN.to_vec()];
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
@@ -46,10 +55,7 @@ pub(crate) async fn open(target: &QuicTarget) -> Result<Connected> {
     transport.stream_receive_window(VarInt::from_u32(WINDOW_BYTES));
     transport.keep_alive_interval(Some(Duration::from_secs(5)));
     config.transport_config(Arc::new(transport));
-    let any = if target.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let mut endpoint = quinn::Endpoint::client(any.parse().expect("an address"))?;
-    endpoint.set_default_client_config(config);
-    let connection = endpoint.connect(target.address, "localhost")?.await?;
+    let (endpoint, connection) = connect(target, config).await?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let hello = Hello { token: target.token.clone(), client: "loadgen-slow/1".to_string(), verdicts: false };
     send.write_all(&hello.encode()).await?;
@@ -58,6 +64,30 @@ pub(crate) async fn open(target: &QuicTarget) -> Result<Connected> {
         bail!("the server does not welcome this token");
     }
     Ok(Connected { _connection: connection, _endpoint: endpoint, send, receive })
+}
+
+/// Tries the addresses of the target's name in turn.
+async fn connect(
+    target: &QuicTarget,
+    config: quinn::ClientConfig,
+) -> Result<(quinn::Endpoint, quinn::Connection)> {
+    let host = target.address.rsplit_once(':').map_or(target.address.as_str(), |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let server_name = target.server_name.as_deref().unwrap_or(host);
+    let no_connection = || format!("no connection to {}", target.address);
+    let mut failed = anyhow::anyhow!("its name leads to no address");
+    for address in tokio::net::lookup_host(&target.address).await.with_context(no_connection)? {
+        let any: SocketAddr =
+            if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let mut endpoint = quinn::Endpoint::client(any)?;
+        endpoint.set_default_client_config(config.clone());
+        match tokio::time::timeout(ADDRESS_PATIENCE, endpoint.connect(address, server_name)?).await {
+            Ok(Ok(connection)) => return Ok((endpoint, connection)),
+            Ok(Err(error)) => failed = error.into(),
+            Err(error) => failed = error.into(),
+        }
+    }
+    Err(failed).with_context(no_connection)
 }
 
 /// Sends the events of a lane; gives how many were distinct.

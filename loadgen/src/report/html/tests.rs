@@ -28,9 +28,16 @@ fn measured(seconds: usize) -> Measured {
     for second in &series {
         counts.add(&second.counts);
     }
-    let cpu =
-        CpuUse { seconds: 1.0, generator: 0.5, receiver: Some(0.9), foreign: 0.2, stolen: 0.0, cores: 2 };
-    Measured { counts, seconds: seconds as f64 - 0.5, latencies, series, cpu: Some(cpu) }
+    let cpu = CpuUse {
+        seconds: 1.0,
+        generator: 0.5,
+        receiver: Some(0.9),
+        is_receiver_gone: false,
+        foreign: Some(0.2),
+        stolen: 0.0,
+        cores: 2,
+    };
+    Measured { counts, seconds: seconds as f64 - 0.5, latencies, series, cpu: Some(cpu), broken: None }
 }
 
 fn report(seconds: usize, differences: Vec<String>, sink: bool) -> Report {
@@ -96,6 +103,7 @@ fn a_run_without_any_answer_is_shown_too() {
         latencies: histogram(),
         series: vec![Second::default()],
         cpu: None,
+        broken: None,
     };
     let page = page(&report);
     check_markup(&page);
