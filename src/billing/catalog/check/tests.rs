@@ -484,7 +484,6 @@ fn every_rule_says_what_to_do_or_has_a_remedy() {
     rules.extend([
         Rule::CommitmentMustHold(CommitmentStatus::FactorMustBeAtLeastOne),
         Rule::BoundsMustHold("a discount is 0 to 100 percent, or an amount of zero or more"),
-        Rule::DiscountMustHold("a discount has either a `percent` or an `amount`"),
         Rule::PriceAmountMustHold("unit_amount is too much".to_string()),
     ]);
     // Texts of the other two are said where the rule is broken.

@@ -400,7 +400,7 @@ pub(in crate::catalog) const RULES: [Rule; 34] = [
     Rule::TermsMustHold(crate::rating::TermsStatus::TiersMustRise),
     Rule::BoundsMustHold(""),
     Rule::WindowMustFit(""),
-    Rule::DiscountMustHold(""),
+    Rule::DiscountMustHold("a discount has either a `percent` or an `amount`"),
     Rule::CommitmentMustNameAmount,
     Rule::CommitmentMustHold(CommitmentStatus::AmountMustNotBeNegative),
     Rule::ThresholdsMustHold(ThresholdStatus::ThresholdsMustRise),
