@@ -121,7 +121,7 @@ fn usage_of_the_present_counts_when_what_is_forgotten_happened_before() {
         ("a", 0, "quarantined: too_old"),
         ("d", 1, "pending"),
         ("e", 3, "pending"),
-        ("future", 2 * HOUR, "duplicate"),
+        ("future", 2 * HOUR, "quarantined: future"),
     ];
     for (id, time, verdict) in again {
         assert_eq!(send(&mut world, 3, &[(id, time, 1)]), [verdict], "{id} {time}");
@@ -201,6 +201,7 @@ fn a_record_that_forgets_what_is_to_come_or_cannot_be_proven_is_damage() {
     world.misstate_forgotten(|forgotten| {
         forgotten.arrived_until = forgotten.arrived_until.plus(40 * DAY);
         forgotten.before = 1 << 40;
+        forgotten.happened_until = None;
     });
     let error = world.try_replay(1).err();
     assert!(matches!(error, Some(ReplayError::ForgottenMustBePast { .. })), "{error:?}");
