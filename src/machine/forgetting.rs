@@ -78,7 +78,8 @@ pub(crate) fn latest_forgettable_of(
     }
     let until = received_at.plus(future_max).nanoseconds();
     let times = (0..batch.len()).map(|event| batch.time(event)).filter(|time| *time <= until);
-    times.max().map(Timestamp::from_nanoseconds)
+    // Events of any time arrive, and a record says an instant of the supported years: a later bound holds as well.
+    times.max().map(|time| Timestamp::from_nanoseconds(time).max(Timestamp::MIN))
 }
 
 /// The offset before which ids are to be forgotten, so that at most so many are left; `None` if all are. Stretches are

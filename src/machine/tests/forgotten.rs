@@ -6,6 +6,7 @@ use std::sync::Arc;
 use domain::Timestamp;
 use domain::time::{DAY, HOUR};
 use serde_json::json;
+use wire::control::ControlRecord;
 use wire::verdict::Verdict;
 use wire::{BatchBuilder, EventIdOwned, IdMode};
 
@@ -130,6 +131,24 @@ fn usage_of_the_present_counts_when_what_is_forgotten_happened_before() {
     world.misstate_forgotten(|forgotten| forgotten.happened_until = Some(start().plus(-1)));
     let error = world.try_replay(1).err();
     assert!(matches!(error, Some(ReplayError::ForgottenMustBeEarlier { .. })), "{error:?}");
+}
+
+/// The record named 1990, which no record says: it could not be read again.
+#[test]
+fn what_is_forgotten_of_before_all_supported_years_is_said_as_their_first_instant() {
+    let mut world = world();
+    let mut builder = BatchBuilder::new("edge", "call", IdMode::Given).without_event_checks();
+    let time = start().plus(-36 * 365 * DAY).nanoseconds();
+    builder.push_parts(b"ancient", "k", time, &[("tokens", 1, 0)], &[]).unwrap();
+    world.take_usage(&Arc::new(builder.finish(1, 0)), start());
+    send(&mut world, 1, &[("b", 1, 1)]);
+    send(&mut world, 2, &[("c", 2, 1)]);
+    forget(&mut world, 3);
+    let forgotten = world.machine.control().forgotten().unwrap().clone();
+    assert_eq!(forgotten.happened_until, Some(Timestamp::MIN));
+    let record = ControlRecord::IdsForgotten(forgotten);
+    assert_eq!(ControlRecord::decode(&record.encode()).unwrap(), record);
+    assert!(world.try_replay(1).is_ok());
 }
 
 #[test]
