@@ -71,6 +71,19 @@ fn billed(bill: &Bill) -> String {
     format!("{} ({})", bill.currency.format_minor(bill.rounded), bill.precise)
 }
 
+/// An account and its legal entity.
+const ACME: &str = "
+        [[entity]]
+        id = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"
+        [[account]]
+        id = \"acme\"
+        name = \"Acme\"
+        entity = \"inc\"
+        currency = \"USD\"
+        time_zone = \"UTC\"";
+
 #[test]
 fn every_model_makes_a_bill() {
     let per_unit = "meter = \"tokens\"; model = \"per_unit\"; unit_amount = \"2.50\"; per = 1000000";
@@ -515,16 +528,7 @@ fn terms_are_said_in_the_order_in_which_they_were_applied_and_have_a_structure()
     );
     let catalog = catalog(&format!(
         "{calls}
-        [[entity]]
-        id = \"inc\"
-        currency = \"USD\"
-        time_zone = \"UTC\"
-        [[account]]
-        id = \"acme\"
-        name = \"Acme\"
-        entity = \"inc\"
-        currency = \"USD\"
-        time_zone = \"UTC\"
+        {ACME}
         [[subscription]]
         id = \"s1\"
         account = \"acme\"
@@ -622,16 +626,7 @@ fn a_month_is_quoted_in_windows_that_start_in_it_and_what_it_leaves_out_is_said(
     let year = price("year", "model = \"flat\"; unit_amount = \"10\"").replace("\"month\"", "\"year\"");
     let catalog = catalog(&format!(
         "{day}{fee}{year}
-        [[entity]]
-        id = \"inc\"
-        currency = \"USD\"
-        time_zone = \"UTC\"
-        [[account]]
-        id = \"acme\"
-        name = \"Acme\"
-        entity = \"inc\"
-        currency = \"USD\"
-        time_zone = \"UTC\"
+        {ACME}
         [[subscription]]
         id = \"s1\"
         account = \"acme\"

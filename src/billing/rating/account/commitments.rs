@@ -17,7 +17,7 @@ use domain::time::Cadence;
 use domain::{Exact, PriceId, Span};
 
 use super::{Bill, Reason, key_of, sum_of};
-use crate::catalog::{Commitment, CommitmentTimeline};
+use crate::catalog::{Commitment, CommitmentTimeline, PriceTimeline};
 use crate::charges::{Component, LineKey};
 use crate::rating::commitment::{self, CommitmentVersion, Settlement, Shape, settle};
 use crate::rating::position::round_line;
@@ -162,13 +162,17 @@ impl Bill<'_, '_> {
         windows: &[Span],
     ) -> Result<Vec<CommitmentVersion>, RatingStatus> {
         let mut versions: Vec<CommitmentVersion> = Vec::new();
+        let price = timeline.first().prices.first().and_then(|price| (self.terms.price)(price));
+        let has_quantity = timeline.records().iter().any(|record| record.quantity.is_some());
+        let quantity_price = price.filter(|_| has_quantity);
+        let price_windows = quantity_price.map_or(1, |price| self.price_windows(price, windows));
         for (index, window) in windows.iter().enumerate() {
             let version = timeline.at(window.from).unwrap_or(timeline.first());
             let amount = match (version.amount, version.quantity) {
                 (Some(amount), _) => self.minor(amount),
                 (None, quantity) => {
                     let quantity = quantity.map_or(Exact::ZERO, Exact::from);
-                    self.amount_of_quantity(version, quantity, *window, windows)?
+                    self.amount_of_quantity(price, quantity, *window, price_windows)?
                 }
             };
             if versions.last().is_none_or(|last| last.amount != amount) {
@@ -178,22 +182,24 @@ impl Bill<'_, '_> {
         Ok(versions)
     }
 
+    /// How many windows of a price begin in a term; one, if it is shorter than them.
+    fn price_windows(&self, price: &PriceTimeline, windows: &[Span]) -> usize {
+        let (Some(first), Some(last)) = (windows.first(), windows.last()) else { return 1 };
+        let term = Span::new(first.from, last.until);
+        let grid = self.terms.zone.grid(Cadence::calendar(price.window()));
+        grid.windows_in(term).filter(|window| window.from >= term.from).count().max(1)
+    }
+
     /// What the units that were committed to cost when they are used evenly, by the price of the window.
     fn amount_of_quantity(
         &self,
-        commitment: &Commitment,
+        price: Option<&PriceTimeline>,
         quantity: Exact,
         window: Span,
-        windows: &[Span],
+        price_windows: usize,
     ) -> Result<i128, RatingStatus> {
-        let price = commitment.prices.first().and_then(|price| (self.terms.price)(price));
-        let Some(price) = price else { return Ok(0) };
-        let Some(version) = price.version_at(window.from) else { return Ok(0) };
-        let term = windows.first().zip(windows.last()).map(|(first, last)| Span::new(first.from, last.until));
-        let grid = self.terms.zone.grid(Cadence::calendar(price.window()));
-        let starts = term
-            .map_or(1, |term| grid.windows_in(term).filter(|window| window.from >= term.from).count().max(1));
-        let count = Exact::from_integer(starts as i128);
+        let Some(version) = price.and_then(|price| price.version_at(window.from)) else { return Ok(0) };
+        let count = Exact::from_integer(price_windows as i128);
         let priced = version.terms.quantity.priced(quantity.divide(count)?)?;
         let of_window = version.terms.model.amount(&Default::default(), priced, false)?;
         let amount = of_window.multiply(count)?;
