@@ -243,8 +243,8 @@ async fn usage_in_the_archive_is_asked_and_corrected_as_before_and_refused_by_na
     std::fs::remove_file(&silent).unwrap();
     std::fs::write(&silent, kept).unwrap();
 
-    // Brought back, they are needed there no more.
-    for name in &there {
+    // Brought back, with what went there since, they are needed there no more.
+    for name in &segments(archive) {
         std::fs::copy(archive.join("usage-0").join(name), data.join("usage-0").join(name)).unwrap();
     }
     let (is_replayed, said) = run(&["replay"], data, None);
