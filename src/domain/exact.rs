@@ -145,14 +145,19 @@ fn product(a: I256, b: I256) -> Option<I256> {
 
 impl Exact {
     /// Zero.
-    pub const ZERO: Exact = Exact { mantissa: I256::ZERO, divisor: 1, scale: 0 };
+    pub const ZERO: Exact = Exact::decimal(I256::ZERO, 0);
     /// One.
-    pub const ONE: Exact = Exact { mantissa: I256::ONE, divisor: 1, scale: 0 };
+    pub const ONE: Exact = Exact::decimal(I256::ONE, 0);
+
+    #[inline]
+    const fn decimal(mantissa: I256, scale: u32) -> Self {
+        Self { mantissa, divisor: 1, scale }
+    }
 
     /// `mantissa × 10^-scale`.
     #[inline]
     pub fn new(mantissa: i128, scale: u32) -> Self {
-        Self { mantissa: I256::from(mantissa), divisor: 1, scale }
+        Self::decimal(I256::from(mantissa), scale)
     }
 
     /// The integer `n`.
@@ -167,6 +172,22 @@ impl Exact {
     /// The first broken rule, in the order in which [`ExactStatus`] declares them.
     pub fn ratio(numerator: i128, denominator: i128) -> Result<Self, ExactStatus> {
         Self::from_integer(numerator).divide(Self::from_integer(denominator))
+    }
+
+    /// Fraction digits that the number is kept with, trailing zeros included; a ratio has more.
+    pub fn scale(self) -> u32 {
+        self.scale
+    }
+
+    /// The count of units of `10^-scale` that the number is, if it is a whole one of 128 bits.
+    #[inline]
+    pub fn units_at(self, scale: u32) -> Option<i128> {
+        let zeros = scale.checked_sub(self.scale)?;
+        let mantissa = small(self.mantissa).filter(|_| self.is_decimal())?;
+        if zeros == 0 {
+            return Some(mantissa);
+        }
+        mantissa.checked_mul(*SMALL_POWERS_OF_TEN.get(zeros as usize)?)
     }
 
     /// The same number without trailing zeros: of equal numbers it is the same in every field.
@@ -232,6 +253,7 @@ impl Exact {
     }
 
     /// Whether the number has a finite decimal text.
+    #[inline]
     pub fn is_decimal(self) -> bool {
         self.divisor == 1
     }
@@ -263,7 +285,7 @@ impl Exact {
         let fit = ExactStatus::AmountMustFit;
         let times = |number: Self, factor: I256| {
             let mantissa = product(number.mantissa, factor).ok_or(fit)?;
-            Ok(Self { mantissa, divisor: 1, scale: number.scale })
+            Ok(Self::decimal(mantissa, number.scale))
         };
         let divisor = (a / common).checked_mul(b).ok_or(fit)?;
         Ok((times(self, b / common)?, times(other, a / common)?, divisor))
@@ -279,10 +301,10 @@ impl Exact {
     )]
     #[inline]
     pub fn add(self, other: Self) -> Result<Self, ExactStatus> {
-        if self.divisor == 1 && other.divisor == 1 {
+        if self.is_decimal() && other.is_decimal() {
             let (a, b, scale) = self.aligned(other)?;
             let mantissa = a.checked_add(b).and_then(with_magnitude).ok_or(ExactStatus::AmountMustFit)?;
-            return Ok(Self { mantissa, divisor: 1, scale });
+            return Ok(Self::decimal(mantissa, scale));
         }
         let (a, b, divisor) = self.over_one_divisor(other)?;
         let sum = a.add(b)?;
@@ -304,10 +326,10 @@ impl Exact {
     /// [`ExactStatus::AmountMustFit`].
     #[inline]
     pub fn multiply(self, other: Self) -> Result<Self, ExactStatus> {
-        if self.divisor == 1 && other.divisor == 1 {
+        if self.is_decimal() && other.is_decimal() {
             let of = |a: Self, b: Self| {
                 let mantissa = product(a.mantissa, b.mantissa)?;
-                Some(Self { mantissa, divisor: 1, scale: a.scale + b.scale })
+                Some(Self::decimal(mantissa, a.scale + b.scale))
             };
             // Trailing zeros are kept until they are in the way.
             let product = of(self, other).or_else(|| of(self.normalized(), other.normalized()));
@@ -350,12 +372,12 @@ impl Exact {
     /// # Errors
     /// The first broken rule, in the order in which [`ExactStatus`] declares them.
     pub fn quotient(self, other: Self, rounding: Rounding) -> Result<Self, ExactStatus> {
-        if self.divisor == 1
-            && other.divisor == 1
+        if self.is_decimal()
+            && other.is_decimal()
             && other.is_positive()
             && let Ok((a, b, _)) = self.aligned(other)
         {
-            return Ok(Self { mantissa: round_quotient(rounding, a, b), divisor: 1, scale: 0 });
+            return Ok(Self::decimal(round_quotient(rounding, a, b), 0));
         }
         self.divide(other)?.round(rounding, 0)
     }
@@ -420,10 +442,10 @@ impl Exact {
     pub fn round(self, rounding: Rounding, place: i32) -> Result<Self, ExactStatus> {
         let units = self.units_of(rounding, place)?;
         if place >= 0 {
-            return Ok(Self { mantissa: units, divisor: 1, scale: place.unsigned_abs() });
+            return Ok(Self::decimal(units, place.unsigned_abs()));
         }
         let mantissa = power_of_ten(place.unsigned_abs()).and_then(|power| units.checked_mul(power));
-        Ok(Self { mantissa: mantissa.ok_or(ExactStatus::AmountMustFit)?, divisor: 1, scale: 0 })
+        Ok(Self::decimal(mantissa.ok_or(ExactStatus::AmountMustFit)?, 0))
     }
 
     /// Rounds half away from zero to `exponent` fraction digits and gives the count of minor units:
@@ -449,6 +471,13 @@ impl Exact {
     fn units_of(self, rounding: Rounding, place: i32) -> Result<I256, ExactStatus> {
         let fit = ExactStatus::AmountMustFit;
         let digits = i64::from(self.scale) - i64::from(place);
+        // Nearly every amount is a decimal of 128 bits.
+        if self.is_decimal()
+            && let (Ok(digits), Some(mantissa)) = (usize::try_from(digits), small(self.mantissa))
+            && let Some(power) = SMALL_POWERS_OF_TEN.get(digits)
+        {
+            return Ok(I256::from(round_small_quotient(rounding, mantissa, *power)));
+        }
         if digits <= 0 {
             let power = u32::try_from(-digits).ok().and_then(power_of_ten);
             let mantissa = match power {
@@ -482,18 +511,29 @@ impl Exact {
     }
 }
 
+/// `mantissa / divisor` to an integer of 128 bits; the divisor is positive.
+fn round_small_quotient(rounding: Rounding, mantissa: i128, divisor: i128) -> i128 {
+    let quotient = mantissa / divisor;
+    let remainder = mantissa - quotient * divisor;
+    let is_away = match rounding {
+        // Compare |remainder| with divisor - |remainder| so that doubling cannot overflow.
+        Rounding::HalfAway => remainder.abs() >= divisor - remainder.abs(),
+        Rounding::Ceiling => remainder > 0,
+        Rounding::Floor => remainder < 0,
+    };
+    // The divisor of what is rounded away is two or more, so a quotient has room for one more.
+    if is_away { quotient + mantissa.signum() } else { quotient }
+}
+
 /// `mantissa / divisor` to an integer; the divisor is positive.
 fn round_quotient(rounding: Rounding, mantissa: I256, divisor: I256) -> I256 {
     if divisor == I256::ONE {
         return mantissa;
     }
-    let (quotient, remainder) = match (small(mantissa), small(divisor)) {
-        (Some(mantissa), Some(divisor)) => {
-            let quotient = mantissa / divisor;
-            (I256::from(quotient), I256::from(mantissa - quotient * divisor))
-        }
-        _ => (mantissa / divisor, mantissa % divisor),
-    };
+    if let (Some(mantissa), Some(divisor)) = (small(mantissa), small(divisor)) {
+        return I256::from(round_small_quotient(rounding, mantissa, divisor));
+    }
+    let (quotient, remainder) = (mantissa / divisor, mantissa % divisor);
     if remainder == I256::ZERO {
         return quotient;
     }
@@ -563,7 +603,7 @@ impl fmt::Display for Exact {
     /// A decimal without trailing zeros, or a fraction of integers in lowest terms: `0.125`, `-1500/31`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.normalized();
-        if number.divisor == 1 && number.scale <= DECIMAL_SCALE_MAX {
+        if number.is_decimal() && number.scale <= DECIMAL_SCALE_MAX {
             let (is_negative, scale) = (number.is_negative(), number.scale as usize);
             return match small(number.mantissa) {
                 Some(mantissa) => {
@@ -651,7 +691,7 @@ fn parse_decimal(text: &str) -> Option<Exact> {
         mantissa = mantissa.checked_mul(TEN)?.checked_add(I256::from(byte - b'0'))?;
     }
     let mantissa = if text.starts_with('-') { -mantissa } else { mantissa };
-    Some(Exact { mantissa, divisor: 1, scale: fraction.len() as u32 }.normalized())
+    Some(Exact::decimal(mantissa, fraction.len() as u32).normalized())
 }
 
 #[cfg(test)]
@@ -709,6 +749,22 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_a_whole_count_of_units_or_none() {
+        for (text, scale, units) in [
+            ("1.5", 1, Some(15)),
+            ("1.5", 3, Some(1500)),
+            ("-1.5", 0, None),
+            ("0", 38, Some(0)),
+            ("1/3", 9, None),
+            ("1", 38, Some(10i128.pow(38))),
+            ("2", 38, None),
+            ("1", 39, None),
+        ] {
+            assert_eq!(exact(text).units_at(scale), units, "{text} at {scale}");
+        }
+    }
+
+    #[test]
     fn rounding_goes_where_its_name_says_at_any_place() {
         use Rounding::{Ceiling, Floor, HalfAway};
         for (text, mode, place, expected) in [
@@ -762,7 +818,7 @@ mod tests {
         // Trailing zeros change nothing.
         let ones = Exact::new(5 * 10i128.pow(30), 31);
         assert_eq!(ones.divide_by_power_of_ten(60).multiply(Exact::new(1, 0)).unwrap().round_to(60), Ok(1));
-        assert_eq!(Exact { scale: 90, mantissa: POWERS_OF_TEN[76], divisor: 1 }.round_to(14), Ok(1));
+        assert_eq!(Exact::decimal(POWERS_OF_TEN[76], 90).round_to(14), Ok(1));
         assert_eq!(Exact::ZERO.divide_by_power_of_ten(400).round_to(0), Ok(0));
     }
 

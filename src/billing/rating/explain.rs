@@ -106,7 +106,7 @@ fn steps(
         let counted_in = *proration.get_or_insert(part.version.terms.proration);
         steps.push(step_of(part.version, recurring_portion(&part, counted_in)));
     }
-    let fixed = fixed_part(terms, slices)?;
+    let fixed = fixed_part(terms, terms.first_version(), slices)?;
     if let Some((version, amount)) = fixed {
         steps.push(step_of(version, fixed_portion(terms, version, slices, amount)?));
     }

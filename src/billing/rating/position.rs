@@ -156,14 +156,15 @@ pub fn position(
 
     let mut rounder = Rounder { currency: terms.currency, exact: Exact::ZERO, rounded: 0 };
     let mut lines = Vec::with_capacity(slices.len() + 1);
-    for part in recurring_parts(terms)? {
-        lines.push(rounder.line(part.version, nothing_in(part.slice), part.seats, part.amount)?);
-    }
     if terms.price.model() == PricingModel::Flat {
+        for part in recurring_parts(terms)? {
+            lines.push(rounder.line(part.version, nothing_in(part.slice), part.seats, part.amount)?);
+        }
         return Ok(lines);
     }
-    let mut fixed = fixed_part(terms, slices)?;
-    let start = terms.first_version().map_or(first.span.from, |(start, _)| start);
+    let first_version = terms.first_version();
+    let start = first_version.map_or(first.span.from, |(start, _)| start);
+    let mut fixed = fixed_part(terms, first_version, slices)?;
     let flat_line = |rounder: &mut Rounder, (version, flat): (&PriceVersion, Exact)| {
         rounder.line(version, nothing_in(Span::new(start, start)), Exact::ZERO, flat)
     };
@@ -272,11 +273,10 @@ fn pieces_of(price: &PriceTimeline, span: Span) -> Vec<(Span, &PriceVersion)> {
 /// The part of a usage price's amount that does not depend on single slices, if it is owed by now.
 pub(super) fn fixed_part<'a>(
     terms: &WindowTerms<'a>,
+    first_version: Option<(Timestamp, &'a PriceVersion)>,
     slices: &[SliceMeasure<'_>],
 ) -> Result<Option<(&'a PriceVersion, Exact)>, RatingStatus> {
-    let (Some((_, version)), Some(last)) = (terms.first_version(), terms.active.last()) else {
-        return Ok(None);
-    };
+    let (Some((_, version)), Some(last)) = (first_version, terms.active.last()) else { return Ok(None) };
     if terms.is_continued {
         return Ok(None);
     }

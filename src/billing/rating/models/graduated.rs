@@ -25,7 +25,16 @@ impl Graduated {
     ///
     /// # Errors
     /// [`RatingStatus::AmountMustFit`].
+    #[inline]
     pub fn amount(&self, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, RatingStatus> {
+        match self.tiers.narrow_amount(quantity, is_owed_at_zero) {
+            Some(amount) => Ok(amount),
+            None => self.wide_amount(quantity, is_owed_at_zero),
+        }
+    }
+
+    /// As [`Graduated::amount`], of any tiers and quantities.
+    fn wide_amount(&self, quantity: Exact, is_owed_at_zero: bool) -> Result<Exact, RatingStatus> {
         let index = self.tiers.index_of(quantity)?;
         let tier = &self.tiers.as_slice()[index];
         let inside = if index == 0 { quantity } else { quantity.subtract(self.tiers.low_of(index))? };
@@ -86,6 +95,8 @@ impl Graduated {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::tiers::tests::{exact, tiers};
     use super::*;
 
@@ -122,6 +133,57 @@ mod tests {
         // Azure BillingCodeSamples #15: 199 units in a first tier of 200.
         check(&[("200", "0.8", ""), ("", "0.7", "")], "200", true, "160");
         check(&[("200", "0.8", ""), ("", "0.7", "")], "201", true, "160.7");
+    }
+
+    proptest! {
+        #![proptest_config(crate::testing::cases())]
+
+        /// Amounts of 128 bits are those of any width, and are made wherever caps and packages leave them.
+        #[test]
+        fn narrow_amounts_are_the_wide_ones(
+            widths in prop::collection::vec((1i128..1_000_000_000, 0i128..1_000_000, 0i128..100_000), 1..6),
+            scales in (0u32..19, 0u32..9, 0u32..3),
+            (quantity, owed) in (-1_000i128..5_000_000_000_000, any::<bool>()),
+            quantity_scale in 0u32..20,
+            is_capped in any::<bool>(),
+        ) {
+            let mut bound = 0;
+            let last = widths.len() - 1;
+            let rows = widths.iter().enumerate().map(|(index, (width, unit, flat))| {
+                bound += width;
+                Tier {
+                    up_to: (index < last).then(|| Exact::new(bound, scales.0)),
+                    unit_amount: Exact::new(*unit, scales.1),
+                    flat_amount: Exact::new(*flat, scales.2),
+                    flat_cap: (is_capped && index == 0).then(|| Exact::new(*flat + 1, scales.2)),
+                    package_size: None,
+                }
+            });
+            let graduated = Graduated { tiers: Tiers::new(rows.collect()).unwrap() };
+            let quantity = Exact::new(quantity, quantity_scale);
+            let narrow = graduated.tiers.narrow_amount(quantity, owed);
+            prop_assert!(narrow.is_none_or(|_| !is_capped && quantity_scale <= 18));
+            if let Some(narrow) = narrow {
+                prop_assert_eq!(narrow, graduated.wide_amount(quantity, owed).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_price_of_the_usual_digits_is_narrow_up_to_a_trillion_units() {
+        let graduated =
+            Graduated { tiers: tiers(&[("1000000", "0.00000250", "5"), ("", "0.0000025", "")]).unwrap() };
+        for (quantity, expected) in [
+            ("0", "5"),
+            ("1000000", "7.5"),
+            ("999999999999.999999999999999999", "2500004.9999999999999999999999975"),
+        ] {
+            assert_eq!(
+                graduated.tiers.narrow_amount(exact(quantity), true),
+                Some(exact(expected)),
+                "{quantity}"
+            );
+        }
     }
 
     #[test]
