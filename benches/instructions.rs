@@ -87,6 +87,7 @@ fn cells_to_lines((price, group, quantities): Quantities) -> Quantities {
         currency: Currency::from_code("USD").expect("a currency"),
         as_of: window.until,
         is_continued: false,
+        elsewhere: None,
     };
     for quantity in &quantities {
         let cell = SliceMeasure {

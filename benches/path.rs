@@ -109,6 +109,7 @@ fn rating(criterion: &mut Criterion) {
         currency,
         as_of: window.until,
         is_continued: false,
+        elsewhere: None,
     };
     let mut group = criterion.benchmark_group("rating");
     group.throughput(Throughput::Elements(slices.len() as u64));

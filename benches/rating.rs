@@ -98,6 +98,7 @@ fn position_of_a_cell(criterion: &mut Criterion) {
         currency,
         as_of: window.until,
         is_continued: false,
+        elsewhere: None,
     };
     let cells: Vec<SliceMeasure<'_>> = (0..1_000i128)
         .map(|n| SliceMeasure {

@@ -45,6 +45,7 @@ pub(crate) fn explain_january(lines: &[ChargeLine], story: &Story, proofs: &mut 
             currency,
             as_of: window.until,
             is_continued: false,
+            elsewhere: None,
         };
         let measure = Measure::Scalar(quantity);
         let measure =

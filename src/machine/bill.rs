@@ -8,12 +8,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing::rating::{RatingStatus, SliceMeasure, explain};
+use billing::rating::{RatingStatus, explain};
 use domain::{AccountId, Span};
 use wire::control::RatingFailure;
 
 use crate::affected::Affected;
-use crate::cut::{Charge, MergedSlice, PooledAccount, RateError, RatedWindow, Rater, SetAside, of_window};
+use crate::cut::{
+    Charge, PooledAccount, RateError, RatedWindow, Rater, SetAside, elsewhere_of, measures_of, of_window,
+};
 use crate::explanation::{ExplainedPrice, ExplainedWindow};
 use crate::owners::{ActiveSpan, Schedules, account_and_entity, active_spans};
 use crate::windows::window_of;
@@ -101,9 +103,11 @@ impl Rater<'_> {
         for price in prices.filter(|price| window_of(price, anchor, zone, window.from) == window) {
             let charge = Charge { account, subscription, price, window, covered };
             let Some((counted, groups)) = self.groups(schedules, &charge, &active)? else { continue };
-            for (group, slices) in &groups {
-                let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-                let explanation = explain(&self.window_terms(&charge, &counted, group), &measures)?;
+            let measures = measures_of(&groups);
+            let elsewhere = elsewhere_of(price, &measures)?;
+            for (index, (group, _)) in groups.iter().enumerate() {
+                let terms = self.window_terms(&charge, &counted, group, elsewhere.get(index));
+                let explanation = explain(&terms, &measures[index])?;
                 explained.push(ExplainedPrice {
                     subscription: subscription.clone(),
                     price: price.id().clone(),

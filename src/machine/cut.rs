@@ -23,7 +23,10 @@ use billing::rating::account::{
     AccountTerms, BillLine, CoveredUnits, FrozenDraw, RatedPrice, account_position, grant_of,
 };
 use billing::rating::models::{Flat, Model, Payment};
-use billing::rating::{ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, position};
+use billing::rating::{
+    ActiveTerm, Elsewhere, Measure, PositionLine, RatingStatus, SliceMeasure, WindowTerms, elsewhere,
+    position,
+};
 use domain::plan::MeteringPlan;
 use domain::{AccountId, Exact, ExactStatus, GroupTexts, Period, PriceId, Span, SubscriptionId, Timestamp};
 use engine::shard::cell::Group;
@@ -364,9 +367,11 @@ impl Rater<'_> {
     ) -> Result<Option<(Vec<Span>, GroupLines)>, RatingStatus> {
         let Some((counted, groups)) = self.groups(schedules, charge, active)? else { return Ok(None) };
         let mut lines = Vec::new();
-        for (group, slices) in &groups {
-            let measures: Vec<SliceMeasure<'_>> = slices.iter().map(MergedSlice::measure).collect();
-            let position = position(&self.window_terms(charge, &counted, group), &measures)?;
+        let measures = measures_of(&groups);
+        let elsewhere = elsewhere_of(charge.price, &measures)?;
+        for (index, (group, _)) in groups.iter().enumerate() {
+            let terms = self.window_terms(charge, &counted, group, elsewhere.get(index));
+            let position = position(&terms, &measures[index])?;
             lines.extend(position.into_iter().map(|line| (group.clone(), line)));
         }
         Ok(Some((counted.active.iter().map(|term| term.span).collect(), lines)))
@@ -377,6 +382,7 @@ impl Rater<'_> {
         charge: &Charge<'t>,
         counted: &'t Counted<'_>,
         group: &'t GroupTexts,
+        elsewhere: Option<&'t Elsewhere>,
     ) -> WindowTerms<'t> {
         WindowTerms {
             price: charge.price,
@@ -387,6 +393,7 @@ impl Rater<'_> {
             zone: &charge.account.time_zone,
             currency: charge.account.currency,
             as_of: self.cut.at,
+            elsewhere,
         }
     }
 
@@ -763,6 +770,19 @@ impl Counted<'_> {
 
 /// What was used in a window, per group in their order, one slice after the other.
 pub(crate) type Groups = Vec<(GroupTexts, Vec<MergedSlice>)>;
+
+/// What rating takes of each group.
+pub(crate) fn measures_of(groups: &Groups) -> Vec<Vec<SliceMeasure<'_>>> {
+    groups.iter().map(|(_, slices)| slices.iter().map(MergedSlice::measure).collect()).collect()
+}
+
+/// For each group of a price, what the others count; nothing where each counts by itself.
+pub(crate) fn elsewhere_of(
+    price: &PriceTimeline,
+    measures: &[Vec<SliceMeasure<'_>>],
+) -> Result<Vec<Elsewhere>, RatingStatus> {
+    if price.counts_groups_together() { Ok(elsewhere(measures)?) } else { Ok(Vec::new()) }
+}
 
 /// A meter of a price.
 pub(crate) struct PricedMeter<'a> {

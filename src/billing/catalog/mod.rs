@@ -23,7 +23,7 @@ pub use self::check::{Finding, Place, Report, Severity, check_file};
 pub use self::file::{CatalogFile, CatalogFileError, PlannedChange, plan_changes};
 pub use self::price::{
     CapacityStep, Convert, PackageRound, Price, PriceDiscount, PriceRow, PriceTerms, PricingModel, Proration,
-    RoundQuantity, Tier,
+    RoundQuantity, Tier, TierScope,
 };
 pub use self::ramps::versions_of_json;
 pub use self::resource::{

@@ -88,7 +88,9 @@ impl PricingModel {
         match self {
             PricingModel::PerUnit => (&["meter", "unit_amount"], &["per"]),
             PricingModel::Flat => (&["unit_amount"], &["payment", "proration"]),
-            PricingModel::Graduated | PricingModel::Volume => (&["meter", "tiers"], &["per", "flat_at_zero"]),
+            PricingModel::Graduated | PricingModel::Volume => {
+                (&["meter", "tiers"], &["per", "tier_scope", "flat_at_zero"])
+            }
             PricingModel::Package => (&["meter", "unit_amount", "package_size"], &["package_round"]),
             PricingModel::Stairstep => (&["meter", "tiers"], &["flat_at_zero"]),
             PricingModel::Capacity => (&["meters", "steps"], &[]),
@@ -96,8 +98,8 @@ impl PricingModel {
                 &["meter", "rate_percent"],
                 &["fixed_amount", "free_events", "free_amount", "event_min", "event_max"],
             ),
-            PricingModel::GraduatedPercentage => (&["meter", "tiers"], &["flat_at_zero"]),
-            PricingModel::Matrix => (&["meter", "rows"], &["per", "unmatched", "flat_at_zero"]),
+            PricingModel::GraduatedPercentage => (&["meter", "tiers"], &["tier_scope", "flat_at_zero"]),
+            PricingModel::Matrix => (&["meter", "rows"], &["per", "tier_scope", "unmatched", "flat_at_zero"]),
             PricingModel::Dynamic => (&["meter"], &["multiplier"]),
         }
     }
@@ -205,6 +207,17 @@ pub enum Proration {
     ThirtyDays,
 }
 
+/// What counts together on the way through the tiers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TierScope {
+    /// Each group, each row of a matrix, by itself.
+    #[default]
+    Group,
+    /// All groups and rows of the price.
+    Price,
+}
+
 /// A reduction of what a price costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -237,6 +250,9 @@ pub struct Price {
     /// Tiers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiers: Option<Vec<Tier>>,
+    /// What counts together on the way through tiers; each group by itself if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier_scope: Option<TierScope>,
     /// Units that an amount is for: a power of ten, 1 if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per: Option<u64>,
@@ -339,6 +355,7 @@ impl Price {
             model,
             unit_amount: None,
             tiers: None,
+            tier_scope: None,
             per: None,
             package_size: None,
             package_round: None,
@@ -367,11 +384,16 @@ impl Price {
         }
     }
 
-    /// Whether both count the same usage the same way: by meters, model, unit, package size and window.
+    /// Whether all groups of its meter count together.
+    pub(super) fn counts_groups_together(&self) -> bool {
+        self.tier_scope == Some(TierScope::Price)
+    }
+
+    /// Whether both count the same usage the same way: by meters, model, unit, package size, window and scope of tiers.
     pub(super) fn counts_like(&self, other: &Price) -> bool {
         let counted = |price: &Price| {
             let unit = (price.convert, price.round_quantity, price.package_size);
-            (price.model, price.window, unit)
+            (price.model, price.window, unit, price.counts_groups_together())
         };
         counted(self) == counted(other) && (&self.meter, &self.meters) == (&other.meter, &other.meters)
     }
@@ -421,12 +443,13 @@ impl Price {
     }
 
     /// Fields of the price that belong to some models only, and whether they are given.
-    fn given(&self) -> [(&'static str, bool); 22] {
+    fn given(&self) -> [(&'static str, bool); 23] {
         [
             ("meter", self.meter.is_some()),
             ("meters", self.meters.is_some()),
             ("unit_amount", self.unit_amount.is_some()),
             ("tiers", self.tiers.is_some()),
+            ("tier_scope", self.tier_scope.is_some()),
             ("per", self.per.is_some()),
             ("package_size", self.package_size.is_some()),
             ("package_round", self.package_round.is_some()),
@@ -540,6 +563,13 @@ impl Price {
             }
             if is_step && tier.flat_amount.is_none() {
                 return misfit("a step needs a `flat_amount`");
+            }
+            let is_owed_whole =
+                tier.flat_amount.is_some() || tier.flat_cap.is_some() || tier.package_size.is_some();
+            if self.counts_groups_together() && is_owed_whole {
+                return misfit(
+                    "with `tier_scope = \"price\"` a tier has no `flat_amount`, `flat_cap` or `package_size`: of which group would it be?",
+                );
             }
         }
         let tiers = tiers.iter().map(|tier| models::Tier {

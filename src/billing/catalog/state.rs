@@ -262,7 +262,9 @@ impl Catalog {
         };
         let first = &timeline.versions[0].price;
         if first.plan != price.plan || !first.counts_like(price) {
-            return Err(Rule::MustNotChange("plan, meter, model, unit, package size and window of a price"));
+            return Err(Rule::MustNotChange(
+                "plan, meter, model, unit, package size, window and scope of tiers of a price",
+            ));
         }
         // Compared with the newest version of the same effective date: an older date is a version of its own.
         let same_date =

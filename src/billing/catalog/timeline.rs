@@ -95,6 +95,11 @@ impl PriceTimeline {
         has_counter && own.counts_like(other)
     }
 
+    /// Whether all groups of its meter count together; the same in all versions.
+    pub fn counts_groups_together(&self) -> bool {
+        self.first().counts_groups_together()
+    }
+
     /// The group that usage of a group counts in at an instant: of a matrix, the row that it takes. `None` if it is set
     /// aside until a version of the price has a row for it.
     ///

@@ -36,8 +36,8 @@ use crate::rating::account::{
     AccountTerms, BillLine, CoveredUnits, RatedPrice, UnitUse, account_position, cover_units,
 };
 use crate::rating::{
-    ActiveTerm, Measure, PositionLine, RatingStatus, SliceMeasure, WindowExplanation, WindowTerms, explain,
-    position,
+    ActiveTerm, Elsewhere, Measure, PositionLine, RatingStatus, SliceMeasure, WindowExplanation, WindowTerms,
+    elsewhere, explain, position,
 };
 
 /// The prices that a quote is of.
@@ -713,7 +713,13 @@ impl<'a> Charge<'a> {
         }
     }
 
-    fn group(&self, group: &GroupTexts, slices: &[&Slice]) -> Result<GroupBill, RatingStatus> {
+    fn group(
+        &self,
+        group: &GroupTexts,
+        slices: &[&Slice],
+        measures: &[SliceMeasure<'_>],
+        elsewhere: Option<&Elsewhere>,
+    ) -> Result<GroupBill, RatingStatus> {
         let terms = WindowTerms {
             price: self.price,
             window: self.window,
@@ -723,9 +729,8 @@ impl<'a> Charge<'a> {
             currency: self.terms.selection.currency,
             as_of: self.window.until,
             is_continued: self.counted.first().is_some_and(|counted| counted.from < self.active[0].span.from),
+            elsewhere,
         };
-        let is_sequence = self.price.model() == PricingModel::Percentage;
-        let measures: Vec<SliceMeasure<'_>> = slices.iter().map(|slice| slice.measure(is_sequence)).collect();
         let mut quantities: Vec<(MeterId, Exact)> =
             self.price.meters().map(|meter| (meter.clone(), Exact::ZERO)).collect();
         let charged = || slices.iter().filter(|slice| slice.is_charged);
@@ -741,8 +746,8 @@ impl<'a> Charge<'a> {
             group: group.clone(),
             quantities,
             event_count: charged().map(|slice| slice.event_count).sum(),
-            lines: position(&terms, &measures)?,
-            explanation: explain(&terms, &measures)?,
+            lines: position(&terms, measures)?,
+            explanation: explain(&terms, measures)?,
         })
     }
 }
@@ -784,10 +789,24 @@ impl Used<'_> {
         };
         // Nothing was used: what is owed for silence is one line without a group.
         let silence = BTreeMap::from([(GroupTexts::NONE, BTreeMap::new())]);
-        for (group, slices) in if self.groups.is_empty() { &silence } else { &self.groups } {
+        let groups = if self.groups.is_empty() { &silence } else { &self.groups };
+        let is_sequence = price.model() == PricingModel::Percentage;
+        let measures: Vec<Vec<SliceMeasure<'_>>> = groups
+            .values()
+            .map(|slices| slices.values().map(|slice| slice.measure(is_sequence)).collect())
+            .collect();
+        let elsewhere = match price.counts_groups_together() {
+            true => {
+                elsewhere(&measures).map_err(|status| unratable(price, &GroupTexts::NONE, status.into()))?
+            }
+            false => Vec::new(),
+        };
+        for (index, (group, slices)) in groups.iter().enumerate() {
             let slices: Vec<&Slice> = slices.values().collect();
-            let rated =
-                self.charge.group(group, &slices).map_err(|status| unratable(price, group, status))?;
+            let rated = self
+                .charge
+                .group(group, &slices, &measures[index], elsewhere.get(index))
+                .map_err(|status| unratable(price, group, status))?;
             let unfit = unratable(price, group, RatingStatus::AmountMustFit);
             bill.precise = bill.precise.add(rated.explanation.precise).map_err(|_| unfit.clone())?;
             bill.rounded = bill.rounded.checked_add(rated.explanation.rounded).ok_or(unfit)?;

@@ -40,12 +40,21 @@ pub struct ExplainedPortion {
 pub struct ExplainedQuantity {
     /// Version of the price.
     pub price_version: u32,
-    /// As it was measured, from the start of the window on.
+    /// As it was measured, from the start of the window on; of a group that counts with others, its own.
     pub measured: Exact,
     /// Converted and rounded.
     pub units: Exact,
     /// Units of it that cost nothing.
     pub free_units: Exact,
+}
+
+impl ExplainedQuantity {
+    fn add(&mut self, more: &ExplainedQuantity) -> Result<(), RatingStatus> {
+        self.measured = self.measured.add(more.measured)?;
+        self.units = self.units.add(more.units)?;
+        self.free_units = self.free_units.add(more.free_units)?;
+        Ok(())
+    }
 }
 
 /// How a window's amount came about.
@@ -115,7 +124,7 @@ fn steps(
     }
     let mut explainer = Explainer {
         terms,
-        total: total_of(slices)?,
+        total: terms.total(slices)?,
         is_flat_paid: fixed.is_some() || terms.is_continued,
         used: Exact::ZERO,
         sequence: PercentageState::default(),
@@ -127,9 +136,12 @@ fn steps(
             let other = terms.charging_version(measure.slice);
             other.map(|other| other.version) == version.map(|version| version.version)
         };
-        let length = rest.iter().take_while(|measure| same(measure)).count();
+        // Between slices of one group others may count.
+        let before = terms.before_slice(slices.len() - rest.len());
+        let length =
+            if before.is_some() { 1 } else { rest.iter().take_while(|measure| same(measure)).count() };
         let (run, after) = rest.split_at(length);
-        explainer.run(version, run, &mut steps, quantities)?;
+        explainer.run(version, run, before.unwrap_or(Exact::ZERO), &mut steps, quantities)?;
         rest = after;
     }
     Ok(steps)
@@ -149,7 +161,7 @@ fn fixed_portion(
 ) -> Result<Portion, RatingStatus> {
     let tier = match &version.terms.model {
         Model::Volume(model) => {
-            let total = version.terms.quantity.priced(total_of(slices)?)?;
+            let total = version.terms.quantity.priced(terms.total(slices)?)?;
             Some(&model.tiers.as_slice()[model.tiers.index_of(total)?])
         }
         model => model.first_tier(terms.group),
@@ -186,11 +198,13 @@ impl Explainer<'_> {
         &mut self,
         version: Option<&PriceVersion>,
         run: &[SliceMeasure<'_>],
+        elsewhere: Exact,
         steps: &mut Vec<ExplainedPortion>,
         quantities: &mut Vec<ExplainedQuantity>,
     ) -> Result<(), RatingStatus> {
-        let from = self.used;
-        self.used = from.add(total_of(run)?)?;
+        let own = self.used;
+        self.used = own.add(total_of(run)?)?;
+        let (from, until) = (own.add(elsewhere)?, self.used.add(elsewhere)?);
         let Some(version) = version else { return Ok(()) };
         let portions = match &version.terms.model {
             Model::Percentage(model) => {
@@ -205,32 +219,42 @@ impl Explainer<'_> {
                 }
                 model.portions(&before, &self.sequence)?
             }
-            _ => self.units_between(version, from)?,
+            _ => self.units_between(version, from, until)?,
         };
         steps.extend(portions.into_iter().map(|portion| step_of(version, portion)));
         let quantity = &version.terms.quantity;
-        if !quantity.is_identity() && !self.used.is_zero() {
-            let units = quantity.units(self.used)?;
-            let free_units = units.subtract(quantity.priced(self.used)?)?;
-            quantities.push(ExplainedQuantity {
-                price_version: version.version,
-                measured: self.used,
-                units,
-                free_units,
-            });
+        if quantity.is_identity() || self.used.is_zero() {
+            return Ok(());
+        }
+        // Where others count in between, a group says what its own units became; else all of the window is said.
+        let (measured, low) = match self.terms.elsewhere {
+            Some(_) => (total_of(run)?, from),
+            None => (self.used, Exact::ZERO),
+        };
+        let units = quantity.units(until)?.subtract(quantity.units(low)?)?;
+        let free_units = units.subtract(quantity.priced(until)?.subtract(quantity.priced(low)?)?)?;
+        let said = ExplainedQuantity { price_version: version.version, measured, units, free_units };
+        match quantities.last_mut().filter(|_| self.terms.elsewhere.is_some()) {
+            Some(last) if last.price_version == said.price_version => last.add(&said)?,
+            _ => quantities.push(said),
         }
         Ok(())
     }
 
-    /// What units cost from `from` up to what was used by now: per tier, the difference of what it contributes.
-    fn units_between(&self, version: &PriceVersion, from: Exact) -> Result<Vec<Portion>, RatingStatus> {
+    /// What units cost from `from` up to `until`: per tier, the difference of what it contributes.
+    fn units_between(
+        &self,
+        version: &PriceVersion,
+        from: Exact,
+        until: Exact,
+    ) -> Result<Vec<Portion>, RatingStatus> {
         let amount = |used| units_amount(version, self.terms.group, used, self.total, self.is_flat_paid);
         let quantity = &version.terms.quantity;
-        let (low, high) = (quantity.priced(from)?, quantity.priced(self.used)?);
+        let (low, high) = (quantity.priced(from)?, quantity.priced(until)?);
         if let Model::Flat(_) | Model::Stairstep(_) | Model::Capacity(_) = version.terms.model {
             return Ok(Vec::new());
         }
-        let rest = amount(self.used)?.subtract(amount(from)?)?;
+        let rest = amount(until)?.subtract(amount(from)?)?;
         if let Model::Volume(model) = &version.terms.model {
             let band = model.tiers.index_of(quantity.priced(self.total)?)?;
             let tier = &model.tiers.as_slice()[band];

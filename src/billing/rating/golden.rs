@@ -50,6 +50,7 @@ fn check_rate(text: &str) {
             currency: Currency::from_code(given("currency ").first().unwrap_or(&"USD")).unwrap(),
             as_of: given("as of ").first().map_or(window.until, |text| instant(text)),
             is_continued: false,
+            elsewhere: None,
         };
         let slices: Vec<SliceMeasure<'_>> =
             given("usage ").into_iter().map(|text| measure(text, window)).collect();

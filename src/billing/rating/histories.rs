@@ -142,6 +142,7 @@ impl World {
             currency: Currency::from_code("USD").unwrap(),
             as_of: instant(self.as_of),
             is_continued: false,
+            elsewhere: None,
         }
     }
 

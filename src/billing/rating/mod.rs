@@ -17,6 +17,7 @@ pub mod proration;
 pub mod quantity;
 pub mod spend;
 mod status;
+mod together;
 
 #[cfg(test)]
 mod cadences;
@@ -38,3 +39,4 @@ pub use self::measure::{Measure, SliceMeasure};
 pub(crate) use self::position::first_version;
 pub use self::position::{ActiveTerm, PositionLine, WindowTerms, position};
 pub use self::status::{AMOUNT_MINOR_MAX, RatingStatus, TermsStatus};
+pub use self::together::{Elsewhere, elsewhere};

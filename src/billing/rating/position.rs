@@ -20,6 +20,7 @@
 //!   version are not in the sequence.
 //! - *Units that grants cover* are in the quantity of a line and in no counter: the next unit is priced as if they had not
 //!   been used.
+//! - *Groups that count together* (`tier_scope`) have the units that other groups used before the slice in `off` (`together`).
 //! - *Stairstep* and *capacity* charge nothing for units: the whole is the fixed part.
 //!
 //! *The fixed part* of a window is set by the version in force at the first instant at which the subscription is active
@@ -49,6 +50,7 @@ use super::measure::{Measure, SliceMeasure};
 use super::models::{Flat, Model, Payment, PercentageState};
 use super::proration::{Basis, Ratio, ratios};
 use super::status::{AMOUNT_MINOR_MAX, RatingStatus};
+use super::together::Elsewhere;
 use crate::catalog::{PriceTimeline, PriceVersion, PricingModel, Proration};
 
 #[cfg(test)]
@@ -89,9 +91,22 @@ pub struct WindowTerms<'a> {
     /// Whether the window began under another plan whose price counted what this one goes on counting: slices of that plan are given
     /// as well, and the fixed part is that price's.
     pub is_continued: bool,
+    /// What other groups count, where they count together.
+    pub elsewhere: Option<&'a Elsewhere>,
 }
 
 impl<'a> WindowTerms<'a> {
+    /// Units of other groups that count before a slice.
+    pub(super) fn before_slice(&self, index: usize) -> Option<Exact> {
+        self.elsewhere.map(|elsewhere| elsewhere.before[index])
+    }
+
+    /// All that is used in the window, by other groups as well where they count together.
+    pub(super) fn total(&self, slices: &[SliceMeasure<'_>]) -> Result<Exact, RatingStatus> {
+        let own = total_of(slices)?;
+        self.elsewhere.map_or(Ok(own), |elsewhere| Ok(own.add(elsewhere.total)?))
+    }
+
     /// The version that charges a slice: in force at its start, and the subscription active under the price's plan.
     pub(super) fn charging_version(&self, slice: Span) -> Option<&'a PriceVersion> {
         let is_active = self.active.iter().any(|term| term.span.contains(slice.from));
@@ -169,7 +184,7 @@ pub fn position(
         rounder.line(version, nothing_in(Span::new(start, start)), Exact::ZERO, flat)
     };
     let mut counter = Counter::new(terms, slices, fixed.is_some() || terms.is_continued)?;
-    for measure in slices {
+    for (index, measure) in slices.iter().enumerate() {
         if measure.slice.from > start
             && let Some(flat) = fixed.take()
         {
@@ -177,7 +192,10 @@ pub fn position(
         }
         let version = terms.charging_version(measure.slice);
         let quantity = measure.measure.quantity()?;
-        let Some((version, usage)) = counter.count(version, measure.measure, quantity)? else { continue };
+        let before = terms.before_slice(index);
+        let Some((version, usage)) = counter.count(version, measure.measure, quantity, before)? else {
+            continue;
+        };
         let flat = fixed.take_if(|_| measure.slice.from == start);
         let precise = flat.map_or(Ok(usage), |(_, flat)| usage.add(flat))?;
         // Most slices have nothing that is covered: they pay for no addition.
@@ -284,7 +302,7 @@ pub(super) fn fixed_part<'a>(
     let is_owed = version.terms.flat_at_zero && (has_usage || last.span.until <= terms.as_of);
     let flat = match &version.terms.model {
         Model::Volume(_) | Model::Stairstep(_) => {
-            let total = version.terms.quantity.priced(total_of(slices)?)?;
+            let total = version.terms.quantity.priced(terms.total(slices)?)?;
             match &version.terms.model {
                 Model::Volume(model) => model.flat_amount(total, is_owed)?,
                 Model::Stairstep(model) => model.amount(total, is_owed)?,
@@ -360,7 +378,8 @@ struct Counter<'a> {
     is_flat_paid: bool,
     used: Exact,
     total: Exact,
-    /// The cumulative amount of `used` under the version that priced the last slice: what the next one starts from.
+    /// The cumulative amount of `used` under the version that priced the last slice: what the next one starts from, unless other
+    /// groups count.
     priced: Option<(u32, Exact)>,
     sequence: PercentageState,
 }
@@ -372,7 +391,7 @@ impl<'a> Counter<'a> {
         is_flat_paid: bool,
     ) -> Result<Self, RatingStatus> {
         let total = match terms.price.model() {
-            PricingModel::Volume => total_of(slices)?,
+            PricingModel::Volume => terms.total(slices)?,
             _ => Exact::ZERO,
         };
         Ok(Self {
@@ -390,9 +409,15 @@ impl<'a> Counter<'a> {
         version: Option<&'v PriceVersion>,
         measure: Measure<'_>,
         quantity: Exact,
+        elsewhere: Option<Exact>,
     ) -> Result<Option<(&'v PriceVersion, Exact)>, RatingStatus> {
-        let before = self.used;
+        let mut before = self.used;
         self.used = before.add(quantity)?;
+        let mut after = self.used;
+        if let Some(elsewhere) = elsewhere {
+            (before, after) = (before.add(elsewhere)?, after.add(elsewhere)?);
+            self.priced = None;
+        }
         let Some(version) = version else {
             self.priced = None;
             return Ok(None);
@@ -412,7 +437,7 @@ impl<'a> Counter<'a> {
             _ if before.is_zero() => Exact::ZERO,
             _ => amount(before)?,
         };
-        let to = amount(self.used)?;
+        let to = amount(after)?;
         self.priced = Some((version.version, to));
         Ok(Some((version, to.subtract(from)?)))
     }

@@ -1,7 +1,7 @@
 //! Thirteen properties that rating keeps, whatever the price and however usage arrives.
 //!
 //! Owns: the list of them, and those that no other test states: every model against a slow one, corrections, recurring
-//! amounts over any cut of a period, and that a quote, a month in runs and its last bill are one number. Leaves to others:
+//! amounts over any cut of a period, groups that count together, and that a quote, a month in runs and its last bill are one number. Leaves to others:
 //! graduated prices in histories (`histories`), the same over whole accounts and cuts (`machine::tests::agreements`).
 //!
 //! | | property | tests |
@@ -33,7 +33,7 @@ use self::slow::{
     Event, HOURS, KINDS, MODELS, World, Worths, decimal, emit, event, halves, instant, terms, totals, world,
 };
 use super::shop::{Shop, at, issue, precise, worths};
-use super::{ActiveTerm, Measure, PositionLine, SliceMeasure, WindowTerms, position};
+use super::{ActiveTerm, Measure, PositionLine, SliceMeasure, WindowTerms, elsewhere, explain, position};
 use crate::catalog::{Price, PriceTimeline, PriceVersion, PricingModel};
 use crate::testing::cases;
 
@@ -154,7 +154,7 @@ proptest! {
             group: &group,
             zone: &Zone::utc(),
             currency: Currency::from_code("USD").unwrap(),
-            as_of: window.until, is_continued: false,
+            as_of: window.until, is_continued: false, elsewhere: None,
         };
         let lines = position(&rated, &measures).unwrap();
         let sum = lines.iter().fold(Exact::ZERO, |sum, line| sum.add(line.precise).unwrap());
@@ -162,6 +162,72 @@ proptest! {
         let terms = &price.versions()[0].terms;
         let priced = terms.quantity.priced(Exact::new(i128::from(total) * 5, 1)).unwrap();
         prop_assert_eq!(Ok(sum), terms.model.amount(&group, priced, terms.flat_at_zero), "{:?}", terms.model);
+    }
+
+    /// However what was used is spread over groups and slices: groups that count together cost together what one group of all would.
+    #[test]
+    fn groups_that_count_together_cost_what_their_sum_does(
+        model in prop::sample::select(vec!["graduated", "volume", "graduated_percentage"]),
+        (bounds, amounts) in (prop::collection::btree_set(1i64..400, 0..4), prop::collection::vec(0i128..500, 5)),
+        (included, is_rounded) in (prop::option::of(0i64..50), any::<bool>()),
+        used in prop::collection::vec((0usize..4, 0i64..6, -20i64..200), 0..20),
+    ) {
+        let field = if model == "graduated_percentage" { "rate_percent" } else { "unit_amount" };
+        let tier = |up_to: Option<i64>, amount: i128| {
+            let mut tier = json!({ field: decimal(amount, 2) });
+            if let Some(up_to) = up_to {
+                tier["up_to"] = halves(up_to).into();
+            }
+            tier
+        };
+        let bounds = bounds.into_iter().map(Some).chain([None]);
+        let tiers: Vec<_> = bounds.zip(&amounts).map(|(up_to, amount)| tier(up_to, *amount)).collect();
+        let mut body = json!({
+            "id": "p", "plan": "pro", "meter": "m", "window": "month", "model": model, "tier_scope": "price", "tiers": tiers,
+        });
+        if let Some(included) = included {
+            body["included"] = halves(included).into();
+        }
+        if is_rounded {
+            body["round_quantity"] = json!({ "mode": "ceiling" });
+        }
+        let version = PriceVersion::new(1, 0, serde_json::from_value(body).unwrap()).unwrap();
+        let price = PriceTimeline { versions: vec![version] };
+        let mut groups: BTreeMap<usize, BTreeMap<i64, i64>> = BTreeMap::new();
+        for (group, hour, halves) in &used {
+            *groups.entry(*group).or_default().entry(*hour).or_default() += halves;
+        }
+        let measure = |(hour, halves): (&i64, &i64)| SliceMeasure {
+            slice: Span::new(instant(*hour), instant(*hour + 1)),
+            measure: Measure::Scalar(Exact::new(i128::from(*halves) * 5, 1)),
+            covered: Exact::ZERO,
+            event_count: 1,
+            event_digest: 0,
+        };
+        let measures: Vec<Vec<SliceMeasure<'_>>> =
+            groups.values().map(|slices| slices.iter().map(measure).collect()).collect();
+        let others = elsewhere(&measures).unwrap();
+        let window = Span::new(instant(0), instant(HOURS));
+        let mut sum = Exact::ZERO;
+        for (index, slices) in measures.iter().enumerate() {
+            let rated = WindowTerms {
+                price: &price,
+                window,
+                active: &[window.into()],
+                group: &GroupTexts::NONE,
+                zone: &Zone::utc(),
+                currency: Currency::from_code("USD").unwrap(),
+                as_of: window.until,
+                is_continued: false,
+                elsewhere: Some(&others[index]),
+            };
+            // It asserts that its steps add up to the lines.
+            sum = sum.add(explain(&rated, slices).unwrap().precise).unwrap();
+        }
+        let total = used.iter().map(|(.., halves)| i128::from(*halves)).sum::<i128>();
+        let terms = &price.versions()[0].terms;
+        let priced = terms.quantity.priced(Exact::new(total * 5, 1)).unwrap();
+        prop_assert_eq!(Ok(sum), terms.model.amount(&GroupTexts::NONE, priced, true), "{:?}", terms.model);
     }
 
     /// However a period is cut, by changes of price, seats that stay the same, or pauses whose parts are put back: a recurring
@@ -215,7 +281,7 @@ proptest! {
             .collect();
         let rated = |active: &[ActiveTerm], as_of: Timestamp| {
             let terms = WindowTerms {
-                price: &price, window: period, active, group: &GroupTexts::NONE, zone: &zone, currency, as_of, is_continued: false,
+                price: &price, window: period, active, group: &GroupTexts::NONE, zone: &zone, currency, as_of, is_continued: false, elsewhere: None,
             };
             position(&terms, &[]).unwrap()
         };

@@ -172,6 +172,7 @@ impl Shop {
                 currency,
                 as_of,
                 is_continued: false,
+                elsewhere: None,
             };
             let rated = position(&terms, &measures).unwrap();
             lines.extend(rated.into_iter().map(|line| (group.clone(), line)));

@@ -67,11 +67,15 @@ impl Shop {
     }
 
     fn used(&mut self, day: &str, units: i64, received: &str) {
+        self.used_with(day, units, received, &[]);
+    }
+
+    fn used_with(&mut self, day: &str, units: i64, received: &str, dimensions: &[(&str, &str)]) {
         self.events += 1;
         let mut builder = BatchBuilder::new("edge", "call", IdMode::Given).without_event_checks();
         let id = self.events.to_string();
         builder
-            .push_parts(id.as_bytes(), "k", at(day).nanoseconds(), &[("n", i128::from(units), 0)], &[])
+            .push_parts(id.as_bytes(), "k", at(day).nanoseconds(), &[("n", i128::from(units), 0)], dimensions)
             .unwrap();
         let frame: Arc<AlignedBytes> = Arc::new(builder.finish(1, 0));
         self.world.take_usage(&frame, at(received));
@@ -326,6 +330,46 @@ fn usage_that_fits_no_row_is_said_and_charged_once_there_is_one() {
     shop.cut("01-07");
     assert_eq!((charged(&shop), shop.world.machine.set_aside().len()), (3_500, 0));
     shop.world.replay(ReplayMode::Derive, 1);
+}
+
+/// Late usage of one group moves the units of another one to a dearer tier or a cheaper one: both are corrected.
+#[test]
+fn groups_that_count_together_are_corrected_together() {
+    let mut shop = Shop::new("USD");
+    let meter = json!({ "event_type": "call", "aggregation": "sum", "value": "n", "group_by": ["kind"] });
+    shop.put("meters", "kinds", meter);
+    let tiers = json!([{ "up_to": "10", "unit_amount": "1" }, { "unit_amount": "0.5" }]);
+    shop.price(
+        "calls",
+        json!({ "model": "graduated", "meter": "kinds", "tier_scope": "price", "tiers": tiers }),
+    );
+    shop.subscribe("01-01", json!({}));
+    let charged = |shop: &Shop| -> Vec<String> {
+        let mut sums: BTreeMap<String, i128> = BTreeMap::new();
+        for (key, worth) in shop.world.machine.issued().of_account(&AccountId::new("acme").unwrap()) {
+            *sums.entry(key.group.get("kind").unwrap_or("none").to_string()).or_default() += worth.rounded;
+        }
+        sums.into_iter().map(|(kind, sum)| format!("{kind} {sum}")).collect()
+    };
+    shop.used_with("01-03", 8, "01-03", &[("kind", "b")]);
+    shop.cut("01-04");
+    assert_eq!(charged(&shop), ["b 800"]);
+    shop.used_with("01-02", 6, "01-04", &[("kind", "a")]);
+    shop.cut("01-05");
+    // One slice: units count in order of texts.
+    assert_eq!(charged(&shop), ["a 600", "b 600"]);
+    assert_eq!(shop.explained(), ["01 1200"]);
+    // A version cuts the window: what is used from then on comes behind all that was used before.
+    let dearer = json!([{ "up_to": "10", "unit_amount": "1" }, { "unit_amount": "0.75" }]);
+    shop.price(
+        "calls",
+        json!({ "model": "graduated", "meter": "kinds", "tier_scope": "price", "tiers": dearer, "effective_from": at("01-20").to_string() }),
+    );
+    shop.used_with("01-21", 4, "01-21", &[("kind", "a")]);
+    shop.cut("01-22");
+    assert_eq!(charged(&shop), ["a 900", "b 600"]);
+    assert_eq!(shop.explained(), ["01 1500"]);
+    shop.replays();
 }
 
 /// A window is worth too much; while it is, usage of another one came and a month ended. Usage that takes the first window

@@ -491,15 +491,20 @@ fn what_must_not_change_is_refused_by_itself() {
             Prices,
             "pro-calls",
             json!({"plan": "max"}),
-            "plan, meter, model, unit, package size and window of a price",
+            "plan, meter, model, unit, package size, window and scope of tiers of a price",
         ),
         (
             Prices,
             "pro-calls",
             json!({"meter": "tokens"}),
-            "plan, meter, model, unit, package size and window of a price",
+            "plan, meter, model, unit, package size, window and scope of tiers of a price",
         ),
-        (Prices, "pro-calls", graduated, "plan, meter, model, unit, package size and window of a price"),
+        (
+            Prices,
+            "pro-calls",
+            graduated,
+            "plan, meter, model, unit, package size, window and scope of tiers of a price",
+        ),
         (Subscriptions, "s1", json!({"account": "beta"}), "the account of a subscription"),
     ];
     for (kind, id, fields, what) in cases {

@@ -113,6 +113,7 @@ impl World {
                         currency,
                         as_of,
                         is_continued: false,
+                        elsewhere: None,
                     };
                     let lines = position(&terms, &slices).unwrap();
                     prices.push(RatedPrice {

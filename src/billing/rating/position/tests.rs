@@ -48,6 +48,7 @@ fn lines(prices: &str, active: (u8, u8), slices: &[Slice], as_of: Timestamp) -> 
         currency: Currency::from_code("USD").unwrap(),
         as_of,
         is_continued: false,
+        elsewhere: None,
     };
     let slices = slices.iter().map(|(day, events, units)| SliceMeasure {
         slice: Span::new(at(*day), at(*day + 1)),
@@ -123,4 +124,88 @@ fn a_prorated_amount_is_cut_where_its_price_changes_and_nowhere_else() {
     // Of the days 3 to 20 the first and the last change are bounds.
     assert_eq!(lines(&changes, (3, 20), &[], at(31)), ["03-10 0 14", "10-20 0 10"]);
     assert_eq!(lines(&changes, (2, 21), &[], at(31)), ["02-03 0 1", "03-10 0 14", "10-20 0 10", "20-21 0 3"]);
+}
+
+/// A ladder, as a price of a meter and as two rows of a matrix; their amounts by group, `(group, day, units)` being used.
+fn amounts_together(price: &str, used: &[(&str, u8, &str)]) -> Vec<String> {
+    let common = r#"id = "p", plan = "pro", meter = "units", window = "month", tier_scope = "price""#;
+    let catalog = catalog(&format!("{{ {common}, {price} }}"));
+    let mut groups: Vec<&str> = used.iter().map(|(group, ..)| *group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let of_group = |name: &&str| {
+        let own = used.iter().filter(|(group, ..)| group == name);
+        let measure = |(_, day, units): &(&str, u8, &str)| SliceMeasure {
+            slice: Span::new(at(*day), at(*day + 1)),
+            measure: Measure::Scalar(exact(units)),
+            event_count: 1,
+            event_digest: 1,
+            covered: Exact::ZERO,
+        };
+        own.map(measure).collect::<Vec<_>>()
+    };
+    let measures: Vec<Vec<SliceMeasure<'_>>> = groups.iter().map(of_group).collect();
+    let others = crate::rating::elsewhere(&measures).unwrap();
+    let amount = |(index, name): (usize, &&str)| {
+        let terms = WindowTerms {
+            price: catalog.price(&PriceId::new("p").unwrap()).unwrap(),
+            window: Zone::utc().month(Period::parse("2026-01").unwrap()),
+            active: &[Span::new(at(1), at(31)).into()],
+            group: &GroupTexts::from([("kind".to_string(), name.to_string())]),
+            zone: &Zone::utc(),
+            currency: Currency::from_code("USD").unwrap(),
+            as_of: at(31),
+            is_continued: false,
+            elsewhere: Some(&others[index]),
+        };
+        let explained = crate::rating::explain(&terms, &measures[index]).unwrap();
+        let steps: Vec<String> = explained
+            .portions
+            .iter()
+            .map(|step| format!("{} at {}", step.portion.quantity, step.portion.unit_amount))
+            .collect();
+        format!("{name} {}: {}", explained.precise, steps.join(", "))
+    };
+    groups.iter().enumerate().map(amount).collect()
+}
+
+#[test]
+fn groups_that_count_together_go_through_the_tiers_in_order_of_time_and_of_their_texts() {
+    let ladder = r#"tiers = [{ up_to = "10", unit_amount = "1" }, { up_to = "20", unit_amount = "0.5" }, { unit_amount = "0.1" }]"#;
+    let graduated = format!(r#"model = "graduated", {ladder}"#);
+    // Of one slice in order of texts, whatever order they are given in.
+    for used in [[("a", 3, "8"), ("b", 3, "8")], [("b", 3, "8"), ("a", 3, "8")]] {
+        assert_eq!(amounts_together(&graduated, &used), ["a 8: 8 at 1", "b 5: 2 at 1, 6 at 0.5"]);
+    }
+    // What was used earlier comes first; a group's own slices are not its neighbours then.
+    let used = [("a", 2, "6"), ("b", 3, "8"), ("a", 4, "8")];
+    assert_eq!(
+        amounts_together(&graduated, &used),
+        ["a 9.2: 6 at 1, 6 at 0.5, 2 at 0.1", "b 6: 4 at 1, 4 at 0.5"]
+    );
+    // All units at the tier of the total of both.
+    let volume = format!(r#"model = "volume", {ladder}"#);
+    assert_eq!(amounts_together(&volume, &used), ["a 1.4: 6 at 0.1, 8 at 0.1", "b 0.8: 8 at 0.1"]);
+    // Each row has its own amounts, and they share one counter; a row without tiers counts as well.
+    let rows = r#"model = "matrix", rows = [{ when = { kind = "a" }, unit_amount = "3" },
+        { tiers = [{ up_to = "10", unit_amount = "2" }, { unit_amount = "1" }] }]"#;
+    assert_eq!(amounts_together(rows, &used), ["a 42: 6 at 3, 8 at 3", "b 12: 4 at 2, 4 at 1"]);
+    // Free units are those of the price, and come first.
+    let freed = format!(r#"model = "graduated", included = "7", {ladder}"#);
+    assert_eq!(amounts_together(&freed, &used), ["a 5.5: 3 at 1, 5 at 0.5", "b 7: 7 at 1"]);
+}
+
+#[test]
+fn a_tier_of_several_groups_has_nothing_that_is_owed_once() {
+    for field in ["flat_amount", "flat_cap", "package_size"] {
+        let mut tier = serde_json::json!({ "unit_amount": "1" });
+        tier[field] = "1".into();
+        let price = serde_json::json!({
+            "id": "p", "plan": "pro", "meter": "units", "window": "month", "model": "graduated", "tier_scope": "price",
+            "tiers": [tier],
+        });
+        let price: crate::catalog::Price = serde_json::from_value(price).unwrap();
+        let refused = price.check().unwrap_err().to_string();
+        assert!(refused.contains("of which group would it be"), "{refused}");
+    }
 }

@@ -391,6 +391,7 @@ impl World {
                 currency: Currency::from_code(self.currency).unwrap(),
                 as_of: instant(as_of),
                 is_continued: false,
+                elsewhere: None,
             };
             (kind, position(&terms, &measures).unwrap())
         };
