@@ -77,7 +77,7 @@ pub use self::what_if::{AccountEffect, Effect, WhatIf, usage_period};
 pub use wire::control::RatingFailure;
 
 /// Rating semantics of this program. Raised when the same logs would give other amounts.
-pub const RATING_EPOCH: &str = "6";
+pub const RATING_EPOCH: &str = "7";
 
 #[cfg(test)]
 mod tests;

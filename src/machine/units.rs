@@ -3,8 +3,8 @@
 //! Owns: use by meter, group and slice, gathered from cells; what closed periods covered. Leaves to others: which grant covers
 //! what (`billing::rating::account`), what is left to price (`cut`).
 //!
-//! Invariants: use that no price counts, or that a matrix sets aside, is not covered; a unit is used once, however many prices
-//! its meter has.
+//! Invariants: use that no price charges is not covered: before a price begins, in no row of a matrix; a unit is used once, however
+//! many prices its meter has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,7 @@ use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
 use domain::{AccountId, Exact, MeterId, Span, Timestamp};
 use engine::shard::kept::CellValue;
 
-use crate::cut::{
-    Charge, CountedSpan, PooledAccount, PricedMeter, Rater, counted_group, original_period, texts_of,
-};
+use crate::cut::{Charge, CountedSpan, PooledAccount, PricedMeter, Rater, original_period, texts_of};
 use crate::owners::{ActiveSpan, Schedules, active_spans};
 use crate::windows::window_of;
 use domain::GroupTexts;
@@ -102,10 +100,10 @@ impl Rater<'_> {
             own.map(|active| CountedSpan { active, from: active.span.from }).collect();
         for (slice, cell) in self.cells_of(schedules, charge, &own, meter.program) {
             // What cannot be matched is said by rating.
-            if !matches!(counted_group(charge.price, slice, meter, cell.group), Ok(Some(_))) {
+            let group = texts_of(meter, cell.group);
+            if !charge.price.charges(slice.from, &group) {
                 continue;
             }
-            let group = texts_of(meter, cell.group);
             let (_, value) = used.entry((group, slice.from)).or_insert_with(|| (slice, CellValue::default()));
             value.merge(&cell.value);
         }

@@ -100,6 +100,15 @@ impl PriceTimeline {
         self.first().counts_groups_together()
     }
 
+    /// Whether usage of a group is charged at an instant: before a price begins, and in no row of a matrix, it is free.
+    pub fn charges(&self, instant: Timestamp, group: &GroupTexts) -> bool {
+        match self.version_at(instant).map(|version| &version.terms.model) {
+            None => false,
+            Some(Model::Matrix(matrix)) => matches!(matrix.row_of(group), Ok(RowMatch::Row(_))),
+            Some(_) => true,
+        }
+    }
+
     /// The group that usage of a group counts in at an instant: of a matrix, the row that it takes. `None` if it is set
     /// aside until a version of the price has a row for it.
     ///

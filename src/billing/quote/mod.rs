@@ -342,6 +342,9 @@ fn cover(terms: &QuoteTerms<'_>, months: &mut [Month<'_>]) -> Result<(), QuoteSt
         let slices = used.groups.values().flat_map(BTreeMap::values);
         for slice in slices.filter(|slice| slice.is_charged) {
             for (group, units) in &slice.groups {
+                if !used.charge.price.charges(slice.span.from, group) {
+                    continue;
+                }
                 let key = used.charge.key_of_use(agreed, group, slice.span.from);
                 let one = of_price.entry((meter.clone(), key.clone())).or_insert_with(|| UnitUse {
                     key,

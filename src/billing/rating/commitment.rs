@@ -12,12 +12,16 @@
 //! |---|---|---|---|---|
 //! | none | `(b_i − c_i)⁺` | `(c_i − b_i)⁺` | | |
 //! | roll forward | `(b_i − c_i)⁺ − draw` | `(c_i − b_i)⁺`, added to what is unused | `min((b_i − c_i)⁺, unused)` | true-ups less draws |
-//! | cumulative | `(U_i − C)⁺ − (U_(i−1) − C)⁺` | what `T_i` rose by | what `T_i` fell by | `T_i = (P_e − U_i)⁺` |
+//! | cumulative | `(U_i − C)⁺ − (U_(i−1) − C)⁺` | `(T_i − unused)⁺` | `(unused − T_i)⁺` | `T_i = (P_e − U_i)⁺` |
 //! | year end | as cumulative | `(C − U_K)⁺`, in window `K` | | |
 //! | prepaid drawdown | what the balance does not cover | | what it covers | the balance, `C` at first |
 //!
 //! In cumulative, `P_e` is the commitment of the windows that have ended by then: what is billed up to a window is
-//! `max(U_i, P_e)`. A true-up there is a payment ahead of usage, and later usage draws on it first.
+//! `max(U_i, P_e)`. A true-up there is a payment ahead of usage, and later usage draws on it first. In windows that have not ended,
+//! usage that is taken back owes none: `T_i` is at most what is unused.
+//!
+//! A draw is at most what of the window's base is still to be paid: where somebody else has paid for it, what was paid ahead stays,
+//! and pays for later windows.
 //!
 //! *Overage* is charged at `k`: its base amount is part of the base, and the surcharge is `R(o × k) − o`. Usage that a
 //! draw has paid for is within the commitment, so no factor is due on it. In the shapes that count over the whole term
@@ -165,9 +169,27 @@ pub fn settle(
     base_amounts: &[i128],
     ended_count: usize,
 ) -> Result<Vec<Settlement>, RatingStatus> {
+    settle_unpaid(commitment, base_amounts, base_amounts, ended_count)
+}
+
+/// As [`settle`], where of each window no more than `unpaid` is still to be paid.
+///
+/// # Errors
+/// [`RatingStatus::AmountMustFit`].
+///
+/// # Panics
+/// As [`settle`], and if there is not one amount for each window.
+pub fn settle_unpaid(
+    commitment: &Commitment<'_>,
+    base_amounts: &[i128],
+    unpaid: &[i128],
+    ended_count: usize,
+) -> Result<Vec<Settlement>, RatingStatus> {
     assert_eq!(commitment.check(), Ok(()), "the terms of a commitment were checked");
+    assert_eq!(base_amounts.len(), unpaid.len(), "each window has a base and what is left of it");
     let term = Term {
         base_amounts,
+        unpaid,
         agreed: &agreed(commitment.versions, base_amounts.len())?,
         ended_count,
         has_true_up: commitment.has_true_up,
@@ -232,6 +254,8 @@ enum Rest {
 /// All windows of a term.
 struct Term<'a> {
     base_amounts: &'a [i128],
+    /// What of it is still to be paid.
+    unpaid: &'a [i128],
     agreed: &'a [Agreed],
     ended_count: usize,
     has_true_up: bool,
@@ -252,7 +276,7 @@ impl Term<'_> {
         let mut unused = 0;
         let effects_of = |(index, base, agreed): (usize, i128, Agreed)| {
             let beyond = excess(base, agreed.part)?;
-            let draw = beyond.min(unused);
+            let draw = self.payable(index, beyond.min(unused));
             let true_up = if self.owes_true_up(index) { excess(agreed.part, base)? } else { 0 };
             if rest == Rest::RollsForward {
                 unused = plus(unused, true_up)? - draw;
@@ -268,17 +292,17 @@ impl Term<'_> {
         let effects_of = |(index, base, agreed): (usize, i128, Agreed)| {
             let used_before = used;
             used = plus(used, base)?;
-            if self.owes_true_up(index) {
+            let ahead = if self.owes_true_up(index) {
                 promised = agreed.promised;
-            }
-            let unused_before = unused;
-            unused = excess(promised, used)?;
-            Ok(Effects {
-                overage: overage_between(used_before, used, agreed.whole)?,
-                true_up: excess(unused, unused_before)?,
-                draw: excess(unused_before, unused)?,
-                unused,
-            })
+                excess(promised, used)?
+            } else {
+                excess(promised, used)?.min(unused)
+            };
+            let true_up = excess(ahead, unused)?;
+            let draw = self.payable(index, excess(unused, ahead)?);
+            unused = plus(unused, true_up)? - draw;
+            let overage = overage_between(used_before, used, agreed.whole)?;
+            Ok(Effects { overage, true_up, draw, unused })
         };
         self.windows().map(effects_of).collect()
     }
@@ -317,6 +341,11 @@ impl Term<'_> {
     fn windows(&self) -> impl Iterator<Item = (usize, i128, Agreed)> {
         let windows = self.base_amounts.iter().zip(self.agreed).enumerate();
         windows.map(|(index, (base, agreed))| (index, *base, *agreed))
+    }
+
+    /// A draw, as far as it has something to pay for.
+    fn payable(&self, index: usize, draw: i128) -> i128 {
+        draw.min(self.unpaid[index].min(self.base_amounts[index]).max(0))
     }
 
     fn owes_true_up(&self, index: usize) -> bool {

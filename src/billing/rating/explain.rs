@@ -527,6 +527,9 @@ fn padded(amount: Exact, exponent: u8) -> String {
 
 /// A decimal text with its whole digits in groups of three: `-25,000,000.5`.
 pub fn grouped(text: &str) -> String {
+    if let Some((numerator, denominator)) = text.split_once('/') {
+        return format!("{}/{}", grouped(numerator), grouped(denominator));
+    }
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
     let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(w, f)| (w, Some(f)));
     let mut out = String::from(sign);
@@ -563,6 +566,7 @@ mod tests {
         }
         let total = |amount, minor| total_text(currency("USD"), Exact::parse(amount).unwrap(), minor);
         assert_eq!(total("12.5", 1_250), "12.50 USD");
+        assert_eq!([grouped("12345/7"), grouped("-2469/1400")], ["12,345/7", "-2,469/1,400"]);
         assert_eq!(total("900/31", 2_903), "exactly 900/31 USD, billed 29.03 USD");
     }
 }

@@ -27,6 +27,8 @@ pub enum RatingStatus {
     RowMustMatch,
     /// A window is worth more than [`AMOUNT_MINOR_MAX`] minor units, or less than its negative.
     AmountMustBeBillable,
+    /// The same of what a commitment asks for.
+    CommitmentMustBeBillable,
 }
 
 impl fmt::Display for RatingStatus {
@@ -44,6 +46,9 @@ impl fmt::Display for RatingStatus {
             }
             RatingStatus::AmountMustBeBillable => {
                 "a window is worth at most 10^27 minor units; check the meter's values and the price's `per`"
+            }
+            RatingStatus::CommitmentMustBeBillable => {
+                "a commitment asks for more than 10^27 minor units; check its `quantity` and `overage_factor`"
             }
         })
     }

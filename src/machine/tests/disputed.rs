@@ -332,6 +332,38 @@ fn usage_that_fits_no_row_is_said_and_charged_once_there_is_one() {
     shop.world.replay(ReplayMode::Derive, 1);
 }
 
+/// Units of a grant went for usage that cost nothing: before the price began, and in no row of it.
+#[test]
+fn usage_that_is_free_takes_nothing_from_a_grant_in_units() {
+    for is_matrix in [false, true] {
+        let mut shop = Shop::new("USD");
+        let meter = json!({ "event_type": "call", "aggregation": "sum", "value": "n", "group_by": ["kind"] });
+        shop.put("meters", "kinds", meter);
+        let terms = match is_matrix {
+            true => json!({
+                "model": "matrix", "meter": "kinds", "unmatched": "zero",
+                "rows": [{ "when": { "kind": "b" }, "unit_amount": "1" }],
+            }),
+            false => json!({
+                "model": "per_unit", "meter": "kinds", "unit_amount": "1", "effective_from": at("01-15").to_string(),
+            }),
+        };
+        shop.price("calls", terms);
+        shop.subscribe("01-01", json!({}));
+        let grant = json!({ "account": "acme", "kind": "paid", "meter": "kinds", "amount": "100", "from": at("01-01").to_string() });
+        shop.put("grants", "g", grant);
+        shop.used_with("01-10", 70, "01-10", &[("kind", "a")]);
+        shop.cut("01-11");
+        shop.used_with("01-20", 90, "01-20", &[("kind", "b")]);
+        shop.cut("01-21");
+        assert_eq!(shop.issued(), [""; 0], "is_matrix {is_matrix}");
+        shop.used_with("01-22", 15, "01-22", &[("kind", "b")]);
+        shop.cut("01-23");
+        assert_eq!(shop.issued(), ["01 charge  500"], "is_matrix {is_matrix}");
+        shop.replays();
+    }
+}
+
 /// Late usage of one group moves the units of another one to a dearer tier or a cheaper one: both are corrected.
 #[test]
 fn groups_that_count_together_are_corrected_together() {

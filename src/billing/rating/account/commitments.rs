@@ -5,8 +5,8 @@
 //!
 //! What counts is what is left of a charge after discounts and maximums, and a minimum of a price that counts. A charge
 //! counts in every commitment that names it, in the month that it belongs to, whether another one paid for it or not. What was paid
-//! ahead pays for a charge once: commitments that draw do so in the order of their creation, each from what is left; what is prepaid
-//! counts nothing else. Windows of the term that have not begun count as zero.
+//! ahead pays for a charge once: commitments that draw do so in the order of their creation, each from what is left, and what finds
+//! nothing to pay for stays; what is prepaid counts nothing else. Windows of the term that have not begun count as zero.
 //!
 //! A committed quantity is one for the term: with `n` windows of its price in the term, and `K` months, it commits each month to
 //! `P(quantity / n) × n / K`, what it costs when it is used evenly, before discounts.
@@ -19,7 +19,7 @@ use domain::{Exact, PriceId, Span};
 use super::{Bill, Reason, key_of, sum_of};
 use crate::catalog::{Commitment, CommitmentTimeline, PriceTimeline};
 use crate::charges::{Component, LineKey};
-use crate::rating::commitment::{self, CommitmentVersion, Settlement, Shape, settle};
+use crate::rating::commitment::{self, CommitmentVersion, Settlement, Shape, settle_unpaid};
 use crate::rating::position::round_line;
 use crate::rating::status::RatingStatus;
 
@@ -40,15 +40,18 @@ impl Bill<'_, '_> {
         let first = timeline.first();
         let is_prepaid = first.shape == Shape::PrepaidDrawdown;
         let windows = self.windows_of(first);
-        let mut base_amounts = Vec::with_capacity(windows.len());
+        let (mut base_amounts, mut unpaid) =
+            (Vec::with_capacity(windows.len()), Vec::with_capacity(windows.len()));
         let mut counted = Vec::with_capacity(windows.len());
         for window in &windows {
             let dues = self.counted_in(first, *window);
             let base = |index: &usize| if is_prepaid { self.dues[*index].amount } else { charged[*index] };
             base_amounts.push(sum_of(dues.iter().map(base))?);
+            unpaid.push(self.unpaid_of(&dues)?);
             counted.push(dues);
         }
-        let versions = self.versions_of(timeline, &windows)?;
+        let unbillable = |_| RatingStatus::CommitmentMustBeBillable;
+        let versions = self.versions_of(timeline, &windows).map_err(unbillable)?;
         let terms = commitment::Commitment {
             shape: first.shape,
             versions: &versions,
@@ -56,11 +59,16 @@ impl Bill<'_, '_> {
             has_true_up: first.true_up.unwrap_or(true),
         };
         let ended_count = windows.iter().take_while(|window| self.terms.is_final(**window)).count();
-        let settlements = settle(&terms, &base_amounts, ended_count)?;
+        let settlements = settle_unpaid(&terms, &base_amounts, &unpaid, ended_count).map_err(unbillable)?;
         for ((window, dues), settlement) in windows.into_iter().zip(counted).zip(settlements) {
-            self.settlement(first, window, &dues, settlement)?;
+            self.settlement(first, window, &dues, settlement).map_err(unbillable)?;
         }
         Ok(())
+    }
+
+    /// What is still to be paid of what counts: another commitment may have paid for some of it, or have been given it back.
+    fn unpaid_of(&self, dues: &[usize]) -> Result<i128, RatingStatus> {
+        sum_of(dues.iter().map(|index| self.dues[*index].amount.max(0)))
     }
 
     fn settlement(
@@ -75,10 +83,7 @@ impl Bill<'_, '_> {
             term: commitment.id.to_string(),
             ..key_of(&commitment.account, window)
         };
-        // Another commitment may have paid for some of it, or have been given it back.
-        let left = |bound: fn(i128) -> i128| sum_of(dues.iter().map(|index| bound(self.dues[*index].amount)));
-        let (most, least) = (left(|amount| amount)?.max(0), left(|amount| amount.min(0))?);
-        let draw = settled.draw.clamp(least, most);
+        let draw = settled.draw;
         if draw != 0 {
             let reason = Reason::Drawdown { used: settled.base, unused: settled.unused };
             self.term_line(key(Component::Drawdown), window, -draw, reason)?;

@@ -3,6 +3,7 @@
 //! Owns: which lines a grant may pay, in which order they come, and the lines of its draws. Leaves to others: the order
 //! in which grants burn, lots, expiry and restoring (`rating::credits`).
 //!
+//! What a term added to a window that has not ended is due when it ends: nothing pays for it before.
 //! Dues come in the order of their instant, then of their keys as if all were of one account: a charge at the start of its slice, what a term added at
 //! the end of its window. The line of a draw has the key of the line that it pays for, with the component `credit` and
 //! the lot as its term: `wallet`, `wallet#3` (its third lot), `wallet/minimum` (paid for a minimum),
@@ -104,12 +105,13 @@ impl Bill<'_, '_> {
         });
         let mut frozen = self.frozen_by_due(&of_money);
         let mut pieces = self.pieces_by_due();
+        let is_due = |due: &Due| due.at <= terms.as_of || due.key.component == Component::Charge;
         let dues: Vec<credits::Due> = self
             .dues
             .iter()
             .map(|due| credits::Due {
-                at: due.at,
-                amount: Exact::from_integer(due.amount.max(0)),
+                at: if is_due(due) { due.at } else { terms.as_of },
+                amount: if is_due(due) { Exact::from_integer(due.amount.max(0)) } else { Exact::ZERO },
                 grants: payers_of(terms, &of_money, due),
                 frozen: frozen.remove(&due.key).unwrap_or_default(),
                 pieces: pieces.remove(&due.key).unwrap_or_default(),

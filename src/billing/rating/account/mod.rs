@@ -236,7 +236,10 @@ impl Bill<'_, '_> {
     fn price(&mut self, rated: &RatedPrice<'_>) -> Result<(), RatingStatus> {
         let first_due = self.dues.len();
         let is_usage = rated.price.meters().next().is_some();
+        // Of the version at the first active instant; of a price that is new in the window, its first one.
         let Some(first) = rated.active.first() else { return Ok(()) };
+        let first_version = first_version(rated.price, rated.active.iter().copied());
+        let start = first_version.map_or(first.from, |(start, _)| start);
         for (group, line) in &rated.lines {
             let key = LineKey {
                 subscription: Some(rated.subscription.clone()),
@@ -251,8 +254,8 @@ impl Bill<'_, '_> {
                 key: key.clone(),
                 window: rated.window,
                 slice: line.slice,
-                // A recurring amount of the whole window is due for the part in which there is a subscription.
-                at: line.slice.from.max(first.from),
+                // A recurring amount of the whole window is due for the part in which there is a subscription, and a price.
+                at: line.slice.from.max(start),
                 amount: line.rounded,
                 is_usage,
             });
@@ -268,10 +271,7 @@ impl Bill<'_, '_> {
                 reason: Reason::Charge,
             });
         }
-        // Of the version at the first active instant; of a price that is new in the window, its first one.
-        let Some((_, version)) = first_version(rated.price, rated.active.iter().copied()) else {
-            return Ok(());
-        };
+        let Some((_, version)) = first_version else { return Ok(()) };
         let bounds = Bounds {
             discounts: &version.price.discounts,
             minimum: version.price.minimum,

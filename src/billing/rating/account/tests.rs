@@ -1,5 +1,6 @@
 //! The order of terms as tables: a catalog, what was used, and the lines that the account is worth.
 
+mod dated;
 mod pools;
 mod shares;
 

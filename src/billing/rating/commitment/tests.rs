@@ -195,6 +195,8 @@ struct Case {
     percent_beyond_base: i128,
     has_true_up: bool,
     bases: Vec<i128>,
+    /// What of each window others have paid for.
+    paid_by_others: Vec<i128>,
     ended_count: usize,
 }
 
@@ -204,7 +206,15 @@ impl Case {
         let overage_factor = Exact::new(100 + self.percent_beyond_base, 2);
         let (shape, has_true_up) = (self.shape, self.has_true_up);
         let terms = Commitment { shape, versions: &versions, overage_factor, has_true_up };
-        settle(&terms, &self.bases, self.ended_count).unwrap()
+        let unpaid: Vec<i128> =
+            self.bases.iter().enumerate().map(|(index, base)| base - self.paid_by_others(index)).collect();
+        settle_unpaid(&terms, &self.bases, &unpaid, self.ended_count).unwrap()
+    }
+
+    /// A prepaid amount counts only what others have left.
+    fn paid_by_others(&self, window: usize) -> i128 {
+        let paid = self.paid_by_others.get(window).copied().unwrap_or(0);
+        if self.shape == Shape::PrepaidDrawdown { 0 } else { paid.min(self.bases[window]) }
     }
 
     fn total(&self) -> i128 {
@@ -225,20 +235,23 @@ impl Case {
         for (index, base) in self.bases.iter().enumerate() {
             let part = self.promised(index + 1) - self.promised(index);
             let is_owed = self.has_true_up && index < self.ended_count;
-            let (mut paid, mut used_here) = (0, 0);
+            let (mut paid, mut used_here, mut covered) = (0, 0, 0);
+            let unpaid = base - self.paid_by_others(index);
             if matches!(self.shape, Shape::None | Shape::RollForward) {
                 (overage, surcharged) = (0, 0);
             }
             for _ in 0..*base {
                 (used, used_here) = (used + 1, used_here + 1);
+                let can_cover = purse > 0 && covered < unpaid;
                 let (is_covered, is_beyond) = match self.shape {
                     Shape::None => (false, used_here > part),
-                    Shape::RollForward => (used_here > part && purse > 0, used_here > part && purse == 0),
-                    Shape::Cumulative => (purse > 0, used > self.amount),
+                    Shape::RollForward => (used_here > part && can_cover, used_here > part && !can_cover),
+                    Shape::Cumulative => (can_cover, used > self.amount),
                     Shape::YearEnd => (false, used > self.amount),
                     Shape::PrepaidDrawdown => (purse > 0, purse == 0),
                 };
                 purse -= i128::from(is_covered);
+                covered += i128::from(is_covered);
                 paid += i128::from(!is_covered);
                 overage += i128::from(is_beyond);
             }
@@ -265,7 +278,8 @@ fn case() -> impl Strategy<Value = Case> {
     let windows = (prop::collection::vec(prop_oneof![Just(0i128), 0i128..120], 1..6), 0usize..6);
     (terms, windows).prop_map(|((shape, amount, percent_beyond_base, has_true_up), (bases, ended_count))| {
         let (_, shape) = SHAPES[shape];
-        Case { shape, amount, percent_beyond_base, has_true_up, bases, ended_count }
+        let paid_by_others = Vec::new();
+        Case { shape, amount, percent_beyond_base, has_true_up, bases, paid_by_others, ended_count }
     })
 }
 
@@ -273,7 +287,10 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn a_term_is_worth_what_the_slow_way_gives(case in case()) {
+    fn a_term_is_worth_what_the_slow_way_gives(
+        mut case in case(), paid_by_others in prop::collection::vec(prop_oneof![Just(0i128), 0i128..120], 0..6),
+    ) {
+        case.paid_by_others = paid_by_others;
         let settled = case.settled();
         let found: Vec<(i128, i128, i128)> = settled
             .iter()
