@@ -118,6 +118,9 @@ pub struct ServeArgs {
     /// Days after which usage goes to the archive.
     #[arg(long, env = "TALLYMARK_ARCHIVE_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(0..=36_500))]
     pub archive_days: u32,
+    /// Sources that there may be: each is counted by itself, and remembered for ever.
+    #[arg(long, env = "TALLYMARK_SOURCES_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sources_max: u32,
     /// Bytes of the usage log that one usage query may read.
     #[arg(long, env = "TALLYMARK_QUERY_BYTES_MAX", default_value_t = 16 << 30)]
     pub query_bytes_max: u64,

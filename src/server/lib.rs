@@ -31,6 +31,7 @@ pub mod segments;
 pub mod shards;
 pub mod shares;
 pub mod snapshots;
+pub mod sources;
 mod sync;
 pub mod threads;
 pub mod tls;

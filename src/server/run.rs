@@ -42,6 +42,7 @@ use crate::segments::Segments;
 use crate::shards::{IdCounts, Shards};
 use crate::shares::Shares;
 use crate::snapshots::{SnapshotState, Snapshots};
+use crate::sources::Sources;
 use crate::threads::{OnFailure, spawn};
 use crate::tls::{TlsFiles, follow};
 use crate::tokens::{self, Role, Tokens};
@@ -213,6 +214,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let places = (&recovered.runs, &pool, &run_tasks);
     let ids = Arc::new(IdCounts::new(shards));
     let ids_max = args.ids_max.unwrap_or_else(|| ids_max_of(args.dedup_memory));
+    let known = recovered.replayer.shards.iter().flat_map(|shard| shard.counters().keys());
+    let sources = Sources::new(args.sources_max as usize, known.map(|source| &**source));
     let shard_threads =
         Shards::start(recovered.replayer.shards, history, places, &ids, &metrics, on_failure.clone())?;
     let (usage, usage_tasks) = mpsc::channel(USAGE_QUEUE_MAX);
@@ -300,7 +303,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running> {
     let (stop, stopping) = watch::channel(false);
     let endpoint = endpoint(args.quic, tls, transport_secret(&genesis_key))?;
     let quic = endpoint.local_addr()?;
-    let usage_queue = UsageQueue::new(usage.clone(), metrics.clone());
+    let usage_queue = UsageQueue::new(usage.clone(), sources, metrics.clone());
     let unanswered = Shares::new(UNANSWERED_BYTES_MAX, SOURCE_BYTES_MAX);
     let ingest = Ingest {
         tokens: tokens.clone(),

@@ -32,6 +32,7 @@ use crate::observe::Metrics;
 use crate::segments::Segments;
 use crate::shards::{BarrierTask, ShardSnapshot, ShardTask};
 use crate::shares::{Share, Shares};
+use crate::sources::Sources;
 use crate::threads::PeerStopped;
 
 /// Batches that wait for the log writer; each is at most 1 MiB.
@@ -60,16 +61,18 @@ pub struct IncomingBatch {
 pub struct UsageQueue {
     tasks: mpsc::Sender<UsageTask>,
     shares: Shares,
+    /// The sources whose batches go there.
+    pub sources: Sources,
     metrics: Arc<Metrics>,
 }
 
 impl UsageQueue {
     /// A way to the writer behind a queue.
-    pub fn new(tasks: mpsc::Sender<UsageTask>, metrics: Arc<Metrics>) -> Self {
-        Self { tasks, shares: Shares::new(QUEUED_BYTES_MAX, QUEUED_BYTES_MAX), metrics }
+    pub fn new(tasks: mpsc::Sender<UsageTask>, sources: Sources, metrics: Arc<Metrics>) -> Self {
+        Self { tasks, shares: Shares::new(QUEUED_BYTES_MAX, QUEUED_BYTES_MAX), sources, metrics }
     }
 
-    /// Hands a batch on when it is its source's turn.
+    /// Hands a batch of a source that was let in on when it is its turn.
     ///
     /// # Errors
     /// If the log is not written any more.

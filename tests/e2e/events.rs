@@ -388,3 +388,36 @@ async fn of_two_lines_of_an_upload_with_one_id_the_first_one_counts() {
     call("POST", &server.url("/v1/cuts"), &token, "").await;
     assert_eq!(charged(&server, &token).await.0.get("tokens").copied().unwrap_or(0), 0);
 }
+
+/// A token for all sources let in as many as its producer made up, each to be remembered for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_sources_than_there_may_be_are_refused_and_known_ones_are_not() {
+    let data = tempfile::tempdir().unwrap();
+    let of = |source: &str, id: &str| {
+        let mut event = event(id, "key-1", &json!("1"));
+        event["source"] = source.into();
+        event
+    };
+    let mut token = String::new();
+    for start in 0..2 {
+        let server = Server::start(data.path(), &["--sources-max", "2"]);
+        token = server.token.clone().unwrap_or(token);
+        let id = |n: usize| format!("{start}-{n}");
+        let batch = json!([of("a", &id(0)), of("b", &id(1)), of("c", &id(2)), of("a", &id(3))]);
+        let (status, said) = post(&server, &token, &[BATCH], batch.to_string()).await;
+        assert_eq!((status, counts(&said)), (422, vec![("unmetered", 3), ("rejected", 1)]), "{said}");
+        let refused = &said["failures"][0];
+        assert_eq!(
+            (&refused["index"], &refused["reason"]),
+            (&2.into(), &"source_must_be_known".into()),
+            "{said}"
+        );
+        assert!(refused["detail"].as_str().unwrap().contains("--sources-max"), "{said}");
+        let page = call("GET", &server.url("/metrics"), &token, "").await.1;
+        assert!(
+            page.contains("\ntallymark_sources 2\n") && page.contains("\ntallymark_sources_max 2\n"),
+            "{page}"
+        );
+        assert_eq!(server.terminate(), Some(0));
+    }
+}

@@ -62,6 +62,7 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
     let now = edge.clock.now().nanoseconds();
     let input = MetricsInput {
         shards,
+        sources: edge.usage_queue.sources.count(),
         log_bytes: edge.usage.bytes.load(Ordering::Relaxed),
         log_commits: edge.usage.commits.load(Ordering::Relaxed),
         log_end: edge.usage.end_offset.offset(),

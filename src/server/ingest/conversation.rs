@@ -242,6 +242,9 @@ impl<'a> Reader<'a> {
             let reason = format!("the token {} does not grant source {source:?}", self.token.name);
             return Err(Unread::Closed(Close::new(CloseCode::SourceNotGranted, &reason)));
         }
+        if let Err(refusal) = self.ingest.usage.sources.admit(source) {
+            return Err(Unread::Closed(Close::new(CloseCode::SourceNotGranted, &refusal.to_string())));
+        }
         if *self.lane != *source {
             self.lane = Arc::from(source);
         }

@@ -15,10 +15,13 @@ use wire::reply::CloseCode;
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
 use super::*;
+use crate::sources::Sources;
 use crate::tls::{DEV_CERT_FILE, TlsFiles};
 use crate::tokens::{self, Role};
 use crate::usage_log::{QUEUED_BYTES_MAX, USAGE_QUEUE_MAX, UsageTask};
 
+/// Sources that there may be.
+const SOURCES_MAX: usize = 2;
 /// Batches that each flooding connection sends, of nearly a mebibyte.
 const FLOOD: u64 = 16;
 const LARGE: u64 = 3_500;
@@ -44,7 +47,7 @@ async fn start() -> Running {
         clock: Arc::new(Clock::new(ClockKind::Real, domain::Timestamp::MIN)),
         key: IdentityKey::new(1),
         shards: 1,
-        usage: UsageQueue::new(usage, metrics.clone()),
+        usage: UsageQueue::new(usage, Sources::new(SOURCES_MAX, std::iter::empty()), metrics.clone()),
         memory: Shares::new(UNANSWERED_BYTES_MAX, SOURCE_BYTES_MAX),
         metrics,
         authenticated: AtomicUsize::new(0),
@@ -170,6 +173,30 @@ async fn a_log_that_stands_still_stops_its_producers_and_a_flood_does_not_starve
         producer.await.unwrap();
     }
     until(|| running.ingest.memory.out() == 0).await;
+    running.stop.send(true).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_beyond_as_many_as_there_may_be_is_told_so() {
+    let mut running = start().await;
+    let all = BTreeSet::from(["*".to_string()]);
+    let token = tokens::create(running.data.path(), "all", BTreeSet::from([Role::Ingest]), all).unwrap();
+    let hello = Hello { token, client: "test".to_string(), verdicts: false }.encode();
+    let (_endpoint, mut send, mut receive) = connect(running.address, running.data.path()).await;
+    send.write_all(&hello).await.unwrap();
+    for (sequence, source) in ["a", "b", "a", "c"].into_iter().enumerate() {
+        send.write_all(&batch(source, sequence as u64 + 1, 1)).await.unwrap();
+    }
+    for source in ["a", "b", "a"] {
+        let Some(UsageTask::Batch(batch, _)) = running.log.recv().await else { panic!("only batches come") };
+        assert_eq!(batch.prepared.view().source(), source);
+    }
+    let mut said = Vec::new();
+    while let Ok(Some(read)) = receive.read_chunk(usize::MAX, true).await {
+        said.extend_from_slice(&read.bytes);
+    }
+    let text = String::from_utf8_lossy(&said);
+    assert!(text.contains("there are 2 sources already"), "{text:?}");
     running.stop.send(true).unwrap();
 }
 

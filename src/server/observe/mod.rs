@@ -172,6 +172,8 @@ impl Metrics {
 pub struct MetricsInput {
     /// What became of events.
     pub shards: ShardSnapshot,
+    /// Sources that are counted, and how many there may be.
+    pub sources: (usize, usize),
     /// Bytes written to the usage log since start.
     pub log_bytes: u64,
     /// Commits of the usage log since start.
@@ -310,6 +312,8 @@ pub fn render(metrics: &Metrics, input: &MetricsInput) -> String {
         page.sample(name, &[], &count.to_string());
     }
     let gauges = [
+        ("tallymark_sources", "Sources that are counted.", input.sources.0 as u64),
+        ("tallymark_sources_max", "Sources that there may be.", input.sources.1 as u64),
         ("tallymark_events_remembered", "Events in the dedup index.", input.shards.remembered),
         ("tallymark_ids", "Ids in the dedup index that no client numbered.", input.shards.ids),
         ("tallymark_ids_max", "Ids that are remembered at most.", input.ids_max),
@@ -432,6 +436,7 @@ mod tests {
         shards.counters.insert("a\"b".into(), counters);
         let input = MetricsInput {
             shards,
+            sources: (0, 0),
             log_bytes: 0,
             log_commits: 0,
             log_end: 0,

@@ -277,6 +277,11 @@ impl Intake {
             let detail = format!("the token {} does not grant source {:?}", self.token.name, event.source);
             return self.summary.refuse(index, name, "source_must_be_granted", detail);
         }
+        if !self.open.contains_key(&*event.source)
+            && let Err(refusal) = self.edge.usage_queue.sources.admit(&event.source)
+        {
+            return self.summary.refuse(index, name, "source_must_be_known", refusal.to_string());
+        }
         if let Err(status) = self.push(index, event) {
             self.summary.refuse(index, name, status.name(), status.to_string());
         }
