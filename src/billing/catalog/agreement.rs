@@ -113,6 +113,9 @@ pub struct Commitment {
     /// First instant after the term, likewise.
     #[serde(deserialize_with = "text::instant")]
     pub until: Timestamp,
+    /// First instant of the month from which on it holds no more: an early end of the term.
+    #[serde(default, deserialize_with = "text::optional_instant", skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
     /// What overage costs, as a multiple: 1 if left out.
     #[serde(default, deserialize_with = "text::optional_decimal", skip_serializing_if = "Option::is_none")]
     pub overage_factor: Option<Decimal>,
@@ -146,8 +149,10 @@ impl Commitment {
     /// # Errors
     /// The first broken rule, in the order in which [`Rule`] declares them.
     pub fn check(&self) -> Result<(), Rule> {
+        let is_outside = |at: Timestamp| at < self.from || at > self.until;
         if self.until <= self.from
             || self.effective_from.is_some_and(|from| from < self.from || from >= self.until)
+            || self.ended_at.is_some_and(is_outside)
         {
             return Err(Rule::UntilMustBeAfterFrom);
         }

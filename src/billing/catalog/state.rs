@@ -135,7 +135,9 @@ impl Catalog {
 
     fn check_commitment(&self, commitment: &Commitment) -> Result<Change, Rule> {
         let account = self.account(&commitment.account).ok_or(missing("account", &commitment.account))?;
-        check_windows(account, [Some(commitment.from), Some(commitment.until), commitment.effective_from])?;
+        let bounds =
+            [Some(commitment.from), Some(commitment.until), commitment.effective_from, commitment.ended_at];
+        check_windows(account, bounds)?;
         check_currency(account.currency, [commitment.amount])?;
         self.check_scope(&commitment.account, &commitment.subscriptions, &commitment.prices)?;
         let Some(timeline) = self.commitments.get(&commitment.id) else { return Ok(Change::Create) };
@@ -144,7 +146,9 @@ impl Catalog {
             (c.account.clone(), c.shape, c.from, c.until, c.quantity.is_some(), c.true_up, c.factor(), scope)
         };
         if fixed(timeline.first()) != fixed(commitment) {
-            return Err(Rule::MustNotChange("all of a commitment but its amount or quantity"));
+            return Err(Rule::MustNotChange(
+                "all of a commitment but its amount, its quantity and when it ended",
+            ));
         }
         let same_date = timeline.records.iter().rev().find(|r| r.holds_from() == commitment.holds_from());
         if same_date == Some(commitment) {

@@ -143,7 +143,7 @@ impl fmt::Display for Rule {
             Rule::RampMustHold(what) | Rule::BodyMustBeReadable(what) => f.write_str(what),
             Rule::IdMustMatchPath => f.write_str("the id in the body must equal the one in the path"),
             Rule::TextMustFit => f.write_str("a text has 1 to 256 bytes"),
-            Rule::UntilMustBeAfterFrom => f.write_str("until must be after from"),
+            Rule::UntilMustBeAfterFrom => f.write_str("until must be after from, and `ended_at` from one to the other"),
             Rule::SeatsMustNotBeNegative => f.write_str("seats must be zero or more"),
             Rule::ValueMustFitAggregation => {
                 f.write_str("`unique` needs `key`, `weighted_sum` either `value` or `key`, `count` has neither, and every other aggregation needs `value`")

@@ -264,6 +264,14 @@ impl CommitmentTimeline {
         *self.offsets.first().expect("a timeline has at least one record")
     }
 
+    /// First instant at which it does not hold any more: what the version that is in force last says.
+    pub fn end(&self) -> Timestamp {
+        // Of equal keys `max_by_key` gives the last one: the newest.
+        let last = self.records.iter().max_by_key(|record| record.holds_from());
+        let last = last.expect("a timeline has at least one record");
+        last.ended_at.unwrap_or(last.until)
+    }
+
     /// The version that holds in a window: of those in force by its first instant the latest, of equals the newest.
     pub fn at(&self, window_from: Timestamp) -> Option<&Commitment> {
         let started = self.records.iter().filter(|record| record.holds_from() <= window_from);

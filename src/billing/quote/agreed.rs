@@ -142,7 +142,7 @@ impl<'a> Agreed<'a> {
         let all = self.holders().into_iter().flat_map(|account| self.catalog.commitments_of_account(account));
         all.partition(|timeline| {
             let commitment = timeline.first();
-            commitment.shape == Shape::None || commitment.from >= first || commitment.until <= first
+            commitment.shape == Shape::None || commitment.from >= first || timeline.end() <= first
         })
     }
 

@@ -34,6 +34,10 @@
 //! through a change of price. A prepaid amount is money, not a rate: the new one is what has been paid for the term in
 //! all, and raises or lowers the balance by the difference. What was drawn stays drawn.
 //!
+//! *Early end.* A term that ends after `E` of its `K` windows is the first `E` of them: committed to `P_E`, each at the rate that was
+//! agreed for `K`, and overage is what the whole term would have as overage. A year end owes `(P_E − U_E)⁺` then; what is left of a
+//! prepaid amount is left.
+//!
 //! *Negative base amounts* take back overage first, then give back to the balance.
 //!
 //! Invariants:
@@ -81,6 +85,8 @@ pub struct Commitment<'a> {
     pub shape: Shape,
     /// The agreed amounts, by window; the first applies from window 0.
     pub versions: &'a [CommitmentVersion],
+    /// Windows of the whole term, also those after an early end.
+    pub window_count: usize,
     /// What overage costs, as a multiple of its base amount: 1 or more.
     pub overage_factor: Exact,
     /// Whether a shortfall is charged at all.
@@ -156,8 +162,8 @@ impl Commitment<'_> {
     }
 }
 
-/// Settles a term: what each window is charged, given the base amounts of all its windows, of which the first
-/// `ended_count` have ended.
+/// Settles a term: what each window is charged, given the base amounts of all its windows (of those before an early end), of which
+/// the first `ended_count` have ended.
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
@@ -187,10 +193,11 @@ pub fn settle_unpaid(
 ) -> Result<Vec<Settlement>, RatingStatus> {
     assert_eq!(commitment.check(), Ok(()), "the terms of a commitment were checked");
     assert_eq!(base_amounts.len(), unpaid.len(), "each window has a base and what is left of it");
+    assert!(base_amounts.len() <= commitment.window_count, "no window is beyond the term");
     let term = Term {
         base_amounts,
         unpaid,
-        agreed: &agreed(commitment.versions, base_amounts.len())?,
+        agreed: &agreed(commitment.versions, commitment.window_count)?,
         ended_count,
         has_true_up: commitment.has_true_up,
     };

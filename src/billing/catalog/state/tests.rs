@@ -163,6 +163,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
         ("text_must_fit", Meters, "new", json!({"value": long})),
         ("text_must_fit", Meters, "new", json!({"group_by": [""]})),
         ("text_must_fit", Meters, "new", json!({"filter": {"region": ["eu", ""]}})),
+        ("until_must_be_after_from", Commitments, "new", json!({"ended_at": "2025-12-01T05:00:00Z"})),
         (
             "until_must_be_after_from",
             Subscriptions,
@@ -284,6 +285,7 @@ fn each_rule_is_named_by_what_breaks_it_and_the_first_broken_one_is_said() {
             json!({"from": "2026-01-01T00:00:00Z", "amount": "0.001"}),
         ),
         ("term_must_fit_windows", Commitments, "new", json!({"effective_from": "2026-02-02T05:00:00Z"})),
+        ("term_must_fit_windows", Commitments, "new", json!({"ended_at": "2026-02-02T05:00:00Z"})),
         ("term_must_fit_windows", Discounts, "new", json!({"until": "2026-02-02T05:00:00Z"})),
         ("amount_must_fit_currency", Prices, "new", json!({"minimum": "0.001"})),
         (

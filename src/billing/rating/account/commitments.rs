@@ -39,7 +39,11 @@ impl Bill<'_, '_> {
     fn commitment(&mut self, timeline: &CommitmentTimeline, charged: &[i128]) -> Result<(), RatingStatus> {
         let first = timeline.first();
         let is_prepaid = first.shape == Shape::PrepaidDrawdown;
-        let windows = self.windows_of(first);
+        let mut windows = self.windows_of(first);
+        let unbillable = |_| RatingStatus::CommitmentMustBeBillable;
+        let versions = self.versions_of(timeline, &windows).map_err(unbillable)?;
+        let window_count = windows.len();
+        windows.retain(|window| window.from < timeline.end());
         let (mut base_amounts, mut unpaid) =
             (Vec::with_capacity(windows.len()), Vec::with_capacity(windows.len()));
         let mut counted = Vec::with_capacity(windows.len());
@@ -50,11 +54,10 @@ impl Bill<'_, '_> {
             unpaid.push(self.unpaid_of(&dues)?);
             counted.push(dues);
         }
-        let unbillable = |_| RatingStatus::CommitmentMustBeBillable;
-        let versions = self.versions_of(timeline, &windows).map_err(unbillable)?;
         let terms = commitment::Commitment {
             shape: first.shape,
             versions: &versions,
+            window_count,
             overage_factor: first.factor(),
             has_true_up: first.true_up.unwrap_or(true),
         };

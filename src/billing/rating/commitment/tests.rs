@@ -35,8 +35,9 @@ fn check_settle(cases: &str) {
         };
         let versions: Vec<CommitmentVersion> = words.map(version).collect();
         let overage_factor = Exact::parse(factor.trim()).unwrap();
-        let commitment = Commitment { shape, versions: &versions, overage_factor, has_true_up };
         let bases: Vec<i128> = bases.split_whitespace().map(|base| base.parse().unwrap()).collect();
+        let window_count = bases.len();
+        let commitment = Commitment { shape, versions: &versions, window_count, overage_factor, has_true_up };
         let found = settle(&commitment, &bases, ended.parse().unwrap()).unwrap();
         let found: Vec<String> = found.iter().map(shown).collect();
         assert_eq!(found.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "), "{case}");
@@ -154,13 +155,38 @@ fn a_new_amount_holds_from_its_window_on() {
     );
 }
 
+/// 1,200 for a year that ends after its first quarter: 300 for 50, 150 and 20.
+#[test]
+fn a_term_that_ends_early_is_worth_what_it_was_committed_to_until_then() {
+    for (shape, expected) in [
+        (Shape::None, "50^50=100 100=150 20^80=100"),
+        (Shape::RollForward, "50^50=100~50 150-50=100 20^80=100~80"),
+        (Shape::Cumulative, "50^50=100~50 150-50=100 20^80=100~80"),
+        (Shape::YearEnd, "50=50 150=150 20^80=100"),
+        (Shape::PrepaidDrawdown, "50-50=0~1150 150-150=0~1000 20-20=0~980"),
+    ] {
+        let versions = [CommitmentVersion { effective_window: 0, amount: 1_200 }];
+        let terms = Commitment {
+            shape,
+            versions: &versions,
+            window_count: 12,
+            overage_factor: Exact::ONE,
+            has_true_up: true,
+        };
+        let settled = settle(&terms, &[50, 150, 20], 3).unwrap();
+        assert_eq!(settled.iter().map(shown).collect::<Vec<_>>().join(" "), expected, "{shape:?}");
+        assert_eq!(settle(&terms, &[], 0), Ok(Vec::new()), "it ended before it began");
+    }
+}
+
 #[test]
 fn terms_that_cannot_be_agreed_name_the_rule() {
     let check = |versions: &[(usize, i128)], factor: &str| {
         let version = |(effective_window, amount)| CommitmentVersion { effective_window, amount };
         let versions: Vec<CommitmentVersion> = versions.iter().copied().map(version).collect();
         let overage_factor = Exact::parse(factor).unwrap();
-        Commitment { shape: Shape::None, versions: &versions, overage_factor, has_true_up: true }.check()
+        let shape = Shape::None;
+        Commitment { shape, versions: &versions, window_count: 9, overage_factor, has_true_up: true }.check()
     };
     assert_eq!(check(&[(0, 0), (3, 5)], "1"), Ok(()));
     for (versions, factor, status) in [
@@ -180,7 +206,8 @@ fn amounts_that_do_not_fit_are_a_status() {
         for (amount, bases) in [(i128::MAX, [0, 0]), (0, [i128::MAX, 1]), (1, [i128::MIN, 0])] {
             let versions = [CommitmentVersion { effective_window: 0, amount }];
             let overage_factor = Exact::from_integer(2);
-            let terms = Commitment { shape, versions: &versions, overage_factor, has_true_up: true };
+            let terms =
+                Commitment { shape, versions: &versions, window_count: 2, overage_factor, has_true_up: true };
             assert_eq!(settle(&terms, &bases, 2), Err(RatingStatus::AmountMustFit), "{shape:?} {bases:?}");
         }
     }
@@ -205,7 +232,8 @@ impl Case {
         let versions = [CommitmentVersion { effective_window: 0, amount: self.amount }];
         let overage_factor = Exact::new(100 + self.percent_beyond_base, 2);
         let (shape, has_true_up) = (self.shape, self.has_true_up);
-        let terms = Commitment { shape, versions: &versions, overage_factor, has_true_up };
+        let window_count = self.bases.len();
+        let terms = Commitment { shape, versions: &versions, window_count, overage_factor, has_true_up };
         let unpaid: Vec<i128> =
             self.bases.iter().enumerate().map(|(index, base)| base - self.paid_by_others(index)).collect();
         settle_unpaid(&terms, &self.bases, &unpaid, self.ended_count).unwrap()

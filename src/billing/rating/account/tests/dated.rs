@@ -42,6 +42,27 @@ fn what_was_paid_ahead_is_not_lost_to_another_balance() {
     }
 }
 
+#[test]
+fn a_commitment_that_ends_early_owes_nothing_more() {
+    let of = |more: &str| {
+        let terms = commitments(&[format!(r#"id = "c", shape = "year_end", amount = "90"{more}"#)]);
+        World::new(&[CALLS, SUBSCRIPTION, &terms]).used(&[
+            ("calls", "01-05", 20),
+            ("calls", "02-05", 25),
+            ("calls", "03-05", 7),
+        ])
+    };
+    assert_eq!(
+        of("").shown("04-01"),
+        ["03 true_up c 3800", "01 total 2000", "02 total 2500", "03 total 4500"]
+    );
+    let ended = of(r#", ended_at = "2026-03-01T00:00:00Z""#);
+    assert_eq!(ended.shown("04-01"), ["02 true_up c 1500", "01 total 2000", "02 total 4000", "03 total 700"]);
+    assert_eq!(ended.shown("02-20"), ["01 total 2000", "02 total 2500"], "its last month is not over");
+    let never = of(r#", ended_at = "2026-01-01T00:00:00Z""#);
+    assert_eq!(never.shown("04-01"), ["01 total 2000", "02 total 2500", "03 total 700"]);
+}
+
 /// Usage below nothing is no shortfall: there was a true-up at once, and one of a commitment that has none.
 #[test]
 fn usage_that_is_taken_back_owes_no_true_up_before_its_month_is_final() {
