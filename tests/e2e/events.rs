@@ -413,6 +413,14 @@ async fn more_sources_than_there_may_be_are_refused_and_known_ones_are_not() {
             "{said}"
         );
         assert!(refused["detail"].as_str().unwrap().contains("--sources-max"), "{said}");
+        for (query, names, next) in
+            [("", &["a", "b"][..], None), ("?limit=1", &["a"], Some("a")), ("?after=a", &["b"], None)]
+        {
+            let said = call_json("GET", &server.url(&format!("/v1/counters{query}")), &token, "").await.1;
+            let found: Vec<&str> = said["sources"].as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!((&*found, &said["source_count"]), (names, &2.into()), "{said}");
+            assert_eq!(said["next_after"].as_str(), next, "{said}");
+        }
         let page = call("GET", &server.url("/metrics"), &token, "").await.1;
         assert!(
             page.contains("\ntallymark_sources 2\n") && page.contains("\ntallymark_sources_max 2\n"),

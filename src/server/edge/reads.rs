@@ -1,5 +1,6 @@
 //! Requests that read.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -82,12 +83,27 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Answer {
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
 }
 
-/// `GET /v1/counters`: what became of events, per source, with the equation that must hold, and which ids are forgotten.
-pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
+/// Sources in one answer of counters.
+const COUNTERS_PAGE_MAX: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CountersQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `GET /v1/counters[?after=SOURCE][&limit=N]`: what became of events, per source, with the equation that must hold, and which ids
+/// are forgotten.
+pub(super) async fn counters(State(edge): State<Arc<Edge>>, Query(query): Query<CountersQuery>) -> Answer {
     let shards = shard_snapshot(&edge, None).await?;
-    let sources: serde_json::Map<String, serde_json::Value> = shards
-        .counters
-        .iter()
+    let limit = query.limit.unwrap_or(COUNTERS_PAGE_MAX).clamp(1, COUNTERS_PAGE_MAX);
+    let after = query.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut listed = shards.counters.range::<str, _>((after, Bound::Unbounded));
+    let page: Vec<_> = listed.by_ref().take(limit).collect();
+    let last = page.last().filter(|_| listed.next().is_some()).map(|(source, _)| source.to_string());
+    let sources: serde_json::Map<String, serde_json::Value> = page
+        .into_iter()
         .map(|(source, c)| {
             let quarantined: serde_json::Map<_, _> = QuarantineReason::ALL
                 .into_iter()
@@ -107,7 +123,10 @@ pub(super) async fn counters(State(edge): State<Arc<Edge>>) -> Answer {
     });
     let forgotten = edge.read(|machine| machine.control().forgotten_json()).await?;
     let ids = json!({ "remembered": shards.ids, "max": edge.ids_max, "forgotten": forgotten });
-    let answer = json!({ "sources": sources, "durable_after_microseconds": latency, "ids": ids });
+    let answer = json!({
+        "sources": sources, "source_count": shards.counters.len(), "next_after": last,
+        "durable_after_microseconds": latency, "ids": ids,
+    });
     Ok(Json(answer).into_response())
 }
 
