@@ -6,6 +6,8 @@ use std::fmt;
 
 use domain::Timestamp;
 
+use crate::prices::PRICES;
+
 pub(crate) const ZONES: [&str; 3] = ["America/New_York", "Europe/Berlin", "Asia/Kathmandu"];
 pub(crate) const ENTITIES: [&str; 2] = ["e0", "e1"];
 /// The last one has agreements (commitments, grants, discounts) and a plan with other models.
@@ -16,6 +18,21 @@ pub(crate) const SUBJECTS: [&str; 6] = ["k0", "k1", "k2", "k3", "k4", "k5"];
 pub(crate) const SOURCES: [&str; 3] = ["edge", "batch", "cell"];
 pub(crate) const DIMENSION: &str = "model";
 pub(crate) const GROUPS: [&str; 2] = ["large", "small"];
+/// The dimension whose texts are keys, and the one that says whether they come or go.
+pub(crate) const KEY: &str = "user";
+pub(crate) const KEYS: [&str; 3] = ["ann", "bob", "cho"];
+pub(crate) const OPERATION: &str = "op";
+pub(crate) const OPERATIONS: [&str; 2] = ["add", "remove"];
+/// Meters of any aggregation, as far as a world has them.
+pub(crate) const MEASURED: [&str; 2] = ["m0", "m1"];
+
+impl Labels {
+    /// Names and texts.
+    pub(crate) fn texts(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let all = [(DIMENSION, self.group), (KEY, self.key), (OPERATION, self.operation)];
+        all.into_iter().filter_map(|(name, text)| Some((name, text?)))
+    }
+}
 
 /// Whose subscription it is.
 pub(crate) fn account_of(subscription: &str) -> &'static str {
@@ -64,6 +81,28 @@ pub enum Negative {
     Signed,
 }
 
+impl Negative {
+    /// As records say it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Negative::Reject => "reject",
+            Negative::Zero => "zero",
+            Negative::Signed => "signed",
+        }
+    }
+}
+
+/// A meter of any aggregation.
+#[derive(Clone, Copy, Debug)]
+pub struct MeasuredMeter {
+    /// Fields of its record.
+    pub measure: &'static str,
+    /// What it lets through.
+    pub filter: &'static str,
+    /// Whether it groups.
+    pub is_grouped: bool,
+}
+
 /// How a world starts.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -91,6 +130,12 @@ pub struct Setup {
     pub sum_is_grouped: bool,
     /// Time between issuing cuts, in hours.
     pub cut_hours: i64,
+    /// Meters of any aggregation that can be put.
+    pub measured: Vec<MeasuredMeter>,
+    /// Windows of the plain prices, by their place in `prices::PRICES`.
+    pub units: [&'static str; PRICES.len()],
+    /// What the windows of each subscription are counted from.
+    pub anchors: [Option<Timestamp>; 5],
 }
 
 /// What is wrong with an event.
@@ -117,6 +162,17 @@ pub enum When {
     At(Timestamp),
 }
 
+/// Dimensions of an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// What meters group by.
+    pub group: Option<&'static str>,
+    /// Which key it is about.
+    pub key: Option<&'static str>,
+    /// Whether the key comes or goes.
+    pub operation: Option<&'static str>,
+}
+
 /// An event to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEvent {
@@ -126,8 +182,8 @@ pub struct NewEvent {
     pub when: When,
     /// Its value in halves of a unit, if it has one.
     pub halves: Option<i64>,
-    /// Its dimension, if it has one.
-    pub group: Option<&'static str>,
+    /// Its dimensions.
+    pub labels: Labels,
     /// What is wrong with it.
     pub flaw: Flaw,
 }
@@ -191,8 +247,44 @@ pub struct Amend {
     pub when: Option<When>,
     /// Its value in halves of a unit, if it is to have one, and what is wrong with it.
     pub halves: Option<(Option<i64>, Flaw)>,
-    /// Its dimension, if it is to have one.
-    pub group: Option<Option<&'static str>>,
+    /// Its dimensions.
+    pub labels: Option<Labels>,
+}
+
+/// Whose usage is asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope {
+    /// All.
+    All,
+    /// That of a subject.
+    Subject(&'static str),
+    /// That of a subscription's subjects while they are its own.
+    Subscription(&'static str),
+    /// That of an account's subscriptions.
+    Account(&'static str),
+}
+
+/// What somebody asks of usage.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The meter.
+    pub meter: &'static str,
+    /// Whose usage.
+    pub scope: Scope,
+    /// From when on.
+    pub from: Timestamp,
+    /// For how many hours.
+    pub hours: i64,
+    /// Windows; the whole span is one if there is no unit.
+    pub window: Option<&'static str>,
+    /// Zone of the windows.
+    pub zone: &'static str,
+    /// What splits the answer.
+    pub group_by: &'static [&'static str],
+    /// A dimension and the text that it must have.
+    pub filter: Option<(&'static str, &'static str)>,
+    /// Whether windows without usage have rows.
+    pub shows_empty: bool,
 }
 
 /// How a server dies.
@@ -258,6 +350,8 @@ pub enum Resource {
     CountMeter,
     /// A meter that counts events of one group.
     FilterMeter,
+    /// A meter of any aggregation, by its place in `Setup::measured`.
+    MeasuredMeter(usize),
     /// A version of a price, by its place in `prices::PRICES`.
     Price(usize, Terms),
     /// A version of a price of the rich plan.
@@ -365,6 +459,15 @@ pub enum Action {
         /// Whether the same is asked for again.
         is_twice: bool,
     },
+    /// Somebody asks what a meter counted.
+    Ask {
+        /// What.
+        question: Question,
+        /// As of a share of the usage log, in 256ths; of all of it if there is none.
+        share: Option<u8>,
+        /// Asks again what was asked before of a position.
+        is_again: bool,
+    },
     /// The shards begin a snapshot, unless one is being made.
     Snapshot,
     /// Something happens to a file that is derived: a snapshot, or a run of remembered ids.
@@ -454,6 +557,11 @@ impl fmt::Display for Action {
             }
             Action::Forget { share } => write!(f, "ids of {share}/256 of the usage are forgotten"),
             Action::Archive { hours } => write!(f, "usage of {hours} hours ago goes to the archive"),
+            Action::Ask { question, share, is_again } => {
+                write!(f, "ask {question:?}")?;
+                share.map_or(Ok(()), |share| write!(f, " of {share}/256 of the usage"))?;
+                if *is_again { f.write_str(", and again what was asked before") } else { Ok(()) }
+            }
             Action::Snapshot => f.write_str("a snapshot begins"),
             Action::Damage { damage, salt } => write!(f, "a derived file is {damage:?}, salt {salt:#x}"),
             Action::Peek => f.write_str("somebody reads beside the server"),
@@ -498,8 +606,9 @@ impl fmt::Display for NewEvent {
         if let Some(halves) = self.halves {
             write!(f, ", {halves} halves")?;
         }
-        if let Some(group) = self.group {
-            write!(f, ", {group}")?;
+        let Labels { group, key, operation } = self.labels;
+        for text in [group, key, operation].into_iter().flatten() {
+            write!(f, ", {text}")?;
         }
         if self.flaw == Flaw::None { Ok(()) } else { write!(f, ", flaw {:?}", self.flaw) }
     }

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use domain::Timestamp;
 use engine::identity::{EventName, IdentityKey, shard_of_slot, slot_of};
 use engine::log::LogReader;
-use engine::shard::cell::Fold;
+use engine::shard::kept::{CellValue, Kept};
+use engine::shard::sequence::{Item, KeyChange};
 use engine::shard::{EventStanding, SourceCounters};
 use engine::testing::disk::SimulatedDisk;
 use machine::{LogPlace, name_of};
@@ -20,8 +21,10 @@ use wire::verdict::Verdict;
 
 use crate::books::{Books, Sealed, chains};
 use crate::corrections::{Asked, event_id};
+use crate::measures::Measure;
+use crate::prices::Meter;
 use crate::producers::{Id, Producers};
-use crate::recount::{Counted, Logged, Recount, Stands, UsageRecord, recount};
+use crate::recount::{Counted, Logged, Recount, Stands, Until, UsageRecord, recount};
 use crate::server::{CellKey, Said, Server, UsageSide, logs_of};
 
 const REFUSALS_AT: usize = 4;
@@ -162,9 +165,14 @@ impl Auditor {
         Ok(Read { usage, control, batches, journals })
     }
 
-    /// What became of every event by now.
-    pub(crate) fn recount(&self, disk: &SimulatedDisk, producers: &Producers) -> Result<Recount, String> {
-        Ok(recount(self.logged(&self.read(disk, producers)?, producers), self.key, None))
+    /// What became of every event.
+    pub(crate) fn recount(
+        &self,
+        disk: &SimulatedDisk,
+        producers: &Producers,
+        until: Until,
+    ) -> Result<Recount, String> {
+        Ok(recount(self.logged(&self.read(disk, producers)?, producers), self.key, until))
     }
 
     fn logged<'a>(&'a self, read: &'a Read, producers: &'a Producers) -> Logged<'a> {
@@ -182,7 +190,7 @@ impl Auditor {
         let read = self.read(disk, producers)?;
         self.check_promises(&read)?;
         self.books.take(&read.batches, &read.journals)?;
-        let recount = recount(self.logged(&read, producers), self.key, None);
+        let recount = recount(self.logged(&read, producers), self.key, Until::End);
         self.check_counters(&recount, &usage.counters())?;
         self.check_verdicts(&recount)?;
         let is: Vec<_> =
@@ -286,7 +294,7 @@ impl Auditor {
         if let Some(failure) = machine.failures().next() {
             return Err(format!("amounts of this world fit, but {failure}"));
         }
-        let recount = recount(self.logged(&read, producers), self.key, Some(barrier));
+        let recount = recount(self.logged(&read, producers), self.key, Until::Barrier(barrier));
         let expected = recount.known.worths(&recount.counted(), at);
         let issued = &self.books.issued;
         for key in issued.keys().chain(expected.keys()) {
@@ -303,13 +311,14 @@ impl Auditor {
 }
 
 /// Cells that were reported: each is the fold of the first events of its shard from the start of its slice on.
-fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shards: usize) -> Audit {
+fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), CellValue>, shards: usize) -> Audit {
     let counted = recount.counted();
-    for ((shard, (subject, program, group, slice_from)), fold) in cells {
+    for ((shard, (subject, program, group, slice_from)), cell) in cells {
+        let fold = &cell.fold;
         let meter = &recount.known.meters[*program as usize];
         let is_ours = |event: &&Counted<'_>| {
             let sent = event.sent;
-            let text = meter.is_grouped.then_some(sent.group).flatten();
+            let text = meter.is_grouped.then_some(sent.labels.group).flatten();
             sent.subject == subject.as_str()
                 && sent.time >= *slice_from
                 && event.meters.contains(&meter.id)
@@ -318,7 +327,7 @@ fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shar
                 && recount.known.owner_at(sent.subject, sent.time).is_some()
         };
         let mut events: Vec<_> = counted.iter().filter(is_ours).collect();
-        events.sort_by_key(|event| event.sent.time);
+        events.sort_by_key(|event| (event.sent.time, event.place));
         let count = fold.count as usize;
         let name = || format!("cell {subject} {} {group:?} from {slice_from} of shard {shard}", meter.id);
         if count > events.len() {
@@ -327,11 +336,17 @@ fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shar
         let (inside, behind) = events.split_at(count);
         let (mut sum, mut digest) = (0i128, 0u128);
         for event in inside {
-            sum += if meter.has_value { i128::from(event.halves) * 5 * 10i128.pow(17) } else { 1 };
+            sum += value_of(event, meter);
             digest = digest.wrapping_add(event.identity);
         }
-        if (fold.sum.value(), fold.digest) != (Some(sum), digest) {
+        // The sum of keys is none of anything.
+        if (fold.sum.value(), fold.digest) != (Some(sum), digest) && !meter.measure.has_key()
+            || fold.digest != digest
+        {
             return Err(format!("{} sums {:?}, its {count} events {sum}", name(), fold.sum.value()));
+        }
+        if let Some((is, should)) = kept_otherwise(meter, cell, inside) {
+            return Err(format!("{} keeps {is}, of its {count} events {should}", name()));
         }
         let Some(last) = inside.last() else { continue };
         let owner = |event: &Counted<'_>| {
@@ -348,6 +363,57 @@ fn check_cells(recount: &Recount, cells: &BTreeMap<(usize, CellKey), Fold>, shar
         }
     }
     Ok(())
+}
+
+/// The value of an event at the scale of a meter.
+fn value_of(event: &Counted<'_>, meter: &Meter) -> i128 {
+    if meter.measure.has_value() { i128::from(event.halves) * 5 * 10i128.pow(17) } else { 1 }
+}
+
+/// What a cell keeps beyond sums, and what it should, of events in order of time and place; nothing if it is the same.
+fn kept_otherwise(meter: &Meter, cell: &CellValue, inside: &[&Counted<'_>]) -> Option<(String, String)> {
+    let kept = cell.kept.as_deref();
+    let is = match kept {
+        None => Vec::new(),
+        Some(Kept::Least(value) | Kept::Greatest(value)) => vec![value.to_string()],
+        Some(Kept::Latest(item)) => vec![text_of(meter, item)],
+        Some(Kept::Sequence(sequence)) => {
+            // What was spilled and damaged stops whoever folds it.
+            let _items = sequence.read().ok()?;
+            let mut items = sequence.items();
+            items.sort_by_key(|item| (item.time, item.position));
+            items.iter().map(|item| text_of(meter, item)).collect()
+        }
+    };
+    let item_of = |event: &&Counted<'_>| {
+        let used = event.used_of(meter);
+        let value = if meter.measure.has_key() { used.is_removal.into() } else { value_of(event, meter) };
+        format!("{} {:?} {value}", used.time, used.place)
+    };
+    let values = inside.iter().map(|event| value_of(event, meter));
+    let should: Vec<String> = match meter.measure {
+        Measure::Sum | Measure::Count | Measure::Average => Vec::new(),
+        Measure::Min => values.min().iter().map(ToString::to_string).collect(),
+        Measure::Max => values.max().iter().map(ToString::to_string).collect(),
+        Measure::Latest => inside.last().map(item_of).into_iter().collect(),
+        Measure::Unique { .. } => {
+            let is_replaced = |(index, event): &(usize, &&Counted<'_>)| {
+                inside[index + 1..].iter().any(|later| later.sent.labels.key == event.sent.labels.key)
+            };
+            let last = inside.iter().enumerate().filter(|event| !is_replaced(event));
+            last.map(|(_, event)| item_of(event)).collect()
+        }
+        Measure::Level(_) | Measure::Percentile(_) | Measure::Peak(_) | Measure::Each => {
+            inside.iter().map(item_of).collect()
+        }
+    };
+    (is != should).then(|| (format!("{is:?}"), format!("{should:?}")))
+}
+
+fn text_of(meter: &Meter, item: &Item) -> String {
+    let value =
+        if meter.measure.has_key() { KeyChange::of_value(item.value).is_removal.into() } else { item.value };
+    format!("{} {:?} {value}", item.time, (item.position.offset(), item.position.index()))
 }
 
 /// The frame behind the head of a batch record.

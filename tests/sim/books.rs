@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::actions::{DIMENSION, RICH};
-use crate::prices::{DIGITS, Key, Worth, Worths};
+use crate::prices::{Key, Worth, Worths};
 
 /// Sealed content: its chain digest and its bytes.
 pub(crate) type Sealed = (String, Vec<u8>);
@@ -48,11 +48,8 @@ fn minor(currency: &Value, amount: &Value) -> Result<i128, String> {
     parsed.ok_or_else(|| format!("{amount} is no amount of {currency:?}"))
 }
 
-fn whole(number: &Value, factor: i128) -> Result<i128, String> {
-    let parsed = number.as_str().and_then(Exact::parse).and_then(|n| n.multiply(Exact::new(factor, 0)).ok());
-    let rounded = parsed.and_then(|n| Some((n, n.round_to(0).ok()?)));
-    let (number, rounded) = rounded.ok_or_else(|| format!("{number} is no number"))?;
-    if Exact::new(rounded, 0) == number { Ok(rounded) } else { Err(format!("{number} has too many digits")) }
+fn exact(number: &Value) -> Result<Exact, String> {
+    number.as_str().and_then(Exact::parse).ok_or_else(|| format!("{number} is no number"))
 }
 
 fn text(value: &Value) -> String {
@@ -129,16 +126,14 @@ impl Books {
             version: charge["price_version"].as_u64().unwrap_or(0),
         };
         let worth = self.issued.entry(key.clone()).or_default();
-        let before = whole(&charge["quantity_before"], 2)? as i64;
-        if before != worth.halves {
-            return Err(format!(
-                "{before} halves are said to be charged before, not {}: {key:?}",
-                worth.halves
-            ));
+        let before = exact(&charge["quantity_before"])?;
+        if before != worth.quantity {
+            return Err(format!("{before} is said to be charged before, not {}: {key:?}", worth.quantity));
         }
-        worth.halves = whole(&charge["quantity_after"], 2)? as i64;
+        worth.quantity = exact(&charge["quantity_after"])?;
         worth.events += charge["event_count"].as_i64().unwrap_or(0);
-        worth.exact += whole(&charge["precise"], 10i128.pow(DIGITS))?;
+        let precise = worth.exact.add(exact(&charge["precise"])?);
+        worth.exact = precise.map_err(|error| error.to_string())?;
         worth.minor += rounded;
         if *worth == Worth::default() {
             self.issued.remove(&key);

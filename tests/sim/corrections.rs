@@ -9,7 +9,7 @@ use machine::{Amendment, CorrectionKind, CorrectionRequest};
 use wire::EventIdOwned;
 use wire::verdict::QuarantineReason;
 
-use crate::actions::{DIMENSION, Flaw};
+use crate::actions::{Flaw, Labels};
 use crate::producers::{Id, Sent};
 use crate::recount::{Event, Recount, Stands, is_same_content};
 
@@ -38,8 +38,8 @@ pub(crate) struct Amended {
     pub(crate) time: Option<Timestamp>,
     /// The only value, or none; and what is wrong with it.
     pub(crate) value: Option<(Option<(i128, u8)>, Flaw)>,
-    /// The only dimension, or none.
-    pub(crate) group: Option<Option<&'static str>>,
+    /// All dimensions.
+    pub(crate) labels: Option<Labels>,
 }
 
 /// An answer.
@@ -78,7 +78,7 @@ impl Asked {
             sent.subject = amended.subject.unwrap_or(sent.subject);
             sent.time = amended.time.unwrap_or(sent.time);
             (sent.value, sent.flaw) = amended.value.unwrap_or((sent.value, sent.flaw));
-            sent.group = amended.group.unwrap_or(sent.group);
+            sent.labels = amended.labels.unwrap_or(sent.labels);
         }
         sent
     }
@@ -96,8 +96,8 @@ impl Asked {
                     let number = |(mantissa, scale)| Decimal::new(mantissa, scale).expect("digits");
                     value.map(|value| ("tokens".to_string(), number(value))).into_iter().collect()
                 }),
-                dimensions: amended.group.map(|group| {
-                    group.map(|text| (DIMENSION.to_string(), text.to_string())).into_iter().collect()
+                dimensions: amended.labels.map(|labels| {
+                    labels.texts().map(|(name, text)| (name.to_string(), text.to_string())).collect()
                 }),
             }),
         };

@@ -4,20 +4,49 @@ use domain::time::HOUR;
 use domain::{Period, Timestamp, Zone};
 
 use crate::actions::{
-    Action, Again, Amend, Ask, Damage, Death, ENTITIES, Flaw, GROUPS, Limits, Negative, NewEvent, Plan,
-    Resource, SOURCES, SUBJECTS, SUBSCRIPTIONS, Setup, Target, Terms, Tier, Way, When, ZONES,
+    ACCOUNTS, Action, Again, Amend, Ask, Damage, Death, ENTITIES, Flaw, GROUPS, KEYS, Labels, Limits,
+    MEASURED, MeasuredMeter, Negative, NewEvent, OPERATIONS, Plan, Question, Resource, SOURCES, SUBJECTS,
+    SUBSCRIPTIONS, Scope, Setup, Target, Terms, Tier, Way, When, ZONES,
 };
-use crate::prices::{PRICES, hour};
+use crate::prices::{Kind, PRICES, hour};
 use crate::random::Random;
 
 /// Hours from the first instant of terms to the last.
 const HOURS: i64 = 100 * 24;
+/// Aggregations as records of meters say them.
+const MEASURES: [&str; 14] = [
+    r#"{"aggregation": "average", "value": "tokens"}"#,
+    r#"{"aggregation": "min", "value": "tokens"}"#,
+    r#"{"aggregation": "max", "value": "tokens"}"#,
+    r#"{"aggregation": "latest", "value": "tokens"}"#,
+    r#"{"aggregation": "unique", "key": "user"}"#,
+    r#"{"aggregation": "unique", "key": "user", "operation": "op"}"#,
+    r#"{"aggregation": "weighted_sum", "value": "tokens"}"#,
+    r#"{"aggregation": "weighted_sum", "gauge": "levels", "value": "tokens"}"#,
+    r#"{"aggregation": "weighted_sum", "key": "user", "operation": "op"}"#,
+    r#"{"aggregation": "percentile", "percent": "95", "value": "tokens"}"#,
+    r#"{"aggregation": "peak", "granule_seconds": 3600, "value": "tokens"}"#,
+    r#"{"aggregation": "peak", "granule_seconds": 86400, "value": "tokens"}"#,
+    r#"{"aggregation": "each", "value": "tokens"}"#,
+    r#"{"aggregation": "sum", "value": "tokens"}"#,
+];
+/// Filters, the first of which lets everything through.
+const FILTERS: [&str; 8] = [
+    "{}",
+    r#"{"model": ["large", "small"]}"#,
+    r#"{"model": {"ne": "large"}}"#,
+    r#"{"model": {"exists": true}, "op": {"exists": false}}"#,
+    r#"{"user": {"prefix": "a"}}"#,
+    r#"{"user": {"not_in": ["bob", "cho"]}, "model": "small"}"#,
+    r#"{"tokens": {"gte": "3", "lt": "30"}}"#,
+    r#"{"tokens": {"exists": true}}"#,
+];
 const SHAPES: [&str; 5] = ["none", "roll_forward", "cumulative", "year_end", "prepaid_drawdown"];
 
 pub(crate) fn plan_of(seed: u64) -> Plan {
     let mut random = Random::new(seed);
     let setup = setup(&mut random, seed % 5 == 3);
-    let mut actions = vec![first_terms(&mut random)];
+    let mut actions = vec![first_terms(&mut random, &setup)];
     let length = 20 + random.below(90);
     let faults = random.pick(&[0, 4, 10, 20]);
     // A snapshot is of so many shards: with others the logs are read.
@@ -45,7 +74,60 @@ fn setup(random: &mut Random, is_crowded: bool) -> Setup {
         accounts: [(); 4].map(|()| (random.below(2) as usize, random.pick(&ZONES))),
         sum_is_grouped: random.chance(50),
         cut_hours: random.pick(&[1, 24, 24 * 7]),
+        measured: measured(random),
+        units: units(random),
+        anchors: anchors(random),
     }
+}
+
+/// In most worlds all windows are months. In the others most prices of a meter have the same, so that one counts on from another;
+/// days are rare, since a plan with them has the most slices.
+fn units(random: &mut Random) -> [&'static str; PRICES.len()] {
+    let mut units = ["month"; PRICES.len()];
+    let all: &[&'static str] = match random.below(20) {
+        0..=11 => return units,
+        12 => &["day", "week", "month"],
+        13 | 14 => &["week", "month", "quarter"],
+        _ => &["month", "quarter", "quarter", "year"],
+    };
+    for meter in [Some("tokens"), Some("calls"), Some("m0"), Some("m1"), None] {
+        let usual = random.pick(all);
+        for (unit, (_, _, kind, of)) in units.iter_mut().zip(PRICES) {
+            if of == meter {
+                *unit = if random.chance(75) { usual } else { random.pick(all) };
+                // A fee of each day is many lines and nothing new.
+                if kind == Kind::Flat && *unit == "day" {
+                    *unit = "month";
+                }
+            }
+        }
+    }
+    units
+}
+
+/// The last one is that of the rich account, whose months are those of the calendar.
+fn anchors(random: &mut Random) -> [Option<Timestamp>; 5] {
+    let mut anchors = [None; 5];
+    if random.chance(40) {
+        for anchor in &mut anchors[..4] {
+            // Days that not every month has.
+            let day = hour(random.range(28, 31) * 24 + 12);
+            let any = if random.chance(30) { day } else { moment(random) };
+            *anchor = random.chance(60).then_some(any);
+        }
+    }
+    anchors
+}
+
+/// None in some worlds: there events need no key.
+fn measured(random: &mut Random) -> Vec<MeasuredMeter> {
+    let count = random.below(MEASURED.len() as u64 + 1);
+    let meter = |_| MeasuredMeter {
+        measure: random.pick(&MEASURES),
+        filter: if random.chance(60) { FILTERS[0] } else { random.pick(&FILTERS) },
+        is_grouped: random.chance(30),
+    };
+    (0..count).map(meter).collect()
 }
 
 fn shards(random: &mut Random) -> usize {
@@ -63,19 +145,29 @@ fn limits(random: &mut Random) -> Limits {
 }
 
 /// Prices, two subscriptions and their subjects, so that most worlds have something to charge.
-fn first_terms(random: &mut Random) -> Action {
+fn first_terms(random: &mut Random, setup: &Setup) -> Action {
     let mut resources = Vec::new();
-    for price in 0..PRICES.len() {
-        if random.chance(90) {
+    let mut meters = vec!["tokens"];
+    if random.chance(50) {
+        resources.push(Resource::CountMeter);
+        meters.push("calls");
+    }
+    for (index, id) in MEASURED.into_iter().enumerate().take(setup.measured.len()) {
+        if random.chance(80) {
+            resources.push(Resource::MeasuredMeter(index));
+            meters.push(id);
+        }
+    }
+    for (index, (_, _, _, meter)) in PRICES.iter().enumerate() {
+        // All are put or none, and a price is of a meter.
+        let has_meter = meter.is_none_or(|meter| meters.contains(&meter));
+        if has_meter && random.chance(90) {
             let mut terms = terms(random);
             if random.chance(80) {
                 terms.from = None;
             }
-            resources.push(Resource::Price(price, terms));
+            resources.push(Resource::Price(index, terms));
         }
-    }
-    if random.chance(50) {
-        resources.push(Resource::CountMeter);
     }
     for number in 0..2 {
         let from = moment(random);
@@ -86,7 +178,7 @@ fn first_terms(random: &mut Random) -> Action {
 }
 
 fn plan(random: &mut Random) -> &'static str {
-    random.pick(&["p0", "p1"])
+    random.pick(&["p0", "p0", "p1", "p1", "p3"])
 }
 
 /// Any hour, or the first or last instant of a month in one of the zones.
@@ -140,8 +232,12 @@ fn halves(random: &mut Random) -> Option<i64> {
     }
 }
 
-fn group(random: &mut Random) -> Option<&'static str> {
-    random.chance(66).then(|| random.pick(&GROUPS))
+fn labels(random: &mut Random) -> Labels {
+    Labels {
+        group: random.chance(66).then(|| random.pick(&GROUPS)),
+        key: random.chance(95).then(|| random.pick(&KEYS)),
+        operation: random.chance(60).then(|| random.pick(&OPERATIONS)),
+    }
 }
 
 fn event(random: &mut Random) -> NewEvent {
@@ -153,8 +249,8 @@ fn event(random: &mut Random) -> NewEvent {
         3 => Flaw::LongText,
         _ => Flaw::None,
     };
-    let group = group(random);
-    NewEvent { subject: random.pick(&SUBJECTS), when, halves, group, flaw }
+    let labels = labels(random);
+    NewEvent { subject: random.pick(&SUBJECTS), when, halves, labels, flaw }
 }
 
 fn amend(random: &mut Random) -> Amend {
@@ -168,7 +264,7 @@ fn amend(random: &mut Random) -> Amend {
         subject,
         when: random.chance(30).then(|| when(random)),
         halves: random.chance(50).then(|| (halves(random), flaw)),
-        group: random.chance(30).then(|| group(random)),
+        labels: random.chance(30).then(|| labels(random)),
     }
 }
 
@@ -203,9 +299,10 @@ fn produce(random: &mut Random) -> Action {
 
 fn resource(random: &mut Random) -> Resource {
     let hours = |random: &mut Random| random.chance(30).then(|| random.range(1, 1_000));
-    match random.below(24) {
+    match random.below(25) {
         0 => Resource::CountMeter,
         1 => Resource::FilterMeter,
+        24 => Resource::MeasuredMeter(random.below(MEASURED.len() as u64) as usize),
         2..=5 => Resource::Price(random.below(PRICES.len() as u64) as usize, terms(random)),
         6 => Resource::RichPrice(random.below(4) as u8, random.range(1, 9)),
         7..=9 => {
@@ -220,7 +317,7 @@ fn resource(random: &mut Random) -> Resource {
             let subscription = random.pick(&SUBSCRIPTIONS);
             Resource::Bind(random.pick(&SUBJECTS[..5]), subscription, moment(random), hours(random))
         }
-        19 => Resource::Rename(random.pick(&crate::actions::ACCOUNTS), random.below(3) as u8),
+        19 => Resource::Rename(random.pick(&ACCOUNTS), random.below(3) as u8),
         20 => Resource::Commit(random.below(2) as u8, random.range(0, 9_000), random.pick(&SHAPES)),
         21 | 22 => {
             let days = random.chance(60).then(|| random.range(1, 60));
@@ -252,11 +349,37 @@ fn crash(random: &mut Random, steady: Option<usize>) -> Action {
     }
 }
 
+fn ask(random: &mut Random) -> Action {
+    let groups: [&[&str]; 6] = [&[], &[], &["model"], &["subject"], &["source", "user"], &["op", "model"]];
+    let scope = match random.below(5) {
+        0 | 1 => Scope::All,
+        2 => Scope::Subject(random.pick(&SUBJECTS)),
+        3 => Scope::Subscription(random.pick(&SUBSCRIPTIONS)),
+        _ => Scope::Account(random.pick(&ACCOUNTS)),
+    };
+    let from = if random.chance(50) { hour(0) } else { moment(random).plus(-random.range(0, 900) * HOUR) };
+    let window = random.pick(&[None, Some("day"), Some("week"), Some("month")]);
+    let question = Question {
+        meter: random.pick(&["tokens", "tokens", "calls", "small-calls", "median", "m0", "m0", "m1"]),
+        scope,
+        from,
+        hours: random.pick(&[1, 30 * 24, 90 * 24, 150 * 24]),
+        window,
+        zone: random.pick(&ZONES),
+        group_by: random.pick(&groups),
+        filter: random.chance(30).then(|| random.pick(&[("model", "small"), ("user", "ann"), ("op", "add")])),
+        shows_empty: random.chance(20),
+    };
+    let share = random.chance(60).then(|| random.below(257).min(255) as u8);
+    Action::Ask { question, share, is_again: random.chance(50) }
+}
+
 fn action(random: &mut Random, faults: u64, steady: Option<usize>) -> Action {
     if random.below(100) < faults {
         return crash(random, steady);
     }
-    match random.below(74) {
+    match random.below(78) {
+        74..=77 => ask(random),
         0..=8 => Action::Pass {
             seconds: match random.below(10) {
                 0 => random.range(300, 1_500) * HOUR / domain::time::SECOND,

@@ -12,12 +12,16 @@
 mod actions;
 mod auditor;
 mod books;
+#[path = "../../src/machine/tests/civil.rs"]
+mod civil;
 mod corrections;
 mod generate;
+mod measures;
 mod minimize;
 mod play;
 mod prices;
 mod producers;
+mod questions;
 mod random;
 mod recount;
 mod resources;

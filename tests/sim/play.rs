@@ -2,6 +2,8 @@
 //!
 //! Owns: doing actions, dying and starting, the trace of a run. Leaves to others: what is right (`auditor`).
 
+mod asking;
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,15 +17,15 @@ use serde_json::{Value, json};
 use wire::control::{ClockKind, ControlRecord, Genesis, PolicyRecord};
 
 use crate::actions::{
-    ACCOUNTS, Action, Amend, Ask, DIMENSION, Damage, Death, ENTITIES, Limits, Negative, Plan, RICH, SOURCES,
-    Target,
+    ACCOUNTS, Action, Amend, Ask, DIMENSION, Damage, Death, ENTITIES, Limits, Plan, RICH, SOURCES, Target,
 };
 use crate::auditor::{Auditor, Promise};
 use crate::corrections::{Amended, Answer, Asked, What};
 use crate::prices::hour;
 use crate::producers::{Id, Producers, value_of};
+use crate::questions::Answered;
 use crate::random::Random;
-use crate::recount::{Event, Recount, Stands};
+use crate::recount::{Event, Recount, Stands, Until};
 use crate::resources::{MEDIAN, account, body_of, rich_price};
 use crate::server::{Clock, Reached, Said, Server, Stopped, in_shard, logs_of};
 
@@ -72,6 +74,8 @@ pub struct Outcome {
     pub spills: u64,
     /// Flipped bits that were refused.
     pub refused_flips: u64,
+    /// Usage queries that were answered.
+    pub answers: u64,
 }
 
 impl Outcome {
@@ -92,6 +96,7 @@ impl Outcome {
             (&mut self.runs, other.runs),
             (&mut self.spills, other.spills),
             (&mut self.refused_flips, other.refused_flips),
+            (&mut self.answers, other.answers),
         ] {
             *mine += theirs;
         }
@@ -101,12 +106,21 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { digest, starts, deaths, events, batches, corrections, runs, spills, .. } = self;
-        let Outcome { forgotten, archived, snapshots, from_snapshots, left_aside, refused_flips, .. } = self;
+        let Outcome {
+            forgotten,
+            archived,
+            snapshots,
+            from_snapshots,
+            left_aside,
+            refused_flips,
+            answers,
+            ..
+        } = self;
         write!(
             f,
             "{starts} starts ({deaths} after a death, {from_snapshots} from a snapshot), {events} events, {corrections} \
              corrections, {forgotten} times ids forgotten, {archived} segments archived, {batches} charge batches, {snapshots} snapshots ({left_aside} left aside), {runs} runs of ids, {spills} spills, \
-             {refused_flips} flipped bits refused; digest {digest:016x}"
+             {refused_flips} flipped bits refused, {answers} usage queries; digest {digest:016x}"
         )
     }
 }
@@ -180,6 +194,8 @@ struct Play<'p> {
     was_damaged: bool,
     /// Where the last snapshot that was finished is of, and how many shards.
     finished_snapshot: Option<(u64, usize)>,
+    /// Questions that were asked of a position, and must be answered the same ever after.
+    answered: Vec<Answered>,
     /// How the server will die, and what follows.
     armed: Option<(Death, u64, Option<u64>, usize)>,
     outcome: Outcome,
@@ -231,6 +247,7 @@ impl<'p> Play<'p> {
             is_damaged: false,
             was_damaged: false,
             finished_snapshot: None,
+            answered: Vec::new(),
             armed: None,
             outcome: Outcome::default(),
         }
@@ -271,15 +288,11 @@ impl<'p> Play<'p> {
             });
             put("accounts", id, body);
         }
-        for plan in ["p0", "p1", "p2"] {
+        for plan in ["p0", "p1", "p2", "p3"] {
             put("plans", plan, json!({"currency": setup.currency}));
         }
         let mut tokens = json!({"event_type": "call", "aggregation": "sum", "value": "tokens"});
-        tokens["negative_usage"] = match setup.negative {
-            Negative::Reject => "reject".into(),
-            Negative::Zero => "zero".into(),
-            Negative::Signed => "signed".into(),
-        };
+        tokens["negative_usage"] = setup.negative.text().into();
         if setup.sum_is_grouped {
             tokens["group_by"] = json!([DIMENSION]);
         }
@@ -408,6 +421,12 @@ impl<'p> Play<'p> {
                 read_moment(&logs, 1 + self.step as usize % 4)
                     .map_err(|error| format!("a reader beside the server fails: {error}"))?;
             }
+            Action::Ask { question, share, is_again } => {
+                if *is_again {
+                    self.ask_again(self.step as usize)?;
+                }
+                self.ask(question, *share)?;
+            }
             Action::Snapshot => self.server().begin_snapshot()?,
             Action::Damage { damage, salt } => self.damage(*damage, *salt),
             Action::Restart { shards, limits, is_saved } => self.restart(*shards, *limits, *is_saved)?,
@@ -512,7 +531,7 @@ impl<'p> Play<'p> {
 
     /// Somebody asks for a correction; the answer must be that of the auditor, who recounts the log for it.
     fn correct(&mut self, target: Target, ask: &Ask, reason: u8, time: u8) -> Result<(), Halt> {
-        let recount = self.auditor.recount(&self.disk, &self.producers)?;
+        let recount = self.auditor.recount(&self.disk, &self.producers, Until::End)?;
         let Some((source, id)) = self.event_of(target, &recount) else { return Ok(()) };
         let now = self.server().usage.present();
         let reason = format!("reason {reason}");
@@ -791,7 +810,7 @@ impl<'p> Play<'p> {
 
     /// Asks shards for every event, which reads all runs.
     fn ask_for_all(&mut self) -> Result<Result<(), Stopped>, String> {
-        let recount = self.auditor.recount(&self.disk, &self.producers)?;
+        let recount = self.auditor.recount(&self.disk, &self.producers, Until::End)?;
         let usage = &mut self.server.as_mut().expect("a server runs").usage;
         let mut names = recount.events.keys().map(|(source, id)| self.auditor.name_of(source, id));
         Ok(names.try_for_each(|name| usage.find(name).map(|_| ()).map_err(in_shard)))
@@ -903,6 +922,9 @@ impl<'p> Play<'p> {
         self.restart(self.shards, None, true).map_err(may_not_die)?;
         let shards = 1 + self.shards % 8;
         self.restart(shards, None, false).map_err(may_not_die)?;
+        for nth in 0..self.answered.len() {
+            self.ask_again(nth).map_err(may_not_die)?;
+        }
         self.trace.say(&format!("{chain} {journals}"));
         Ok(())
     }
@@ -965,11 +987,11 @@ fn what_of(ask: &Ask, now: Timestamp) -> What {
         Ask::Void => What::Void,
         Ask::Release => What::Release,
         Ask::Discard => What::Discard,
-        Ask::Amend(Amend { subject, when, halves, group }) => What::Amend(Amended {
+        Ask::Amend(Amend { subject, when, halves, labels }) => What::Amend(Amended {
             subject: *subject,
             time: when.map(|when| when.instant(now)),
             value: halves.map(|(halves, flaw)| (value_of(halves, flaw), flaw)),
-            group: *group,
+            labels: *labels,
         }),
     }
 }

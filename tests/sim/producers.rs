@@ -12,7 +12,7 @@ use domain::time::HOUR;
 use engine::identity::{IdentityKey, slot_of};
 use wire::{AlignedBytes, BatchBuilder, IdMode};
 
-use crate::actions::{Again, DIMENSION, Flaw, NewEvent, Way, When};
+use crate::actions::{Again, DIMENSION, Flaw, Labels, NewEvent, Way, When};
 use crate::random::Random;
 
 /// Actions after which a producer that got no ack sends again.
@@ -35,7 +35,7 @@ pub(crate) struct Sent {
     pub(crate) time: Timestamp,
     /// Mantissa and scale.
     pub(crate) value: Option<(i128, u8)>,
-    pub(crate) group: Option<&'static str>,
+    pub(crate) labels: Labels,
     pub(crate) flaw: Flaw,
 }
 
@@ -225,7 +225,7 @@ fn sent(source: &'static str, id: Id, event_type: &'static str, event: &NewEvent
         subject: event.subject,
         time: event.when.instant(now),
         value,
-        group: event.group,
+        labels: event.labels,
         flaw: event.flaw,
     }
 }
@@ -269,8 +269,11 @@ fn frame_of(events: &[Sent], number: u64) -> AlignedBytes {
         let subject = if event.flaw == Flaw::NoSubject { "" } else { event.subject };
         let values: Vec<(&str, i128, u8)> =
             event.value.iter().map(|(mantissa, scale)| ("tokens", *mantissa, *scale)).collect();
-        let text = if event.flaw == Flaw::LongText { Some(long.as_str()) } else { event.group };
-        let dimensions: Vec<(&str, &str)> = text.iter().map(|text| (DIMENSION, *text)).collect();
+        let mut dimensions: Vec<(&str, &str)> = event.labels.texts().collect();
+        if event.flaw == Flaw::LongText {
+            dimensions.retain(|(name, _)| *name != DIMENSION);
+            dimensions.push((DIMENSION, &long));
+        }
         builder
             .push_parts(id, subject, event.time.nanoseconds(), &values, &dimensions)
             .expect("events of a plan fit one batch");

@@ -17,8 +17,9 @@ use engine::shard::SourceCounters;
 use serde_json::Value;
 use wire::verdict::{QuarantineReason, RefusalCode, Verdict};
 
-use crate::actions::Flaw;
+use crate::actions::{Flaw, OPERATIONS};
 use crate::corrections::{Asked, event_id};
+use crate::measures::{Used, passes};
 use crate::prices::{Known, Meter};
 use crate::producers::{Batch, Id, Sent};
 
@@ -77,15 +78,33 @@ pub(crate) enum Stands {
 #[derive(Clone, Copy)]
 pub(crate) struct Counted<'r> {
     pub(crate) sent: &'r Sent,
+    /// Offset of its batch, and index there.
+    pub(crate) place: (u64, u16),
     pub(crate) identity: u128,
     pub(crate) halves: i64,
     pub(crate) meters: &'r [String],
+}
+
+impl Counted<'_> {
+    /// What it says to a meter.
+    pub(crate) fn used_of(&self, meter: &Meter) -> Used {
+        Used {
+            time: self.sent.time,
+            place: self.place,
+            // What has no value counts as one.
+            halves: if meter.measure.has_value() { self.halves } else { 2 },
+            key: self.sent.labels.key,
+            is_removal: meter.measure.may_lose_keys() && self.sent.labels.operation == Some(OPERATIONS[1]),
+        }
+    }
 }
 
 /// The result.
 #[derive(Default)]
 pub(crate) struct Recount {
     pub(crate) known: Known,
+    /// The one that the last barrier names.
+    pub(crate) control_offset: u64,
     /// The events that ids name: the last one that is known, or the last one.
     pub(crate) events: BTreeMap<(&'static str, Id), Event>,
     /// Other events with their ids, which were forgotten when the next one came.
@@ -110,17 +129,32 @@ struct Recounting<'a> {
     result: Recount,
 }
 
-/// Recounts the usage log, all of it or up to the barrier at an offset.
-pub(crate) fn recount(logged: Logged<'_>, key: IdentityKey, until: Option<u64>) -> Recount {
+/// How much of the usage log is recounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// All of it.
+    End,
+    /// Up to the barrier at an offset.
+    Barrier(u64),
+    /// Records before an offset.
+    Before(u64),
+}
+
+/// Recounts the usage log.
+pub(crate) fn recount(logged: Logged<'_>, key: IdentityKey, until: Until) -> Recount {
     let mut control = logged.control.iter();
     let next_control = control.next();
     let (waiting, result) = (BTreeMap::new(), Recount::default());
     let mut recounting = Recounting { key, logged, control, next_control, future_max: 0, waiting, result };
     for record in logged.usage {
+        let (UsageRecord::Barrier { offset, .. } | UsageRecord::Batch { offset, .. }) = record;
+        if matches!(until, Until::Before(before) if *offset >= before) {
+            break;
+        }
         match record {
             UsageRecord::Barrier { offset, control_offset } => {
                 recounting.take_barrier(*control_offset);
-                if until == Some(*offset) {
+                if until == Until::Barrier(*offset) {
                     return recounting.result;
                 }
             }
@@ -129,12 +163,13 @@ pub(crate) fn recount(logged: Logged<'_>, key: IdentityKey, until: Option<u64>) 
             }
         }
     }
-    assert_eq!(until, None, "the log has the barrier of a cut");
+    assert!(!matches!(until, Until::Barrier(_)), "the log has the barrier of a cut");
     recounting.result
 }
 
 impl<'a> Recounting<'a> {
     fn take_barrier(&mut self, control_offset: u64) {
+        self.result.control_offset = control_offset;
         while let Some((_, record)) = self.next_control.filter(|(offset, _)| *offset < control_offset) {
             self.result.known.apply(record);
             let kind = record["record"].as_str().and_then(|record| record.strip_prefix("event_"));
@@ -294,11 +329,13 @@ fn stands_of(sent: &Sent, known: &[Meter]) -> Stands {
     let mut halves = halves_of(sent);
     let mut meters = Vec::new();
     for meter in known {
-        let passes = meter.filter.as_ref().is_none_or(|wanted| sent.group == Some(wanted));
-        if sent.event_type != "call" || !passes {
+        if sent.event_type != "call" || !passes(&meter.filter, sent) {
             continue;
         }
-        if meter.has_value {
+        if meter.measure.has_key() && sent.labels.key.is_none() {
+            return Stands::SetAside(QuarantineReason::MissingValue);
+        }
+        if meter.measure.has_value() {
             match (sent.flaw, halves) {
                 (Flaw::Fine, _) => return Stands::SetAside(QuarantineReason::ValueScale),
                 (Flaw::Huge, _) => return Stands::SetAside(QuarantineReason::ValueRange),
@@ -361,7 +398,8 @@ impl Recount {
     pub(crate) fn counted(&self) -> Vec<Counted<'_>> {
         let counted = self.all().filter_map(|event| match &event.stands {
             Stands::Counts { halves, meters } => {
-                Some(Counted { sent: &event.sent, identity: event.identity, halves: *halves, meters })
+                let Event { sent, place, identity, .. } = event;
+                Some(Counted { sent, place: *place, identity: *identity, halves: *halves, meters })
             }
             _ => None,
         });
@@ -422,7 +460,7 @@ fn refusal_of(sent: &Sent) -> Option<RefusalCode> {
 }
 
 pub(crate) fn is_same_content(first: &Sent, again: &Sent) -> bool {
-    let content = |sent: &Sent| (sent.event_type, sent.subject, number(sent.value), sent.group);
+    let content = |sent: &Sent| (sent.event_type, sent.subject, number(sent.value), sent.labels);
     content(first) == content(again)
 }
 

@@ -8,7 +8,7 @@ use domain::{Decimal, Timestamp};
 use serde_json::{Value, json};
 
 use crate::actions::{
-    ACCOUNTS, DIMENSION, ENTITIES, GROUPS, RICH, Resource, SUBSCRIPTIONS, Setup, Terms, account_of,
+    ACCOUNTS, DIMENSION, ENTITIES, GROUPS, MEASURED, RICH, Resource, SUBSCRIPTIONS, Setup, Terms, account_of,
 };
 use crate::prices::{Kind, PRICES, hour};
 
@@ -38,9 +38,20 @@ pub(crate) fn body_of(
             });
             put("meters", "small-calls", body)
         }
+        Resource::MeasuredMeter(index) => {
+            let meter = setup.measured.get(*index)?;
+            let mut body: Value = serde_json::from_str(meter.measure).expect("fields of a meter");
+            body["event_type"] = "call".into();
+            body["negative_usage"] = setup.negative.text().into();
+            body["filter"] = serde_json::from_str(meter.filter).expect("a filter");
+            if meter.is_grouped {
+                body["group_by"] = json!([DIMENSION]);
+            }
+            put("meters", MEASURED[*index], body)
+        }
         Resource::Price(index, terms) => {
             let (id, plan, kind, meter) = PRICES[*index];
-            put("prices", id, price_body(plan, kind, meter, terms))
+            put("prices", id, price_body(plan, kind, meter, setup.units[*index], terms))
         }
         Resource::RichPrice(number, factor) => {
             let (id, body) = rich_price(*number, *factor);
@@ -48,6 +59,7 @@ pub(crate) fn body_of(
         }
         Resource::Subscribe(subscription, plan, from, hours) => {
             let mut body = json!({"account": account_of(subscription), "plan": plan, "from": from});
+            put_anchor(&mut body, setup, subscription);
             put_until(&mut body, hours.map(|hours| from.plus(hours * HOUR)));
             put("subscriptions", subscription, body)
         }
@@ -57,6 +69,7 @@ pub(crate) fn body_of(
             let mut body = json!({
                 "account": account_of(subscription), "plan": newest.plan.as_str(), "from": newest.from,
             });
+            put_anchor(&mut body, setup, subscription);
             put_until(&mut body, Some(*until));
             put("subscriptions", subscription, body)
         }
@@ -114,20 +127,27 @@ pub(crate) fn body_of(
     }
 }
 
+fn put_anchor(body: &mut Value, setup: &Setup, subscription: &str) {
+    let index = SUBSCRIPTIONS.iter().position(|known| *known == subscription);
+    if let Some(anchor) = index.and_then(|index| setup.anchors[index]) {
+        body["anchor"] = anchor.to_string().into();
+    }
+}
+
 fn put_until(body: &mut Value, until: Option<Timestamp>) {
     if let Some(until) = until {
         body["until"] = until.to_string().into();
     }
 }
 
-fn price_body(plan: &str, kind: Kind, meter: Option<&str>, terms: &Terms) -> Value {
-    let unit = |unit: i64| Decimal::new(i128::from(unit), 4).expect("digits").to_string();
-    let mut body = json!({"plan": plan, "window": "month"});
+fn price_body(plan: &str, kind: Kind, meter: Option<&str>, unit: &str, terms: &Terms) -> Value {
+    let amount = |unit: i64| Decimal::new(i128::from(unit), 4).expect("digits").to_string();
+    let mut body = json!({"plan": plan, "window": unit});
     if kind == Kind::Graduated {
         body["model"] = "graduated".into();
         let tiers = terms.tiers.iter().map(|tier| {
             let flat = Decimal::new(i128::from(tier.flat), 2).expect("digits").to_string();
-            let mut body = json!({"unit_amount": unit(tier.unit), "flat_amount": flat});
+            let mut body = json!({"unit_amount": amount(tier.unit), "flat_amount": flat});
             if let Some(halves) = tier.up_to {
                 let up_to = Decimal::new(i128::from(halves) * 5, 1).expect("digits");
                 body["up_to"] = up_to.to_string().into();
@@ -140,7 +160,7 @@ fn price_body(plan: &str, kind: Kind, meter: Option<&str>, terms: &Terms) -> Val
         }
     } else {
         body["model"] = if kind == Kind::Flat { "flat" } else { "per_unit" }.into();
-        body["unit_amount"] = unit(terms.tiers[0].unit).into();
+        body["unit_amount"] = amount(terms.tiers[0].unit).into();
     }
     if let Some(meter) = meter {
         body["meter"] = meter.into();
@@ -184,7 +204,7 @@ pub(crate) fn rich_price(number: u8, factor: i64) -> (&'static str, Value) {
             "p2-fee",
             json!({
                 "plan": "p2", "window": "month", "model": "flat", "unit_amount": amount(9_000),
-                "payment": "in_advance", "proration": "second",
+                "payment": "in_advance", "proration": "seconds",
             }),
         ),
     }

@@ -16,21 +16,28 @@ use engine::log::{
     IndexError, LogError, LogIndex, LogKind, LogOptions, LogWriter, PlaceFinder, WithArchive, build_index,
 };
 use engine::prepared::PreparedBatch;
-use engine::shard::cell::{Fold, Group};
+use engine::shard::cell::Group;
+use engine::shard::kept::CellValue;
 use engine::shard::spill::{SpillError, SpillPool};
 use engine::shard::{FoundEvent, RunError, RunStore, RunWork, SetAside, Shard, SourceCounters};
 use engine::snapshot::{SnapshotHead, SnapshotPart, SnapshotWork};
 use engine::testing::disk::SimulatedDisk;
+use machine::usage_query::{
+    AsOf, Candidate, Judge, Known, OnCounted, ScanError, ScannedLog, UsageAnswer, UsageFold, UsageQuery,
+    UsageTerms, control_state_before, known_control_offset, plan_of, scan,
+};
 use machine::{
-    ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, FinishedWork, KnownEvent, LeftAside,
-    LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError, RetiredRuns, ShardMemory, Surroundings,
-    UsageHistory, move_to_archive, name_of, pass_barrier_through, recover, segment_to_archive,
+    ControlError, ControlWriter, CorrectionRequest, CorrectionStatus, FinishedWork, KnownCorrections,
+    KnownEvent, LeftAside, LogPlace, Logs, NewBarrier, PassedBarrier, RecoveryError, RetiredRuns,
+    ShardMemory, Surroundings, UsageHistory, move_to_archive, name_of, pass_barrier_through, recover,
+    segment_to_archive,
 };
 use wire::AlignedBytes;
 use wire::control::{ControlRecord, ForgottenBecause, IdsForgotten};
 use wire::usage_record::{BatchRecordHead, KIND_BARRIER, KIND_USAGE_BATCH, encode_barrier};
 use wire::verdict::Verdict;
 
+use crate::actions::Question;
 use crate::random::Random;
 
 const MILLISECOND: i64 = SECOND / 1_000;
@@ -125,7 +132,7 @@ pub(crate) struct UsageSide {
     pub(crate) order: Random,
     pub(crate) said: Vec<Said>,
     /// Cells as reported since the server started, by shard.
-    pub(crate) cells: BTreeMap<(usize, CellKey), Fold>,
+    pub(crate) cells: BTreeMap<(usize, CellKey), CellValue>,
     /// Offset of the barrier of the last cut.
     pub(crate) last_barrier: u64,
     /// What shards handed over at the barrier that is under way.
@@ -318,6 +325,60 @@ impl Server {
 }
 
 impl Server {
+    /// Answers a question as the real one does: from the log, of all that is committed or of what was known before a position.
+    pub(crate) fn answer(
+        &mut self,
+        question: &Question,
+        before: Option<u64>,
+    ) -> Result<Result<(UsageAnswer, AsOf), ScanError>, Stopped> {
+        self.usage.settle().map_err(in_shard)?;
+        Ok(self.scan(question, before))
+    }
+
+    fn scan(&self, question: &Question, before: Option<u64>) -> Result<(UsageAnswer, AsOf), ScanError> {
+        let UsageSide { logs, key, shards, .. } = &self.usage;
+        let log = ScannedLog { storage: &*logs.usage.storage, options: logs.usage.options, key: *key };
+        let known = Known { before: before.unwrap_or(self.usage.end()), recorded_by: None };
+        let query = UsageQuery::new(question.asked())?;
+        let is_awaited = || true;
+        let (terms, corrections) = match before {
+            None => {
+                let machine = self.control.machine();
+                (UsageTerms::of(machine.control().catalog(), &query)?, machine.known_corrections())
+            }
+            Some(_) => {
+                let state =
+                    control_state_before(&logs.control, known_control_offset(log, known, &is_awaited)?)?;
+                let terms = UsageTerms::of(state.catalog(), &query)?;
+                (terms, KnownCorrections::of(&state, plan_of(&state)))
+            }
+        };
+        let mut fold = UsageFold::new(query, terms);
+        let as_of = scan(log, known, &corrections, &mut fold, &mut AllShards(shards), &is_awaited)?;
+        Ok((fold.finish()?, as_of))
+    }
+}
+
+/// Shards that say which events count.
+struct AllShards<'a>(&'a [(Shard, VecDeque<Task>)]);
+
+impl Judge for AllShards<'_> {
+    fn judge(&mut self, candidates: Vec<Candidate>, counted: OnCounted<'_>) -> Result<(), ScanError> {
+        for candidate in &candidates {
+            let (shard, _) = &self.0[candidate.shard(self.0.len())];
+            if shard.counts(candidate.identity, candidate.position)? {
+                counted(candidate)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: OnCounted<'_>) -> Result<(), ScanError> {
+        Ok(())
+    }
+}
+
+impl Server {
     /// Forgets ids before a share of the usage log, in 256ths; whether there are any more to forget.
     pub(crate) fn forget(&mut self, share: u8) -> Result<bool, Stopped> {
         let (place, usage_end) = (&self.usage.logs.usage, self.usage.writer.next_offset());
@@ -377,6 +438,11 @@ impl UsageSide {
     /// The present.
     pub(crate) fn present(&mut self) -> Timestamp {
         self.clock.present(&self.disk)
+    }
+
+    /// End of the usage log.
+    pub(crate) fn end(&self) -> u64 {
+        self.writer.next_offset()
     }
 
     /// A batch arrives.
@@ -665,7 +731,7 @@ impl Surroundings for UsageSide {
             for (shard, cells) in &reports {
                 for cell in cells {
                     let key = (cell.subject.clone(), cell.program, cell.group.clone(), cell.slice_from);
-                    self.cells.insert((*shard, key), cell.value.fold);
+                    self.cells.insert((*shard, key), cell.value.clone());
                 }
             }
         }

@@ -7,7 +7,7 @@ use domain::{Span, Timestamp, Zone};
 /// The windows of a unit that share an instant with the months that histories touch. Without an anchor they start on the first of
 /// January, which was a Monday in 2024.
 pub(super) fn windows(zone: &Zone, unit: &str, anchor: Option<Timestamp>) -> Vec<Span> {
-    let at = |text: &str| Timestamp::parse(text).unwrap();
+    let at = |text: &str| Timestamp::parse(text).expect("an instant");
     let anchor = anchor.map_or("2024-01-01".to_string(), |anchor| zone.date_of(anchor));
     let (year, month, day) = date_of(&anchor);
     let mut starts = Vec::new();
@@ -37,8 +37,9 @@ pub(super) fn windows(zone: &Zone, unit: &str, anchor: Option<Timestamp>) -> Vec
 type Date = (i32, i32, i32);
 
 fn date_of(text: &str) -> Date {
-    let mut parts = text.split('-').map(|part| part.parse().unwrap());
-    (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap())
+    let mut parts = text.split('-').map(|part| part.parse().expect("a number"));
+    let mut next = || parts.next().expect("a date has three parts");
+    (next(), next(), next())
 }
 
 fn days_of(year: i32, month: i32) -> i32 {
