@@ -158,6 +158,7 @@ fn serve_args(data: &Path, shards: u16) -> ServeArgs {
         segment_bytes: 64 << 20,
         archive: None,
         archive_days: 90,
+        sources_max: 1_000_000,
         query_bytes_max: 16 << 30,
         accept_clock: false,
         accept_epoch: false,
