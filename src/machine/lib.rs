@@ -26,6 +26,7 @@ mod groups;
 mod invoicing;
 mod issued;
 mod journals;
+mod kept_files;
 mod levels;
 pub mod lineage;
 mod machine;
@@ -60,6 +61,7 @@ pub use self::explanation::{ExplainedPrice, ExplainedWindow};
 pub use self::forgetting::offset_of_newest;
 pub use self::invoicing::InvoiceStanding;
 pub use self::journals::JournalBatch;
+pub use self::kept_files::{FoundRuns, FoundSnapshots, KeptSnapshots, check_runs};
 pub use self::machine::{Machine, PutError, RatedBatch, propose_put};
 pub use self::recovery::{
     ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, ShardMemory,

@@ -38,6 +38,7 @@ use engine::shard::spill::SpillPool;
 use engine::shard::{RunError, RunLog, RunStore};
 use engine::snapshot::{SnapshotError, runs_named, snapshots as snapshots_in, take_snapshot_away};
 use wire::control::{ControlRecord, Genesis};
+use wire::usage_record::KIND_BARRIER;
 
 use crate::batch::{Batch, BatchError, chain_digest};
 use crate::control_writer::KIND_CONTROL;
@@ -511,7 +512,7 @@ fn check_usage_end(
 }
 
 /// The runs of remembered ids of a log.
-fn runs_of(logs: &Logs, key: IdentityKey) -> std::io::Result<RunStore> {
+pub(crate) fn runs_of(logs: &Logs, key: IdentityKey) -> std::io::Result<RunStore> {
     let LogOptions { incarnation, partition, .. } = logs.usage.options;
     let key_check = key.digest_of_type("runs of remembered ids");
     RunStore::open(logs.runs.clone(), RunLog { incarnation, partition: u32::from(partition), key_check })
@@ -687,12 +688,27 @@ pub struct Replayed {
 /// # Errors
 /// The first damage or difference.
 pub fn replay(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Replayed, RecoveryError> {
+    replay_at_barriers(logs, shards, mode, &mut |_, _| {})
+}
+
+/// The same, and shows the replayer behind each barrier, with the barrier's offset.
+///
+/// # Errors
+/// The first damage or difference.
+pub(crate) fn replay_at_barriers(
+    logs: &Logs,
+    shards: usize,
+    mode: ReplayMode,
+    at_barrier: &mut dyn FnMut(&Replayer, u64),
+) -> Result<Replayed, RecoveryError> {
     let Opened { mut replayer, records, key, control_end, mut torn_bytes } =
         open_to_read(logs, shards, mode)?;
     let mut history = logs.history(key, shards);
     let mut events = 0u64;
     let tail = read_log(&logs.usage, &mut |record| {
+        let barrier = (record.kind == KIND_BARRIER).then_some(record.offset);
         events += feed(&mut replayer, record, key, shards, &mut history)?;
+        barrier.into_iter().for_each(|offset| at_barrier(&replayer, offset));
         Ok(())
     })?;
     check_usage_end(logs, &records, control_end, tail.end_offset)?;
@@ -756,11 +772,7 @@ struct Opened {
 }
 
 fn open_to_read(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Opened, RecoveryError> {
-    let mut records = ControlRecords::new();
-    let tail = read_log(&logs.control, &mut |record| {
-        records.push(control_record(record)?);
-        Ok(())
-    })?;
+    let (records, tail) = read_control(&logs.control)?;
     let key = genesis_of(&records)?.1;
     let (charges, charge_tail) = read_contents(&logs.charges)?;
     let (journals, journal_tail) = read_contents(&logs.journals)?;
@@ -768,6 +780,16 @@ fn open_to_read(logs: &Logs, shards: usize, mode: ReplayMode) -> Result<Opened, 
     let replayer = Replayer::new(mode, shards, records.clone(), tail.end_offset, stored);
     let torn_bytes = tail.torn_bytes + charge_tail.torn_bytes + journal_tail.torn_bytes;
     Ok(Opened { replayer, records, key, control_end: tail.end_offset, torn_bytes })
+}
+
+/// Reads the control log.
+pub(crate) fn read_control(place: &LogPlace) -> Result<(ControlRecords, LogEnd), RecoveryError> {
+    let mut records = ControlRecords::new();
+    let end = read_log(place, &mut |record| {
+        records.push(control_record(record)?);
+        Ok(())
+    })?;
+    Ok((records, end))
 }
 
 fn read_contents(place: &LogPlace) -> Result<(Vec<StoredContent>, LogEnd), RecoveryError> {
@@ -780,8 +802,9 @@ fn read_contents(place: &LogPlace) -> Result<(Vec<StoredContent>, LogEnd), Recov
     Ok((contents, end))
 }
 
-struct LogEnd {
-    end_offset: u64,
+/// Where a log ends.
+pub(crate) struct LogEnd {
+    pub(crate) end_offset: u64,
     torn_bytes: u64,
 }
 

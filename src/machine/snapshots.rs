@@ -75,6 +75,7 @@ pub(crate) fn find(
         if left_aside.iter().any(|aside| aside.usage_offset == usage_offset) {
             continue;
         }
+        let folders = (folders.0, Some(folders.1));
         match read(logs, control, control_end, shards, folders, usage_offset) {
             Ok(found) => return Some(found),
             Err(error) => left_aside.push(LeftAside { usage_offset, error }),
@@ -83,28 +84,28 @@ pub(crate) fn find(
     None
 }
 
-fn read(
+/// Reads a snapshot of so many shards; without a pool all single events stay in memory.
+pub(crate) fn read(
     logs: &Logs,
     control: &ControlRecords,
     control_end: u64,
     shards: usize,
-    (runs, pool): (&RunStore, &Arc<SpillPool>),
+    (runs, pool): (&RunStore, Option<&Arc<SpillPool>>),
     usage_offset: u64,
 ) -> Result<FoundSnapshot, SnapshotError> {
     let mut loaders: Vec<ShardLoader> = (0..shards).map(ShardLoader::new).collect();
-    loaders.iter_mut().for_each(|loader| loader.set_spill_pool(pool.clone()));
-    let options = logs.usage.options;
+    for loader in &mut loaders {
+        pool.into_iter().for_each(|pool| loader.set_spill_pool(pool.clone()));
+    }
     let is_ours = |head: &SnapshotHead| {
-        (head.incarnation, head.partition) == (options.incarnation, u32::from(options.partition))
-            && head.shards as usize == shards
-            && head.control_offset <= control_end
-            && head.history == history_until(control, head.control_offset)
+        head.shards as usize == shards
+            && is_of(head, logs, control, control_end)
             && barrier_at(&logs.usage, usage_offset) == Some(head.control_offset)
     };
     let head = read_snapshot(&*logs.snapshots, usage_offset, is_ours, &mut |shard, kind, body| {
         let loader = loaders.get_mut(usize::from(shard));
         loader.ok_or(SnapshotError::SectionMustBeReadable { kind, shard })?.take(kind, body)?;
-        if pool.is_due() {
+        if let Some(pool) = pool.filter(|pool| pool.is_due()) {
             pool.spill().map_err(SnapshotError::ItemsMustBeSpilled)?;
         }
         Ok(())
@@ -123,16 +124,19 @@ pub(crate) fn one_behind(
     control_end: u64,
     usage_end: u64,
 ) -> Option<u64> {
-    let options = logs.usage.options;
-    let is_of_these = |head: &SnapshotHead| {
-        (head.incarnation, head.partition) == (options.incarnation, u32::from(options.partition))
-            && head.control_offset <= control_end
-            && head.history == history_until(control, head.control_offset)
-    };
+    let is_of_these = |head: &SnapshotHead| is_of(head, logs, control, control_end);
     // Without their names, or where one says nothing, nothing is proven.
     let behind = snapshots(&*logs.snapshots).unwrap_or_default().into_iter().filter(|at| *at >= usage_end);
     let mut heads = behind.filter_map(|at| snapshot_head(&*logs.snapshots, at).ok());
     heads.find(is_of_these).map(|head| head.usage_offset)
+}
+
+/// Whether a snapshot says that it is of these logs.
+pub(crate) fn is_of(head: &SnapshotHead, logs: &Logs, control: &ControlRecords, control_end: u64) -> bool {
+    let options = logs.usage.options;
+    (head.incarnation, head.partition) == (options.incarnation, u32::from(options.partition))
+        && head.control_offset <= control_end
+        && head.history == history_until(control, head.control_offset)
 }
 
 fn history_until(control: &ControlRecords, until: u64) -> [u8; 32] {

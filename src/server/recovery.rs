@@ -6,7 +6,7 @@
 use anyhow::Result;
 use engine::io::Storage;
 use engine::log::{LogOptions, LogReader, Record};
-use machine::ReplayMode;
+use machine::{KeptSnapshots, ReplayMode};
 pub use machine::{Moment, Replayed};
 
 use crate::directory::DataDirectory;
@@ -18,6 +18,16 @@ use crate::directory::DataDirectory;
 /// The first damage or difference.
 pub fn replay(directory: &DataDirectory, shards: usize, mode: ReplayMode) -> Result<Replayed> {
     let replayed = machine::replay(&directory.existing_logs()?, shards, mode)?;
+    warn_of_torn(replayed.torn_bytes);
+    Ok(replayed)
+}
+
+/// Replays the logs of snapshots with so many shards, and compares those of as many.
+///
+/// # Errors
+/// The first damage or difference of the logs.
+pub fn replay_to_compare(snapshots: &mut KeptSnapshots<'_>, shards: usize) -> Result<Replayed> {
+    let replayed = snapshots.replay(shards, ReplayMode::Derive)?;
     warn_of_torn(replayed.torn_bytes);
     Ok(replayed)
 }

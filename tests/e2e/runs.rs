@@ -10,11 +10,15 @@ use crate::snapshots::{counters, send, started_from};
 /// The least memory that there may be: 1,024 ids before there is a run.
 const SETTINGS: [&str; 4] = ["--dedup-memory", "524288", "--pending-per-slot-max", "1000"];
 
-fn runs(data: &Path) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(data.join("runs")).unwrap();
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).unwrap();
     let mut paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
     paths.sort();
     paths
+}
+
+fn runs(data: &Path) -> Vec<PathBuf> {
+    files(&data.join("runs"))
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -108,6 +112,50 @@ async fn whatever_is_wrong_with_a_run_no_id_is_forgotten() {
         assert_eq!(server.terminate(), Some(0), "{case}");
         let replayed = tallymark(&["replay", "--data", data.path().to_str().unwrap()]);
         assert!(replayed.status.success(), "{case}: {}", text(&replayed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_names_a_run_or_a_snapshot_that_is_damaged_and_passes_over_what_a_crash_leaves() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    let whole = tempfile::tempdir().unwrap();
+    fill(whole.path(), Timestamp::from_nanoseconds(now)).await;
+    let name_of = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
+    let (run, snapshot) = (&runs(whole.path())[0], &files(&whole.path().join("snapshots"))[0]);
+    let (run, snapshot) = (name_of(run), name_of(snapshot));
+    for (case, expected) in [
+        ("whole", "snapshots 1 say what the logs say, 0 were never finished".to_string()),
+        ("damaged run", format!("run {run} of remembered ids is damaged")),
+        ("damaged snapshot", format!("snapshot {snapshot}: its bytes at ")),
+        ("unfinished snapshot", "snapshots 0 say what the logs say, 1 were never finished".to_string()),
+        ("neither", "snapshots 0 say what the logs say, 0 were never finished".to_string()),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        copy(whole.path(), data.path());
+        let saved = data.path().join("snapshots").join(&snapshot);
+        let bytes = std::fs::metadata(&saved).unwrap().len();
+        match case {
+            "damaged run" => flip(&data.path().join("runs").join(&run), 9_000),
+            "damaged snapshot" => flip(&saved, bytes as usize / 2),
+            "unfinished snapshot" => {
+                std::fs::File::options().write(true).open(&saved).unwrap().set_len(bytes / 2).unwrap();
+            }
+            "neither" => {
+                for folder in ["snapshots", "runs"] {
+                    std::fs::remove_dir_all(data.path().join(folder)).unwrap();
+                }
+            }
+            _ => {}
+        }
+        let verified = tallymark(&["verify", "--data", data.path().to_str().unwrap()]);
+        let said = text(&verified);
+        assert!(said.contains(&expected), "{case}: {said}");
+        assert_eq!(verified.status.success(), !case.contains("damaged"), "{case}: {said}");
+        assert_eq!(
+            said.contains("take it away, a start does without it"),
+            case.contains("damaged"),
+            "{said}"
+        );
     }
 }
 

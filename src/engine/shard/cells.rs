@@ -257,6 +257,19 @@ impl CellStore {
         self.cells.iter().map(|cell| cell.key)
     }
 
+    /// The cells that hold something: which, the latest time of an event, and what.
+    pub(crate) fn filled(&self) -> impl Iterator<Item = (CellKey, Timestamp, &CellValue)> {
+        let cells = self.cells.iter().filter(|cell| !cell.value.is_empty());
+        cells.map(|cell| (cell.key, cell.time_max, &cell.value))
+    }
+
+    /// The latest time of an event in a cell, and what it holds.
+    pub(crate) fn find(&self, key: CellKey) -> Option<(Timestamp, &CellValue)> {
+        let number = self.cells.find(key.hash(), |cell| cell.key == key).ok()?;
+        let cell = &self.cells[number];
+        Some((cell.time_max, &cell.value))
+    }
+
     /// Says that no cell was reported yet.
     pub(crate) fn mark_all_changed(&mut self) {
         (0..self.cells.len() as u32).for_each(|number| self.mark_changed(number));

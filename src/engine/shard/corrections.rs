@@ -29,6 +29,7 @@ use wire::verdict::{QuarantineReason, Verdict};
 use super::cells::CellKey;
 use super::dedup::runs::RunError;
 use super::dedup::{Lookup, Seen, Standing};
+use super::difference::Renumbered;
 use super::fold::{Contribution, ResolvedPrograms};
 use super::kept::{class_of, code_of};
 use super::{SetAside, Shard, Stamp};
@@ -144,6 +145,21 @@ enum Stands {
     Counted(Counted),
 }
 
+impl Stands {
+    fn is_same(&self, other: &Stands, renumbered: &Renumbered) -> bool {
+        match (self, other) {
+            (Stands::Voided, Stands::Voided) | (Stands::Unmetered, Stands::Unmetered) => true,
+            (Stands::Quarantined(mine), Stands::Quarantined(theirs)) => mine == theirs,
+            (Stands::Counted(mine), Stands::Counted(theirs)) => {
+                (mine.time, mine.standing) == (theirs.time, theirs.standing)
+                    && renumbered.is_subject(mine.subject, theirs.subject)
+                    && renumbered.are_contributions(&mine.contributions, &theirs.contributions)
+            }
+            _ => false,
+        }
+    }
+}
+
 struct Counted {
     subject: u32,
     time: Timestamp,
@@ -216,6 +232,27 @@ impl Corrections {
         from: EventPosition,
     ) -> impl Iterator<Item = (EventPosition, &Corrected)> {
         self.corrected.range(from..).map(|(position, corrected)| (*position, corrected))
+    }
+
+    /// The first event for which another has something else that counts.
+    pub(super) fn first_difference(
+        &self,
+        other: &Corrections,
+        renumbered: &Renumbered,
+    ) -> Option<EventPosition> {
+        let is_same = |position: &EventPosition| {
+            let (mine, theirs) = (self.corrected.get(position)?, other.corrected.get(position)?);
+            let is_same = (&mine.source, mine.identity) == (&theirs.source, theirs.identity)
+                && mine.stands.is_same(&theirs.stands, renumbered);
+            is_same.then_some(())
+        };
+        let positions: BTreeSet<_> = self.corrected.keys().chain(other.corrected.keys()).collect();
+        positions.into_iter().find(|position| is_same(position).is_none()).copied()
+    }
+
+    /// Whether usage met the same meters when it arrived.
+    pub(super) fn has_meters_of(&self, other: &Corrections) -> bool {
+        (&self.meters.batches, self.meters.new) == (&other.meters.batches, other.meters.new)
     }
 
     pub(super) fn save_meters(&self, fields: &mut Fields) {

@@ -23,6 +23,11 @@ impl Groups {
         number
     }
 
+    /// The number of a group that is known.
+    pub(crate) fn find(&self, group: &Group) -> Option<u32> {
+        self.numbers.get(group).copied()
+    }
+
     /// Groups seen.
     pub(crate) fn len(&self) -> usize {
         self.groups.len()

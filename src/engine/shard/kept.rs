@@ -10,6 +10,7 @@ use domain::plan::CellClass;
 
 use super::cell::Fold;
 use super::sequence::{Item, Order, Sequence};
+use super::spill::SpillError;
 use crate::snapshot::codec::{FieldReader, Fields};
 
 /// What is kept beyond sums.
@@ -151,6 +152,25 @@ impl CellValue {
             (mine @ None, theirs) => *mine = theirs.clone(),
             (Some(_), None) => {}
         }
+    }
+
+    /// Whether another value holds the same. What was spilled is read.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub(crate) fn is_same(&self, other: &CellValue) -> Result<bool, SpillError> {
+        let is_same_kept = match (self.kept.as_deref(), other.kept.as_deref()) {
+            (None, None) => true,
+            (Some(Kept::Least(mine)), Some(Kept::Least(theirs)))
+            | (Some(Kept::Greatest(mine)), Some(Kept::Greatest(theirs))) => mine == theirs,
+            (Some(Kept::Latest(mine)), Some(Kept::Latest(theirs))) => mine == theirs,
+            (Some(Kept::Sequence(mine)), Some(Kept::Sequence(theirs))) => {
+                let _read = (mine.read()?, theirs.read()?);
+                mine.order() == theirs.order() && mine.items() == theirs.items()
+            }
+            _ => false,
+        };
+        Ok(is_same_kept && self.fold == other.fold)
     }
 
     /// Whether no event was added.

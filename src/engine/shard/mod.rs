@@ -24,6 +24,7 @@ mod cells;
 mod corrections;
 mod counters;
 mod dedup;
+mod difference;
 mod fold;
 mod forgetting;
 mod groups;

@@ -234,6 +234,22 @@ impl Sequenced {
         }
     }
 
+    /// Where the first stretch begins that another does not have as this one; both as of a batch at an offset.
+    pub(super) fn first_difference(&self, other: &Sequenced, offset: u64) -> Option<EventPosition> {
+        let saved = |sequenced: &Sequenced, number: usize| {
+            let mut fields = Fields::default();
+            if number < sequenced.len() {
+                sequenced.save(number, offset, &BTreeMap::new(), &mut fields);
+            }
+            fields.take()
+        };
+        let number = (0..self.len().max(other.len())).find(|at| saved(self, *at) != saved(other, *at))?;
+        let position = |sequenced: &Sequenced| {
+            (number < sequenced.len()).then(|| sequenced.stretches[number as u32].position)
+        };
+        [position(self), position(other)].into_iter().flatten().min()
+    }
+
     /// Adds a stretch that was saved.
     pub(super) fn load(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
         let (run, first, count, own) = (fields.u128()?, fields.u64()?, fields.u32()?, fields.u32()?);

@@ -13,6 +13,7 @@ use domain::plan::{Condition, Forgotten, MeteringPlan, NegativeUsage, Test};
 use wire::IdMode;
 
 use super::SourceCounters;
+use crate::snapshot::SectionKind;
 use world::{World, at, count, ids_of_one_slot, is_slot_of, owned, plan, sum};
 
 /// Sends batches of one event each, all received at an instant; asserts each verdict.
@@ -433,4 +434,55 @@ fn a_cell_is_reported_when_it_changed_and_not_again() {
     assert_eq!(world.take_reports(), 0);
     world.barrier(plan([sum("units")]));
     assert_eq!(world.take_reports(), 1, "an emptied cell says so");
+}
+
+type Change = fn(&mut Vec<u8>);
+
+/// A world with everything that a snapshot has a section for, and what reads its log; sections that `change` says are others.
+fn compare_changed(kind: SectionKind, change: Change) -> Result<(), String> {
+    let plan = || owned(plan([sum("units"), count("calls")]), "k", &[(0, 1_000, &[])]);
+    let mut worlds = [World::new(1), World::without_runs(1)];
+    for world in &mut worlds {
+        world.barrier(plan());
+        for event in
+            ["a k 50 units=1", "b k 51 units=2", "c nobody 50 units=1", "d k 9 units=1", "a k 50 units=2"]
+        {
+            world.send(150, "s", "use", &[event]);
+        }
+        world.send_with(IdMode::Sequenced { epoch: 7, first: 100 }, 150, "s", "use", &["k 60 units=1"]);
+        for number in 0..9 {
+            world.send(150, "s", "use", &[&format!("n{number} k 70 units=1")]);
+        }
+        world.correct("s", "amend b k 51 units=5");
+        world.barrier(plan());
+    }
+    let [world, plain] = &mut worlds;
+    let mut saved = world.begin_snapshot();
+    while world.poll_snapshot(&mut saved) {}
+    saved.change(kind, change);
+    plain.check_loaded(&saved.load())
+}
+
+#[test]
+fn a_snapshot_that_says_otherwise_than_the_log_is_told_by_section() {
+    // The last bytes of a section are those of its last entry.
+    let changes: [(SectionKind, Change, &str); 9] = [
+        (SectionKind::Cells, |body| body[28] ^= 1, "usage of subject k by meter"),
+        (SectionKind::Cells, |body| body[36] ^= 1, "usage of subject k by meter"),
+        (SectionKind::Cells, Vec::clear, "usage of subject k by meter"),
+        (SectionKind::Pending, Vec::clear, "the event at usage offset 192, index 0"),
+        (SectionKind::SetAside, |body| body.truncate(25), "the event at usage offset 320, index 0"),
+        (SectionKind::Counters, |body| body[5] ^= 1, "source s"),
+        (SectionKind::Corrections, |body| body[55] ^= 1, "the event at usage offset 128, index 0"),
+        (SectionKind::Sequenced, Vec::clear, "the event at usage offset 384, index 0"),
+        (SectionKind::Dedup, |body| body.truncate(body.len() - 41), "slot "),
+    ];
+    for (kind, change, expected) in changes {
+        let told = compare_changed(kind, change);
+        let expected = format!("its section {kind:?} of shard 0 is not what the logs say of {expected}");
+        assert!(told.as_ref().is_err_and(|told| told.starts_with(&expected)), "{told:?}: {expected}");
+    }
+    assert_eq!(compare_changed(SectionKind::Cells, |_| {}), Ok(()));
+    let names_no_run = compare_changed(SectionKind::Runs, Vec::clear);
+    assert!(names_no_run.is_err_and(|told| told.contains("Dedup")));
 }

@@ -51,6 +51,7 @@ const HEADER_BYTES: usize = 80;
 const HEADER_CRC_AT: usize = 72;
 const SECTION_HEADER_BYTES: usize = 12;
 const KIND_END: u16 = 0xffff;
+const END_MARK_BYTES: usize = SECTION_HEADER_BYTES + 8;
 /// Bytes that are written together.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -155,11 +156,21 @@ impl Part {
 /// Why a snapshot is left aside.
 #[derive(Debug)]
 pub enum SnapshotError {
-    /// The disk failed, or the file ends early.
+    /// The disk failed.
     Io(io::Error),
-    /// It is no snapshot of this format and of these logs.
+    /// Another program wrote it.
+    MustBeOfThisFormat {
+        /// The format that it has.
+        format: u32,
+    },
+    /// It is no snapshot of these logs.
     MustBeOfTheseLogs,
-    /// Bytes are damaged, or the writer did not get to the end.
+    /// The writer did not get to the end, or the end is cut off.
+    MustBeFinished {
+        /// Where the file ends.
+        position: u64,
+    },
+    /// Bytes are damaged.
     MustBeWhole {
         /// Where in the file.
         position: u64,
@@ -171,6 +182,15 @@ pub enum SnapshotError {
         /// Whose.
         shard: u16,
     },
+    /// It is whole, and not what the logs give.
+    MustSayWhatTheLogsSay {
+        /// Which section.
+        kind: SectionKind,
+        /// Whose.
+        shard: u16,
+        /// The first thing in it that differs.
+        what: String,
+    },
     /// A run that it names is of no use.
     RunMustBeReadable(RunError),
     /// Memory has no room for its single events, and they cannot be spilled.
@@ -181,14 +201,21 @@ impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SnapshotError::Io(_) => f.write_str("it cannot be read"),
+            SnapshotError::MustBeOfThisFormat { format } => {
+                write!(f, "it has format {format}, and this program reads format {SNAPSHOT_FORMAT}")
+            }
             SnapshotError::MustBeOfTheseLogs => {
-                write!(f, "it is not a snapshot of format {SNAPSHOT_FORMAT} of these logs and so many shards")
+                f.write_str("it is not a snapshot of these logs and so many shards")
             }
-            SnapshotError::MustBeWhole { position } => {
-                write!(f, "its bytes at {position} are damaged or missing")
+            SnapshotError::MustBeFinished { position } => {
+                write!(f, "it ends at byte {position}, before its end mark")
             }
+            SnapshotError::MustBeWhole { position } => write!(f, "its bytes at {position} are damaged"),
             SnapshotError::SectionMustBeReadable { kind, shard } => {
                 write!(f, "its section {kind:?} of shard {shard} cannot be read")
+            }
+            SnapshotError::MustSayWhatTheLogsSay { kind, shard, what } => {
+                write!(f, "its section {kind:?} of shard {shard} is not what the logs say of {what}")
             }
             SnapshotError::RunMustBeReadable(error) => error.fmt(f),
             SnapshotError::ItemsMustBeSpilled(error) => error.fmt(f),
@@ -201,9 +228,14 @@ impl SnapshotError {
     pub fn is_of_file(&self) -> bool {
         match self {
             SnapshotError::Io(error) => error.kind() == io::ErrorKind::UnexpectedEof,
-            SnapshotError::MustBeWhole { .. } | SnapshotError::SectionMustBeReadable { .. } => true,
+            SnapshotError::MustBeFinished { .. }
+            | SnapshotError::MustBeWhole { .. }
+            | SnapshotError::SectionMustBeReadable { .. }
+            | SnapshotError::MustSayWhatTheLogsSay { .. } => true,
             SnapshotError::RunMustBeReadable(error) => error.of_file().is_some(),
-            SnapshotError::MustBeOfTheseLogs | SnapshotError::ItemsMustBeSpilled(_) => false,
+            SnapshotError::MustBeOfThisFormat { .. }
+            | SnapshotError::MustBeOfTheseLogs
+            | SnapshotError::ItemsMustBeSpilled(_) => false,
         }
     }
 }
@@ -462,6 +494,9 @@ fn open_snapshot(
 ) -> Result<(SnapshotHead, Sections), SnapshotError> {
     let file = storage.open(&snapshot_name(usage_offset), false)?;
     let size = file.size()?;
+    if size < HEADER_BYTES as u64 {
+        return Err(SnapshotError::MustBeFinished { position: size });
+    }
     let mut header = [0; HEADER_BYTES];
     file.read_at(0, &mut header)?;
     let head = SnapshotHead::decode(&header)?;
@@ -489,7 +524,7 @@ impl Sections {
         let broken = SnapshotError::MustBeWhole { position };
         let mut head = [0; SECTION_HEADER_BYTES];
         if self.size < position + SECTION_HEADER_BYTES as u64 {
-            return Err(broken);
+            return Err(self.ends_early(position)?);
         }
         self.file.read_at(position, &mut head)?;
         let field = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
@@ -497,8 +532,11 @@ impl Sections {
         let (kind, shard) = (field(0), field(2));
         let bytes = u32::from_le_bytes(number(4)) as usize;
         let end = position + (SECTION_HEADER_BYTES + bytes) as u64;
-        if bytes > SECTION_BYTES_MAX || end > self.size {
+        if bytes > SECTION_BYTES_MAX {
             return Err(broken);
+        }
+        if end > self.size {
+            return Err(self.ends_early(position)?);
         }
         self.body.resize(bytes, 0);
         self.file.read_at(position + SECTION_HEADER_BYTES as u64, &mut self.body)?;
@@ -514,6 +552,28 @@ impl Sections {
         self.position = end;
         Ok(Some((shard, kind)))
     }
+
+    /// What is wrong with a section that the file does not have all of: behind a damaged length there is an end mark.
+    fn ends_early(&self, position: u64) -> Result<SnapshotError, SnapshotError> {
+        let mut mark = [0; END_MARK_BYTES];
+        if let Some(at) = self.size.checked_sub(END_MARK_BYTES as u64).filter(|at| *at >= position) {
+            self.file.read_at(at, &mut mark)?;
+        }
+        let (head, body) = mark.split_at(SECTION_HEADER_BYTES);
+        let is_mark = head[..8] == end_mark_head() && crc_of(&[&head[..8], body]).to_le_bytes() == head[8..];
+        let size = self.size;
+        Ok(if is_mark {
+            SnapshotError::MustBeWhole { position }
+        } else {
+            SnapshotError::MustBeFinished { position: size }
+        })
+    }
+}
+
+/// How an end mark begins: kind, shard, bytes.
+fn end_mark_head() -> [u8; 8] {
+    let [kind, high] = KIND_END.to_le_bytes();
+    [kind, high, 0, 0, 8, 0, 0, 0]
 }
 
 /// The runs that a section of them names, and whether each is of the past; `None` if it is no such section.
@@ -550,11 +610,11 @@ impl SnapshotHead {
         if bytes[..8] != MAGIC {
             return Err(SnapshotError::MustBeWhole { position: 0 });
         }
-        if number(8) != SNAPSHOT_FORMAT {
-            return Err(SnapshotError::MustBeOfTheseLogs);
-        }
         if number(HEADER_CRC_AT) != crc_of(&[&bytes[..HEADER_CRC_AT]]) {
             return Err(SnapshotError::MustBeWhole { position: HEADER_CRC_AT as u64 });
+        }
+        if number(8) != SNAPSHOT_FORMAT {
+            return Err(SnapshotError::MustBeOfThisFormat { format: number(8) });
         }
         let mut history = [0; 32];
         history.copy_from_slice(&bytes[40..HEADER_CRC_AT]);

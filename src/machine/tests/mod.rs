@@ -14,6 +14,7 @@ mod disputed;
 mod forgotten;
 mod found;
 mod histories;
+mod kept_files;
 mod lineage;
 mod measures;
 mod model;

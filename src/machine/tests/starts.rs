@@ -15,9 +15,9 @@ use crate::{
     KIND_CONTROL, LogPlace, Logs, Recovered, RecoveryError, ReplayMode, ShardMemory, recover, replay,
 };
 
-const NOW: i64 = 1_767_225_600_000_000_000;
+pub(super) const NOW: i64 = 1_767_225_600_000_000_000;
 
-fn logs_of(disk: &SimulatedDisk) -> Logs {
+pub(super) fn logs_of(disk: &SimulatedDisk) -> Logs {
     let place = |kind, folder: &str| LogPlace {
         storage: Arc::new(disk.folder(folder)),
         options: LogOptions { kind, partition: 0, incarnation: 0, segment_bytes: 24 << 10 },
@@ -55,7 +55,7 @@ fn first_records() -> Vec<ControlRecord> {
     vec![ControlRecord::Genesis(genesis), policy()]
 }
 
-fn start(disk: &SimulatedDisk) -> Result<Recovered, RecoveryError> {
+pub(super) fn start(disk: &SimulatedDisk) -> Result<Recovered, RecoveryError> {
     let memory = ShardMemory { table_entries_max: 16, sequence_bytes: 1 << 20 };
     recover(&logs_of(disk), 1, memory, || Ok((NOW, first_records())))
 }
@@ -66,7 +66,7 @@ fn append(recovered: &mut Recovered, record: &ControlRecord) -> u64 {
     offset
 }
 
-fn barrier(recovered: &mut Recovered) -> u64 {
+pub(super) fn barrier(recovered: &mut Recovered) -> u64 {
     let named = encode_barrier(recovered.control.next_offset());
     let offset = recovered.usage.stage(KIND_BARRIER, NOW, &[&named]).unwrap();
     recovered.usage.commit(NOW).unwrap();
@@ -74,7 +74,7 @@ fn barrier(recovered: &mut Recovered) -> u64 {
 }
 
 /// A directory with a control record and a barrier behind those of its beginning.
-fn directory() -> SimulatedDisk {
+pub(super) fn directory() -> SimulatedDisk {
     let disk = SimulatedDisk::default();
     let mut recovered = start(&disk).unwrap();
     barrier(&mut recovered);

@@ -1,7 +1,7 @@
 //! `tallymark verify`: derives everything again from the logs and compares it with all that is stored.
 //!
 //! Owns: which comparisons are made, in which order. Leaves to others: deriving (`machine::replay`), bytes of logs and
-//! indexes (`engine::log`).
+//! indexes (`engine::log`), snapshots and runs (`machine::KeptSnapshots`).
 //!
 //! | what | is compared with |
 //! |---|---|
@@ -11,6 +11,10 @@
 //! | counters of each source | the events that its batches in the log have; the same with another number of shards |
 //! | journals as they are stored | debits = credits, each |
 //! | indexes of segments | the index that the segment's blocks give, byte for byte |
+//! | snapshots | what a replay with as many shards has at their barrier: see `machine::KeptSnapshots` |
+//! | runs of remembered ids | their checksums, their order, their filters |
+//!
+//! What is truth comes first: a difference of a file that is derived is said when the logs are in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +25,14 @@ use clap::Args;
 use engine::identity::IdentityKey;
 use engine::log::{LogIndex, LogKind, archived_segments, check_archived, check_index};
 use engine::shard::SourceCounters;
-use machine::{PartJoiner, ReplayMode, Replayed, UsageItem, usage_item};
+use machine::{
+    FoundRuns, FoundSnapshots, KeptSnapshots, Logs, PartJoiner, Replayed, UsageItem, check_runs, usage_item,
+};
 
 use crate::config::DirectoryArgs;
 use crate::directory::DataDirectory;
 use crate::disk::DataDirectoryLock;
-use crate::recovery::{read_all, replay};
+use crate::recovery::{read_all, replay_to_compare};
 
 /// `tallymark verify`. No server may be running on the directory.
 #[derive(Debug, Args)]
@@ -59,13 +65,21 @@ pub fn without_a_server(directory: &DataDirectory, compare: impl FnOnce() -> Res
 }
 
 fn verify(directory: &DataDirectory) -> Result<()> {
-    let one = replay(directory, 1, ReplayMode::Derive)?;
+    let logs = directory.existing_logs()?;
+    let mut snapshots = KeptSnapshots::of(&logs)?;
+    let one = replay_to_compare(&mut snapshots, 1)?;
     println!("seals     {} batches and all journals derive as sealed", one.summary.batches);
-    let other = replay(directory, 3, ReplayMode::Derive).context("with 3 shards")?;
-    ensure!(one.summary == other.summary, "3 shards derive other batches or journals than 1");
     let counters = counters_of(&one);
-    ensure!(counters == counters_of(&other), "3 shards count other verdicts than 1");
-    println!("shards    1 and 3 agree");
+    let mut others = snapshots.shards();
+    others.insert(3);
+    for shards in &others {
+        let other =
+            replay_to_compare(&mut snapshots, *shards).with_context(|| format!("with {shards} shards"))?;
+        ensure!(one.summary == other.summary, "{shards} shards derive other batches or journals than 1");
+        ensure!(counters == counters_of(&other), "{shards} shards count other verdicts than 1");
+    }
+    let others: Vec<String> = others.iter().map(usize::to_string).collect();
+    println!("shards    1 and {} agree", others.join(", "));
     let received = events_by_source(directory, one.key)?;
     check_counters(&counters, &received)?;
     println!("counters  {} sources, {} events", counters.len(), one.events);
@@ -73,8 +87,36 @@ fn verify(directory: &DataDirectory) -> Result<()> {
     let (indexes, segments) = check_indexes(directory, one.key)?;
     println!("indexes   {indexes} of {segments} ended segments have one, all as their blocks say");
     println!("archive   {} segments lie there, all as they went", check_archive(directory)?);
+    println!("runs      {}", check_runs_of(&logs)?);
+    println!("snapshots {}", check_snapshots(snapshots)?);
     println!("verified");
     Ok(())
+}
+
+/// Says what was found of snapshots, or the first that is of no use.
+fn check_snapshots(snapshots: KeptSnapshots<'_>) -> Result<String> {
+    let FoundSnapshots { sound, unfinished, of_another_format, wrong } = snapshots.finish();
+    if let Some((name, error)) = wrong.into_iter().next() {
+        bail!(
+            "{:#}: take it away, a start does without it",
+            anyhow::Error::new(error).context(format!("snapshot {name}"))
+        );
+    }
+    Ok(format!(
+        "{sound} say what the logs say, {unfinished} were never finished, {of_another_format} are of another format"
+    ))
+}
+
+/// Says what was found of runs, or the first that is of no use.
+fn check_runs_of(logs: &Logs) -> Result<String> {
+    let FoundRuns { sound, unfinished, wrong } = check_runs(logs)?;
+    match wrong.into_iter().next() {
+        Some(error) => bail!(
+            "{:#}: take it away, a start does without it and without the snapshots that name it",
+            anyhow::Error::new(error)
+        ),
+        None => Ok(format!("{sound} are whole, {unfinished} were never finished")),
+    }
 }
 
 fn counters_of(replayed: &Replayed) -> BTreeMap<Arc<str>, SourceCounters> {

@@ -81,6 +81,11 @@ impl Memtable {
         self.look_up(identity, is_it).ok()
     }
 
+    /// The number of the event with an identity that `is_it`.
+    pub(crate) fn find_number(&self, identity: u128, is_it: impl Fn(EventPosition) -> bool) -> Option<usize> {
+        self.number_of(identity, is_it).ok().map(|number| number as usize)
+    }
+
     /// Remembers a new event.
     #[inline]
     pub(crate) fn insert(&mut self, vacant: Vacant, seen: Seen) {

@@ -28,8 +28,8 @@ use domain::EventPosition;
 pub(crate) use self::memtable::Memtable;
 use self::memtable::Vacant;
 use self::runs::{
-    Inputs, RUN_ENTRIES_MAX, RUNS_MAX, Run, RunDone, RunError, RunJob, RunName, forgotten_entries, key_of,
-    past_to_merge, runs_to_merge,
+    Inputs, Kept, RUN_ENTRIES_MAX, RUNS_MAX, Run, RunDone, RunEntry, RunError, RunJob, RunName, RunReader,
+    RunStore, forgotten_entries, identity_of, key_of, past_to_merge, runs_to_merge,
 };
 
 /// What became of the first event with an identity. Here as it arrived: the list of waiting events says what waits now.
@@ -290,6 +290,38 @@ impl Dedup {
     /// The present table.
     pub(crate) fn table(&self) -> &Memtable {
         &self.table
+    }
+
+    /// The table of an index that has nothing else.
+    ///
+    /// # Panics
+    /// If it has runs, or a full table.
+    pub(crate) fn only_table(&self) -> &Memtable {
+        let has_others = self.full.is_some() || self.run_names().next().is_some();
+        assert!(!has_others, "all that is remembered is in one table");
+        &self.table
+    }
+
+    /// Gives every entry of the tables and runs of a shard, forgotten or not.
+    ///
+    /// # Errors
+    /// [`RunError`]: a run cannot be read.
+    pub(crate) fn for_each_entry(
+        &self,
+        shard: u32,
+        store: &RunStore,
+        take: &mut dyn FnMut(u128, Seen),
+    ) -> Result<(), RunError> {
+        for (name, _) in self.run_names() {
+            let mut reader = RunReader::new(store.open_run(shard, name, Kept::Index)?);
+            while let Some(RunEntry { key, seen }) = reader.next()? {
+                take(identity_of(key), seen);
+            }
+        }
+        for table in self.full.iter().map(|full| &**full).chain([&self.table]) {
+            (0..table.len()).map(|number| table.at(number)).for_each(|(identity, seen)| take(identity, seen));
+        }
+        Ok(())
     }
 
     /// All runs, oldest first, and whether they are of the past.

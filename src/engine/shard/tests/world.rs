@@ -116,6 +116,12 @@ pub(super) struct Saved {
 }
 
 impl Saved {
+    /// Changes the sections of a kind.
+    pub(super) fn change(&mut self, kind: SectionKind, change: fn(&mut Vec<u8>)) {
+        let sections = self.sections.iter_mut().flatten().filter(|section| section.kind == kind);
+        sections.for_each(|section| change(&mut section.body));
+    }
+
     /// Kind and bytes of the sections so far.
     pub(super) fn sections(&self) -> Vec<(SectionKind, usize)> {
         self.sections.iter().flatten().map(|section| (section.kind, section.body.len())).collect()
@@ -165,6 +171,20 @@ impl World {
             meters_at: BTreeMap::new(),
             corrections: Vec::new(),
         }
+    }
+
+    /// The same without runs, as one that reads the logs: all that it remembers is in one table.
+    pub(super) fn without_runs(shards: usize) -> Self {
+        let mut world = Self::new(shards);
+        world.shards = (0..shards).map(Shard::new).collect();
+        world
+    }
+
+    /// Compares its shards with those of a world that was loaded.
+    pub(super) fn check_loaded(&self, loaded: &World) -> Result<(), String> {
+        let mut pairs = self.shards.iter().zip(&loaded.shards);
+        let compared = pairs.try_for_each(|(mine, theirs)| mine.check_loaded(theirs, &loaded.runs));
+        compared.map_err(|error| error.to_string())
     }
 
     /// Logs and applies a batch; gives the verdicts.

@@ -96,12 +96,31 @@ pub(crate) fn key_of(identity: u128) -> u128 {
     identity.rotate_left(SLOTS.trailing_zeros())
 }
 
+/// The identity of a key.
+#[inline]
+pub(crate) fn identity_of(key: u128) -> u128 {
+    key.rotate_right(SLOTS.trailing_zeros())
+}
+
 /// Entries of a part of the span of positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slice {
     pub(crate) entries: u64,
     /// Every entry of it that counts is earlier.
     pub(crate) times_end: i64,
+}
+
+impl Slice {
+    pub(crate) const EMPTY: Slice = Slice { entries: 0, times_end: i64::MIN };
+
+    /// Takes one more entry.
+    #[inline]
+    pub(crate) fn count(&mut self, seen: &Seen) {
+        self.entries += 1;
+        if matches!(seen.standing, Standing::Metered | Standing::Pending) {
+            self.times_end = self.times_end.max(seen.time + 1);
+        }
+    }
 }
 
 /// What bounds the entries of a run; gives their layout.

@@ -17,9 +17,9 @@ mod work;
 mod writer;
 
 pub use self::format::RunLog;
-pub(crate) use self::format::{RUN_ENTRIES_MAX, RunName, key_of};
+pub(crate) use self::format::{RUN_ENTRIES_MAX, RunEntry, RunName, identity_of, key_of};
 pub(crate) use self::policy::{RUNS_MAX, past_to_merge, runs_to_merge};
-pub(crate) use self::run::{Kept, Run};
+pub(crate) use self::run::{Kept, Run, RunReader};
 pub use self::run::{RunError, RunFault};
 pub use self::store::RunStore;
 pub(crate) use self::work::{Inputs, forgotten_entries};

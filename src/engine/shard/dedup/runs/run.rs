@@ -21,7 +21,7 @@ use domain::EventPosition;
 use super::super::Seen;
 use super::filter::Filter;
 use super::format::{
-    BUCKET_BYTES, Bounds, HEADER_BYTES, Layout, RunEntry, RunHeader, RunLog, RunName, run_name,
+    BUCKET_BYTES, Bounds, HEADER_BYTES, Layout, RunEntry, RunHeader, RunLog, RunName, SLICES, Slice, run_name,
 };
 use crate::io::{Storage, StorageFile};
 use crate::log::{SECTOR_BYTES, SectorBuffer, crc_of};
@@ -155,7 +155,55 @@ impl Run {
         wanted: RunName,
         kept: Kept,
     ) -> Result<Self, RunError> {
-        let number = wanted.number;
+        let (file, header) = Self::open_file(storage, log, wanted.number, kept)?;
+        let fault = |fault| RunError { number: wanted.number, fault };
+        if header.shard != shard {
+            return Err(fault(RunFault::MustBeOfThisLog));
+        }
+        if header.name() != wanted {
+            return Err(fault(RunFault::MustBeTheOneNamed));
+        }
+        let layout = header.bounds.layout();
+        let mut run = Self { file, header, layout, index: Vec::new(), filter: Filter::none() };
+        if kept != Kept::Nothing {
+            run.load_index()?;
+        }
+        if kept == Kept::All {
+            run.load_filter()?;
+        }
+        Ok(run)
+    }
+
+    /// Reads all of a run of any shard; gives its entries.
+    ///
+    /// # Errors
+    /// [`RunError`], as the table above says; `MustBeWhole` as well if its parts contradict each other.
+    pub(crate) fn check(storage: &dyn Storage, log: RunLog, number: u64) -> Result<u64, RunError> {
+        let (_, header) = Self::open_file(storage, log, number, Kept::Nothing)?;
+        let (shard, name) = (header.shard, header.name());
+        // A run of the past has no filter.
+        let kept = if header.filter_lines > 0 { Kept::All } else { Kept::Nothing };
+        let run = Self::open(storage, log, shard, name, kept)?;
+        let mut reader = RunReader::new(Self::open(storage, log, shard, name, Kept::Index)?);
+        let (mut slices, mut last) = ([Slice::EMPTY; SLICES], None);
+        while let Some(RunEntry { key, seen }) = reader.next()? {
+            let place = Some((key, seen.position));
+            if last >= place || (kept == Kept::All && !run.may_hold(key)) {
+                return Err(run.damaged_at(HEADER_BYTES as u64));
+            }
+            last = place;
+            slices[header.bounds.slice_of(seen.position)].count(&seen);
+        }
+        if slices == header.slices { Ok(run.len()) } else { Err(run.damaged_at(0)) }
+    }
+
+    /// Opens the file of a run that is as long as its header says.
+    fn open_file(
+        storage: &dyn Storage,
+        log: RunLog,
+        number: u64,
+        kept: Kept,
+    ) -> Result<(Box<dyn StorageFile>, RunHeader), RunError> {
         let fault = |fault| RunError { number, fault };
         let in_io = RunError::at(number);
         let name = run_name(number);
@@ -173,24 +221,13 @@ impl Run {
         let mut bytes = [0; HEADER_BYTES];
         file.read_at(0, &mut bytes).map_err(&in_io)?;
         let header = RunHeader::decode(&bytes)
-            .filter(|header| (header.log, header.shard, header.number) == (log, shard, number))
+            .filter(|header| (header.log, header.number) == (log, number))
             .ok_or_else(|| fault(RunFault::MustBeOfThisLog))?;
-        if header.name() != wanted {
-            return Err(fault(RunFault::MustBeTheOneNamed));
-        }
         if size != header.file_bytes() {
             let position = size.min(header.file_bytes());
             return Err(fault(RunFault::MustBeWhole { position }));
         }
-        let layout = header.bounds.layout();
-        let mut run = Self { file, header, layout, index: Vec::new(), filter: Filter::none() };
-        if kept != Kept::Nothing {
-            run.load_index()?;
-        }
-        if kept == Kept::All {
-            run.load_filter()?;
-        }
-        Ok(run)
+        Ok((file, header))
     }
 
     /// A run as it was just written.

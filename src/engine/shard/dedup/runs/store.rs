@@ -27,12 +27,16 @@ pub struct RunStore {
 }
 
 impl RunStore {
-    /// The runs of a log.
+    /// The runs of a log; none, if there is no such folder.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn open(storage: Arc<dyn Storage>, log: RunLog) -> io::Result<Self> {
-        let numbers = storage.list()?.into_iter().filter_map(|name| number_of_name(&name));
+        let names = match storage.list() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
+        };
+        let numbers = names.into_iter().filter_map(|name| number_of_name(&name));
         let next = numbers.map(|(number, _)| number + 1).max().unwrap_or(1);
         Ok(Self { storage, log, next: AtomicU64::new(next) })
     }
@@ -84,6 +88,27 @@ impl RunStore {
             _ => run.finish(&*self.storage).map(Some),
         };
         finished.map_err(RunError::at(number))
+    }
+
+    /// Numbers of all finished runs, ascending, and how many were never finished.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn list(&self) -> io::Result<(Vec<u64>, usize)> {
+        let found: Vec<_> = self.storage.list()?.iter().filter_map(|name| number_of_name(name)).collect();
+        let mut finished: Vec<u64> =
+            found.iter().filter(|(_, is_finished)| *is_finished).map(|(number, _)| *number).collect();
+        finished.sort_unstable();
+        let unfinished = found.len() - finished.len();
+        Ok((finished, unfinished))
+    }
+
+    /// Reads all of a run; gives its entries.
+    ///
+    /// # Errors
+    /// [`RunError`]: it is none of this log, or not whole.
+    pub fn check(&self, number: u64) -> Result<u64, RunError> {
+        Run::check(&*self.storage, self.log, number)
     }
 
     /// Takes away a run; one that is gone already is what was wanted.

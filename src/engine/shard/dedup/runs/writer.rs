@@ -9,7 +9,6 @@
 
 use std::io;
 
-use super::super::Standing;
 use super::filter::Filter;
 use super::format::{
     Bounds, HEADER_BYTES, Layout, RunEntry, RunHeader, RunLog, SLICES, Slice, run_name, unfinished_name,
@@ -67,7 +66,7 @@ impl RunWriter {
             filter_lines: u32::try_from(filter.lines()).expect("an index counts to fewer"),
             index_crc: 0,
             filter_crc: 0,
-            slices: [Slice { entries: 0, times_end: i64::MIN }; SLICES],
+            slices: [Slice::EMPTY; SLICES],
         };
         Ok(Self {
             file,
@@ -102,11 +101,7 @@ impl RunWriter {
         if self.filter.lines() > 0 {
             self.filter.put(entry.key);
         }
-        let slice = &mut self.header.slices[bounds.slice_of(entry.seen.position)];
-        slice.entries += 1;
-        if matches!(entry.seen.standing, Standing::Metered | Standing::Pending) {
-            slice.times_end = slice.times_end.max(entry.seen.time + 1);
-        }
+        self.header.slices[bounds.slice_of(entry.seen.position)].count(&entry.seen);
         Ok(())
     }
 
