@@ -32,7 +32,7 @@ use crate::batch::Batch;
 use crate::control::ApplyError;
 use crate::corrections::{CorrectionRequest, CorrectionStatus, KnownEvent};
 use crate::journals::JournalBatch;
-use crate::machine::{Machine, PutError, RatedBatch};
+use crate::machine::{Machine, ProposedPuts, PutError, RatedBatch};
 use crate::stored::{StoredEntry, store};
 
 /// Kind of the records of the control log.
@@ -281,8 +281,35 @@ impl ControlWriter {
         Ok(passed.offset)
     }
 
-    /// Takes resources (kind and id as in URL paths, and the body), in order: all or none. The inner error says why
-    /// none was taken.
+    /// What resources (kind and id as in URL paths, and the body) make, in order: all or none. Nothing is recorded.
+    ///
+    /// # Errors
+    /// [`PutError`], of the first one that is not taken.
+    pub fn propose_puts(
+        &mut self,
+        resources: Vec<(String, String, serde_json::Value)>,
+        actor: &str,
+    ) -> Result<ProposedPuts, PutError> {
+        self.machine.propose_puts(resources, actor)
+    }
+
+    /// Records what was proposed last; it is in force when the call returns.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn take_puts(
+        &mut self,
+        around: &mut dyn Surroundings,
+        proposed: ProposedPuts,
+    ) -> Result<Vec<PutOutcome>, ControlError> {
+        if !proposed.records.is_empty() {
+            self.append(around, &proposed.records)?;
+            self.barrier(around, false)?;
+        }
+        Ok(proposed.outcomes)
+    }
+
+    /// Takes resources, in order: all or none. The inner error says why none was taken.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -292,16 +319,10 @@ impl ControlWriter {
         resources: Vec<(String, String, serde_json::Value)>,
         actor: &str,
     ) -> Result<Result<Vec<PutOutcome>, PutError>, ControlError> {
-        let (records, outcomes) = match self.machine.propose_puts(resources, actor) {
-            Ok(proposed) => proposed.into_iter().unzip::<_, _, Vec<_>, Vec<_>>(),
-            Err(error) => return Ok(Err(error)),
-        };
-        let records: Vec<ControlRecord> = records.into_iter().flatten().collect();
-        if !records.is_empty() {
-            self.append(around, &records)?;
-            self.barrier(around, false)?;
+        match self.propose_puts(resources, actor) {
+            Ok(proposed) => self.take_puts(around, proposed).map(Ok),
+            Err(error) => Ok(Err(error)),
         }
-        Ok(Ok(outcomes))
     }
 
     /// Corrects an event, which `known` is if there is one; gives the offset of its record, or `None` if the correction was

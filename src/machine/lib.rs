@@ -62,7 +62,7 @@ pub use self::forgetting::offset_of_newest;
 pub use self::invoicing::InvoiceStanding;
 pub use self::journals::JournalBatch;
 pub use self::kept_files::{FoundRuns, FoundSnapshots, KeptSnapshots, check_runs};
-pub use self::machine::{Machine, PutError, RatedBatch, propose_put};
+pub use self::machine::{Machine, ProposedPuts, PutError, RatedBatch, propose_put};
 pub use self::recovery::{
     ControlRecords, FirstRecords, LogPlace, Logs, Moment, Recovered, RecoveryError, Replayed, ShardMemory,
     fault_of_run, genesis_of, read_moment, recover, replay,

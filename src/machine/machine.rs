@@ -39,7 +39,7 @@ use crate::explanation::ExplainedWindow;
 use crate::invoicing::{InvoiceStanding, Invoicing};
 use crate::issued::Issued;
 use crate::journals::JournalBatch;
-use crate::metering_plan;
+use crate::metering_plan::{self, Replan};
 use crate::owners::{Schedules, account_and_entity};
 use crate::windows::grids_of_account;
 
@@ -83,6 +83,17 @@ pub struct RatedBatch {
     pub bytes: Vec<u8>,
     /// What makes it final.
     pub seal: Seal,
+}
+
+/// What resources that are put together make, before any of it is recorded.
+#[derive(Default)]
+pub struct ProposedPuts {
+    /// Of those that the catalog does not have.
+    pub(crate) records: Vec<ControlRecord>,
+    pub(crate) outcomes: Vec<PutOutcome>,
+    /// The plan behind them, if subjects that had an owner before have another one or other slices: the shards may have
+    /// to fold them again.
+    pub refolding: Option<Arc<MeteringPlan>>,
 }
 
 /// What the server and the simulator drive.
@@ -286,26 +297,32 @@ impl Machine {
         &mut self,
         resources: Vec<(String, String, serde_json::Value)>,
         actor: &str,
-    ) -> Result<Vec<(Option<ControlRecord>, PutOutcome)>, PutError> {
+    ) -> Result<ProposedPuts, PutError> {
         let catalog = &mut self.control.catalog;
-        let (mut proposed, mut on_trial) = (Vec::new(), Vec::new());
+        let (mut proposed, mut on_trial) = (ProposedPuts::default(), Vec::new());
+        let mut replan = Replan::default();
         let mut propose = |(kind, id, body): (String, String, serde_json::Value)| -> Result<(), PutError> {
             let Some((resource, put)) = checked_put(catalog, &kind, &id, body, actor)? else {
-                proposed.push((None, PutOutcome { kind, id, version: None }));
+                proposed.outcomes.push(PutOutcome { kind, id, version: None });
                 return Ok(());
             };
             // No rule reads the offset of a record.
-            let (_, taken) = catalog.apply_on_trial(resource, 0)?;
+            let (_, taken) = catalog.apply_on_trial(resource.clone(), 0)?;
             on_trial.extend(taken);
+            replan.note(catalog, &resource);
             let outcome = PutOutcome { kind, id, version: Some(put.version) };
             let record = ControlRecord::Put(put);
             if record.encode().len() > RESOURCE_BYTES_MAX {
                 return Err(PutError::RecordMustFit { kind: outcome.kind, id: outcome.id });
             }
-            proposed.push((Some(record), outcome));
+            proposed.records.push(record);
+            proposed.outcomes.push(outcome);
             Ok(())
         };
         let outcome = resources.into_iter().try_for_each(&mut propose);
+        if outcome.is_ok() {
+            proposed.refolding = metering_plan::refolding(&self.control, &self.plan, replan);
+        }
         while let Some(last) = on_trial.pop() {
             self.control.catalog.take_back(last);
         }

@@ -125,6 +125,22 @@ pub(crate) fn compile(
     })
 }
 
+/// The plan that would follow `previous`, if it changes anything for subjects that are in that one.
+pub(crate) fn refolding(
+    control: &ControlState,
+    previous: &MeteringPlan,
+    replan: Replan,
+) -> Option<Arc<MeteringPlan>> {
+    let subjects: BTreeSet<Subject> =
+        replan.subjects.into_iter().filter(|subject| previous.subjects.contains_key(subject)).collect();
+    if subjects.is_empty() {
+        return None;
+    }
+    let replan = Replan { subjects, ..replan };
+    let plan = compile(control, previous.control_offset, previous, replan, &mut Schedules::default());
+    plan.changes.as_ref().is_some_and(|changes| !changes.subjects.is_empty()).then_some(plan)
+}
+
 /// The plan of all that the control log said, as if there were none before.
 pub(crate) fn compile_whole(control: &ControlState) -> Arc<MeteringPlan> {
     let subjects = control.catalog().subjects().map(|(subject, _)| subject.clone()).collect();

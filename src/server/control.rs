@@ -243,6 +243,15 @@ impl Surroundings for ControlSurroundings {
     }
 }
 
+/// What its caller is told of usage that cannot be read.
+fn unreadable(error: &anyhow::Error) -> CommandError {
+    let said = format!("{error:#}");
+    match is_of_archive(error) {
+        true => CommandError::ArchiveMustBeReachable(said),
+        false => CommandError::UsageMustBeReadable(said),
+    }
+}
+
 /// The cause that ends the thread. That a peer has stopped is said as it is, so that the peer speaks first.
 fn cause(error: ControlError) -> anyhow::Error {
     match error {
@@ -299,8 +308,8 @@ impl Control {
                     let _ = reply.send(Err(CommandError::ArchiveMustBeReachable(said)));
                     return Ok(());
                 }
-                let outcome = self.writer.put(&mut self.surroundings, resources, &actor).map_err(cause)?;
-                let _ = reply.send(outcome.map_err(CommandError::from));
+                let outcome = self.put(resources, &actor)?;
+                let _ = reply.send(outcome);
             }
             Command::Cut { reason, reply } => {
                 let outcome = self.cut(self.surroundings.clock.now(), &reason)?;
@@ -328,6 +337,28 @@ impl Control {
         Ok(())
     }
 
+    /// Takes resources, once all usage was read that they make shards fold again.
+    fn put(
+        &mut self,
+        resources: Vec<(String, String, serde_json::Value)>,
+        actor: &str,
+    ) -> Result<Result<Vec<PutOutcome>, CommandError>> {
+        let proposed = match self.writer.propose_puts(resources, actor) {
+            Ok(proposed) => proposed,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if let Some(plan) = &proposed.refolding {
+            let around = &self.surroundings;
+            let subjects = self.events.folded_again_by(&around.usage, plan, around.shards)?;
+            let usage_end = around.usage_state.end_offset.offset();
+            if let Err(error) = self.events.check_readable(&subjects, usage_end) {
+                tracing::error!("the catalog does not change: {error:#}");
+                return Ok(Err(unreadable(&error)));
+            }
+        }
+        Ok(Ok(self.writer.take_puts(&mut self.surroundings, proposed).map_err(cause)?))
+    }
+
     /// Corrects an event that every shard was asked for, behind all usage that was acknowledged before.
     fn correct(&mut self, request: CorrectionRequest) -> Result<Result<CorrectionOutcome, CommandError>> {
         if let Err(said) = self.archive.check_reach(&self.events.directory)? {
@@ -346,12 +377,9 @@ impl Control {
                 });
                 match read {
                     Ok(known) => Some(known),
-                    Err(error) if is_of_archive(&error) => {
-                        return Ok(Err(CommandError::ArchiveMustBeReachable(format!("{error:#}"))));
-                    }
                     Err(error) => {
                         tracing::error!("an event is not corrected: {error:#}");
-                        return Ok(Err(CommandError::UsageMustBeReadable(format!("{error:#}"))));
+                        return Ok(Err(unreadable(&error)));
                     }
                 }
             }

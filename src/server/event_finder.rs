@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::sync::Arc;
 
 use anyhow::Result;
 use crossbeam_channel::bounded;
+use domain::plan::MeteringPlan;
 use domain::{EventPosition, Subject, Timestamp};
 use engine::identity::{EventName, IdentityKey};
 use engine::prepared::PreparedBatch;
@@ -88,6 +90,26 @@ impl EventFinder {
     pub fn read(&self, found: FoundEvent) -> Result<KnownEvent> {
         let mut history = self.directory.history(self.key, 1)?;
         KnownEvent::read(&mut history, found).map_err(cannot_be_read_again)
+    }
+
+    /// Asks all shards which subjects a barrier with a plan would have folded again; waits for the answers.
+    ///
+    /// # Errors
+    /// If the log writer or a shard has stopped.
+    pub fn folded_again_by(
+        &self,
+        usage: &mpsc::Sender<UsageTask>,
+        plan: &Arc<MeteringPlan>,
+        shards: usize,
+    ) -> Result<BTreeSet<Subject>> {
+        let (reply, answers) = bounded(shards);
+        let task = UsageTask::FoldedAgain(plan.clone(), reply);
+        usage.blocking_send(task).map_err(|_| PeerStopped("the usage log"))?;
+        let mut subjects = BTreeSet::new();
+        for _ in 0..shards {
+            subjects.extend(answers.recv().map_err(|_| PeerStopped("a shard"))?);
+        }
+        Ok(subjects)
     }
 
     /// Reads all usage of subjects before an offset of the log, as folding them again does.

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use domain::plan::MeteringPlan;
 use domain::{EventPosition, Subject};
 use engine::identity::EventName;
 use engine::prepared::PreparedBatch;
@@ -77,6 +78,8 @@ pub enum ShardTask {
     Find(EventName, Sender<Option<FoundEvent>>),
     /// Asks for stretches of the log: offsets at which they begin, and how many ids they have.
     Ids(Sender<Vec<(u64, u64)>>),
+    /// Asks which subjects a barrier with a plan would have folded again.
+    FoldedAgain(Arc<MeteringPlan>, Sender<Vec<Subject>>),
     /// Asks which events count.
     Counts(Box<CountsTask>),
 }
@@ -197,6 +200,7 @@ fn run_shard(
                 }
             }
             ShardTask::Ids(reply) => _ = reply.send(shard.ids_by_offset()),
+            ShardTask::FoldedAgain(plan, reply) => _ = reply.send(shard.folded_again_by(&plan)),
             ShardTask::Find(event, reply) => drop(reply.send(shard.find_event(event)?)),
             ShardTask::Barrier(barrier) => {
                 let task = barrier;

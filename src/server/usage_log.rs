@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
-use domain::{EventPosition, Timestamp};
+use domain::plan::MeteringPlan;
+use domain::{EventPosition, Subject, Timestamp};
 use engine::identity::EventName;
 use engine::log::LogWriter;
 use engine::prepared::PreparedBatch;
@@ -105,6 +106,8 @@ pub enum UsageTask {
     Find(EventName, Sender<Option<FoundEvent>>),
     /// Asks every shard where its ids are in the log.
     Ids(Sender<Vec<(u64, u64)>>),
+    /// Asks every shard which subjects a barrier with a plan would have folded again.
+    FoldedAgain(Arc<MeteringPlan>, Sender<Vec<Subject>>),
     /// Asks for the offset behind everything that came before, once that is durable and with the shards.
     Position(oneshot::Sender<u64>),
     /// Sync what is queued, close the log cleanly, and stop.
@@ -140,6 +143,7 @@ pub struct UsageLog {
 
 enum Staged {
     Ids(Sender<Vec<(u64, u64)>>),
+    FoldedAgain(Arc<MeteringPlan>, Sender<Vec<Subject>>),
     Snapshot(Option<EventPosition>, Sender<ShardSnapshot>),
     Find(EventName, Sender<Option<FoundEvent>>),
     Position(oneshot::Sender<u64>, u64),
@@ -197,6 +201,7 @@ impl UsageLog {
             }
             UsageTask::Snapshot(from, reply) => staged.push(Staged::Snapshot(from, reply)),
             UsageTask::Ids(reply) => staged.push(Staged::Ids(reply)),
+            UsageTask::FoldedAgain(plan, reply) => staged.push(Staged::FoldedAgain(plan, reply)),
             UsageTask::Find(event, reply) => staged.push(Staged::Find(event, reply)),
             UsageTask::Position(reply) => {
                 let behind = self.writer.next_offset() + self.writer.staged_bytes() as u64;
@@ -249,6 +254,11 @@ impl UsageLog {
             Staged::Ids(reply) => {
                 for shard in &self.shards {
                     hand_to(shard, ShardTask::Ids(reply.clone()))?;
+                }
+            }
+            Staged::FoldedAgain(plan, reply) => {
+                for shard in &self.shards {
+                    hand_to(shard, ShardTask::FoldedAgain(plan.clone(), reply.clone()))?;
                 }
             }
             Staged::Position(reply, behind) => {

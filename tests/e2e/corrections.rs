@@ -362,6 +362,48 @@ async fn a_correction_that_would_read_damaged_usage_is_refused_and_the_server_go
     assert!(verified.status.success(), "{}", text(&verified));
 }
 
+/// Its record was durable, and then the process ended, at every start again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_catalog_that_would_fold_damaged_usage_is_refused_and_the_server_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &["--shards", "2"]);
+    let token = server.token.clone().unwrap();
+    mark_shown(data.path());
+    let other = "[[subscription]]\nid = \"s2\"\naccount = \"acme\"\nplan = \"pro\"\nfrom = \"2020-01-01T00:00:00Z\"\n";
+    assert_eq!(post(&server, &token, "/v1/catalog/apply", &format!("{CATALOG}{other}")).await.0, 200);
+    let before = event("before", "key-1", 0).time;
+    let sender = client(&server, data.path(), &token, "shop").await;
+    for (id, tokens) in [("first-event", 100), ("second-event", 20)] {
+        sender.record("request", &event(id, "key-1", tokens)).await.unwrap();
+        sender.flush().await.unwrap();
+    }
+    sender.close().await.unwrap();
+    let put = async |path: &str, body: &str| call_json("PUT", &server.url(path), &token, body).await;
+    let binding = format!(r#"{{"subscription": "s2", "from": "{before}"}}"#);
+    let price = format!(
+        r#"{{"plan": "pro", "meter": "calls", "model": "per_unit", "unit_amount": "0.02", "window": "month", "effective_from": "{before}"}}"#
+    );
+    let folding = [("/v1/subjects/key-1", &binding), ("/v1/prices/calls", &price)];
+    for damaged in ["first-event", "second-event"] {
+        flip(data.path(), damaged);
+        for (path, body) in folding {
+            let (status, said) = put(path, body).await;
+            assert_eq!((status, &said["code"]), (503, &"usage_must_be_readable".into()), "{damaged}: {said}");
+        }
+        let new = format!(r#"{{"subscription": "s1", "from": "{before}"}}"#);
+        assert_eq!(put(&format!("/v1/subjects/of-{damaged}"), &new).await.0, 200, "it folds nothing again");
+        flip(data.path(), damaged);
+    }
+    for (path, body) in folding {
+        assert_eq!(put(path, body).await.0, 200);
+    }
+    post(&server, &token, "/v1/cuts", "").await;
+    assert_eq!(charged(&server, &token).await.0["tokens"], 120);
+    assert_eq!(server.terminate(), Some(0));
+    let verified = tallymark(&["verify", "--data", data.path().to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", text(&verified));
+}
+
 /// A start without its control log made a new one, and from then on nothing started.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_without_its_control_log_is_refused_and_starts_once_it_is_back() {

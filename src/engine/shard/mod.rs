@@ -68,7 +68,7 @@ use self::sequenced::Sequenced;
 use self::snapshot::Saving;
 pub use self::snapshot::ShardLoader;
 use self::spill::SpillPool;
-use self::subjects::Subjects;
+use self::subjects::{SubjectState, Subjects};
 use crate::prepared::PreparedBatch;
 
 /// An event that did not count, and why: quarantined, or in conflict with an earlier event.
@@ -254,6 +254,23 @@ impl Shard {
             }
         }
         !self.refolding.is_empty()
+    }
+
+    /// Subjects that a barrier with a plan would have folded again; nothing changes.
+    pub fn folded_again_by(&self, plan: &MeteringPlan) -> Vec<Subject> {
+        let find = |subject: &Subject| self.subjects.find(self.subjects.wanted(subject.as_str()));
+        let changed: Vec<u32> = match &plan.changes {
+            Some(changes) if changes.since == self.plan.control_offset => {
+                changes.subjects.iter().filter_map(find).collect()
+            }
+            _ => (0..self.subjects.len() as u32).collect(),
+        };
+        let is_cut = |state: &&SubjectState| {
+            let plan = plan.subjects.get(&state.subject).map(|plan| &**plan);
+            state.cells.iter().any(|cell| self.cells.is_cut_by(*cell, plan))
+        };
+        let states = changed.into_iter().map(|number| &self.subjects[number]);
+        states.filter(is_cut).map(|state| state.subject.clone()).collect()
     }
 
     fn take_subject_plan(&mut self, number: u32) {

@@ -4,7 +4,7 @@
 //!
 //! Invariants, checked at every step: an event gets one verdict; the counters of a source add up to what was sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domain::plan::{
@@ -293,7 +293,12 @@ impl World {
             let wanted = shard.start_corrections(&own).unwrap();
             let wanted = self.log.iter().filter(|(_, batch)| wanted.contains(&batch.offset));
             wanted.for_each(|(_, batch)| shard.retract_batch(batch));
-            if shard.handle_barrier(self.control_offset, &self.plan) {
+            let foreseen: BTreeSet<Subject> = shard.folded_again_by(&self.plan).into_iter().collect();
+            let is_refolding = shard.handle_barrier(self.control_offset, &self.plan);
+            if own.is_empty() {
+                assert_eq!(shard.refolding().cloned().collect::<BTreeSet<_>>(), foreseen);
+            }
+            if is_refolding {
                 has_refolded = true;
                 self.log.iter().for_each(|(offset, batch)| shard.refold_batch(batch, *offset).unwrap());
                 shard.finish_refold();
