@@ -171,6 +171,10 @@ impl Counting for LineEvents<'_> {
         Some(self.spans.keys().map(Subject::as_str).collect())
     }
 
+    fn times(&self) -> Option<Span> {
+        Some(self.slice)
+    }
+
     fn select(
         &mut self,
         batch: LoggedBatch<'_>,

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use domain::plan::Aggregation;
 use domain::time::WindowGrid;
-use domain::{EventPosition, Timestamp};
+use domain::{EventPosition, Span, Timestamp};
 use engine::identity::{IdentityKey, SourceKey, shard_of_slot, slot_of};
 use engine::shard::kept::CellValue;
 use engine::shard::recount::{OpenBatch, Place, Recount, Share};
@@ -70,6 +70,11 @@ pub struct Candidate {
 pub trait Counting {
     /// The subjects whose batches alone are looked at; `None` if it is all of them.
     fn subjects(&self) -> Option<Vec<&str>>;
+
+    /// The span in which events happened that alone are looked at; `None` if it is all of time.
+    fn times(&self) -> Option<Span> {
+        None
+    }
 
     /// Adds the events of a batch that count, if the shards say so, to `out`.
     ///
@@ -234,6 +239,10 @@ impl UsageFold {
 impl Counting for UsageFold {
     fn subjects(&self) -> Option<Vec<&str>> {
         self.owned.subjects()
+    }
+
+    fn times(&self) -> Option<Span> {
+        Some(self.query.grid.span())
     }
 
     fn select(

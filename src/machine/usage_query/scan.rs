@@ -11,8 +11,8 @@
 
 use std::sync::Arc;
 
-use domain::Timestamp;
 use domain::plan::MeteringPlan;
+use domain::{Span, Timestamp};
 use engine::identity::IdentityKey;
 use engine::io::Storage;
 use engine::log::{LogError, LogIndex, LogOptions, LogReader, Part, Record, Wanted};
@@ -190,15 +190,23 @@ pub fn scan(
     Ok(as_of)
 }
 
-/// What must be read: all that is known, or where the subjects can be that are looked at.
+/// What must be read: all that is known, or where the subjects can be that are looked at, and the times.
+///
+/// An index says the first and the last time of the events of a stretch, as they were sent. What counts instead of an event
+/// that was corrected is not read from the usage log at all, and of any other its own time decides.
 ///
 /// Barriers behind the last part that is read are not among the parts. Only a position tells where they end, so that a
 /// scan up to a stamp reads everything.
 fn parts_of(log: ScannedLog<'_>, known: Known, fold: &dyn Counting) -> Result<Vec<Part>, LogError> {
-    let subjects = fold.subjects().filter(|_| known.recorded_by.is_none());
-    let Some(subjects) = subjects else { return Ok(vec![Part::Read(0..known.before)]) };
-    let digests: Vec<u64> = subjects.iter().map(|subject| log.key.digest_of_subject(subject)).collect();
-    Ok(log.index()?.parts(Wanted::Subjects(&digests), known.before))
+    let (subjects, times) = (fold.subjects(), fold.times());
+    if known.recorded_by.is_some() || (subjects.is_none() && times.is_none()) {
+        return Ok(vec![Part::Read(0..known.before)]);
+    }
+    let digest_of = |subject: &&str| log.key.digest_of_subject(subject);
+    let digests: Option<Vec<u64>> = subjects.map(|subjects| subjects.iter().map(digest_of).collect());
+    let Span { from, until } = times.unwrap_or(Span::new(Timestamp::MIN, Timestamp::END));
+    let wanted = Wanted::Times(from.nanoseconds(), until.nanoseconds(), digests.as_deref());
+    Ok(log.index()?.parts(wanted, known.before))
 }
 
 /// Bytes of the log that a scan reads at most.

@@ -67,6 +67,8 @@ struct World {
     barriers: Vec<(u64, i64, u64)>,
     control_offset: u64,
     now: i64,
+    /// Nanoseconds from step to step, if most events are sent as they happen.
+    pace: Option<i64>,
     verdicts: BTreeMap<EventPosition, Verdict>,
 }
 
@@ -92,6 +94,7 @@ impl World {
             barriers: Vec::new(),
             control_offset: 0,
             now: start().plus(5 * DAY).nanoseconds(),
+            pace: None,
             verdicts: BTreeMap::new(),
         };
         world.append(&ControlRecord::Genesis(Genesis {
@@ -153,7 +156,12 @@ impl World {
             let subject = SUBJECTS[random.below(4) as usize];
             let days = random.below(50) as i64 - 5;
             let nanoseconds = [0, -1, 1, random.below(3_600_000_000_000) as i64][random.below(4) as usize];
-            let time = start().plus(days * 4 * HOUR + nanoseconds);
+            let around = if self.pace.is_some() && random.below(60) > 0 {
+                Timestamp::from_nanoseconds(self.now)
+            } else {
+                start().plus(days * 4 * HOUR)
+            };
+            let time = around.plus(nanoseconds);
             let hundredths = i128::from(random.below(500)) - 5;
             let region = REGIONS[random.below(4) as usize];
             let values = [("v", hundredths, 2)];
@@ -285,7 +293,7 @@ impl World {
     fn step(&mut self, random: &mut Seed) {
         // A block has one stamp, so time moves between two commits.
         self.usage.commit(self.now).unwrap();
-        self.now += random.below(3) as i64 * SECOND;
+        self.now += self.pace.unwrap_or(random.below(3) as i64 * SECOND);
         match random.below(12) {
             10 | 11 => self.correct(random),
             0 => {
@@ -324,6 +332,21 @@ impl World {
                 build_index(log, &options, key, segment.start, segment.end).unwrap();
             }
         }
+    }
+
+    fn index_all(&self) {
+        let (log, options) = (&*self.usage_place.storage, self.usage_place.options);
+        let key = IdentityKey::new(0);
+        for segment in LogIndex::open(log, options, key).unwrap().ended_segments() {
+            build_index(log, &options, key, segment.start, segment.end).unwrap();
+        }
+    }
+
+    /// Bytes that a query reads of the log at most.
+    fn bytes_to_scan(&self, question: Question, known: Known) -> u64 {
+        let query = UsageQuery::new(question).unwrap();
+        let terms = UsageTerms::of(self.machine.control().catalog(), &query).unwrap();
+        bytes_to_scan(self.scanned_log(), known, &UsageFold::new(query, terms)).unwrap()
     }
 
     fn answer(&self, question: Question, known: Option<Known>) -> Result<(UsageAnswer, AsOf), QueryStatus> {
@@ -514,6 +537,82 @@ fn a_query_is_a_recount_of_what_was_known() {
             assert_eq!((again.rows, again.event_digest), (answer.rows.clone(), answer.event_digest));
             check_empty_rows(&world, asked, known, &answer);
         }
+    }
+}
+
+/// A span read the whole log before the position: yesterday cost as much as all of time.
+#[test]
+fn a_query_of_a_span_reads_where_its_events_can_be_and_is_the_recount_still() {
+    let (mut read, mut whole, mut late) = (0, 0, 0);
+    for seed in 0..cases() {
+        let mut random = Seed::new(seed);
+        let mut world = World::new(1 + random.below(2) as usize);
+        world.now = start().nanoseconds();
+        world.pace = Some(HOUR);
+        (0..150).for_each(|_| world.step(&mut random));
+        world.usage.commit(world.now).unwrap();
+        if seed % 2 == 0 {
+            world.index_some(&mut random)
+        } else {
+            world.index_all()
+        }
+        for _ in 0..12 {
+            let from = start().plus(random.below(150) as i64 * HOUR + random.below(2) as i64);
+            let span = Span::new(from, from.plus(1 + random.below(12) as i64 * HOUR));
+            let asked = Question { span, window: None, group_by: Vec::new(), ..question(&mut random) };
+            let end = world.usage.next_offset();
+            let before = if random.below(3) == 0 { random.below(end + 1) } else { end };
+            let known = Known { before, recorded_by: None };
+            let Some(mut expected) = world.recount(&asked, Some(known)) else { continue };
+            expected.entry(format!("{} {} []", span.from, span.until)).or_insert((0, 0));
+            let (answer, _) = world.answer(asked.clone(), Some(known)).unwrap();
+            assert_eq!(rows_of(&answer), expected, "seed {seed}, {known:?}, {asked:?}");
+            let all = Question { scope: UsageScope::All, ..asked };
+            read += world.bytes_to_scan(all, known);
+            whole += known.before;
+        }
+        let is_late = |fact: &&Fact| fact.counts && fact.time.nanoseconds() < fact.recorded_at - 12 * HOUR;
+        late += world.facts.iter().filter(is_late).count();
+    }
+    assert!(late > 0, "late and amended events are among them");
+    // A third of the segments has no index in half of the worlds, and the newest one never has.
+    assert!(read < whole / 3 * 2, "{read} of {whole} bytes");
+}
+
+/// Damage outside of the span is not met: it is not read.
+#[test]
+fn a_query_of_a_span_reads_nothing_else() {
+    let mut world = World::new(1);
+    for day in 0..40 {
+        world.now = start().plus(day * DAY).nanoseconds();
+        for number in 0..10 {
+            let mut builder = BatchBuilder::new("edge", "use", IdMode::Given);
+            let (id, time) = (format!("{day}-{number}"), world.now);
+            builder.push_parts(id.as_bytes(), "k0", time, &[("v", 1, 0)], &[]).unwrap();
+            world.take(builder, &mut Seed::new(2), &mut |_, _| {});
+            world.usage.commit(world.now).unwrap();
+        }
+        // What the last barrier names is asked of the newest segments.
+        world.barrier();
+    }
+    world.index_all();
+    let asked = |day: i64| Question {
+        span: Span::new(start().plus(day * DAY), start().plus((day + 1) * DAY)),
+        ..everything()
+    };
+    let end = Known { before: world.usage.next_offset(), recorded_by: None };
+    let whole = world.bytes_to_scan(everything(), end);
+    assert!(world.bytes_to_scan(asked(3), end) * 5 < whole, "of {whole} bytes");
+    let segment = world.usage_place.storage.open(&format!("{:020}.seg", 0), true).unwrap();
+    segment.write_at((20 << 10) + 100, &[0xff; 8]).unwrap();
+    let query = UsageQuery::new(everything()).unwrap();
+    let terms = UsageTerms::of(world.machine.control().catalog(), &query).unwrap();
+    let (nothing, mut judge) = (KnownCorrections::default(), world.shards.as_slice());
+    let mut fold = UsageFold::new(query, terms);
+    let all = scan(world.scanned_log(), end, &nothing, &mut fold, &mut judge, &|| true);
+    assert!(matches!(all, Err(ScanError::Log(_))), "all of it is read");
+    for day in 20..40 {
+        assert_eq!(world.answer(asked(day), None).unwrap().0.event_count, 10, "day {day}");
     }
 }
 

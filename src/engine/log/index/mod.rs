@@ -1,4 +1,4 @@
-//! Indexes of ended segments of the usage log: which stretches of blocks can hold a subject, or an event.
+//! Indexes of ended segments of the usage log: which stretches of blocks can hold a subject, an event, or usage of a time.
 //!
 //! Owns: what an index may be asked, and when it is believed. Leaves to others: folding (`machine`), when indexes are
 //! made (`server::segments`).
@@ -88,6 +88,8 @@ impl From<LogError> for IndexError {
 pub enum Wanted<'a> {
     /// Events of any of these subjects, by [`IdentityKey::digest_of_subject`].
     Subjects(&'a [u64]),
+    /// Events that happened from the first instant on and before the second, in nanoseconds; of any of these subjects, or of all.
+    Times(i64, i64, Option<&'a [u64]>),
     /// Events with an identity.
     Identity(u128),
 }
@@ -265,19 +267,29 @@ impl SegmentIndex {
     }
 
     fn may_hold(&self, stretch: &StretchEntry, wanted: Wanted<'_>) -> bool {
-        let ((bytes, crc), position) = match wanted {
-            Wanted::Subjects(_) => (stretch.subjects, stretch.filters_position),
-            Wanted::Identity(_) => {
-                (stretch.identities, stretch.filters_position + u64::from(stretch.subjects.0))
-            }
+        let subjects_may = |subjects: &[u64]| {
+            let filter = self.filter(stretch.filters_position, stretch.subjects);
+            filter.is_none_or(|filter| subjects.iter().any(|subject| may_hold(&filter, *subject)))
         };
+        match wanted {
+            Wanted::Subjects(subjects) => subjects_may(subjects),
+            Wanted::Times(from, until, subjects) => {
+                // Of a stretch without events, the first time is behind the last.
+                stretch.time.1 >= from && stretch.time.0 < until && subjects.is_none_or(subjects_may)
+            }
+            Wanted::Identity(identity) => {
+                let position = stretch.filters_position + u64::from(stretch.subjects.0);
+                let filter = self.filter(position, stretch.identities);
+                filter.is_none_or(|filter| may_hold(&filter, key_of_identity(identity)))
+            }
+        }
+    }
+
+    /// A filter that validates.
+    fn filter(&self, position: u64, (bytes, crc): (u32, u32)) -> Option<Vec<u8>> {
         let mut filter = vec![0; bytes as usize];
         let is_whole = self.file.read_at(position, &mut filter).is_ok() && crc_of(&[&filter]) == crc;
-        !is_whole
-            || match wanted {
-                Wanted::Subjects(subjects) => subjects.iter().any(|subject| may_hold(&filter, *subject)),
-                Wanted::Identity(identity) => may_hold(&filter, key_of_identity(identity)),
-            }
+        is_whole.then_some(filter)
     }
 }
 
