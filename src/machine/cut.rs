@@ -418,18 +418,14 @@ impl Rater<'_> {
         let (price, window) = (charge.price, charge.window);
         let inside = |span: Span| Span::new(span.from.max(window.from), span.until.min(window.until));
         let is_own = |span: &ActiveSpan| span.plan == *price.plan();
-        let counted_from = |span: &ActiveSpan| match is_own(span) {
-            true => Some(span.span.from),
-            false => self.catalog.goes_on_from(price, &span.plan, inside(span.span)),
+        let counts = |span: &&ActiveSpan| {
+            is_own(span) || self.catalog.goes_on_from(price, &span.plan, inside(span.span))
         };
-        let spans: Vec<CountedSpan<'_>> = active
-            .iter()
-            .filter_map(|active| Some(CountedSpan { active, from: counted_from(active)? }))
-            .collect();
-        let own = spans.iter().map(|span| span.active).filter(|span| is_own(span));
+        let spans: Vec<&ActiveSpan> = active.iter().filter(counts).collect();
+        let own = spans.iter().filter(|span| is_own(span));
         let own: Vec<ActiveTerm> =
             own.map(|own| ActiveTerm { span: inside(own.span), seats: own.seats }).collect();
-        let is_continued = !is_own(spans.first()?.active);
+        let is_continued = !is_own(spans.first()?);
         (!own.is_empty()).then_some(Counted { active: own, spans, is_continued })
     }
 
@@ -533,7 +529,7 @@ impl Rater<'_> {
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[CountedSpan<'_>],
+        active: &[&ActiveSpan],
         program: u32,
     ) -> Vec<(Span, MergedCell<'_>)> {
         let mut found = Vec::new();
@@ -543,9 +539,8 @@ impl Rater<'_> {
             let cells = self.cells.of_subject(subject, program, charge.window.from, charge.window.until);
             let mut slice_from = |instant: Timestamp| {
                 let binding = bindings.at(instant)?;
-                let CountedSpan { active, from } =
-                    *active.iter().find(|span| span.active.span.contains(instant))?;
-                let is_ours = from <= instant && binding.subscription == *charge.subscription;
+                let active = active.iter().find(|active| active.span.contains(instant))?;
+                let is_ours = binding.subscription == *charge.subscription;
                 is_ours.then(|| slice_of(self.catalog, schedules, &charge.account.id, active, instant))
             };
             // Cells come slice by slice.
@@ -733,19 +728,12 @@ pub(crate) fn of_window<'l, 'k>(
 /// Lines of a position, each with its group.
 type GroupLines = Vec<(GroupTexts, PositionLine)>;
 
-/// A span in which a subscription is active, and from when on in it a price counts.
-#[derive(Clone, Copy)]
-pub(crate) struct CountedSpan<'a> {
-    pub(crate) active: &'a ActiveSpan,
-    pub(crate) from: Timestamp,
-}
-
 /// Where a price counts what a subscription uses in a window.
 pub(crate) struct Counted<'a> {
     /// Where the subscription is active under the price's plan: what is used there is charged.
     pub(crate) active: Vec<ActiveTerm>,
     /// That, and where it is active under other plans from whose prices this one goes on counting.
-    spans: Vec<CountedSpan<'a>>,
+    spans: Vec<&'a ActiveSpan>,
     /// Whether the first of them is of another plan.
     is_continued: bool,
 }

@@ -16,8 +16,8 @@ use domain::{Exact, Span, Subject, Timestamp};
 use engine::shard::cell::Group;
 use engine::shard::kept::CellValue;
 
-use crate::cut::{Charge, CountedSpan, PricedMeter, Rater};
-use crate::owners::{Schedules, slice_of};
+use crate::cut::{Charge, PricedMeter, Rater};
+use crate::owners::{ActiveSpan, Schedules, slice_of};
 
 impl Rater<'_> {
     /// What the levels of a meter add to the weighted sum of a window, per slice and group.
@@ -25,7 +25,7 @@ impl Rater<'_> {
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[CountedSpan<'_>],
+        active: &[&ActiveSpan],
         meter: &PricedMeter<'_>,
     ) -> Result<Vec<(Span, &Group, Exact)>, RatingStatus> {
         let mut found = Vec::new();
@@ -64,7 +64,7 @@ impl Rater<'_> {
         &self,
         schedules: &mut Schedules,
         charge: &Charge<'_>,
-        active: &[CountedSpan<'_>],
+        active: &[&ActiveSpan],
         subject: &Subject,
     ) -> Vec<(Span, Span)> {
         let bindings = self.catalog.subject(subject.as_str()).expect("the catalog names its own subjects");
@@ -74,8 +74,8 @@ impl Rater<'_> {
             .map(|(span, _)| span)
             .collect();
         let mut slices = Vec::new();
-        for CountedSpan { active, from: counted_from } in active {
-            let mut from = active.span.from.max(charge.window.from).max(*counted_from);
+        for active in active {
+            let mut from = active.span.from.max(charge.window.from);
             let until = active.span.until.min(charge.window.until);
             while from < until {
                 let slice = slice_of(self.catalog, schedules, &charge.account.id, active, from);

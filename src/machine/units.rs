@@ -15,7 +15,7 @@ use billing::rating::account::{CoveredUnits, FrozenUnits, UnitUse, cover_units};
 use domain::{AccountId, Exact, MeterId, Span, Timestamp};
 use engine::shard::kept::CellValue;
 
-use crate::cut::{Charge, CountedSpan, PooledAccount, PricedMeter, Rater, original_period, texts_of};
+use crate::cut::{Charge, PooledAccount, PricedMeter, Rater, original_period, texts_of};
 use crate::owners::{ActiveSpan, Schedules, active_spans};
 use crate::windows::window_of;
 use domain::GroupTexts;
@@ -95,9 +95,8 @@ impl Rater<'_> {
         meter: &PricedMeter<'_>,
     ) -> Result<Vec<UnitUse>, RatingStatus> {
         let mut used: BTreeMap<(GroupTexts, Timestamp), (Span, CellValue)> = BTreeMap::new();
-        let own = active.iter().filter(|active| active.plan == *charge.price.plan());
-        let own: Vec<CountedSpan<'_>> =
-            own.map(|active| CountedSpan { active, from: active.span.from }).collect();
+        let own: Vec<&ActiveSpan> =
+            active.iter().filter(|active| active.plan == *charge.price.plan()).collect();
         for (slice, cell) in self.cells_of(schedules, charge, &own, meter.program) {
             // What cannot be matched is said by rating.
             let group = texts_of(meter, cell.group);

@@ -51,14 +51,9 @@ impl Catalog {
         units.iter().map(move |unit| cadence_of(unit, anchor, zone))
     }
 
-    /// From when on in a span, in which a subscription has another plan, a price of that plan counts what this one goes on counting in
-    /// the same window: with a measure that only grows, by a version that is in force.
-    pub fn goes_on_from(
-        &self,
-        price: &PriceTimeline,
-        plan: &PlanId,
-        span: domain::Span,
-    ) -> Option<Timestamp> {
+    /// Whether in a span, in which a subscription has another plan, a price of that plan counts what this one goes on counting in the same
+    /// window: with a measure that only grows, by a version that is in force somewhere in it.
+    pub fn goes_on_from(&self, price: &PriceTimeline, plan: &PlanId, span: domain::Span) -> bool {
         let grows = |meter: &Meter| match meter.aggregation {
             Aggregation::Sum
             | Aggregation::Count
@@ -71,10 +66,10 @@ impl Catalog {
             Aggregation::Min | Aggregation::Latest | Aggregation::Average | Aggregation::Percentile => false,
         };
         if !price.meters().filter_map(|meter| self.meter(meter)).all(grows) {
-            return None;
+            return false;
         }
-        let alike = self.prices_of_plan(plan).filter(|other| price.counts_on(other));
-        alike.filter_map(|other| Some(first_version(other, std::iter::once(span))?.0)).min()
+        let mut alike = self.prices_of_plan(plan).filter(|other| price.counts_on(other));
+        alike.any(|other| first_version(other, std::iter::once(span)).is_some())
     }
 
     /// Whether all windows of an account are calendar months, those in which discounts and commitments of accounts count.

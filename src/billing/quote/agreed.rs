@@ -103,8 +103,6 @@ pub struct ThresholdStanding {
 pub(super) struct CountedElsewhere {
     /// Where the other plan is active.
     pub(super) span: Span,
-    /// From when on in it a price of that plan counts.
-    pub(super) from: Timestamp,
     /// Instants at which slices end there.
     pub(super) bounds: Vec<Timestamp>,
 }
@@ -164,12 +162,12 @@ impl<'a> Agreed<'a> {
             let active = self.active_under(|own| own == plan).into_iter().map(|term| term.span);
             for span in active.filter(|span| span.overlaps(inside)) {
                 let span = Span::new(span.from.max(inside.from), span.until.min(inside.until));
-                if let Some(from) = self.catalog.goes_on_from(price, plan, span) {
-                    counted.push(CountedElsewhere { span, from, bounds: self.bounds_of_plan(plan) });
+                if self.catalog.goes_on_from(price, plan, span) {
+                    counted.push(CountedElsewhere { span, bounds: self.bounds_of_plan(plan) });
                 }
             }
         }
-        counted.sort_by_key(|counted| counted.from);
+        counted.sort_by_key(|counted| counted.span.from);
         counted
     }
 

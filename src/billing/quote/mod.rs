@@ -695,8 +695,7 @@ impl<'a> Charge<'a> {
     /// The slice that an instant falls into, and whether the price is charged then, if it counts then: between two bounds.
     fn slice_of(&self, instant: Timestamp) -> Option<(Span, bool)> {
         let charged = self.active.iter().map(|term| (term.span, &self.bounds, true));
-        let elsewhere = self.counted.iter().filter(|counted| counted.from <= instant);
-        let counted = elsewhere.map(|counted| (counted.span, &counted.bounds, false));
+        let counted = self.counted.iter().map(|counted| (counted.span, &counted.bounds, false));
         let (active, bounds, is_charged) =
             charged.chain(counted).find(|(span, ..)| span.contains(instant))?;
         let after = bounds.partition_point(|bound| *bound <= instant);
@@ -731,7 +730,10 @@ impl<'a> Charge<'a> {
             zone: &self.terms.zone,
             currency: self.terms.selection.currency,
             as_of: self.window.until,
-            is_continued: self.counted.first().is_some_and(|counted| counted.from < self.active[0].span.from),
+            is_continued: self
+                .counted
+                .first()
+                .is_some_and(|counted| counted.span.from < self.active[0].span.from),
             elsewhere,
         };
         let mut quantities: Vec<(MeterId, Exact)> =

@@ -364,6 +364,33 @@ fn usage_that_is_free_takes_nothing_from_a_grant_in_units() {
     }
 }
 
+/// An upgrade forgot what was used, free, before the price of the plan before began: it counts in that price.
+#[test]
+fn a_counter_goes_on_through_an_upgrade_with_all_that_it_counts() {
+    let mut shop = Shop::new("USD");
+    let tiers = json!([{ "up_to": "10", "unit_amount": "10" }, { "unit_amount": "1" }]);
+    let mut terms = json!({ "model": "graduated", "meter": "calls", "tiers": tiers });
+    shop.put("plans", "max", json!({ "currency": "USD" }));
+    let mut of_max = terms.clone();
+    of_max["plan"] = "max".into();
+    shop.price("calls-max", of_max);
+    terms["effective_from"] = at("01-12").to_string().into();
+    shop.price("calls", terms);
+    shop.subscribe("01-01", json!({}));
+    shop.put(
+        "subscriptions",
+        "s1",
+        json!({ "account": "acme", "plan": "max", "from": at("01-15").to_string() }),
+    );
+    for (day, units, sum) in [("01-05", 20, None), ("01-13", 8, Some(800)), ("01-16", 5, Some(1_300))] {
+        shop.used(day, units, day);
+        shop.cut(day);
+        let expected: Vec<String> = sum.map(|sum| format!("01 charge  {sum}")).into_iter().collect();
+        assert_eq!(shop.issued(), expected, "{day}");
+    }
+    shop.replays();
+}
+
 /// Late usage of one group moves the units of another one to a dearer tier or a cheaper one: both are corrected.
 #[test]
 fn groups_that_count_together_are_corrected_together() {

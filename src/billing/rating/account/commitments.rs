@@ -9,7 +9,7 @@
 //! nothing to pay for stays; what is prepaid counts nothing else. Windows of the term that have not begun count as zero.
 //!
 //! A committed quantity is one for the term: with `n` windows of its price in the term, and `K` months, it commits each month to
-//! `P(quantity / n) × n / K`, what it costs when it is used evenly, before discounts.
+//! `P(quantity / n) × n / K`, what it costs when it is used evenly, flat amounts included, before discounts.
 //!
 //! Invariants: a window is settled by what is known now; true-ups are owed only for windows that are final.
 
@@ -69,9 +69,9 @@ impl Bill<'_, '_> {
         Ok(())
     }
 
-    /// What is still to be paid of what counts: another commitment may have paid for some of it, or have been given it back.
+    /// What is still to be paid of what counts, less what is given back: another commitment may have paid for some of it.
     fn unpaid_of(&self, dues: &[usize]) -> Result<i128, RatingStatus> {
-        sum_of(dues.iter().map(|index| self.dues[*index].amount.max(0)))
+        sum_of(dues.iter().map(|index| self.dues[*index].amount))
     }
 
     fn settlement(
@@ -209,7 +209,8 @@ impl Bill<'_, '_> {
         let Some(version) = price.and_then(|price| price.version_at(window.from)) else { return Ok(0) };
         let count = Exact::from_integer(price_windows as i128);
         let priced = version.terms.quantity.priced(quantity.divide(count)?)?;
-        let of_window = version.terms.model.amount(&Default::default(), priced, false)?;
+        let is_owed = version.terms.flat_at_zero && quantity.is_positive();
+        let of_window = version.terms.model.amount(&Default::default(), priced, is_owed)?;
         let amount = of_window.multiply(count)?;
         // Units that cost less than nothing commit to nothing.
         Ok(round_line(amount, version.terms.rounding, self.terms.currency)?.max(0))

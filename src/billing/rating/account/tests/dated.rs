@@ -42,6 +42,49 @@ fn what_was_paid_ahead_is_not_lost_to_another_balance() {
     }
 }
 
+/// What is taken back of a month was paid for a second time.
+#[test]
+fn balances_pay_no_more_of_a_month_than_it_costs() {
+    let terms = commitments(&[
+        r#"id = "prepaid", shape = "prepaid_drawdown", amount = "90""#.to_string(),
+        r#"id = "ahead", shape = "cumulative", amount = "120""#.to_string(),
+    ]);
+    for usage in [&[("calls", "02-03", 150), ("calls", "02-05", -50)][..], &[("calls", "02-03", 100)]] {
+        assert_eq!(
+            World::new(&[CALLS, SUBSCRIPTION, &terms]).used(usage).shown("04-01"),
+            [
+                "01 true_up ahead 4000",
+                "02 drawdown ahead -1000",
+                "02 drawdown prepaid -9000",
+                "01 total 4000",
+                "02 total 0"
+            ],
+            "{usage:?}"
+        );
+    }
+}
+
+/// Units that are included, or a flat amount, committed to nothing.
+#[test]
+fn a_committed_quantity_costs_what_the_price_asks_for_it() {
+    let terms = commitments(&[
+        r#"id = "c", shape = "none", quantity = "51", prices = ["calls"], overage_factor = "2""#.to_string(),
+    ]);
+    let fixed =
+        r#"model = "stairstep", tiers = [{ up_to = "17", flat_amount = "10" }, { flat_amount = "50" }]"#;
+    let included =
+        r#"model = "graduated", included = "20", tiers = [{ unit_amount = "1", flat_amount = "148" }]"#;
+    for (model, expected) in [
+        (included, ["01 total 14800", "02 total 14800", "03 total 14800"]),
+        (fixed, ["01 total 1000", "02 total 1000", "03 total 1000"]),
+    ] {
+        let price = CALLS.replace(r#"model = "per_unit", unit_amount = "1""#, model);
+        let world = World::new(&[&price, SUBSCRIPTION, &terms]);
+        let world = world.used(&[("calls", "01-03", 17), ("calls", "02-03", 17), ("calls", "03-03", 17)]);
+        assert_eq!(world.shown("04-01"), expected, "{model}");
+    }
+}
+
 #[test]
 fn a_commitment_that_ends_early_owes_nothing_more() {
     let of = |more: &str| {
