@@ -405,7 +405,7 @@ async fn more_sources_than_there_may_be_are_refused_and_known_ones_are_not() {
         let id = |n: usize| format!("{start}-{n}");
         let batch = json!([of("a", &id(0)), of("b", &id(1)), of("c", &id(2)), of("a", &id(3))]);
         let (status, said) = post(&server, &token, &[BATCH], batch.to_string()).await;
-        assert_eq!((status, counts(&said)), (422, vec![("unmetered", 3), ("rejected", 1)]), "{said}");
+        assert_eq!((status, counts(&said)), (422, vec![("rejected", 1), ("unmetered", 3)]), "{said}");
         let refused = &said["failures"][0];
         assert_eq!(
             (&refused["index"], &refused["reason"]),

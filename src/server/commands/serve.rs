@@ -25,6 +25,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let running = start(args).await?;
+        // Before it says that it is up: from then on it stops cleanly.
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         say!("tallymark {} is up", env!("CARGO_PKG_VERSION"));
         say!("  data   {}", args.data.display());
         say!("  quic   {}  (ALPN tallymark/1)", running.quic);
@@ -38,7 +40,6 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         if let Some(token) = &running.token {
             say!("  token  {token}  (development, all roles; shown once)");
         }
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let failure = tokio::select! {
             _ = term.recv() => None,
             _ = int.recv() => None,
