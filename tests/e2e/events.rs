@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tallymark_client::{Event, EventIdOwned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::process::{CATALOG, Server, call, call_json, charged, client, tallymark, text};
+use crate::process::{CATALOG, Server, call, call_json, charged, client, mark_shown, tallymark, text};
 
 async fn started(data: &std::path::Path) -> (Server, String) {
     let server = Server::start(data, &[]);
@@ -402,6 +402,7 @@ async fn more_sources_than_there_may_be_are_refused_and_known_ones_are_not() {
     for start in 0..2 {
         let server = Server::start(data.path(), &["--sources-max", "2"]);
         token = server.token.clone().unwrap_or(token);
+        mark_shown(data.path());
         let id = |n: usize| format!("{start}-{n}");
         let batch = json!([of("a", &id(0)), of("b", &id(1)), of("c", &id(2)), of("a", &id(3))]);
         let (status, said) = post(&server, &token, &[BATCH], batch.to_string()).await;
