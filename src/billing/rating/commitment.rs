@@ -163,29 +163,14 @@ impl Commitment<'_> {
 }
 
 /// Settles a term: what each window is charged, given the base amounts of all its windows (of those before an early end), of which
-/// the first `ended_count` have ended.
+/// the first `ended_count` have ended, and what of each is still to be paid.
 ///
 /// # Errors
 /// [`RatingStatus::AmountMustFit`].
 ///
 /// # Panics
-/// If [`Commitment::check`] refuses the terms; the catalog has checked them.
+/// If [`Commitment::check`] refuses the terms; the catalog has checked them. If there is not one amount for each window.
 pub fn settle(
-    commitment: &Commitment<'_>,
-    base_amounts: &[i128],
-    ended_count: usize,
-) -> Result<Vec<Settlement>, RatingStatus> {
-    settle_unpaid(commitment, base_amounts, base_amounts, ended_count)
-}
-
-/// As [`settle`], where of each window no more than `unpaid` is still to be paid.
-///
-/// # Errors
-/// [`RatingStatus::AmountMustFit`].
-///
-/// # Panics
-/// As [`settle`], and if there is not one amount for each window.
-pub fn settle_unpaid(
     commitment: &Commitment<'_>,
     base_amounts: &[i128],
     unpaid: &[i128],

@@ -19,7 +19,7 @@ use domain::{Exact, PriceId, Span};
 use super::{Bill, Reason, key_of, sum_of};
 use crate::catalog::{Commitment, CommitmentTimeline, PriceTimeline};
 use crate::charges::{Component, LineKey};
-use crate::rating::commitment::{self, CommitmentVersion, Settlement, Shape, settle_unpaid};
+use crate::rating::commitment::{self, CommitmentVersion, Settlement, Shape, settle};
 use crate::rating::position::round_line;
 use crate::rating::status::RatingStatus;
 
@@ -62,7 +62,7 @@ impl Bill<'_, '_> {
             has_true_up: first.true_up.unwrap_or(true),
         };
         let ended_count = windows.iter().take_while(|window| self.terms.is_final(**window)).count();
-        let settlements = settle_unpaid(&terms, &base_amounts, &unpaid, ended_count).map_err(unbillable)?;
+        let settlements = settle(&terms, &base_amounts, &unpaid, ended_count).map_err(unbillable)?;
         for ((window, dues), settlement) in windows.into_iter().zip(counted).zip(settlements) {
             self.settlement(first, window, &dues, settlement).map_err(unbillable)?;
         }

@@ -38,7 +38,7 @@ fn check_settle(cases: &str) {
         let bases: Vec<i128> = bases.split_whitespace().map(|base| base.parse().unwrap()).collect();
         let window_count = bases.len();
         let commitment = Commitment { shape, versions: &versions, window_count, overage_factor, has_true_up };
-        let found = settle(&commitment, &bases, ended.parse().unwrap()).unwrap();
+        let found = settle(&commitment, &bases, &bases, ended.parse().unwrap()).unwrap();
         let found: Vec<String> = found.iter().map(shown).collect();
         assert_eq!(found.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "), "{case}");
     }
@@ -173,9 +173,9 @@ fn a_term_that_ends_early_is_worth_what_it_was_committed_to_until_then() {
             overage_factor: Exact::ONE,
             has_true_up: true,
         };
-        let settled = settle(&terms, &[50, 150, 20], 3).unwrap();
+        let settled = settle(&terms, &[50, 150, 20], &[50, 150, 20], 3).unwrap();
         assert_eq!(settled.iter().map(shown).collect::<Vec<_>>().join(" "), expected, "{shape:?}");
-        assert_eq!(settle(&terms, &[], 0), Ok(Vec::new()), "it ended before it began");
+        assert_eq!(settle(&terms, &[], &[], 0), Ok(Vec::new()), "it ended before it began");
     }
 }
 
@@ -208,7 +208,11 @@ fn amounts_that_do_not_fit_are_a_status() {
             let overage_factor = Exact::from_integer(2);
             let terms =
                 Commitment { shape, versions: &versions, window_count: 2, overage_factor, has_true_up: true };
-            assert_eq!(settle(&terms, &bases, 2), Err(RatingStatus::AmountMustFit), "{shape:?} {bases:?}");
+            assert_eq!(
+                settle(&terms, &bases, &bases, 2),
+                Err(RatingStatus::AmountMustFit),
+                "{shape:?} {bases:?}"
+            );
         }
     }
 }
@@ -236,7 +240,7 @@ impl Case {
         let terms = Commitment { shape, versions: &versions, window_count, overage_factor, has_true_up };
         let unpaid: Vec<i128> =
             self.bases.iter().enumerate().map(|(index, base)| base - self.paid_by_others(index)).collect();
-        settle_unpaid(&terms, &self.bases, &unpaid, self.ended_count).unwrap()
+        settle(&terms, &self.bases, &unpaid, self.ended_count).unwrap()
     }
 
     /// A prepaid amount counts only what others have left.
